@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# environment.yml -> conda-lock.yml, locks/pip.txt, locks/flash-attn.txt, requirements.txt, requirements-dev.txt
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: scripts/lock.sh                    lock everything anew
+       scripts/lock.sh --update NAME      update one package that environment.yml asks for (may be repeated)
+       scripts/lock.sh --check            are the locks current? Solves nothing, reaches nothing; exit 1 if not
+       scripts/lock.sh --diff [REVISION]  what changed in the locks since REVISION (default HEAD), as a table
+
+Needs conda-lock 4.0 and uv on PATH (environment-dev.yml has them) and, to solve, micromamba 2.5.0: conda-lock cannot
+read the output of 2.6 and newer (https://github.com/conda/conda-lock/issues/906).
+
+  CONDA_LOCK_SOLVER      another solver for conda-lock to use (default: micromamba)
+  PYPI_TO_CONDA_MAPPING  address of another PyPI-to-conda name mapping (default: conda-lock's own)
+USAGE
+}
+
+main() {
+  case ${1:-} in -h | --help) usage; exit 0 ;; esac
+  local root conda_lock
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  conda_lock=$(command -v conda-lock) || {
+    echo "lock.sh: conda-lock is not on PATH; install it with: pip install 'conda-lock==4.0.*'" >&2
+    exit 2
+  }
+  # conda-lock's own interpreter has the YAML and packaging libraries that the locking uses.
+  PYTHONPATH=$root/scripts exec "$(dirname "$(readlink -f "$conda_lock")")/python" -m lockedenv.relock "$@"
+}
+
+main "$@"

@@ -1,0 +1,7 @@
+"""What the entry points in scripts/ share: the locks as data, what a prefix holds, and the difference.
+
+Runs on any Python >= 3.8 with the standard library alone; only relock.py and the bodies of the checks need more.
+"""
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
