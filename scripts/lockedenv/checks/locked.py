@@ -1,0 +1,49 @@
+"""Is it the locked environment? Nothing is imported; the records on disk are compared with the locks."""
+from __future__ import annotations
+
+from typing import List
+
+from lockedenv.checks import Context, check, first
+from lockedenv.drift import REMAKE, REPAIR, Finding, conda_findings, duplicates, extras, pip_findings
+from lockedenv.results import Result, failed, passed, skipped
+
+
+def _verdict(findings: List[Finding], good: str) -> Result:
+    if not findings:
+        return passed(good)
+    lines = [str(finding) for finding in findings]
+    return failed(first(lines), "; ".join(sorted({f.remedy for f in findings})), lines[1:])
+
+
+@check("locks", "the lock files are there, whole, and of the version that this program knows")
+def locks(context: Context) -> Result:
+    if context.lock_error:
+        return failed(context.lock_error, "restore the locks: git checkout -- conda-lock.yml requirements.txt locks")
+    return passed(f"{len(context.conda_lock)} conda packages, {len(context.pip_lock)} wheels")
+
+
+@check("conda-layer", "each conda package is the locked one: version, build, channel, archive hash, once, not by pip")
+def conda_layer(context: Context) -> Result:
+    if context.installed.backend != "conda":
+        return skipped("not a conda prefix: both layers are wheels")
+    if context.lock_error:
+        return failed("there is no lock to compare with", "see the check `locks`")
+    broken = [Finding("conda-meta", p, REMAKE) for p in context.installed.problems if "conda record" in p]
+    findings = broken + conda_findings(context.conda_lock, context.installed)
+    return _verdict(findings, f"{len(context.conda_lock)} packages as locked: version, build, channel, hash")
+
+
+@check("pip-layer", "each wheel is the locked version, once, and not put there by conda")
+def pip_layer(context: Context) -> Result:
+    if context.lock_error:
+        return failed("there is no lock to compare with", "see the check `locks`")
+    remedy = REPAIR if context.installed.backend == "conda" else REMAKE
+    findings = [Finding("dist-info", p, remedy) for p in context.installed.problems if "METADATA" in p]
+    findings += pip_findings(context.pip_lock, context.installed, remedy)
+    findings += duplicates(context.installed, [p.name for p in context.pip_lock])
+    result = _verdict(findings, f"{len(context.pip_lock)} wheels as locked")
+    extra = extras(context.conda_lock, context.pip_lock, context.installed)
+    if extra:
+        result.summary += f"; beyond the lock: {', '.join(extra[:4])}" + (f" and {len(extra) - 4} more" * (len(extra) > 4))
+        result.measured["extra"] = extra
+    return result

@@ -1,0 +1,98 @@
+"""The difference between the locks and a prefix: a pure function over both."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List
+
+from lockedenv.installed import Dist, Installed, info_name
+from lockedenv.locks import CondaPackage, PipPackage, canonical
+
+REMAKE = "make the environment anew: scripts/setup_runpod_environment.sh --force"
+REPAIR = "scripts/post_create.sh puts the pip layer right"
+
+
+@dataclass
+class Finding:
+    """One difference: the package, what is wrong with it, and what to do."""
+
+    package: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.package}: {self.problem}"
+
+
+def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Finding]:
+    """The conda layer: missing, twice, another version, build, channel or archive; replaced by pip."""
+    found = []
+    dists: Dict[str, List[Dist]] = {}
+    for dist in installed.dists:
+        dists.setdefault(dist.name, []).append(dist)
+    for package in locked:
+        records = [r for r in installed.conda if r.name == package.name]
+        if not records:
+            others = [d for d in dists.get(canonical(package.name), []) if d.manager == "pip"]
+            problem = f"installed by pip ({others[0].version}), locked from conda" if others else "missing"
+            found.append(Finding(package.name, problem, REMAKE))
+            continue
+        if len(records) > 1:
+            twice = " and ".join(f"{r.version} {r.build}" for r in records)
+            found.append(Finding(package.name, f"has {len(records)} conda records: {twice}", REMAKE))
+        record = records[0]
+        checks = (
+            ("version", record.version, package.version),
+            ("build", record.build, package.build),
+            ("channel", record.channel, package.channel),
+            ("archive sha256", record.sha256 or package.sha256, package.sha256),
+            ("archive md5", record.md5 or package.md5, package.md5),
+        )
+        for what, has, wants in checks:
+            if has != wants:
+                found.append(Finding(package.name, f"{what} is {has}, locked is {wants}", REMAKE))
+                break
+        else:
+            if not (record.sha256 or record.md5):
+                found.append(Finding(package.name, "its conda record has no hash to compare with the lock's", REMAKE))
+    for record in installed.conda:
+        for name in map(info_name, record.infos):
+            if not any(d.manager == "conda" for d in dists.get(name, [])):
+                others = [d.version for d in dists.get(name, [])]
+                problem = f"pip put {others[0]} over conda's {record.version}" if others else "its dist-info is gone"
+                found.append(Finding(record.name, problem, REMAKE))
+    return found
+
+
+def pip_findings(locked: List[PipPackage], installed: Installed, remedy: str) -> List[Finding]:
+    """Wheels: missing, twice, another version, or put there by conda."""
+    found = []
+    for package in locked:
+        dists = [d for d in installed.dists if d.name == package.name]
+        if not dists:
+            found.append(Finding(package.name, f"missing, locked is {package.version}", remedy))
+            continue
+        if len(dists) > 1:
+            places = ", ".join(str(d.path) for d in dists)
+            found.append(Finding(package.name, f"installed {len(dists)} times: {places}", remedy))
+        wrong = [d for d in dists if d.version != package.version]
+        if wrong:
+            found.append(Finding(package.name, f"version is {wrong[0].version}, locked is {package.version}", remedy))
+        elif dists[0].manager == "conda":
+            found.append(Finding(package.name, "installed by conda, locked from PyPI", remedy))
+    return found
+
+
+def duplicates(installed: Installed, named: List[str]) -> List[Finding]:
+    """Distributions that are there twice and that no lock names (those are found above)."""
+    counts: Dict[str, int] = {}
+    for dist in installed.dists:
+        counts[dist.name] = counts.get(dist.name, 0) + 1
+    names = [name for name, count in counts.items() if count > 1 and name not in named]
+    return [Finding(name, f"installed {counts[name]} times", f"uninstall it: pip uninstall {name}") for name in names]
+
+
+def extras(conda: List[CondaPackage], pip: List[PipPackage], installed: Installed) -> List[str]:
+    """What is installed beyond the locks, as 'name version'. Not an error: people add packages."""
+    names = {p.name for p in conda} | {p.name for p in pip}
+    listed = [f"{r.name} {r.version}" for r in installed.conda if r.name not in names]
+    return listed + [f"{d.name} {d.version}" for d in installed.dists if d.manager == "pip" and d.name not in names]

@@ -1,0 +1,174 @@
+"""What this machine is: GPUs and driver, CPU and memory limits, disks.
+
+Every function takes the root of the file system or the text of a command, so that the tests can give it another machine.
+"""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+# CUDA 12.x runs on any driver from 525.60.13 on (minor version compatibility); 12.4 shipped with 550.54.14.
+# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+MINIMUM_DRIVER = "525.60.13"
+GIB = 1024**3
+
+
+class HostError(Exception):
+    """The machine could not be asked, for example because nvidia-smi fails; the message is for people."""
+
+
+@dataclass
+class Gpu:
+    """One GPU as nvidia-smi reports it; `memory` in bytes, `capability` such as "9.0"."""
+
+    name: str
+    driver: str
+    memory: int
+    capability: str
+    uuid: str
+    mig: bool
+
+    @property
+    def arch(self) -> str:
+        """The architecture as flash-attn and nvcc name it: "90" for compute capability 9.0."""
+        return self.capability.replace(".", "")
+
+
+_QUERY = "name,driver_version,memory.total,compute_cap,uuid,mig.mode.current"
+
+
+def parse_gpus(text: str) -> List[Gpu]:
+    """The GPUs in `nvidia-smi --query-gpu=... --format=csv,noheader,nounits` (memory in MiB). Raises HostError."""
+    found = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != 6 or not re.fullmatch(r"\d+\.\d+", fields[3]) or not fields[2].isdigit():
+            raise HostError(f"nvidia-smi said {line!r}, which is not a GPU; reset or replace the machine")
+        name, driver, memory, capability, uuid, mig = fields
+        found.append(Gpu(name, driver, int(memory) * 1024**2, capability, uuid, mig == "Enabled"))
+    return found
+
+
+def gpus() -> List[Gpu]:
+    """The GPUs of this machine; empty if it has none. Raises HostError if nvidia-smi is there and fails."""
+    if not shutil.which("nvidia-smi"):
+        if list(Path("/proc/driver/nvidia/gpus").glob("*")):
+            raise HostError("there is an NVIDIA GPU but no nvidia-smi; start the container with the NVIDIA runtime")
+        return []
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"nvidia-smi does not answer ({error}); the GPU or its driver hangs: take another pod") from None
+    text = done.stdout.decode(errors="replace")
+    if "No devices were found" in text:
+        return []
+    if done.returncode:
+        said = text.strip().splitlines()[:1]
+        raise HostError(f"nvidia-smi fails: {''.join(said)} (exit {done.returncode}); take another pod")
+    return parse_gpus(text)
+
+
+def version_tuple(version: str) -> Tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def driver_problem(found: List[Gpu]) -> Optional[str]:
+    """Why the driver is too old for the locked CUDA, or None."""
+    for gpu in found:
+        if version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER):
+            return (
+                f"the driver {gpu.driver} of {gpu.name} is older than {MINIMUM_DRIVER}, the oldest for CUDA 12; "
+                "a pod cannot upgrade it: take another pod, filtering for CUDA 12.4 or newer"
+            )
+    return None
+
+
+def _number(path: Path) -> Optional[int]:
+    try:
+        text = path.read_text().split()[0]
+    except (OSError, IndexError):
+        return None
+    return int(text) if re.fullmatch(r"-?\d+", text) else None
+
+
+def _cgroup_folders(root: Path, controller: str) -> List[Path]:
+    """The cgroup's folders for a controller, this process's own first, then its ancestors (v2 and v1)."""
+    own: List[Path] = []
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        base = root / "sys/fs/cgroup" / (controller if controller in names.split(",") else "")
+        if names and controller not in names.split(","):
+            continue
+        folder = base / path.lstrip("/")
+        while folder != base:
+            own.append(folder)
+            folder = folder.parent
+    return own + [root / "sys/fs/cgroup", root / "sys/fs/cgroup" / controller]
+
+
+def cpu_limit(root: Path = Path("/")) -> float:
+    """CPUs that this process may use: the smallest of its affinity and its cgroups' quotas (v1 and v2)."""
+    limits = [float(len(os.sched_getaffinity(0)))] if root == Path("/") else []
+    for folder in _cgroup_folders(root, "cpu"):
+        try:
+            quota, period = (folder / "cpu.max").read_text().split()
+            if quota != "max":
+                limits.append(int(quota) / int(period))
+        except (OSError, ValueError):
+            pass
+        old, old_period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if old and old_period and old > 0:
+            limits.append(old / old_period)
+    return min(limits, default=1.0)
+
+
+def memory_limit(root: Path = Path("/")) -> Tuple[int, int]:
+    """(limit, free) of memory in bytes: the machine's, or its cgroup's (v1 and v2) where that is less."""
+    info = dict(re.findall(r"^(\w+):\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.M))
+    limit, free = int(info["MemTotal"]) * 1024, int(info["MemAvailable"]) * 1024
+    for folder in _cgroup_folders(root, "memory"):
+        for maximum, current in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            most, used = _number(folder / maximum), _number(folder / current)
+            if most is None or most >= limit:
+                continue
+            try:  # the page cache counts as used, and is given back when memory is short
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):
+                stat = {}
+            cache = int(stat.get("inactive_file", stat.get("total_inactive_file", 0)))
+            limit, free = most, min(free, most - max((used or 0) - cache, 0))
+    return limit, max(free, 0)
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists: where the disk of a path to be made is asked."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def free_bytes(path: Path) -> int:
+    return shutil.disk_usage(existing_parent(path)).free
+
+
+def same_filesystem(a: Path, b: Path) -> bool:
+    return existing_parent(a).stat().st_dev == existing_parent(b).stat().st_dev
+
+
+def size_text(size: float) -> str:
+    """Bytes for people, in decimal units as disks are sold: 1.6 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,186 @@
+"""From a created prefix to a verified one: the wheels of its layer, flash-attn, the verifier, the manifest."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional
+
+from lockedenv import ROOT, fetch, flash, host, locks
+from lockedenv.steps import Steps, Stop, bring_uv, default_cache, lock_digest, run, stamp_path, uv_environment
+from lockedenv.verify import write_atomically
+
+STEPS = 3
+
+
+@dataclass
+class Options:
+    """`offline` is a folder made by --download-only. `level` is the verifier's."""
+
+    prefix: Path
+    cache: Path
+    offline: Optional[Path]
+    flash_attn: bool
+    flash: flash.Options
+    level: str
+    quiet: bool
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that both scripts have."""
+    parser.add_argument("--prefix", type=Path, metavar="DIR", help="the environment (default: see above)")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where downloads and built wheels are kept "
+                        "(default: /workspace/.cache/maximalcai on a pod, otherwise ~/.cache/maximalcai)")  # fmt: skip
+    parser.add_argument("--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only")
+    parser.add_argument("--arch", default="", metavar="LIST", help="build flash-attn for these: 90 is an H100, 80 an A100 "
+                        "(default: the GPUs present; none: not built)")  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="compile jobs (default: by CPUs and free memory)")
+    parser.add_argument("--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel instead of building")
+    parser.add_argument("--sha256", default="", metavar="HEX", help="the hash of --wheel")
+    parser.add_argument("--no-flash-attn", action="store_true", help="leave flash-attn out")
+    parser.add_argument("--level", choices=["quick", "full"], default="full", help="how much is verified (default: full)")
+    parser.add_argument("--quiet", action="store_true", help="print the verdict and errors only")
+
+
+def options_of(args: argparse.Namespace, prefix: Path) -> Options:
+    """The parsed options, with paths made absolute. Raises Stop for those that contradict each other."""
+    if args.sha256 and not args.wheel:
+        raise Stop("--sha256 is the hash of --wheel; give both")
+    if args.offline and not args.offline.is_dir():
+        raise Stop(f"--offline {args.offline}: is not a folder; make it with --download-only {args.offline}")
+    if args.jobs < 0:
+        raise Stop(f"--jobs {args.jobs}: give a positive number")
+    flash.architectures([], args.arch)
+    offline = args.offline.resolve() if args.offline else None
+    cache = (args.cache or default_cache()).expanduser().absolute()
+    asked = flash.Options(args.arch, args.jobs, args.wheel, args.sha256, offline)
+    return Options(prefix, cache, offline, not args.no_flash_attn, asked, args.level, args.quiet)
+
+
+def find_gpus() -> List[host.Gpu]:
+    try:
+        return host.gpus()
+    except host.HostError as error:
+        raise Stop(str(error)) from None
+
+
+def install_wheels(options: Options, backend: str, uv: Path) -> None:
+    """The layer's wheels, by hash, in parallel, from the machine's index or the offline folder. Raises Stop."""
+    lock = locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS
+    command = [str(uv), "pip", "install", "--python", str(options.prefix / "bin/python"), "--require-hashes", "--no-deps"]
+    if options.offline:
+        command += ["--no-index", "--find-links", str(options.offline / "wheels")]
+    environ = uv_environment(options.cache, options.prefix, dict(os.environ))
+    run([*command, "-r", str(lock)], environ, f"installing {lock.name}", options.quiet)
+
+
+def verify(options: Options) -> int:
+    """The verifier's exit status, run by the prefix's interpreter."""
+    command = [str(options.prefix / "bin/python"), str(ROOT / "scripts/verify_environment.py"), "--level", options.level]
+    skip = [] if options.flash_attn else ["--skip", "flash-attn"]
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    output = subprocess.PIPE if options.quiet else None
+    done = subprocess.run([*command, *skip], env=environ, stdout=output, stderr=subprocess.STDOUT, text=True)
+    if options.quiet and done.returncode:
+        print(done.stdout)
+    elif options.quiet:
+        print(done.stdout.strip().splitlines()[-1])
+    return done.returncode
+
+
+def finish(options: Options, backend: str, steps: Steps) -> int:
+    """The three last steps on a created prefix; gives the exit status. Raises Stop if the wheels cannot be installed.
+
+    flash-attn is not needed for the rest: its failure is told, the environment is verified without it, the status is 1.
+    """
+    digest = lock_digest(backend)
+    uv = options.prefix / "bin/uv"
+    with steps.step(f"Install the wheels of {'locks/pip.txt' if backend == 'conda' else 'requirements.txt'}"):
+        if not uv.exists():
+            uv = bring_uv(options.cache, steps, options.offline)
+        install_wheels(options, backend, uv)
+    flash_problem = ""
+    with steps.step("flash-attn"):
+        if options.flash_attn:
+            try:
+                flash.install(options.prefix, options.cache, uv, find_gpus(), options.flash, steps)
+            except (Stop, fetch.FetchError) as error:
+                flash_problem = str(error)
+                print(flash_problem, file=sys.stderr)
+        else:
+            steps.say("      left out, as asked")
+    stamp = {"backend": backend, "locks": digest, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    write_atomically(stamp_path(options.prefix), json.dumps(stamp, indent=2) + "\n")
+    with steps.step("Verify"):
+        status = verify(options)
+    return 1 if flash_problem else status
+
+
+def again(options: Options, backend: str, steps: Steps) -> int:
+    """On a finished prefix: flash-attn if it is wanted and not there, and the verifier. Gives the exit status."""
+    problem = ""
+    with steps.step("Verify"):
+        gpus = find_gpus()
+        if options.flash_attn and (gpus or options.flash.arch or options.flash.wheel):
+            uv = options.prefix / "bin/uv"
+            try:
+                flash.install(options.prefix, options.cache, uv, gpus, options.flash, steps)
+            except (Stop, fetch.FetchError) as error:
+                problem = str(error)
+                print(problem, file=sys.stderr)
+        status = verify(options)
+    return 1 if problem else status
+
+
+def backend_of(prefix: Path) -> str:
+    return "conda" if (prefix / "conda-meta").is_dir() else "pip"
+
+
+def raise_on_terminate() -> None:
+    """SIGTERM ends the script as Ctrl-C does, so that what is half made is put right."""
+
+    def handler(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/post_create.sh",
+        description="Installs the pip layer into a created environment, builds flash-attn, and verifies.",
+        epilog="The environment is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV). "
+        "Exit status: the verifier's; 1 also if something could not be installed, 2 for wrong usage.",
+        allow_abbrev=False,
+    )
+    add_options(parser)
+    args = parser.parse_args(arguments)
+    raise_on_terminate()
+    try:
+        active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+        if not (args.prefix or active):
+            raise Stop("no environment is active; name one with --prefix DIR")
+        prefix = Path(args.prefix or active).expanduser().absolute()
+        if not (prefix / "bin/python").exists():
+            raise Stop(f"{prefix} has no bin/python: it is not an environment; make it with setup_runpod_environment.sh")
+        options = options_of(args, prefix)
+        steps = Steps(STEPS, options.quiet)
+        status = finish(options, backend_of(prefix), steps)
+        steps.end("finished" if status == 0 else "finished with problems")
+        return status
+    except (Stop, fetch.FetchError, locks.LockError) as error:
+        print(f"post_create.sh: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("post_create.sh: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

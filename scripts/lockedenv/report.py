@@ -1,0 +1,69 @@
+"""All that the verifier prints: aligned lines, colour on a terminal only, the remedy under what failed."""
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from typing import IO, List
+
+from lockedenv.results import FAIL, PASS, SKIP, WARN, Result
+
+_COLOURS = {PASS: "32", WARN: "33", FAIL: "31", SKIP: "36"}
+_SHOWN_DETAILS = 20
+
+
+class Report:
+    """Prints results as they come. `out` is where to; colour and width follow from what it is."""
+
+    def __init__(self, out: IO[str] = sys.stdout) -> None:
+        self.out = out
+        self.terminal = out.isatty()
+        self.colour = self.terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self.width = max(60, shutil.get_terminal_size().columns) if self.terminal else 10_000
+
+    def _paint(self, verdict: str, text: str) -> str:
+        return f"\033[{_COLOURS[verdict]}m{text}\033[0m" if self.colour else text
+
+    def _print(self, text: str) -> None:
+        self.progress("")
+        print(text, file=self.out, flush=True)
+
+    def progress(self, text: str) -> None:
+        """One line that the next one overwrites; nothing where there is no terminal."""
+        if self.terminal:
+            self.out.write("\r\033[K" + text[: self.width - 1])
+            self.out.flush()
+
+    def head(self, text: str) -> None:
+        self._print(text)
+
+    def result(self, result: Result) -> None:
+        """One line for a result; remedy and details, wrapped, under one that is not a pass."""
+        seconds = f" ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
+        self._print(f"{self._paint(result.verdict, result.verdict.upper())}  {result.check:<16} {result.summary}{seconds}")
+        if result.verdict in (FAIL, WARN):
+            for line in result.details[:_SHOWN_DETAILS]:
+                self._wrapped("      - ", line)
+            if len(result.details) > _SHOWN_DETAILS:
+                self._print(f"      - and {len(result.details) - _SHOWN_DETAILS} more; --json FILE has them all")
+            if result.remedy:
+                self._wrapped("      > ", result.remedy)
+
+    def _wrapped(self, lead: str, text: str) -> None:
+        for part in textwrap.wrap(text, self.width - len(lead), break_long_words=False, break_on_hyphens=False) or [""]:
+            self._print(lead + part)
+            lead = " " * len(lead)
+
+    def summary(self, results: List[Result], seconds: float) -> None:
+        counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in (PASS, WARN, FAIL, SKIP)}
+        words = {PASS: "passed", WARN: "warned", FAIL: "failed", SKIP: "skipped"}
+        said = ", ".join(f"{counts[v]} {words[v]}" for v in words if counts[v] or v in (PASS, FAIL))
+        self._print(f"{said} in {seconds:.1f} s")
+        bad = [r.check for r in results if r.verdict == FAIL]
+        if bad:
+            self._print(self._paint(FAIL, f"NOT the verified environment: {', '.join(bad)}"))
+        elif counts[PASS]:
+            self._print(self._paint(PASS, "verified: every check that ran has passed"))
+        else:
+            self._print("nothing was checked")

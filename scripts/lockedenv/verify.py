@@ -1,0 +1,174 @@
+"""The verifier's command line: what to check, in which order, and what to write."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from lockedenv import host, locks
+from lockedenv.checks import FULL, QUICK, Check, Context, load
+from lockedenv.checks.child import environment, run_child
+from lockedenv.installed import read_prefix
+from lockedenv.report import Report
+from lockedenv.results import Result, exit_status, failed, skipped
+
+SCHEMA_VERSION = 1
+
+
+def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
+    """Reads the prefix, the locks that go with its backend, and the GPUs; what cannot be read is noted, not raised."""
+    installed = read_prefix(prefix)
+    context = Context(installed, [], [], "", [], "", gpu_mode, environ=dict(os.environ))
+    try:
+        if installed.backend == "conda":
+            context.conda_lock = locks.read_conda_lock().packages
+            context.pip_lock = locks.read_pip_lock(locks.PIP_LOCK)
+        else:
+            context.pip_lock = locks.read_pip_lock(locks.REQUIREMENTS)
+    except locks.LockError as error:
+        context.lock_error = str(error)
+    try:
+        context.gpus = host.gpus() if gpu_mode != "off" else []
+    except host.HostError as error:
+        context.gpu_error = str(error)
+    return context
+
+
+def run_checks(context: Context, checks: List[Check], report: Report) -> List[Result]:
+    """Runs the checks, children side by side where CPUs and memory allow, and reports them in order."""
+    results: Dict[str, Result] = {}
+
+    def finish(check: Check, result: Result) -> None:
+        result.check = check.name
+        results[check.name] = result
+        report.result(result)
+
+    children = [c for c in checks if c.child]
+    for check in checks:
+        if not check.child:
+            started = time.monotonic()
+            try:
+                result = check.function(context)
+            except Exception as error:  # a crash is a result
+                result = failed(f"the check itself failed: {type(error).__name__}: {error}", check.remedy)
+            result.seconds = time.monotonic() - started
+            finish(check, result)
+    room = int(host.memory_limit()[1] // max((c.memory for c in children), default=1)) if children else 1
+    workers = max(1, min(int(host.cpu_limit()), room, len(children) or 1))
+    with ThreadPoolExecutor(workers) as pool:
+        side_by_side = [(c, pool.submit(_child, context, c)) for c in children if not c.alone]
+        for check, future in side_by_side:
+            finish(check, _await(check, future, report))
+        for check in (c for c in children if c.alone):
+            finish(check, _await(check, pool.submit(_child, context, check), report))
+    return list(results.values())
+
+
+def _child(context: Context, check: Check) -> Result:
+    if check.gpu and context.device == "cpu":
+        reason = "--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine"
+        return skipped(f"{reason}, and this has no CPU path")
+    environ = environment(context.installed.prefix, context.device, context.environ)
+    started = time.monotonic()
+    result = run_child(check, context.python, context.device, environ)
+    result.seconds = result.seconds or time.monotonic() - started
+    return result
+
+
+def _await(check: Check, future: "Future[Result]", report: Report) -> Result:
+    started = time.monotonic()
+    while not future.done():
+        report.progress(f"{check.name}: {time.monotonic() - started:.0f} s")
+        time.sleep(0.1 if report.terminal else 0.01)
+    return future.result()
+
+
+def select(registry: Dict[str, Check], level: str, only: str, skip: str) -> List[Check]:
+    """The checks to run, in order. Raises ValueError for an unknown name."""
+    wanted, unwanted = ([n for n in names.split(",") if n] for names in (only, skip))
+    for name in wanted + unwanted:
+        if name not in registry:
+            raise ValueError(f"no check is named {name!r}; there are: {', '.join(registry)}")
+    if wanted:
+        return [c for c in registry.values() if c.name in wanted and c.name not in unwanted]
+    return [c for c in registry.values() if c.name not in unwanted and (level == FULL or c.level == QUICK)]
+
+
+def as_json(context: Context, level: str, results: List[Result], seconds: float, status: int) -> Dict[str, Any]:
+    """The document of --json; scripts/lockedenv/schemas/verify.schema.json describes it."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "prefix": str(context.installed.prefix),
+        "backend": context.installed.backend,
+        "level": level,
+        "device": context.device,
+        "gpus": [{"name": g.name, "driver": g.driver, "capability": g.capability} for g in context.gpus],
+        "seconds": round(seconds, 3),
+        "exit_status": status,
+        "results": [r.as_dict() for r in results],
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        if beside.exists():
+            beside.unlink()
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="verify_environment.py",
+        description="Proves that this Python's environment is the locked one and that it works on this GPU.",
+        epilog="Exit status: 0 all good, 1 a check failed, 2 wrong usage.",
+        allow_abbrev=False,
+    )
+    p.add_argument("--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)")
+    p.add_argument("--only", metavar="NAME,...", default="", help="run these checks alone")
+    p.add_argument("--skip", metavar="NAME,...", default="", help="leave these checks out")
+    p.add_argument("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
+    p.add_argument("--json", metavar="FILE", help="write the results as JSON")
+    p.add_argument("--strict", action="store_true", help="a warning fails too")
+    p.add_argument("--list", action="store_true", help="say what each check proves, and run none")
+    return p
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    p = parser()
+    args = p.parse_args(arguments)
+    registry = load()
+    if args.list:
+        for check in registry.values():
+            print(f"{check.name:<16} {check.level:<5}  {check.proves}")
+        return 0
+    try:
+        checks = select(registry, args.level, args.only, args.skip)
+    except ValueError as error:
+        p.error(str(error))
+    for target in filter(None, [args.json]):
+        folder = Path(target).absolute().parent
+        if not os.access(host.existing_parent(folder), os.W_OK) or Path(target).is_dir():
+            p.error(f"{target} cannot be written; name a file in a folder that you may write to")
+    report = Report(sys.stdout)
+    started = time.monotonic()
+    context = make_context(Path(sys.prefix), args.gpu)
+    context.progress = report.progress
+    report.head(f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}")
+    results = run_checks(context, checks, report)
+    seconds = time.monotonic() - started
+    report.summary(results, seconds)
+    status = exit_status(results, args.strict)
+    if args.json:
+        document = as_json(context, args.level, results, seconds, status)
+        write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")
+    return status

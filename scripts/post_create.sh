@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# A created environment -> pip layer, flash-attn, verified. What it does is in lockedenv/post_create.py; --help has the options.
+set -euo pipefail
+
+main() {
+  local scripts
+  scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
+    echo "post_create.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
+    exit 1
+  fi
+  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m lockedenv.post_create "$@"
+}
+
+main "$@"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# A bare machine -> the locked environment, verified. What it does is in lockedenv/setup.py; --help has the options.
+set -euo pipefail
+
+main() {
+  local scripts
+  scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
+    echo "setup_runpod_environment.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
+    exit 1
+  fi
+  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m lockedenv.setup "$@"
+}
+
+main "$@"
