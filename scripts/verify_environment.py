@@ -5,6 +5,7 @@
 
 Starts with any Python >= 3.8; needs nothing installed to say what is missing. --help has the options, --list the checks.
 """
+
 import sys
 from pathlib import Path
 

@@ -8,6 +8,7 @@ main() {
   local folder=$1 python=$2 work mirror
   [[ -x $folder/bin/nvcc ]] && exit 0
   work=$(mktemp -d)
+  # shellcheck disable=SC2064  # the folder's name now: it is a local variable
   trap "rm -rf '$work'" EXIT
   mkdir -p "$work"/{lists/partial,archives/partial,debs} "$folder"/{bin,nvvm,include,lib64}
 

@@ -2,6 +2,7 @@
 
 Runs on any Python >= 3.8 with the standard library alone; only relock.py and the bodies of the checks need more.
 """
+
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -1,4 +1,5 @@
 """The difference between the locks and a prefix: a pure function over both."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -57,8 +58,10 @@ def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Fin
     for record in installed.conda:
         for name in map(info_name, record.infos):
             if not any(d.manager == "conda" for d in dists.get(name, [])):
-                others = [d.version for d in dists.get(name, [])]
-                problem = f"pip put {others[0]} over conda's {record.version}" if others else "its dist-info is gone"
+                versions = [d.version for d in dists.get(name, [])]
+                problem = (
+                    f"pip put {versions[0]} over conda's {record.version}" if versions else "its dist-info is gone"
+                )
                 found.append(Finding(record.name, problem, REMAKE))
     return found
 

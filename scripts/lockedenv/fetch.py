@@ -3,6 +3,7 @@
 curl does the transfers. A file is whole in its folder under its own name only after its hash was right; until then it is
 NAME.part, which the next attempt goes on with.
 """
+
 from __future__ import annotations
 
 import os
@@ -21,7 +22,9 @@ from lockedenv.host import free_bytes, size_text
 from lockedenv.installed import file_sha256
 
 PARALLEL = 8
-ROUNDS = 8  # attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived
+ROUNDS = (
+    8  # attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived
+)
 STALL = 20  # seconds without a byte after which a transfer is given up and resumed
 
 
@@ -110,7 +113,9 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
 def _settle(item: Item, folder: Path, answer: List[str]) -> None:
     """Keeps a part that is whole and right, removes one that can only be wrong, leaves one that can be resumed."""
     part = folder / f"{item.name}.part"
-    status, code, message = (answer[1:] + ["", "", "no answer from curl"])[:3] if answer else ("", "", "curl was stopped")
+    status, code, message = (
+        (answer[1:] + ["", "", "no answer from curl"])[:3] if answer else ("", "", "curl was stopped")
+    )
     has = part.stat().st_size if part.exists() else -1
     sha = file_sha256(part) if has >= 0 and (has >= item.size if item.size else code in ("0", "22", "33", "36")) else ""
     if sha == item.sha256:
@@ -160,8 +165,10 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
         lines = [f"{item.name}: {'; '.join(dict.fromkeys(item.problems))}" for item in missing[:5]]
         more = f"\n  and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FetchError(
-            f"{len(missing)} of {len(items)} files could not be fetched after {ROUNDS} attempts:\n  " + "\n  ".join(lines)
-            + more + "\nRun the same command again: what is there is kept. If it stays so, name a mirror with --mirror URL"
+            f"{len(missing)} of {len(items)} files could not be fetched after {ROUNDS} attempts:\n  "
+            + "\n  ".join(lines)
+            + more
+            + "\nRun the same command again: what is there is kept. If it stays so, name a mirror with --mirror URL"
         )
     return sum((folder / item.name).stat().st_size for item in fetched)
 
@@ -199,7 +206,9 @@ class Progress:
         rate = (done - self.first) / (now - self.started)
         left = f", {(self.total - done) / rate:.0f} s left" if rate and self.total > done else ""
         text = f"  {size_text(done)} of {size_text(max(self.total, done))}, {size_text(rate)}/s{left}"
-        print(f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True
+        )
 
     def end(self) -> None:
         if self.terminal and not self.quiet:

@@ -2,6 +2,7 @@
 
 The decisions (architectures, jobs, toolchain, key, cause of a failure) are pure functions over probed facts.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 from lockedenv import fetch, host, locks
 from lockedenv.checks import load
 from lockedenv.checks.child import environment, run_child
-from lockedenv.host import GIB, Gpu, size_text, version_tuple
+from lockedenv.host import Gpu, size_text, version_tuple
 from lockedenv.installed import file_sha256
 from lockedenv.results import FAIL
 from lockedenv.steps import Steps, Stop, holding, index_items, run, uv_environment
@@ -208,7 +209,7 @@ def cached_wheel(folder: Path, steps: Steps) -> Optional[Path]:
     """The wheel of a cache folder if it is what its JSON says; a damaged one is set aside."""
     try:
         info = json.loads((folder / "wheel.json").read_text())
-        wheel = folder / info["wheel"]
+        wheel: Path = folder / info["wheel"]
         if file_sha256(wheel) == info["sha256"]:
             return wheel
     except (OSError, ValueError, KeyError):
@@ -261,7 +262,15 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
         "PYTHONPATH": "",
     }
     out = work / "wheel"
-    options = ["--no-build-isolation", "--no-deps", "--no-cache-dir", "--no-index", "--verbose", "--wheel-dir", str(out)]
+    options = [
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-cache-dir",
+        "--no-index",
+        "--verbose",
+        "--wheel-dir",
+        str(out),
+    ]
     command = [str(prefix / "bin/python"), "-m", "pip", "wheel", *options, str(source)]
     steps.say(f"      the full log: {log}")
     started = time.monotonic()
@@ -295,7 +304,9 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
     if status == 0 and wheels:
         return wheels[0]
     text = log.read_text(errors="replace")
-    kind, cause, remedy = likely_cause(text) if status > 0 else ("memory", f"killed by signal {-status}", "use --jobs with fewer")
+    kind, cause, remedy = (
+        likely_cause(text) if status > 0 else ("memory", f"killed by signal {-status}", "use --jobs with fewer")
+    )
     if kind == "memory" and jobs > 1 and again:
         steps.say(f"      {cause}; trying once more with {jobs // 2} job{'s' * (jobs > 3)}")
         shutil.rmtree(out, ignore_errors=True)
@@ -372,6 +383,10 @@ def install(prefix: Path, cache: Path, uv: Path, gpus: List[Gpu], options: Optio
 
     Whatever goes wrong, the prefix is left without flash-attn and otherwise as it was.
     """
+    archs = [] if options.wheel else architectures(gpus, options.arch)
+    if not (archs or options.wheel):
+        steps.say("      skipped: no GPU here to build for (--arch 90 builds for an H100 all the same)")
+        return
     pin = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0]
     torch = probe_torch(prefix)
     folder: Optional[Path] = None
@@ -379,10 +394,6 @@ def install(prefix: Path, cache: Path, uv: Path, gpus: List[Gpu], options: Optio
         wheel = _given_wheel(options, torch, cache, steps)
         version = wheel.name.split("-")[1].split("+")[0]
     else:
-        archs = architectures(gpus, options.arch)
-        if not archs:
-            steps.say("      skipped: no GPU here to build for (--arch 90 builds for an H100 all the same)")
-            return
         folder, version = cache / "flash-attn" / key(pin, torch, archs), pin.version
         marker = prefix / "maximalcai-flash-attn"
         if marker.exists() and marker.read_text() == folder.name and not prove(prefix, version, False):
@@ -393,7 +404,16 @@ def install(prefix: Path, cache: Path, uv: Path, gpus: List[Gpu], options: Optio
             cached = cached_wheel(folder, steps)
             wheel = cached or _build_and_keep(prefix, cache, folder, torch, archs, options, pin, steps)
             steps.say(f"      {wheel.name} {'from the cache' if cached else 'built'}")
-    command = [str(uv), "pip", "install", "--python", str(prefix / "bin/python"), "--no-deps", "--no-index", "--reinstall"]
+    command = [
+        str(uv),
+        "pip",
+        "install",
+        "--python",
+        str(prefix / "bin/python"),
+        "--no-deps",
+        "--no-index",
+        "--reinstall",
+    ]
     run([*command, str(wheel)], uv_environment(cache, prefix, dict(os.environ)), "installing flash-attn", quiet=True)
     problem = prove(prefix, version, bool(gpus))
     if problem:
@@ -407,7 +427,14 @@ def install(prefix: Path, cache: Path, uv: Path, gpus: List[Gpu], options: Optio
 
 
 def _build_and_keep(
-    prefix: Path, cache: Path, folder: Path, torch: Torch, archs: List[str], options: Options, pin: locks.PipPackage, steps: Steps
+    prefix: Path,
+    cache: Path,
+    folder: Path,
+    torch: Torch,
+    archs: List[str],
+    options: Options,
+    pin: locks.PipPackage,
+    steps: Steps,
 ) -> Path:
     tools = find_toolchain(prefix, torch, dict(os.environ))
     if tools.warning:

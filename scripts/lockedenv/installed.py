@@ -1,4 +1,5 @@
 """What a prefix holds: conda's records and the dist-infos, with who put each there."""
+
 from __future__ import annotations
 
 import hashlib
@@ -14,7 +15,7 @@ from lockedenv.locks import canonical
 
 @dataclass
 class CondaRecord:
-    """One conda-meta record. `infos` are the dist-infos it owns: folder -> the sha256 of its RECORD and INSTALLER."""
+    """One conda-meta record, kept in `file`. `infos` are the dist-infos it owns: folder -> the sha256 of its RECORD and INSTALLER."""
 
     name: str
     version: str
@@ -22,6 +23,7 @@ class CondaRecord:
     channel: str
     sha256: str
     md5: str
+    file: Path
     infos: Dict[str, Dict[str, str]] = field(default_factory=dict)
 
 
@@ -65,7 +67,7 @@ def _owned_infos(paths: List[Dict[str, str]]) -> Dict[str, Dict[str, str]]:
     infos: Dict[str, Dict[str, str]] = {}
     for entry in paths:
         folder, _, name = entry["_path"].rpartition("/")
-        if folder.endswith((".dist-info", ".egg-info")):
+        if re.search(r"/site-packages/[^/]+\.(dist|egg)-info$", folder):  # not those that a package vendors
             hashes = infos.setdefault(folder, {})
             if name in ("RECORD", "INSTALLER"):
                 hashes[name] = entry.get("sha256_in_prefix") or entry.get("sha256") or ""
@@ -87,6 +89,7 @@ def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
                     channel,
                     data.get("sha256") or "",
                     data.get("md5") or "",
+                    path,
                     _owned_infos(data.get("paths_data", {}).get("paths", [])),
                 )
             )

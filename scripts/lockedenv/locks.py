@@ -3,6 +3,7 @@
 conda-lock.yml is read here without a YAML library, since the verifier must start where nothing is installed: only the
 shape that scripts/lock.sh writes is accepted, and anything else is an error that names the line.
 """
+
 from __future__ import annotations
 
 import re
@@ -153,7 +154,9 @@ def read_conda_lock(path: Path = CONDA_LOCK) -> CondaLock:
                 depends=depends if isinstance(depends, dict) else {},
             )
         except KeyError as error:
-            raise LockError(f"{path}:{number}: this package has no {error}; write it anew with scripts/lock.sh") from None
+            raise LockError(
+                f"{path}:{number}: this package has no {error}; write it anew with scripts/lock.sh"
+            ) from None
         if not re.fullmatch(r"[0-9a-f]{64}", package.sha256) or not re.fullmatch(r"[0-9a-f]{32}", package.md5):
             raise LockError(f"{path}:{number}: {package.name} has a malformed hash; write it anew with scripts/lock.sh")
         packages.append(package)

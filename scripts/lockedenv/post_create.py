@@ -1,4 +1,5 @@
 """From a created prefix to a verified one: the wheels of its layer, flash-attn, the verifier, the manifest."""
+
 from __future__ import annotations
 
 import argparse
@@ -37,14 +38,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", type=Path, metavar="DIR", help="the environment (default: see above)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where downloads and built wheels are kept "
                         "(default: /workspace/.cache/maximalcai on a pod, otherwise ~/.cache/maximalcai)")  # fmt: skip
-    parser.add_argument("--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only")
+    parser.add_argument(
+        "--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only"
+    )
     parser.add_argument("--arch", default="", metavar="LIST", help="build flash-attn for these: 90 is an H100, 80 an A100 "
                         "(default: the GPUs present; none: not built)")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="compile jobs (default: by CPUs and free memory)")
-    parser.add_argument("--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel instead of building")
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="compile jobs (default: by CPUs and free memory)"
+    )
+    parser.add_argument(
+        "--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel instead of building"
+    )
     parser.add_argument("--sha256", default="", metavar="HEX", help="the hash of --wheel")
     parser.add_argument("--no-flash-attn", action="store_true", help="leave flash-attn out")
-    parser.add_argument("--level", choices=["quick", "full"], default="full", help="how much is verified (default: full)")
+    parser.add_argument(
+        "--level", choices=["quick", "full"], default="full", help="how much is verified (default: full)"
+    )
     parser.add_argument("--quiet", action="store_true", help="print the verdict and errors only")
 
 
@@ -73,7 +82,15 @@ def find_gpus() -> List[host.Gpu]:
 def install_wheels(options: Options, backend: str, uv: Path) -> None:
     """The layer's wheels, by hash, in parallel, from the machine's index or the offline folder. Raises Stop."""
     lock = locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS
-    command = [str(uv), "pip", "install", "--python", str(options.prefix / "bin/python"), "--require-hashes", "--no-deps"]
+    command = [
+        str(uv),
+        "pip",
+        "install",
+        "--python",
+        str(options.prefix / "bin/python"),
+        "--require-hashes",
+        "--no-deps",
+    ]
     if options.offline:
         command += ["--no-index", "--find-links", str(options.offline / "wheels")]
     environ = uv_environment(options.cache, options.prefix, dict(os.environ))
@@ -82,7 +99,12 @@ def install_wheels(options: Options, backend: str, uv: Path) -> None:
 
 def verify(options: Options) -> int:
     """The verifier's exit status, run by the prefix's interpreter."""
-    command = [str(options.prefix / "bin/python"), str(ROOT / "scripts/verify_environment.py"), "--level", options.level]
+    command = [
+        str(options.prefix / "bin/python"),
+        str(ROOT / "scripts/verify_environment.py"),
+        "--level",
+        options.level,
+    ]
     skip = [] if options.flash_attn else ["--skip", "flash-attn"]
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     output = subprocess.PIPE if options.quiet else None
@@ -164,11 +186,14 @@ def main(arguments: Optional[List[str]] = None) -> int:
     raise_on_terminate()
     try:
         active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
-        if not (args.prefix or active):
+        chosen = args.prefix or active
+        if not chosen:
             raise Stop("no environment is active; name one with --prefix DIR")
-        prefix = Path(args.prefix or active).expanduser().absolute()
+        prefix = Path(chosen).expanduser().absolute()
         if not (prefix / "bin/python").exists():
-            raise Stop(f"{prefix} has no bin/python: it is not an environment; make it with setup_runpod_environment.sh")
+            raise Stop(
+                f"{prefix} has no bin/python: it is not an environment; make it with setup_runpod_environment.sh"
+            )
         options = options_of(args, prefix)
         steps = Steps(STEPS, options.quiet)
         status = finish(options, backend_of(prefix), steps)

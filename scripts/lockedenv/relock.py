@@ -3,6 +3,7 @@
 conda-lock solves both layers; here its result is divided by package manager and completed: the archives' sizes, the
 same versions as PyPI wheels, flash-attn's source, the tests' tools. Nothing is written until all of it has been made.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,16 +17,14 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional
-from urllib.parse import urlsplit
 
 import yaml
+from lockedenv import ROOT
+from lockedenv.locks import LockError, PipPackage, canonical, read_conda_lock, read_pip_lock
 from packaging.requirements import Requirement
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 from packaging.version import InvalidVersion, Version
-
-from lockedenv import ROOT
-from lockedenv.locks import LockError, PipPackage, canonical, read_conda_lock, read_pip_lock
 
 SPEC, VIRTUAL = "environment.yml", "locks/virtual-packages.yml"
 CONDA_LOCK, PIP, FLASH, REQS, DEV = LOCKS = (
@@ -55,7 +54,7 @@ def run(*command: str, **kwargs: Any) -> str:
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise RelockError(f"{Path(command[0]).name} {command[1]} failed ({done.returncode}):\n{said}")
-    return done.stdout
+    return str(done.stdout)
 
 
 @dataclass
@@ -88,9 +87,7 @@ def content_hash(root: Path) -> str:
     with tempfile.TemporaryDirectory() as tmp:
         mapping = Path(tmp, "mapping.json")
         mapping.write_text("{}")  # the names do not matter to the hash, and conda-lock would download them
-        spec = make_lock_spec(
-            src_files=[root / SPEC], platform_overrides=["linux-64"], mapping_url=f"file://{mapping}"
-        )
+        spec = make_lock_spec(src_files=[root / SPEC], platform_overrides=["linux-64"], mapping_url=f"file://{mapping}")
         virtual = virtual_package_repo_from_specification(root / VIRTUAL)
         return str(compute_content_hashes(spec, virtual)["linux-64"])
 
@@ -193,7 +190,9 @@ def pylock(tmp: Path, *arguments: str) -> Dict[str, Dict[str, Any]]:
 def pin(entry: Dict[str, Any], prefer: str = "") -> PipPackage:
     """The one file of a pylock entry to install: the wheel of hash `prefer`, else the best fitting, else the sdist."""
     files = {f["hashes"]["sha256"]: f for f in entry.get("wheels", [])}
-    ranked = sorted((rank, sha) for sha, f in files.items() if (rank := wheel_rank(f["url"].rsplit("/", 1)[1])) is not None)
+    ranked = sorted(
+        (rank, sha) for sha, f in files.items() if (rank := wheel_rank(f["url"].rsplit("/", 1)[1])) is not None
+    )
     sha = prefer if prefer in files else ranked[0][1] if ranked else ""
     chosen = files.get(sha) or entry.get("sdist")
     if not chosen:
@@ -254,8 +253,10 @@ def lock(update: List[str]) -> None:
     asked = read_spec(ROOT / SPEC)
     for name in update:
         if name not in asked.conda and name not in asked.pip:
-            raise RelockError(f"--update {name}: environment.yml does not ask for it; it asks for: "
-                              + ", ".join(sorted({*asked.conda, *asked.pip})))
+            raise RelockError(
+                f"--update {name}: environment.yml does not ask for it; it asks for: "
+                + ", ".join(sorted({*asked.conda, *asked.pip}))
+            )
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         solved = solve(tmp, asked, update)
@@ -271,16 +272,25 @@ def lock(update: List[str]) -> None:
     write_all(
         {
             CONDA_LOCK: conda_lock_text(solved),
-            PIP: requirements_text(SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh.",
-                                   [p for p in everything if p.name in pip]),
-            REQS: requirements_text(SPEC, "Both layers as PyPI wheels, for a machine without conda (Python 3.11, x86_64 Linux).",
-                                    everything),
+            PIP: requirements_text(
+                SPEC,
+                "The pip layer, put on the conda layer by scripts/post_create.sh.",
+                [p for p in everything if p.name in pip],
+            ),
+            REQS: requirements_text(
+                SPEC, "Both layers as PyPI wheels, for a machine without conda (Python 3.11, x86_64 Linux).", everything
+            ),
             FLASH: requirements_text("pyproject.toml", "The source that scripts/post_create.sh builds.", [pin(flash)]),
-            DEV: requirements_text("pyproject.toml", "The tools of the tests (Python 3.11, x86_64 Linux).",
-                                   [pin(entry) for entry in dev.values()]),
+            DEV: requirements_text(
+                "pyproject.toml",
+                "The tools of the tests (Python 3.11, x86_64 Linux).",
+                [pin(entry) for entry in dev.values()],
+            ),
         }
     )
-    print(f"locked {len(solved['package']) - len(pip)} conda and {len(pip)} pip packages, {len(everything)} wheels in all")
+    print(
+        f"locked {len(solved['package']) - len(pip)} conda and {len(pip)} pip packages, {len(everything)} wheels in all"
+    )
 
 
 # Checking and comparing ------------------------------------------------------------------------------------------
@@ -353,7 +363,9 @@ def diff(revision: str) -> str:
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
     ]
-    return "\n".join(["| layer | package | before | after |", "|---|---|---|---|", *rows]) if rows else "No lock changed."
+    return (
+        "\n".join(["| layer | package | before | after |", "|---|---|---|---|", *rows]) if rows else "No lock changed."
+    )
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

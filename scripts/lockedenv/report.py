@@ -1,4 +1,5 @@
 """All that the verifier prints: aligned lines, colour on a terminal only, the remedy under what failed."""
+
 from __future__ import annotations
 
 import os
@@ -41,7 +42,9 @@ class Report:
     def result(self, result: Result) -> None:
         """One line for a result; remedy and details, wrapped, under one that is not a pass."""
         seconds = f" ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
-        self._print(f"{self._paint(result.verdict, result.verdict.upper())}  {result.check:<16} {result.summary}{seconds}")
+        self._print(
+            f"{self._paint(result.verdict, result.verdict.upper())}  {result.check:<16} {result.summary}{seconds}"
+        )
         if result.verdict in (FAIL, WARN):
             for line in result.details[:_SHOWN_DETAILS]:
                 self._wrapped("      - ", line)

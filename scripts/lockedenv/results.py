@@ -1,8 +1,9 @@
 """What a check found, as data; report.py prints it, manifest.py keeps it."""
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
 
@@ -31,11 +32,11 @@ def passed(summary: str, **measured: Any) -> Result:
     return Result(PASS, summary, measured=measured)
 
 
-def failed(summary: str, remedy: str, details: List[str] = [], **measured: Any) -> Result:  # noqa: B006 (not changed)
+def failed(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
     return Result(FAIL, summary, remedy, list(details), measured)
 
 
-def warned(summary: str, remedy: str, details: List[str] = [], **measured: Any) -> Result:  # noqa: B006 (not changed)
+def warned(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
     return Result(WARN, summary, remedy, list(details), measured)
 
 

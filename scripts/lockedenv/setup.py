@@ -1,4 +1,5 @@
 """From a bare machine to a verified environment (see scripts/setup_runpod_environment.sh --help)."""
+
 from __future__ import annotations
 
 import argparse
@@ -87,7 +88,17 @@ def channel_problem(mirrors: List[str]) -> Optional[str]:
     def ask(package: CondaPackage) -> Optional[str]:
         said = ""
         for source in archive_items([package], mirrors)[0].sources:
-            command = ["curl", "--disable", "--config", "-", "--head", "--location", "--fail", "--silent", "--show-error"]
+            command = [
+                "curl",
+                "--disable",
+                "--config",
+                "-",
+                "--head",
+                "--location",
+                "--fail",
+                "--silent",
+                "--show-error",
+            ]
             done = subprocess.run(
                 [*command, "--connect-timeout", "5", "--max-time", "10"], input=f'url = "{source}"\n',
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -107,7 +118,11 @@ def choose_backend(asked: str, offline: Optional[Path], mirrors: List[str], cach
         return asked, "as asked"
     if offline:
         there = (offline / "pkgs").is_dir()
-        return ("conda", "the offline folder has its archives") if there else ("pip", "the offline folder has wheels alone")
+        return (
+            ("conda", "the offline folder has its archives")
+            if there
+            else ("pip", "the offline folder has wheels alone")
+        )
     packages = locks.read_conda_lock().packages
     if all((cache / "pkgs" / p.filename).exists() for p in packages):
         return "conda", "all its archives are in the cache"
@@ -272,7 +287,9 @@ def download_only(folder: Path, mirrors: List[str], steps: Steps, quiet: bool) -
     pins = locks.read_pip_lock(locks.REQUIREMENTS) + locks.read_pip_lock(locks.FLASH_ATTN_LOCK)
     with steps.step(f"Fetch {len(pins)} wheels and sources"):
         with ThreadPoolExecutor(fetch.PARALLEL) as pool:
-            items = [item for found in pool.map(lambda pin: index_items([pin], dict(os.environ)), pins) for item in found]
+            items = [
+                item for found in pool.map(lambda pin: index_items([pin], dict(os.environ)), pins) for item in found
+            ]
         fetch.fetch(items, folder / "wheels", say, quiet)
     steps.end(f"install from it with: scripts/setup_runpod_environment.sh --offline {folder}")
 
@@ -339,7 +356,9 @@ def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List
         shutil.rmtree(old, ignore_errors=True)
         options.level = "quick"
         steps = Steps(1, options.quiet)
-        steps.say(f"{prefix} is finished, and made from these locks: nothing to do but verify it (--force makes it anew)")
+        steps.say(
+            f"{prefix} is finished, and made from these locks: nothing to do but verify it (--force makes it anew)"
+        )
         status = post_create.again(options, backend, steps)
         steps.end(enter_text(prefix, backend, options.cache))
         return status

@@ -1,4 +1,5 @@
 """What the scripts that install have in common: numbered steps, commands, one holder at a time, the package index."""
+
 from __future__ import annotations
 
 import contextlib
@@ -69,7 +70,7 @@ def run(command: List[str], environ: Dict[str, str], what: str, quiet: bool = Fa
         for raw in process.stdout:
             line = fetch.redact(raw.decode(errors="replace").rstrip())
             said.append(line)
-            if not quiet:
+            if not quiet and not re.match(r" [+~-] \S+==", line):  # uv lists every package that it installed
                 print(f"      {line}", flush=True)
 
     reader = threading.Thread(target=forward, daemon=True)
@@ -114,7 +115,9 @@ def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[Path]:
                     print(f"{what} is held by {holder}; waiting for it", file=sys.stderr, flush=True)
                 told = True
                 time.sleep(min(0.2, patience))
-            except OSError as error:  # some network file systems have no locks: two runs are then only atomic, not serial
+            except (
+                OSError
+            ) as error:  # some network file systems have no locks: two runs are then only atomic, not serial
                 print(f"{what}: {path.parent} has no file locks ({error.strerror}); going on", file=sys.stderr)
                 break
         file.seek(0)
@@ -132,7 +135,9 @@ def configured_index(environ: Dict[str, str]) -> Optional[str]:
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
         if environ.get(name):
             return environ[name]
-    done = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True
+    )
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
@@ -175,7 +180,9 @@ def _page(url: str) -> str:
     request = f'url = "{url}"\nheader = "Accept: text/html"\n'
     done = subprocess.run(command, input=request, capture_output=True, text=True)
     if done.returncode:
-        raise Stop(f"the package index does not answer: {fetch.redact(url)} (curl {done.returncode}); check the network")
+        raise Stop(
+            f"the package index does not answer: {fetch.redact(url)} (curl {done.returncode}); check the network"
+        )
     return done.stdout
 
 
@@ -219,7 +226,10 @@ def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
             wheel = cache / "wheels" / item.name
     except (Stop, fetch.FetchError):
         found = shutil.which("uv")
-        if found and version_tuple(subprocess.run([found, "--version"], capture_output=True, text=True).stdout) >= OLDEST_UV:
+        if (
+            found
+            and version_tuple(subprocess.run([found, "--version"], capture_output=True, text=True).stdout) >= OLDEST_UV
+        ):
             return Path(found)
         raise
     uv.parent.mkdir(parents=True, exist_ok=True)

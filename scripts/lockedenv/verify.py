@@ -1,4 +1,5 @@
 """The verifier's command line: what to check, in which order, and what to write."""
+
 from __future__ import annotations
 
 import argparse
@@ -133,7 +134,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 all good, 1 a check failed, 2 wrong usage.",
         allow_abbrev=False,
     )
-    p.add_argument("--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)")
+    p.add_argument(
+        "--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)"
+    )
     p.add_argument("--only", metavar="NAME,...", default="", help="run these checks alone")
     p.add_argument("--skip", metavar="NAME,...", default="", help="leave these checks out")
     p.add_argument("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
@@ -163,7 +166,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)
     context.progress = report.progress
-    report.head(f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}")
+    report.head(
+        f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}"
+    )
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds)

@@ -4,6 +4,7 @@ A check is a function with the decorator @check. Those with `child=True` run in 
 interpreter and get the device ("cuda" or "cpu"); the others run in the verifier, on the standard library, and get the
 Context.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -36,7 +37,9 @@ class Context:
 
     @property
     def python(self) -> Path:
-        return Path(sys.executable) if self.installed.prefix == Path(sys.prefix) else self.installed.prefix / "bin/python"
+        return (
+            Path(sys.executable) if self.installed.prefix == Path(sys.prefix) else self.installed.prefix / "bin/python"
+        )
 
     @property
     def device(self) -> str:

@@ -1,4 +1,5 @@
 """Attention kernels against a float32 reference, by flash-attn's own criterion: at most twice plain attention's error."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, Tuple
@@ -117,7 +118,9 @@ def flash_attn(device: str) -> Result:
                 name = f"{str(dtype)[6:]} d{dim}{' causal' if causal else ''}"
                 cases[name] = compare(kernel, (2, 4, 512, dim), dtype, device, causal)
         cases[f"{str(dtype)[6:]} variable length"] = variable_length(flash_attn_varlen_func, dtype, device)
-    return judge(cases, device, "the build is wrong for this GPU: delete its wheel from the cache, scripts/post_create.sh")
+    return judge(
+        cases, device, "the build is wrong for this GPU: delete its wheel from the cache, scripts/post_create.sh"
+    )
 
 
 def _heads_last(function: Any, *tensors: Any, **options: Any) -> Any:

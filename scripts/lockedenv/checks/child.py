@@ -2,6 +2,7 @@
 
 `python -m lockedenv.checks.child NAME DEVICE FILE` is the child: it writes the result to FILE as JSON.
 """
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Every installed file against the hash that its installer recorded: disks flip bits, and people edit site-packages."""
+
 from __future__ import annotations
 
 import base64
@@ -69,4 +70,3 @@ def _what(path: Path, sha: str) -> str:
     if not sha:
         return "cannot be read"
     return "empty" if sha == hashlib.sha256().hexdigest() else "changed since it was installed"
-

@@ -1,11 +1,12 @@
 """The GPU's health: is it as fast as its kind should be, and does it report errors or brakes?"""
+
 from __future__ import annotations
 
 import subprocess
-from typing import Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from lockedenv.checks import FULL, Context, check, first
-from lockedenv.results import Result, failed, passed, skipped, warned
+from lockedenv.results import PASS, WARN, Result, failed, passed, skipped, warned
 
 # GPU -> (bf16 matrix product in TFLOP/s, device-to-device copy in TB/s, read plus written). H100: measured with
 # PyTorch 2.11, 8192^3 random bf16, on one machine; the others are not known yet and are only reported.
@@ -16,15 +17,15 @@ FLOOR = 0.7
 def speed_verdict(name: str, tflops: float, tbytes: float) -> Result:
     """The verdict on measured rates, TFLOP/s and TB/s: a warning under 70 % of what is known of that GPU."""
     said = f"{name}: bf16 product {tflops:.0f} TFLOP/s, copy {tbytes:.2f} TB/s"
-    measured = {"bf16_tflop_per_s": round(tflops, 1), "copy_tb_per_s": round(tbytes, 3)}
+    measured: Dict[str, Any] = {"bf16_tflop_per_s": round(tflops, 1), "copy_tb_per_s": round(tbytes, 3)}
     if name not in KNOWN:
-        return passed(f"{said} (no reference figure for this GPU)", **measured)
+        return Result(PASS, f"{said} (no reference figure for this GPU)", measured=measured)
     shares = [tflops / KNOWN[name][0], tbytes / KNOWN[name][1]]
     said += f": {shares[0]:.0%} and {shares[1]:.0%} of the reference"
     if min(shares) < FLOOR:
-        return warned(said, "shared, throttled or faulty: see the check `gpu-state`, stop other jobs, or take another pod",
-                      **measured)  # fmt: skip
-    return passed(said, **measured)
+        remedy = "shared, throttled or faulty: see the check `gpu-state`, stop other jobs, or take another pod"
+        return Result(WARN, said, remedy, measured=measured)
+    return Result(PASS, said, measured=measured)
 
 
 @check("gpu-speed", "the GPU multiplies and copies at no less than 70 % of what its kind does", FULL, child=True, gpu=True,
@@ -33,7 +34,7 @@ def gpu_speed(device: str) -> Result:
     import torch
 
     def seconds(work: Callable[[], object], rounds: int) -> float:
-        times = []
+        times: List[float] = []
         for _ in range(rounds):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()

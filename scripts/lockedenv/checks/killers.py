@@ -1,4 +1,5 @@
 """What usually breaks this environment, each by name. Nothing heavy is imported."""
+
 from __future__ import annotations
 
 import re
@@ -33,7 +34,9 @@ def driver(context: Context) -> Result:
         return failed(context.gpu_error, "run nvidia-smi by hand; a pod whose GPU does not answer is to be replaced")
     if not context.gpus:
         if context.gpu_mode == "require":
-            return failed("no GPU found, and --gpu require was given", "rent a pod with a GPU, or leave out --gpu require")
+            return failed(
+                "no GPU found, and --gpu require was given", "rent a pod with a GPU, or leave out --gpu require"
+            )
         return skipped("no NVIDIA GPU on this machine")
     problem = driver_problem(context.gpus)
     if problem:
@@ -84,7 +87,9 @@ def blas(context: Context) -> Result:
         return skipped("wheels bring their own BLAS: numpy OpenBLAS, torch MKL")
     mkl, libblas = context.installed.conda_record("mkl"), context.installed.conda_record("libblas")
     if not mkl or version_tuple(mkl.version) >= (2024, 1):
-        said = f"mkl {mkl.version}: torch 2.5.1 needs a symbol that 2024.1 removed (iJIT_NotifyEvent)" if mkl else "no mkl"
+        said = (
+            f"mkl {mkl.version}: torch 2.5.1 needs a symbol that 2024.1 removed (iJIT_NotifyEvent)" if mkl else "no mkl"
+        )
         return failed(said, REMAKE)
     if not libblas or "mkl" not in libblas.build:
         return failed(f"libblas is {libblas.build if libblas else 'missing'}: numpy's BLAS is not MKL", REMAKE)
@@ -116,7 +121,9 @@ def variables(context: Context) -> Result:
         path = Path(folder)
         if context.installed.prefix in [path, *path.parents]:
             continue
-        libraries = [p.name for p in path.glob("lib*.so*") if re.match(r"lib(nvJitLink|cublas|cudart|cudnn|nccl)\.", p.name)]
+        libraries = [
+            p.name for p in path.glob("lib*.so*") if re.match(r"lib(nvJitLink|cublas|cudart|cudnn|nccl)\.", p.name)
+        ]
         if libraries:
             wrong.append(f"LD_LIBRARY_PATH has {folder}, whose {libraries[0]} is found before the locked one")
             remedies.append("unset LD_LIBRARY_PATH")

@@ -1,4 +1,5 @@
 """Is it the locked environment? Nothing is imported; the records on disk are compared with the locks."""
+
 from __future__ import annotations
 
 from typing import List
@@ -44,6 +45,8 @@ def pip_layer(context: Context) -> Result:
     result = _verdict(findings, f"{len(context.pip_lock)} wheels as locked")
     extra = extras(context.conda_lock, context.pip_lock, context.installed)
     if extra:
-        result.summary += f"; beyond the lock: {', '.join(extra[:4])}" + (f" and {len(extra) - 4} more" * (len(extra) > 4))
+        result.summary += f"; beyond the lock: {', '.join(extra[:4])}" + (
+            f" and {len(extra) - 4} more" * (len(extra) > 4)
+        )
         result.measured["extra"] = extra
     return result

@@ -1,4 +1,5 @@
 """torch: the build, and its arithmetic against higher precision."""
+
 from __future__ import annotations
 
 from lockedenv.checks import FULL, check
@@ -103,14 +104,18 @@ def torch_arithmetic(device: str) -> Result:
             torch.cuda.empty_cache()
             before = torch.cuda.mem_get_info(where)[0]
             block = torch.ones(2**30, dtype=torch.uint8, device=where)
-            taken = before - torch.cuda.mem_get_info(where)[0]
+            taken = (before - torch.cuda.mem_get_info(where)[0]) * int(block[-1])
             del block
             torch.cuda.empty_cache()
             kept = before - torch.cuda.mem_get_info(where)[0]
             if taken < 2**30 or kept > 2**26:
-                return failed(f"{where}: of 1 GiB taken, {kept} bytes were not given back", "see nvidia-smi for who holds it")
+                return failed(
+                    f"{where}: of 1 GiB taken, {kept} bytes were not given back", "see nvidia-smi for who holds it"
+                )
             said.append("1 GiB taken and given back")
-    return Result("pass", f"{', '.join(devices)}: {'; '.join(said[-4 if device == 'cuda' else -3:])}", measured=measured)
+    return Result(
+        "pass", f"{', '.join(devices)}: {'; '.join(said[-4 if device == 'cuda' else -3:])}", measured=measured
+    )
 
 
 @check("async-error", "an error inside a GPU kernel is raised in Python, not lost", FULL, child=True, gpu=True)

@@ -1,4 +1,5 @@
 """The training path on a tiny random Llama: nothing is downloaded."""
+
 from __future__ import annotations
 
 import os
@@ -69,7 +70,8 @@ def qlora(device: str) -> Result:
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     base = LlamaForCausalLM.from_pretrained("base", quantization_config=four, device_map={"": device})
     model = get_peft_model(
-        prepare_model_for_kbit_training(base), LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        prepare_model_for_kbit_training(base),
+        LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
     )
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     ids = batch(device)

@@ -1,0 +1,165 @@
+"""What the tests share: the local channel, copies of the repository, environments made once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
+
+from fault_server import FaultServer  # noqa: E402
+from local_channel import WHEELS, build_channels  # noqa: E402
+from lockedenv import fetch, locks  # noqa: E402
+from lockedenv.relock import conda_lock_text  # noqa: E402
+from lockedenv.steps import Steps, default_cache, index_items  # noqa: E402
+
+PIP_LAYER = ["certifi", "hf-transfer", "idna", "safetensors"]  # small, and without a package of the conda layer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long proofs too: many kills, a whole flash-attn build")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        kept = [item for item in items if "long" not in item.keywords]
+        config.hook.pytest_deselected(items=[item for item in items if "long" in item.keywords])
+        items[:] = kept
+
+
+def sh(*command: Any, check: bool = True, **kwargs: Any) -> "subprocess.CompletedProcess[str]":
+    """Runs a command; its output, both streams together, is in stdout."""
+    done = subprocess.run(
+        [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{command} exited {done.returncode}:\n{done.stdout}")
+    return done
+
+
+def clean_environ(**more: str) -> Dict[str, str]:
+    """This process's environment without what would lead the scripts elsewhere."""
+    drop = ("PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_HOME", "LD_LIBRARY_PATH", "MAXIMALCAI_MIRROR")
+    return {**{k: v for k, v in os.environ.items() if k not in drop}, **more}
+
+
+@pytest.fixture(scope="session")
+def wheel_files() -> Dict[str, Path]:
+    """The locked wheels of the local channel's packages and pip layer, from PyPI by hash, kept in the user's cache."""
+    pins = [p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name in WHEELS + PIP_LAYER]
+    folder = default_cache() / "wheels"
+    items = index_items(pins, dict(os.environ))
+    fetch.fetch(items, folder, print, quiet=True)
+    return {pin.name: folder / item.name for pin, item in zip(pins, items)}
+
+
+@pytest.fixture(scope="session")
+def channel(tmp_path_factory: pytest.TempPathFactory, wheel_files: Dict[str, Path]) -> "LocalChannel":
+    root = tmp_path_factory.mktemp("channel")
+    wheels = {name: wheel_files[name] for name in WHEELS}
+    return LocalChannel(root, build_channels(root, wheels, tmp_path_factory.mktemp("files")))
+
+
+class LocalChannel:
+    """The channels under `root`, and conda-lock's entries for what they hold."""
+
+    def __init__(self, root: Path, entries: List[Dict[str, Any]]) -> None:
+        self.root, self.entries = root, entries
+
+    def lock_text(self, address: str) -> str:
+        packages = [{**e, "url": f"{address}/{e['url']}"} for e in self.entries]
+        metadata = {"content_hash": {"linux-64": "0" * 64}, "channels": [], "platforms": ["linux-64"], "sources": []}
+        return conda_lock_text({"metadata": metadata, "package": sorted(packages, key=lambda p: str(p["name"]))})
+
+    def project(self, folder: Path, address: str) -> Path:
+        """A copy of the repository whose locks are over this channel at `address` and the small pip layer."""
+        for name in ("scripts", "locks", "requirements.txt", "pyproject.toml", "environment.yml"):
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, folder / name)
+        (folder / "conda-lock.yml").write_text(self.lock_text(address))
+        lines = (ROOT / "locks/pip.txt").read_text().splitlines()
+        kept = [line for line in lines if line.startswith("#") or line.split("==")[0] in PIP_LAYER]
+        (folder / "locks/pip.txt").write_text("\n".join(kept) + "\n")
+        return folder
+
+
+@pytest.fixture
+def server(channel: LocalChannel) -> Iterator[FaultServer]:
+    """The channel over HTTP, with faults on demand."""
+    with FaultServer(channel.root) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def micromamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `micromamba` in it: the one of TEST_MICROMAMBA, or the stand-in."""
+    folder = tmp_path_factory.mktemp("bin")
+    if os.environ.get("TEST_MICROMAMBA"):
+        (folder / "micromamba").symlink_to(os.environ["TEST_MICROMAMBA"])
+    else:
+        stand_in = ROOT / "tests/stand_in_micromamba.py"
+        (folder / "micromamba").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n')
+        (folder / "micromamba").chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pip_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pip backend, really installed into an empty prefix by the one command: torch and all. Not to be changed."""
+    prefix = tmp_path_factory.mktemp("pip") / "env"
+    setup = ROOT / "scripts/setup_runpod_environment.sh"
+    done = sh(setup, "--backend", "pip", "--prefix", prefix, "--level", "quick", env=clean_environ(), check=False)
+    assert done.returncode == 0, done.stdout
+    (prefix / "said.txt").write_text(done.stdout)
+    return prefix
+
+
+@pytest.fixture(scope="session")
+def conda_environment(
+    tmp_path_factory: pytest.TempPathFactory, channel: LocalChannel, micromamba: Path
+) -> "CondaEnvironment":
+    """The conda backend over the local channel, end to end by the one command. Copy it (cp -a) before changing it."""
+    folder = tmp_path_factory.mktemp("conda")
+    with FaultServer(channel.root) as running:
+        project = channel.project(folder / "project", running.address)
+        environ = clean_environ(PATH=f"{micromamba}:{os.environ['PATH']}")
+        command = [project / "scripts/setup_runpod_environment.sh", "--backend", "conda", "--level", "quick"]
+        done = sh(*command, "--prefix", folder / "env", "--cache", folder / "cache", env=environ, check=False)
+    assert done.returncode == 0, done.stdout
+    return CondaEnvironment(project, folder / "env", folder / "cache", done.stdout)
+
+
+class CondaEnvironment:
+    def __init__(self, project: Path, prefix: Path, cache: Path, said: str) -> None:
+        self.project, self.prefix, self.cache, self.said = project, prefix, cache, said
+
+    def verify(self, *options: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+        """The project's verifier, run by the prefix's python."""
+        program = self.project / "scripts/verify_environment.py"
+        return sh(self.prefix / "bin/python", program, *options, check=False, env=clean_environ(**environ))
+
+
+@pytest.fixture
+def broken(conda_environment: CondaEnvironment, tmp_path: Path) -> CondaEnvironment:
+    """A copy of the conda environment and its project, to break."""
+    sh("cp", "-a", conda_environment.prefix, tmp_path / "env")
+    shutil.copytree(conda_environment.project, tmp_path / "project")
+    return CondaEnvironment(tmp_path / "project", tmp_path / "env", conda_environment.cache, "")
+
+
+@pytest.fixture
+def quiet_steps() -> Steps:
+    return Steps(1, True)
+
+
+Runner = Callable[..., "subprocess.CompletedProcess[str]"]

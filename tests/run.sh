@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The linters and all the tests, in a virtual environment that this makes itself.
+#   tests/run.sh [--long] [PYTEST OPTIONS]     --long: the long proofs too (many kills, a whole flash-attn build)
+set -euo pipefail
+
+tools() {
+  # The locked uv by hash, then Python 3.11 and the locked tools, in the cache.
+  PYTHONPATH=scripts python3 - <<'PY'
+import os
+from lockedenv import ROOT
+from lockedenv.steps import Steps, bring_uv, default_cache, run, uv_environment
+cache = default_cache()
+venv, steps = cache / "tests-venv", Steps(1, True)
+uv = str(bring_uv(cache, steps))
+environ = uv_environment(cache, venv, dict(os.environ))
+if not (venv / "bin/python").exists():
+    run([uv, "venv", "--python", "3.11", "--no-project", str(venv)], environ, "making the tests' environment", quiet=True)
+python = str(venv / "bin/python")
+run([uv, "pip", "sync", "--python", python, "--require-hashes", str(ROOT / "requirements-dev.txt")], environ, "the tests' tools", quiet=True)
+print(venv / "bin")
+PY
+}
+
+main() {
+  cd "$(dirname "${BASH_SOURCE[0]}")/.."
+  local bin
+  bin=$(tools)
+  export PATH=$bin:$PATH
+  export PYTHONDONTWRITEBYTECODE=1
+
+  black --check --quiet scripts tests
+  isort --check --quiet scripts tests
+  flake8 --max-line-length 130 --extend-ignore E203,E704,W503 scripts tests
+  mypy
+  shellcheck scripts/*.sh tests/*.sh .ci/run
+  # What must start on an old Python; relock.py runs in conda-lock's.
+  find scripts -name '*.py' ! -name relock.py -exec vermin --quiet --no-tips --target=3.8- --violations {} +
+  echo "linters: clean"
+  pytest "$@"
+}
+
+main "$@"
