@@ -49,7 +49,7 @@ def parse_gpus(text: str) -> List[Gpu]:
     for line in filter(None, map(str.strip, text.splitlines())):
         fields = [field.strip() for field in line.split(",")]
         if len(fields) != 6 or not re.fullmatch(r"\d+\.\d+", fields[3]) or not fields[2].isdigit():
-            raise HostError(f"nvidia-smi said {line!r}, which is not a GPU; reset or replace the machine")
+            raise HostError(f"nvidia-smi said {line!r}, which is not a GPU; take another pod")
         name, driver, memory, capability, uuid, mig = fields
         found.append(Gpu(name, driver, int(memory) * 1024**2, capability, uuid, mig == "Enabled"))
     return found

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -141,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--skip", metavar="NAME,...", default="", help="leave these checks out")
     p.add_argument("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
     p.add_argument("--json", metavar="FILE", help="write the results as JSON")
+    p.add_argument("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
     p.add_argument("--strict", action="store_true", help="a warning fails too")
     p.add_argument("--list", action="store_true", help="say what each check proves, and run none")
     return p
@@ -156,12 +158,18 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return 0
     try:
         checks = select(registry, args.level, args.only, args.skip)
+        if args.timeout:
+            checks = [replace(check, timeout=args.timeout) for check in checks]
     except ValueError as error:
         p.error(str(error))
     for target in filter(None, [args.json]):
-        folder = Path(target).absolute().parent
-        if not os.access(host.existing_parent(folder), os.W_OK) or Path(target).is_dir():
-            p.error(f"{target} cannot be written; name a file in a folder that you may write to")
+        try:  # now, not after a minute of checks
+            write_atomically(Path(target + ".probe"), "")
+            Path(target + ".probe").unlink()
+            if Path(target).is_dir():
+                raise IsADirectoryError(0, "it is a folder")
+        except OSError as error:
+            p.error(f"{target} cannot be written ({error.strerror}); name a file in a folder that you may write to")
     report = Report(sys.stdout)
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)

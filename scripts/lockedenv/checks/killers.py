@@ -31,7 +31,7 @@ def driver(context: Context) -> Result:
     if context.gpu_mode == "off":
         return skipped("--gpu off")
     if context.gpu_error:
-        return failed(context.gpu_error, "run nvidia-smi by hand; a pod whose GPU does not answer is to be replaced")
+        return failed(context.gpu_error, "run nvidia-smi by hand; if it says the same, take another pod")
     if not context.gpus:
         if context.gpu_mode == "require":
             return failed(
@@ -118,8 +118,8 @@ def openmp(context: Context) -> Result:
 def variables(context: Context) -> Result:
     environ, wrong, remedies = context.environ, [], []
     for folder in filter(None, environ.get("LD_LIBRARY_PATH", "").split(":")):
-        path = Path(folder)
-        if context.installed.prefix in [path, *path.parents]:
+        path = Path(folder).resolve()
+        if context.installed.prefix.resolve() in [path, *path.parents]:
             continue
         libraries = [
             p.name for p in path.glob("lib*.so*") if re.match(r"lib(nvJitLink|cublas|cudart|cudnn|nccl)\.", p.name)

@@ -1,0 +1,170 @@
+"""Runs in the environment under test: the numerical checks pass for right kernels and fail for wrong ones."""
+from __future__ import annotations
+
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lockedenv.checks import attention, bnb, data, health, load, torch_, training
+
+load()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+
+
+def flash_attn_module(wrong: float = 0.0, ignore_causal: bool = False) -> Any:
+    """flash-attn's two functions in plain torch, right or wrong."""
+
+    def dense(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
+        parts = (x.transpose(1, 2) for x in (q, k, v))
+        return attention.plain(*parts, causal and not ignore_causal).transpose(1, 2) * (1 + wrong)
+
+    def packed(q: Any, k: Any, v: Any, ends: Any, _: Any, *__: Any, causal: bool = False) -> Any:
+        lengths = (ends[1:] - ends[:-1]).tolist()
+        rows = zip(*(x.split(lengths) for x in (q, k, v)))
+        return torch.cat([dense(*(x[None] for x in row), causal=causal)[0] for row in rows])
+
+    module = types.ModuleType("flash_attn")
+    module.flash_attn_func, module.flash_attn_varlen_func = dense, packed  # type: ignore[attr-defined]
+    return module
+
+
+def test_flash_attn_check_passes_right_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flash_attn", flash_attn_module())
+    result = attention.flash_attn("cpu")
+    assert result.verdict == "pass" and "10 cases" in result.summary
+
+
+@pytest.mark.parametrize("fault", [{"wrong": 0.05}, {"ignore_causal": True}, {"wrong": float("nan")}])
+def test_flash_attn_check_fails_wrong_kernels(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flash_attn", flash_attn_module(**fault))
+    result = attention.flash_attn("cpu")
+    assert result.verdict == "fail" and "bound" in result.summary and "delete its wheel" in result.remedy
+
+
+def test_sdpa_check_fails_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: right(*a, **k) * 1.05)
+    assert attention.sdpa("cpu").verdict == "fail"
+
+
+def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch_.torch_arithmetic("cpu").verdict == "pass"
+    right = torch.Tensor.__matmul__
+
+    def wrong(a: Any, b: Any) -> Any:
+        return right(a, b) * (1 if a.dtype == torch.float64 else 1.01)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "__matmul__", wrong)
+        result = torch_.torch_arithmetic("cpu")
+        assert result.verdict == "fail" and "bfloat16 product" in result.summary and "another pod" in result.remedy
+    total = torch.Tensor.sum
+    monkeypatch.setattr(torch.Tensor, "sum", lambda s, *a: total(s, *a) * (1 if s.dtype == torch.float64 else 1.001))
+    assert "sum" in torch_.torch_arithmetic("cpu").summary
+
+
+def test_async_error_check_sees_a_lost_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "__getitem__", lambda self, index: self)
+    assert torch_.async_error("cpu").verdict == "fail"
+
+
+def test_torch_build_check_names_a_cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    result = torch_.torch_build("cpu")
+    assert result.verdict == "fail" and "is built for CUDA None, not 12.4" in result.summary
+
+
+def test_torch_build_check_without_a_usable_gpu_fails() -> None:
+    result = torch_.torch_build("cuda")
+    assert result.verdict == "fail" and "torch finds no usable GPU" in result.summary
+
+
+@pytest.mark.parametrize("capability, runs", [((9, 0), True), ((8, 0), True), ((8, 9), True), ((10, 0), True), ((7, 0), False)])
+def test_which_gpus_the_locked_build_has_code_for(capability: Any, runs: bool) -> None:
+    archs = ["sm_75", "sm_80", "sm_86", "sm_90", "compute_90"]
+    assert torch_.runs_on(archs, *capability) is runs
+
+
+def test_torch_compile_check_fails_when_compiled_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model: lambda x: model(x) * 1.1)
+    result = torch_.torch_compile("cpu")
+    assert result.verdict == "fail" and "differs from eager" in result.summary
+
+
+def test_bitsandbytes_check_names_the_wrong_library_and_wrong_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = bnb.bitsandbytes("cuda")
+    assert result.verdict == "fail" and "loaded libbitsandbytes_cpu.so, torch needs libbitsandbytes_cuda124.so" in result.summary
+    import bitsandbytes.functional as functional
+
+    right = functional.int8_vectorwise_dequant
+    monkeypatch.setattr(functional, "int8_vectorwise_dequant", lambda *a: right(*a) * 1.05)
+    result = bnb.bitsandbytes("cpu")
+    assert result.verdict == "fail" and "int8" in result.summary
+
+
+def test_training_checks_see_what_does_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: None)
+        result = training.qlora("cpu")
+        assert result.verdict == "fail" and "expected the adapters alone" in result.summary
+    with monkeypatch.context() as patch:
+        from accelerate import Accelerator
+
+        patch.setattr(Accelerator, "load_state", lambda self, path: None)
+        assert "after load_state the losses are" in training.accelerate_resume("cpu").summary
+    from transformers import LlamaForCausalLM
+
+    load_right = LlamaForCausalLM.from_pretrained
+
+    def damaged(path: str) -> Any:
+        model = load_right(path)
+        model.lm_head.weight.data[0] += 1
+        return model
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", damaged)
+    assert "the logits differ after saving and loading" in training.transformers_model("cpu").summary
+
+
+def test_trainer_resume_is_reported_as_it_is_on_a_newer_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.trainer
+
+    monkeypatch.setattr(transformers.trainer, "check_torch_load_is_safe", lambda: None)
+    assert training.trainer_resume("cpu").verdict == "pass"
+
+
+def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    from scipy import stats
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load_from_disk", lambda path: {"square": [0]})
+        assert data.datasets_roundtrip("cpu").verdict == "fail"
+    monkeypatch.setattr(stats, "false_discovery_control", lambda p: p)
+    result = data.statistics("cpu")
+    assert result.verdict == "fail" and "Benjamini-Hochberg" in result.summary
+
+
+def test_gpu_health_verdicts() -> None:
+    name = "NVIDIA H100 80GB HBM3"
+    assert health.speed_verdict(name, 700, 2.6).verdict == "pass"
+    slow = health.speed_verdict(name, 500, 2.9)
+    assert slow.verdict == "warn" and "63% and 97% of the reference" in slow.summary
+    assert "no reference figure" in health.speed_verdict("NVIDIA H200", 1, 1).summary
+    good = "0, Not Active, Not Active, Not Active, 16, 16, No"
+    assert health.state_verdict(good + "\n" + good).verdict == "pass"
+    assert health.state_verdict("[N/A], Not Active, Not Active, Not Active, 16, 16, [N/A]").verdict == "pass"
+    failing = health.state_verdict(good.replace("0,", "3,", 1))
+    assert failing.verdict == "fail" and "uncorrected memory errors: 3" in failing.summary
+    braked = health.state_verdict(good + "\n" + good.replace("Not Active", "Active", 1).replace("16,", "8,", 1))
+    assert braked.verdict == "warn" and "GPU 1: hardware slowdown: Active" in braked.summary
+    assert "PCIe link has 8 of 16 lanes" in braked.details[0]

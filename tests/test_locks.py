@@ -1,0 +1,293 @@
+"""The locks are sound; each property is also seen to fail on a broken copy."""
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import pytest
+import rattler
+import yaml
+from conftest import ROOT, sh
+from packaging.requirements import Requirement
+
+from lockedenv import locks, relock
+
+CHANNELS = ["pytorch", "nvidia", "conda-forge"]
+FLOORS = (
+    "torch>=2.1.0 transformers>=4.35.0 accelerate>=0.24.0 bitsandbytes>=0.41.0 peft>=0.6.0 hf-transfer>=0.1.0 numpy>=1.24.0 "
+    "scipy>=1.11.0 datasets>=2.14.0 tqdm>=4.66.0 flash-attn>=2.3.0 statsmodels>=0.14.0 pytest>=7.4.0"
+).split()
+FILES = ("environment.yml", "environment-dev.yml", "pyproject.toml", "conda-lock.yml", "requirements.txt", "requirements-dev.txt")
+
+
+# Each property gives what is wrong in a repository's root: a list, empty for a sound lock.
+
+
+def conda_entries(root: Path) -> List[str]:
+    wrong = []
+    for package in locks.read_conda_lock(root / "conda-lock.yml").packages:
+        if package.channel not in CHANNELS or not package.url.startswith("https://conda.anaconda.org/"):
+            wrong.append(f"{package.name}: {package.url} is of no channel of environment.yml")
+        if not package.filename.startswith(f"{package.name}-{package.version}-"):
+            wrong.append(f"{package.name}: its address is of another package")
+    return wrong
+
+
+def dependencies_met(root: Path) -> List[str]:
+    virtual = yaml.safe_load((root / "locks/virtual-packages.yml").read_text())["subdirs"]["linux-64"]["packages"]
+    records = {
+        p.name: rattler.PackageRecord(p.name, p.version, rattler.BuildString(p.build), 0, p.subdir)
+        for p in locks.read_conda_lock(root / "conda-lock.yml").packages
+    }
+    for name, value in virtual.items():
+        version, _, build = str(value).partition(" ")
+        records[name] = rattler.PackageRecord(name, version, rattler.BuildString(build or "0"), 0, "linux-64")
+    wrong = []
+    for package in locks.read_conda_lock(root / "conda-lock.yml").packages:
+        for name, version in package.depends.items():
+            spec = rattler.MatchSpec(f"{name} {version}")
+            if name not in records or not spec.matches(records[name]):
+                wrong.append(f"{package.name} needs {spec}, locked is {records.get(name)}")
+    return wrong
+
+
+def cuda_is_12_4(root: Path) -> List[str]:
+    packages = {p.name: p for p in locks.read_conda_lock(root / "conda-lock.yml").packages}
+    wanted = {
+        "pytorch": ("pytorch", "2.5.1", "py3.11_cuda12.4_cudnn9.1.0_0"),
+        "pytorch-cuda": ("pytorch", "12.4", ""),
+        "torchtriton": ("pytorch", "3.1.0", "py311"),
+        "pytorch-mutex": ("pytorch", "1.0", "cuda"),
+        "blas": ("conda-forge", "1.0", "mkl"),
+        "libcurand": ("nvidia", "10.3.5.147", ""),
+        "libcufile": ("nvidia", "1.9.1.3", ""),
+        "cuda-opencl": ("nvidia", "12.4.127", ""),
+        "libnvfatbin": ("nvidia", "12.4.127", ""),
+        "cuda-nvcc": ("nvidia", "12.4.131", ""),
+        "cuda-cudart-dev": ("nvidia", "12.4.127", ""),
+        "cuda-cccl": ("nvidia", "12.4.127", ""),
+    }
+    wrong = [f"{n} is not locked" for n in wanted if n not in packages]
+    for name, (channel, version, build) in wanted.items():
+        p = packages.get(name)
+        if p and (p.channel, p.version) != (channel, version) or p and build and p.build != build:
+            wrong.append(f"{name} is {p.channel} {p.version} {p.build}")
+    for p in packages.values():
+        if p.channel == "nvidia" and p.name.startswith("cuda-") and not p.version.startswith("12.4"):
+            wrong.append(f"{p.name} is {p.version}")
+        if p.name in ("gcc", "gxx", "gcc_impl_linux-64", "gxx_impl_linux-64") and not p.version.startswith("13."):
+            wrong.append(f"{p.name} is {p.version}, nvcc 12.4 takes 13")
+        if p.name == "mkl" and not rattler.Version(p.version) < rattler.Version("2024.1"):
+            wrong.append(f"mkl is {p.version}")
+        if p.name == "libblas" and "mkl" not in p.build:
+            wrong.append(f"libblas is {p.build}")
+    return wrong
+
+
+def layers_are_apart(root: Path) -> List[str]:
+    conda = {locks.canonical(relock.PYPI_NAMES.get(p.name, p.name)) for p in locks.read_conda_lock(root / "conda-lock.yml").packages}
+    pip = {p.name for p in locks.read_pip_lock(root / "locks/pip.txt")}
+    wrong = [f"{name} comes from both layers" for name in conda & pip]
+    return wrong + [f"{n} is in the pip layer" for n in pip if n in ("torch", "triton") or n.startswith("nvidia")]
+
+
+def floors_hold(root: Path) -> List[str]:
+    versions = {relock.PYPI_NAMES.get(p.name, p.name): p.version for p in locks.read_conda_lock(root / "conda-lock.yml").packages}
+    for name in ("pip.txt", "flash-attn.txt"):
+        versions.update({p.name: p.version for p in locks.read_pip_lock(root / "locks" / name)})
+    floors = {Requirement(f).name: Requirement(f).specifier for f in FLOORS}
+    return [f"{n} {versions.get(n)} is not {s}" for n, s in floors.items() if n not in versions or versions[n] not in s]
+
+
+def names_no_index(root: Path) -> List[str]:
+    generated = ["conda-lock.yml", "requirements.txt", "requirements-dev.txt", "locks/pip.txt", "locks/flash-attn.txt"]
+    wrong = []
+    for name in generated:
+        text = (root / name).read_text()
+        if not text.startswith("# Written by scripts/lock.sh"):
+            wrong.append(f"{name} does not say what writes it")
+        for address in re.findall(r"https?://([^/\s]+)", text):
+            if address != "conda.anaconda.org":
+                wrong.append(f"{name} names {address}")
+    return wrong
+
+
+PROPERTIES: Dict[str, Callable[[Path], List[str]]] = {
+    f.__name__: f
+    for f in (conda_entries, dependencies_met, cuda_is_12_4, layers_are_apart, floors_hold, names_no_index, relock.stale)
+}
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_the_lock_is_sound(name: str) -> None:
+    assert PROPERTIES[name](ROOT) == []
+
+
+def replaced(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        text = (root / path).read_text()
+        assert re.search(old, text), f"{path} has no {old}"
+        (root / path).write_text(re.sub(old, new, text, count=1))
+
+    return change
+
+
+BROKEN: List[Any] = [
+    ("conda_entries", replaced("conda-lock.yml", "org/conda-forge/noarch/tqdm", "org/defaults/noarch/tqdm")),
+    ("conda_entries", replaced("conda-lock.yml", "conda.anaconda.org/nvidia", "mirror.example/nvidia")),
+    ("conda_entries", replaced("conda-lock.yml", r"noarch/tqdm-[\d.]+-", "noarch/tqdm-1.0-")),
+    ("dependencies_met", replaced("conda-lock.yml", "llvm-openmp: <16", "llvm-openmp: <15")),
+    ("dependencies_met", replaced("conda-lock.yml", "    mpmath: .*", "    nowhere: ''")),
+    ("dependencies_met", replaced("conda-lock.yml", "torchtriton: 3.1.0", "torchtriton: 3.1.0 py312")),
+    ("dependencies_met", replaced("locks/virtual-packages.yml", '__glibc: "2.35"', '__glibc: "2.12"')),
+    ("cuda_is_12_4", replaced("conda-lock.yml", "name: libcurand\n  version: .*", "name: libcurand\n  version: 10.3.9.90")),
+    ("cuda_is_12_4", replaced("conda-lock.yml", "name: cuda-nvcc", "name: cuda-nvcc-tools")),
+    ("cuda_is_12_4", replaced("conda-lock.yml", "py3.11_cuda12.4_cudnn9.1.0_0", "py3.11_cpu_0")),
+    ("cuda_is_12_4", replaced("conda-lock.yml", "name: mkl\n  version: .*", "name: mkl\n  version: 2024.1.0")),
+    ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "numpy==")),
+    ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "nvidia-cublas-cu12==")),
+    ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "torch==")),
+    ("floors_hold", replaced("locks/pip.txt", "peft==[0-9.]+", "peft==0.5.0")),
+    ("floors_hold", replaced("locks/flash-attn.txt", "==2[^ ]+", "==2.2.0")),
+    ("floors_hold", replaced("conda-lock.yml", "name: numpy\n  version: .*", "name: numpy\n  version: 1.23.0")),
+    ("names_no_index", replaced("locks/pip.txt", "accelerate==", "--index-url https://index.example/simple\naccelerate==")),
+    ("names_no_index", replaced("requirements.txt", "# Written by", "# By")),
+    ("stale", replaced("environment.yml", "scipy>=1.11.0", "scipy>=1.12.0")),
+    ("stale", replaced("environment.yml", "peft>=0.6.0", "peft>=99")),
+    ("stale", replaced("environment.yml", "datasets>=2.14.0", "datasets>=2.14.0\n      - trl")),
+    ("stale", replaced("locks/virtual-packages.yml", '"2.35"', '"2.36"')),
+    ("stale", replaced("pyproject.toml", '"vermin"', '"vermin", "ruff"')),
+    ("stale", replaced("pyproject.toml", "flash-attn>=2.3.0", "flash-attn>=3")),
+    ("stale", replaced("requirements.txt", "numpy==[0-9.]+", "numpy==2.0.0")),
+    ("stale", replaced("requirements.txt", "(accelerate==.*sha256:).", r"\1x")),
+    ("stale", replaced("requirements.txt", "peft==.*\n", "")),
+    ("stale", replaced("locks/pip.txt", "(peft==.*sha256:)....", r"\g<1>0000")),
+    ("stale", replaced("conda-lock.yml", "linux-64: [0-9a-f]{8}", "linux-64: 00000000")),
+]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for name in FILES:
+        shutil.copy2(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "locks", tmp_path / "locks")
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_a_broken_lock_is_seen(number: int, copy: Path) -> None:
+    name, change = BROKEN[number]
+    change(copy)
+    assert PROPERTIES[name](copy), f"{name} does not see it"
+
+
+def test_every_wheel_fits_python_3_11_on_glibc_2_28() -> None:
+    assert relock.wheel_rank("numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl") is not None
+    assert relock.wheel_rank("numpy-2.4.6-cp311-cp311-manylinux_2_34_x86_64.whl") is None
+    assert relock.wheel_rank("numpy-2.4.6-cp312-cp312-manylinux_2_28_x86_64.whl") is None
+    assert relock.wheel_rank("x-1-cp311-cp311-macosx_14_0_arm64.whl") is None
+    assert relock.wheel_rank("x-1-cp38-abi3-manylinux2014_x86_64.whl") is not None
+    # The locks hold the hash of the best fitting file; that it installs is shown by test_pip_backend.py.
+    entry = {"name": "x", "version": "1", "wheels": [
+        {"url": "a/x-1-py3-none-any.whl", "size": 1, "hashes": {"sha256": "a" * 64}},
+        {"url": "a/x-1-cp311-cp311-manylinux_2_17_x86_64.whl", "size": 2, "hashes": {"sha256": "b" * 64}},
+        {"url": "a/x-1-cp311-cp311-manylinux_2_40_x86_64.whl", "size": 3, "hashes": {"sha256": "c" * 64}},
+    ]}  # fmt: skip
+    assert relock.pin(entry).sha256 == "b" * 64
+    assert relock.pin(entry, "a" * 64).sha256 == "a" * 64
+    with pytest.raises(relock.RelockError, match="no wheel for Python 3.11"):
+        relock.pin({**entry, "wheels": entry["wheels"][2:]})  # type: ignore[index]
+
+
+def test_reading_agrees_with_a_yaml_library() -> None:
+    data = yaml.safe_load((ROOT / "conda-lock.yml").read_text())
+    read = locks.read_conda_lock(ROOT / "conda-lock.yml")
+    assert read.content_hash == data["metadata"]["content_hash"]["linux-64"]
+    assert len(read.packages) == len(data["package"]) > 90
+    for package, entry in zip(read.packages, data["package"]):
+        assert (package.name, package.version, package.url) == (entry["name"], entry["version"], entry["url"])
+        assert (package.md5, package.sha256) == (entry["hash"]["md5"], entry["hash"]["sha256"])
+        assert package.depends == entry["dependencies"]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda text: text[: len(text) // 2], "conda-lock.yml"),
+        (lambda text: text.replace("version: 1\n", "version: 2\n", 1), "not a conda-lock file of version 1"),
+        (lambda text: text.replace("  manager: conda", "  manager: pip", 1), "they belong in locks/pip.txt"),
+        (lambda text: text.replace("  hash:", "\thash:", 1), "not as scripts/lock.sh writes it"),
+        (lambda text: re.sub("sha256: ....", "sha256: zzzz", text, count=1), "malformed hash"),
+        (lambda text: text.replace("linux-64: ", "osx-arm64: ", 1), "not locked for linux-64"),
+        (lambda text: text[: text.index("package:")], "has no package section"),
+        (lambda text: "", "not a conda-lock file of version 1"),
+    ],
+)
+def test_a_malformed_lock_is_refused_with_the_remedy(change: Callable[[str], str], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "conda-lock.yml"
+    path.write_text(change((ROOT / "conda-lock.yml").read_text()))
+    with pytest.raises(locks.LockError, match=re.escape(said)) as error:
+        locks.read_conda_lock(path)
+    assert "conda-lock.yml" in str(error.value) and ("git checkout" in str(error.value) or "lock" in str(error.value))
+
+
+def test_a_malformed_pip_lock_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pip.txt"
+    with pytest.raises(locks.LockError, match="cannot be read"):
+        locks.read_pip_lock(path)
+    path.write_text("# nothing\n")
+    with pytest.raises(locks.LockError, match="names no package"):
+        locks.read_pip_lock(path)
+    path.write_text("numpy>=2\n")
+    with pytest.raises(locks.LockError, match=r"pip.txt:1: not as scripts/lock.sh writes it"):
+        locks.read_pip_lock(path)
+
+
+def test_check_solves_nothing_and_reaches_nothing(tmp_path: Path) -> None:
+    """lock.sh --check in a network namespace without a network, with no solver on PATH."""
+    environ = {"PATH": "/usr/bin:/bin:" + str(Path(shutil.which("conda-lock") or "").parent)}
+    offline = ["unshare", "--net", "--map-root-user", ROOT / "scripts/lock.sh", "--check"]
+    assert "the locks are current" in sh(*offline, env=environ).stdout
+
+
+def test_check_says_what_is_stale(tmp_path: Path) -> None:
+    for name in FILES:
+        shutil.copy2(ROOT / name, tmp_path / name)
+    for name in ("locks", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    replaced("environment.yml", "scipy>=1.11.0", "scipy>=1.12.0")(tmp_path)
+    done = sh(tmp_path / "scripts/lock.sh", "--check", check=False)
+    assert done.returncode == 1
+    assert "environment.yml or locks/virtual-packages.yml has changed" in done.stdout and "run scripts/lock.sh" in done.stdout
+    done = sh(tmp_path / "scripts/lock.sh", "--update", "tokenizers", check=False)
+    assert done.returncode == 1 and "environment.yml does not ask for it; it asks for: accelerate" in done.stdout
+
+
+def test_the_specification() -> None:
+    spec = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert spec["name"] == "maximalcai" and spec["channels"] == [*CHANNELS, "nodefaults"]
+    for line in (ROOT / "environment.yml").read_text().splitlines():
+        asked = line.split("#")[0]
+        if re.search(r"<|[^>=]=[^=]", asked) and not re.search(r"libblas", asked):
+            assert re.search(r"# .*https://", line), f"a bound without its reason and link: {line}"
+    asked = relock.read_spec(ROOT / "environment.yml")
+    floors = {Requirement(f).name: f for f in FLOORS}
+    given = {**asked.conda, **asked.pip}
+    for name, floor in floors.items():
+        if name == "flash-attn":
+            assert floor in (ROOT / "environment.yml").read_text() and floor in (ROOT / "pyproject.toml").read_text()
+        elif name != "torch":
+            assert given[name].startswith(floor)
+
+
+def test_the_contributors_environment_stands_alone() -> None:
+    text = (ROOT / "environment-dev.yml").read_text()
+    asked = relock.read_spec(ROOT / "environment-dev.yml")
+    assert yaml.safe_load(text)["name"] == "maximalcai-dev"
+    assert asked.conda["pytorch"] == "pytorch::pytorch=2.5.1" and "cpuonly" in asked.conda
+    assert asked.pip == relock.read_spec(ROOT / "environment.yml").pip
+    needed = "python conda-lock pytest pytest-cov black flake8 isort mypy sphinx shellcheck pip".split()
+    assert not [name for name in needed if name not in asked.conda]
+    assert not [name for name in asked.conda if "cuda" in name or asked.conda[name].startswith("nvidia::")]

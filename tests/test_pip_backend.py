@@ -1,0 +1,111 @@
+"""The pip backend, for real: torch and all from PyPI into an empty prefix, by the one command."""
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict
+
+import jsonschema
+import pytest
+from conftest import ROOT, clean_environ, sh
+
+SETUP = ROOT / "scripts/setup_runpod_environment.sh"
+SCHEMAS = ROOT / "scripts/lockedenv/schemas"
+
+
+def test_one_command_ends_in_a_verified_environment(pip_environment: Path) -> None:
+    said = (pip_environment / "said.txt").read_text()
+    assert [f"[{n}/6]" in said for n in range(1, 7)] == [True] * 6
+    assert "backend      pip: as asked" in said
+    assert f"enter it with:  source {pip_environment}/bin/activate" in said
+    program = (
+        "import torch, transformers, bitsandbytes, peft, accelerate, datasets, scipy, statsmodels;"
+        "print(torch.__version__, torch.version.cuda, transformers.__version__)"
+    )
+    done = sh(pip_environment / "bin/python", "-c", program, env=clean_environ(CUDA_VISIBLE_DEVICES=""))
+    assert done.stdout.splitlines()[-1] == "2.5.1+cu124 12.4 4.57.6"
+
+
+def test_a_second_run_has_nothing_to_do(pip_environment: Path) -> None:
+    done = sh(SETUP, "--backend", "pip", "--prefix", pip_environment, env=clean_environ())
+    assert "nothing to do but verify it" in done.stdout and "verified: every check that ran has passed" in done.stdout
+    assert "Fetch" not in done.stdout
+    quiet = sh(SETUP, "--prefix", pip_environment, "--quiet", env=clean_environ())
+    assert quiet.stdout == "verified: every check that ran has passed\n"
+
+
+def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:
+    """Where no channel answers; the mirror here is a port that nobody listens on, and so is the proxy."""
+    environ = clean_environ(https_proxy="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    done = sh(SETUP, "--dry-run", "--prefix", tmp_path / "env", "--cache", tmp_path / "cache", env=environ)
+    assert re.search(r"backend      pip: the channel \S+ does not answer \(curl: \(\d+\)", done.stdout), done.stdout
+    assert re.search(r"about \d\.\d GB of .* free", done.stdout) and "nothing was changed" in done.stdout
+    assert not (tmp_path / "env").exists() and not (tmp_path / "cache").exists() and not (tmp_path / "env.lock").exists()
+
+
+def test_the_whole_verifier_on_the_real_environment(pip_environment: Path, tmp_path: Path) -> None:
+    """Full level, as a user runs it, from another directory; the document is the documented one."""
+    target = tmp_path / "new" / "verify.json"
+    program = ROOT / "scripts/verify_environment.py"
+    done = sh(pip_environment / "bin/python", program, "--json", target, check=False, cwd=tmp_path, env=clean_environ())
+    assert done.returncode == 0, done.stdout
+    document: Dict[str, Any] = json.loads(target.read_text())
+    jsonschema.validate(document, json.loads((SCHEMAS / "verify.schema.json").read_text()))
+    verdicts = {r["check"]: r["verdict"] for r in document["results"]}
+    assert not [name for name, verdict in verdicts.items() if verdict == "fail"]
+    ran = "files imports torch-build torch torch-compile sdpa bitsandbytes transformers qlora accelerate datasets tokenizers hub"
+    assert [verdicts[name] for name in ran.split()] == ["pass"] * len(ran.split()), done.stdout
+    assert verdicts["trainer-resume"] == "warn" and verdicts["statistics"] == "pass"
+    gpu_only = ["driver", "async-error", "flash-attn", "gpu-speed", "gpu-state"]
+    assert [verdicts[name] for name in gpu_only] == ["skip"] * 5
+    assert f"{list(verdicts.values()).count('pass')} passed" in done.stdout and "skipped" in done.stdout
+    assert "\033" not in done.stdout
+
+
+def test_the_checks_logic_on_the_cpu(pip_environment: Path) -> None:
+    """tests/in_environment runs in the environment itself: what the numerical checks say of kernels that are wrong."""
+    python, tests = pip_environment / "bin/python", ROOT / "tests/in_environment"
+    options = ["-q", "--rootdir", tests, "-c", "/dev/null", "-p", "no:cacheprovider"]
+    done = sh(python, "-m", "pytest", *options, tests, check=False, env=clean_environ(PYTHONPATH=str(ROOT / "scripts")))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--prefix", "/proc/env"], "/proc/env cannot be made"),
+        (["--offline", "/nowhere"], "--offline /nowhere: is not a folder; make it with --download-only /nowhere"),
+        (["--arch", "70"], "flash-attn cannot be built for compute capability 7.0"),
+        (["--sha256", "0"], "--sha256 is the hash of --wheel; give both"),
+        (["--jobs", "-1"], "give a positive number"),
+    ],
+)
+def test_a_refusal_is_one_line_before_anything_is_downloaded(options: list, said: str, tmp_path: Path) -> None:  # type: ignore
+    more = [] if "--prefix" in options else ["--prefix", tmp_path / "env"]
+    done = sh(SETUP, "--backend", "pip", "--cache", tmp_path / "cache", *more, *options, check=False, env=clean_environ())
+    assert done.returncode == 1 and said in done.stdout and len(done.stdout.strip().splitlines()) == 1, done.stdout
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_is_not_ours_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env/thesis.tex").write_text("years of work")
+    for more in ([], ["--force"]):
+        done = sh(SETUP, "--backend", "pip", "--prefix", tmp_path / "env", *more, check=False, env=clean_environ())
+        assert done.returncode == 1 and "was not made by this script" in done.stdout
+    assert (tmp_path / "env/thesis.tex").read_text() == "years of work"
+
+
+def test_without_python_there_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
+    for name in ("setup_runpod_environment.sh", "post_create.sh"):
+        done = sh("/bin/bash", ROOT / "scripts" / name, check=False, env={"PATH": str(tmp_path)})
+        assert done.returncode == 1 and "needs python3 3.8 or newer to start; install it with" in done.stdout
+
+
+def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
+    done = sh(ROOT / "scripts/post_create.sh", check=False, env=clean_environ())
+    assert done.returncode == 1 and "no environment is active; name one with --prefix DIR" in done.stdout
+    done = sh(ROOT / "scripts/post_create.sh", "--prefix", tmp_path, check=False, env=clean_environ())
+    assert done.returncode == 1 and "has no bin/python: it is not an environment" in done.stdout
