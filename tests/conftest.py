@@ -20,6 +20,7 @@ from lockedenv import fetch, locks  # noqa: E402
 from lockedenv.relock import conda_lock_text  # noqa: E402
 from lockedenv.steps import Steps, default_cache, index_items  # noqa: E402
 
+collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
 PIP_LAYER = ["certifi", "hf-transfer", "idna", "safetensors"]  # small, and without a package of the conda layer
 
 

@@ -80,6 +80,7 @@ class FaultServer:
         self.stop = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, self))
         self._http.daemon_threads = True
+        self._http.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients break off
         self.address = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def __enter__(self) -> "FaultServer":

@@ -66,7 +66,7 @@ def test_the_whole_verifier_on_the_real_environment(pip_environment: Path, tmp_p
 def test_the_checks_logic_on_the_cpu(pip_environment: Path) -> None:
     """tests/in_environment runs in the environment itself: what the numerical checks say of kernels that are wrong."""
     python, tests = pip_environment / "bin/python", ROOT / "tests/in_environment"
-    options = ["-q", "--rootdir", tests, "-c", "/dev/null", "-p", "no:cacheprovider"]
+    options = ["-q", "--rootdir", tests, "--confcutdir", tests, "-c", "/dev/null", "-p", "no:cacheprovider"]
     done = sh(python, "-m", "pytest", *options, tests, check=False, env=clean_environ(PYTHONPATH=str(ROOT / "scripts")))
     assert done.returncode == 0, done.stdout
 

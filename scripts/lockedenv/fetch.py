@@ -25,7 +25,7 @@ PARALLEL = 8
 ROUNDS = (
     8  # attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived
 )
-STALL = 20  # seconds without a byte after which a transfer is given up and resumed
+STALL = 20  # seconds under 1 kB/s after which a transfer is given up and resumed
 
 
 class FetchError(Exception):
@@ -81,7 +81,7 @@ def _config(items: List[Item], folder: Path) -> str:
 _CURL = [
     *("curl", "--disable", "--config", "-", "--parallel", "--parallel-max", str(PARALLEL), "--fail", "--location"),
     *("--continue-at", "-", "--max-redirs", "5", "--connect-timeout", "10", "--silent", "--no-progress-meter"),
-    *("--speed-limit", "1", "--proto", "=http,https,file", "--proto-redir", "=http,https"),
+    *("--speed-limit", "1000", "--proto", "=http,https,file", "--proto-redir", "=http,https"),
     # One retry of curl's own, because it honours Retry-After; everything else is retried by the rounds below.
     *("--retry", "1", "--retry-max-time", "60"),
     *("--write-out", "%{filename_effective}\\t%{http_code}\\t%{exitcode}\\t%{errormsg}\\n"),

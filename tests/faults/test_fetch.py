@@ -1,0 +1,244 @@
+"""The fetcher on a bad network: it ends with exactly the files, or with a clear error, and keeps nothing wrong."""
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from conftest import sh
+from fault_server import Fault, FaultServer, Handler
+
+from lockedenv import fetch
+from lockedenv.fetch import FetchError, Item
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAXIMALCAI_RETRY_SECONDS", "0.01")
+    monkeypatch.setenv("MAXIMALCAI_STALL_SECONDS", "1")
+
+
+RUNS = int(os.environ.get("RANDOM_FAULT_RUNS", "6"))
+FILES = {f"package-{n}-1.0-0.conda": random.Random(n).randbytes(40_000 + 7_000 * n) for n in range(12)}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        path = tmp_path / "site/conda-forge/noarch" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "site"
+
+
+def items(*servers: str) -> List[Item]:
+    return [
+        Item(name, hashlib.sha256(content).hexdigest(), len(content), [f"{s}/conda-forge/noarch/{name}" for s in servers])
+        for name, content in FILES.items()
+    ]
+
+
+def assert_exact(folder: Path) -> None:
+    """The folder holds every file, right, and nothing else."""
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == FILES
+
+
+def assert_nothing_wrong(folder: Path) -> None:
+    """Whatever has a package's own name is that package."""
+    for path in folder.glob("*.conda"):
+        assert path.read_bytes() == FILES[path.name]
+
+
+def times(number: int, fault: Fault) -> Fault:
+    """The fault for the first `number` requests of each file."""
+    counts: Dict[str, int] = {}
+
+    def limited(handler: Handler, content: bytes, start: int) -> bool:
+        counts[handler.path] = counts.get(handler.path, 0) + 1
+        return counts[handler.path] <= number and fault(handler, content, start)
+
+    return limited
+
+
+def reset(handler: Handler, content: bytes, start: int) -> bool:
+    handler.send_part(content, start, start + random.Random(len(content) + start).randrange(len(content) - start))
+    handler.connection.setsockopt(1, 13, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # SO_LINGER 0: a reset, not an end
+    return True
+
+
+def truncate(handler: Handler, content: bytes, start: int) -> bool:
+    handler.send_part(content, start, start + (len(content) - start) // 2)
+    return True
+
+
+def too_many(handler: Handler, content: bytes, start: int) -> bool:
+    handler.answer(429, b"slow down", Retry_After="1")
+    return True
+
+
+def unavailable(handler: Handler, content: bytes, start: int) -> bool:
+    handler.answer(503, b"maintenance")
+    return True
+
+
+def stall(handler: Handler, content: bytes, start: int) -> bool:
+    handler.send_part(content, start, start + 1000)
+    handler.owner.stall()
+    return True
+
+
+def wrong_bytes(handler: Handler, content: bytes, start: int) -> bool:
+    handler.answer(206 if start else 200, bytes(len(content) - start), start, len(content))
+    return True
+
+
+def too_long(handler: Handler, content: bytes, start: int) -> bool:
+    handler.answer(200, content + b"more")
+    return True
+
+
+def loop(handler: Handler, content: bytes, start: int) -> bool:
+    handler.answer(302, b"", Location=handler.path)
+    return True
+
+
+FAULTS = [reset, truncate, too_many, unavailable, stall, wrong_bytes, too_long, loop]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: str(f.__name__))
+def test_a_passing_fault_is_survived(fault: Fault, site: Path, tmp_path: Path) -> None:
+    with FaultServer(site) as server:
+        server.fault = times(1 if fault in (stall, too_many) else 2, fault)
+        got = fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+    assert_exact(tmp_path / "pkgs")
+    assert got == sum(map(len, FILES.values()))
+
+
+@pytest.mark.parametrize(
+    "fault, said",
+    [
+        (truncate, "127.0.0.1"),
+        (unavailable, "HTTP 503"),
+        (wrong_bytes, "not "),
+        (loop, "Maximum (5) redirects followed"),
+    ],
+    ids=["truncate", "unavailable", "wrong bytes", "redirect loop"],
+)
+def test_a_lasting_fault_ends_in_a_clear_error(fault: Fault, said: str, site: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(fetch, "ROUNDS", 3)
+    with FaultServer(site) as server:
+        server.fault = fault
+        if fault is truncate:  # each time less than a byte further: it never gets there
+            server.fault = lambda h, c, s: truncate(h, c[: s + 1], s)
+        with pytest.raises(FetchError, match="12 of 12 files could not be fetched after 3 attempts") as error:
+            fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+    assert said in str(error.value) and "Run the same command again" in str(error.value)
+    assert_nothing_wrong(tmp_path / "pkgs")
+
+
+def test_it_goes_on_where_it_stopped(site: Path, tmp_path: Path) -> None:
+    with FaultServer(site) as server:
+        server.fault = times(1, truncate)
+        fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+        assert sum(start > 0 for start in server.started) == len(FILES), "not resumed"
+    assert_exact(tmp_path / "pkgs")
+
+
+def test_a_server_that_ignores_range(site: Path, tmp_path: Path) -> None:
+    with FaultServer(site) as server:
+        server.ranges = False
+        server.fault = times(1, truncate)
+        fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+    assert_exact(tmp_path / "pkgs")
+
+
+def test_a_mirror_that_lacks_half_and_lies_about_the_rest(site: Path, tmp_path: Path) -> None:
+    def half(handler: Handler, content: bytes, start: int) -> bool:
+        if len(content) % 14_000 < 7_000:
+            handler.answer(404, b"")
+            return True
+        return wrong_bytes(handler, content, start)
+
+    with FaultServer(site) as mirror, FaultServer(site) as origin:
+        mirror.fault = half
+        fetch.fetch(items(mirror.address, origin.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+        assert sum(mirror.requests.values()) >= len(FILES)
+    assert_exact(tmp_path / "pkgs")
+
+
+def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(site: Path, tmp_path: Path) -> None:
+    with FaultServer(site) as server:
+        fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+        asked = sum(server.requests.values())
+        assert fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True) == 0
+        assert sum(server.requests.values()) == asked
+        (tmp_path / "pkgs/package-3-1.0-0.conda").write_bytes(b"rot")
+        (tmp_path / "pkgs/package-4-1.0-0.conda").unlink()
+        (tmp_path / "pkgs/package-4-1.0-0.conda.part").write_bytes(b"\0" * 100)  # a part that can only end wrong
+        fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+    assert_exact(tmp_path / "pkgs")
+
+
+def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
+    """Under random faults: each ends exact or in an error, and nothing wrong is ever kept."""
+    outcomes = {"exact": 0, "error": 0}
+    faults = 0
+    for seed in range(RUNS):
+        chance, folder = random.Random(seed), tmp_path / f"pkgs-{seed}"
+
+        def anything(handler: Handler, content: bytes, start: int) -> bool:
+            nonlocal faults
+            if chance.random() < 0.5 or start >= len(content):
+                return False
+            faults += 1
+            return chance.choice([reset, truncate, unavailable, wrong_bytes, too_long, loop])(handler, content, start)
+
+        with FaultServer(site) as server:
+            server.fault = anything
+            try:
+                fetch.fetch(items(server.address), folder, lambda text: None, quiet=True)
+                assert_exact(folder)
+                outcomes["exact"] += 1
+            except FetchError:
+                assert_nothing_wrong(folder)
+                outcomes["error"] += 1
+    print(f"\n{RUNS} runs, {faults} faults: {outcomes}, wrong outcomes: 0")
+    assert outcomes["exact"] > 0.8 * RUNS and faults > 8 * RUNS
+
+
+def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
+    """A file system of 300 kB, in a mount namespace of its own."""
+    program = (
+        "import sys; from test_fetch import items; from lockedenv import fetch\n"
+        "try: fetch.fetch(items(sys.argv[1]), __import__('pathlib').Path(sys.argv[2]), print, quiet=True)\n"
+        "except fetch.FetchError as error: print(error)"
+    )
+    small = tmp_path / "small"
+    small.mkdir()
+    with FaultServer(site) as server:
+        mount = f"mount -t tmpfs -o size=300k none {small} && python -c \"$0\" {server.address} {small}/pkgs"
+        environ = {**__import__("os").environ, "PYTHONPATH": ":".join(__import__("sys").path)}
+        done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", mount, program, env=environ)
+    assert "No space left on the disk of" in done.stdout and "what is there is kept" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    "text, clean",
+    [
+        ("https://user:hunter2@mirror.example/x", "https://***@mirror.example/x"),
+        ("https://mirror.example/t/ab-123/conda-forge/x", "https://mirror.example/t/***/conda-forge/x"),
+        ("GET https://mirror.example/x?token=abc failed", "GET https://mirror.example/x?*** failed"),
+    ],
+)
+def test_secrets_in_addresses_are_never_shown(text: str, clean: str) -> None:
+    assert fetch.redact(text) == clean
+
+
+def test_an_address_on_a_mirror() -> None:
+    url = "https://conda.anaconda.org/conda-forge/noarch/tqdm-1-0.conda"
+    assert fetch.address("http://m.example/conda/", url) == "http://m.example/conda/conda-forge/noarch/tqdm-1-0.conda"
+
+
