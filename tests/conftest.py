@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -16,7 +17,8 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
-from lockedenv import fetch, locks  # noqa: E402
+from lockedenv import fetch, locks, setup  # noqa: E402
+from lockedenv.installed import file_sha256  # noqa: E402
 from lockedenv.relock import conda_lock_text  # noqa: E402
 from lockedenv.steps import Steps, default_cache, index_items  # noqa: E402
 
@@ -62,17 +64,17 @@ def wheel_files() -> Dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def channel(tmp_path_factory: pytest.TempPathFactory, wheel_files: Dict[str, Path]) -> "LocalChannel":
+def channel(tmp_path_factory: pytest.TempPathFactory, wheel_files: Dict[str, Path], micromamba: Path) -> "LocalChannel":
     root = tmp_path_factory.mktemp("channel")
     wheels = {name: wheel_files[name] for name in WHEELS}
-    return LocalChannel(root, build_channels(root, wheels, tmp_path_factory.mktemp("files")))
+    return LocalChannel(root, build_channels(root, wheels, tmp_path_factory.mktemp("files")), micromamba / "micromamba")
 
 
 class LocalChannel:
     """The channels under `root`, and conda-lock's entries for what they hold."""
 
-    def __init__(self, root: Path, entries: List[Dict[str, Any]]) -> None:
-        self.root, self.entries = root, entries
+    def __init__(self, root: Path, entries: List[Dict[str, Any]], micromamba: Path) -> None:
+        self.root, self.entries, self.micromamba = root, entries, micromamba
 
     def lock_text(self, address: str) -> str:
         packages = [{**e, "url": f"{address}/{e['url']}"} for e in self.entries]
@@ -88,9 +90,18 @@ class LocalChannel:
             else:
                 shutil.copy2(source, folder / name)
         (folder / "conda-lock.yml").write_text(self.lock_text(address))
-        lines = (ROOT / "locks/pip.txt").read_text().splitlines()
-        kept = [line for line in lines if line.startswith("#") or line.split("==")[0] in PIP_LAYER]
-        (folder / "locks/pip.txt").write_text("\n".join(kept) + "\n")
+        for name, wanted in (("locks/pip.txt", PIP_LAYER), ("requirements.txt", PIP_LAYER + WHEELS)):
+            lines = (ROOT / name).read_text().splitlines()
+            kept = [line for line in lines if line.startswith("#") or line.split("==")[0] in wanted]
+            (folder / name).write_text("\n".join(kept) + "\n")
+        # The pinned micromamba is the stand-in, packed as conda-forge packs the real one.
+        archive = self.root / "conda-forge/linux-64" / setup.MICROMAMBA.filename
+        if not archive.exists():
+            with tarfile.open(archive, "w:bz2") as tar:
+                tar.add(self.micromamba, "bin/micromamba")
+        module = folder / "scripts/lockedenv/setup.py"
+        text = module.read_text().replace(setup.MICROMAMBA.sha256, file_sha256(archive)).replace("6647388", "0")
+        module.write_text(text.replace("https://conda.anaconda.org", address))
         return folder
 
 

@@ -1,15 +1,292 @@
-"""The conda backend, end to end, on the local channel."""
-
+"""The conda backend, end to end, on the local channel: once on a good day, and on all the bad ones."""
 from __future__ import annotations
 
-from conftest import CondaEnvironment
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from conftest import ROOT, CondaEnvironment, LocalChannel, clean_environ, sh
+from fault_server import FaultServer, Handler
+
+FAST = {"MAXIMALCAI_RETRY_SECONDS": "0.01", "MAXIMALCAI_STALL_SECONDS": "1"}
+VERIFIED = "verified: every check that ran has passed"
+
+
+class Machine:
+    """A project over the channel at `address`, a place for its prefix and cache, and the one command."""
+
+    def __init__(self, channel: LocalChannel, folder: Path, address: str, micromamba: Path) -> None:
+        self.project = channel.project(folder / "project", address)
+        self.prefix, self.cache, self.folder = folder / "env", folder / "cache", folder
+        self.environ = clean_environ(PATH=f"{micromamba}:{os.environ['PATH']}", **FAST)
+
+    def command(self, *options: Any) -> List[str]:
+        places = ["--prefix", self.prefix, "--cache", self.cache, "--backend", "conda", "--level", "quick"]
+        return [str(x) for x in (self.project / "scripts/setup_runpod_environment.sh", *places, *options)]
+
+    def setup(self, *options: Any, **environ: str) -> "subprocess.CompletedProcess[str]":
+        return sh(*self.command(*options), check=False, env={**self.environ, **environ})
+
+    def assert_verified(self, done: "subprocess.CompletedProcess[str]") -> None:
+        assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
+        program = self.project / "scripts/verify_environment.py"
+        again = sh(self.prefix / "bin/python", program, "--level", "quick", env=clean_environ())
+        assert VERIFIED in again.stdout
+        leftovers = {p.name for p in self.folder.iterdir()} & {"env.old", "env.making"}
+        assert not leftovers
+
+
+@pytest.fixture
+def machine(channel: LocalChannel, tmp_path: Path, server: FaultServer, micromamba: Path) -> Machine:
+    return Machine(channel, tmp_path, server.address, micromamba)
 
 
 def test_one_command_ends_in_a_verified_conda_environment(conda_environment: CondaEnvironment) -> None:
     said = conda_environment.said
-    print(said)
-    assert "[2/6] Fetch the archives" in said and "hashes right" in said
-    assert "verified: every check that ran has passed" in said
+    assert "[2/6] Fetch the archives" in said and "hashes right" in said and VERIFIED in said
     assert "micromamba activate" in said
-    done = conda_environment.verify("--level", "quick")
-    assert done.returncode == 0, done.stdout
+    assert VERIFIED in conda_environment.verify("--level", "quick").stdout
+    home = conda_environment.cache / "mamba"
+    assert home.is_dir(), "micromamba writes its notes under the cache, not under ~"
+
+
+def test_again_from_the_cache_from_a_mirror_and_offline(
+    machine: Machine, server: FaultServer, channel: LocalChannel, tmp_path: Path
+) -> None:
+    # From a mirror: the origin is gone.
+    with FaultServer(channel.root) as mirror:
+        lock = machine.project / "conda-lock.yml"
+        lock.write_text(lock.read_text().replace(server.address, "http://127.0.0.1:9"))
+        secret = mirror.address.replace("http://", "http://user:s3cr3t@")
+        done = machine.setup("--mirror", f"{secret},{mirror.address}")
+        machine.assert_verified(done)
+        assert sum(mirror.requests.values()) >= len(channel.entries)
+    # Finished: nothing to do, nothing asked of the network.
+    done = machine.setup()
+    assert "nothing to do but verify it" in done.stdout and done.returncode == 0
+    # Anew from the cache, with no network at all.
+    offline = ["unshare", "--net", "--map-root-user"]
+    done = sh(*offline, *machine.command("--force"), check=False, env=machine.environ)
+    machine.assert_verified(done)
+    assert "0 B fetched now" in done.stdout
+
+
+def test_download_only_then_offline_without_a_network(machine: Machine, micromamba: Path, tmp_path: Path) -> None:
+    del machine.environ["PATH"]
+    machine.environ["PATH"] = os.environ["PATH"]  # no micromamba: the pinned one is collected and used
+    collected = tmp_path / "collected"
+    done = machine.setup("--download-only", collected)
+    assert done.returncode == 0 and f"--offline {collected}" in done.stdout, done.stdout
+    assert not machine.prefix.exists()
+    names = {p.name for p in (collected / "wheels").iterdir()}
+    assert any(n.startswith("flash_attn-") for n in names) and any(n.startswith("uv-") for n in names)
+    assert (collected / "pkgs/micromamba-2.5.0-1.tar.bz2").exists()
+    offline = ["unshare", "--net", "--map-root-user"]
+    done = sh(*offline, *machine.command("--offline", collected), check=False, env=machine.environ)
+    machine.assert_verified(done)
+    next((collected / "wheels").glob("idna-*")).write_bytes(b"not a wheel")
+    done = sh(*offline, *machine.command("--offline", collected, "--force"), check=False, env={**machine.environ, "UV_NO_CACHE": "1"})
+    assert done.returncode == 1 and "installing pip.txt failed" in done.stdout
+    assert f"the old environment is back at {machine.prefix}" in done.stdout
+    machine.assert_verified(machine.setup())
+
+
+def test_an_offline_folder_that_lacks_an_archive_is_named(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "collected/pkgs").mkdir(parents=True)
+    done = machine.setup("--offline", tmp_path / "collected")
+    assert done.returncode == 1 and "files could not be fetched" in done.stdout and "Couldn't open file" in done.stdout, done.stdout
+
+
+def test_random_network_faults_end_in_the_exact_environment(machine: Machine, server: FaultServer) -> None:
+    chance = random.Random(7)
+
+    def fault(handler: Handler, content: bytes, start: int) -> bool:
+        if chance.random() < 0.6 or start >= len(content):
+            return False
+        if chance.random() < 0.5:
+            handler.send_part(content, start, start + (len(content) - start) // 3)
+        else:
+            handler.answer(200, bytes(len(content)))
+        return True
+
+    server.fault = fault
+    machine.assert_verified(machine.setup())
+
+
+def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(machine: Machine, server: FaultServer) -> None:
+    def fault(handler: Handler, content: bytes, start: int) -> bool:
+        if "tqdm" in handler.path:
+            handler.answer(200, bytes(len(content)))
+            return True
+        return False
+
+    server.fault = fault
+    done = machine.setup()
+    assert done.returncode == 1 and re.search(r"1 of \d+ files could not be fetched.*\n  tqdm-\S+conda: 127.0.0.1\S+ sent", done.stdout), done.stdout
+    assert "Traceback" not in done.stdout and not machine.prefix.exists()
+    assert not list((machine.cache / "pkgs").glob("tqdm*"))
+    server.fault = None
+    machine.assert_verified(machine.setup())
+
+
+def run_and_kill(machine: Machine, after: float) -> bool:
+    """Starts the command and kills -9 its whole process group; False if it had already ended."""
+    process = subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        process.wait(after)
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+
+
+def kill_and_run_again(machine: Machine, kills: int) -> int:
+    """Kills the command at random moments of a whole run, each followed by a run that ends right."""
+    started = time.monotonic()
+    machine.assert_verified(machine.setup())
+    whole = time.monotonic() - started
+    chance, killed = random.Random(1), 0
+    while killed < kills:
+        sh("rm", "-rf", machine.prefix, *([machine.cache] if killed % 2 else []))
+        killed += run_and_kill(machine, chance.uniform(0.1, whole))
+        machine.assert_verified(machine.setup())
+    return killed
+
+
+def test_killed_and_run_again(machine: Machine) -> None:
+    assert kill_and_run_again(machine, 3) == 3
+
+
+@pytest.mark.long
+def test_killed_at_twenty_four_moments(machine: Machine) -> None:
+    print(f"\n{kill_and_run_again(machine, 24)} kills, wrong outcomes: 0")
+
+
+def test_interrupted_it_says_so_and_goes_on(machine: Machine, server: FaultServer) -> None:
+    server.fault = lambda handler, content, start: handler.owner.stall() or True
+    machine.environ["MAXIMALCAI_STALL_SECONDS"] = "60"
+    process = subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not server.requests:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[0]
+    assert process.returncode == 130 and "interrupted; run it again to go on" in said and "Traceback" not in said, said
+    server.fault = None
+    machine.assert_verified(machine.setup())
+
+
+def relock(machine: Machine, **changes: str) -> None:
+    """Another lock: without one of its packages."""
+    lock = machine.project / "conda-lock.yml"
+    text = lock.read_text()
+    entry = re.search(r"- name: libcufft\n(?:  .*\n)+", text)
+    assert entry
+    lock.write_text(text.replace(entry[0], ""))
+
+
+def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(machine: Machine, tmp_path: Path) -> None:
+    machine.assert_verified(machine.setup())
+    mine = machine.prefix / "mine.txt"
+    mine.write_text("the old one")
+    relock(machine)
+    failing = tmp_path / "failing"
+    failing.mkdir()
+    for said, script in (
+        ("micromamba create failed (exit 1)", "echo boom; exit 1"),
+        ("micromamba said it was done, and 13 packages are missing", 'mkdir -p "$5"'),
+    ):
+        (failing / "micromamba").write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 2.5.0 && exit\n{script}\n')
+        (failing / "micromamba").chmod(0o755)
+        done = machine.setup(PATH=f"{failing}:{os.environ['PATH']}")
+        assert done.returncode == 1 and said in done.stdout, done.stdout
+        assert "(anew: the locks have changed)" in done.stdout and "the old environment is back" in done.stdout
+        assert mine.read_text() == "the old one" and not (tmp_path / "env.old").exists()
+        sh(machine.prefix / "bin/python", "-c", "import numpy")
+    machine.assert_verified(machine.setup())
+    assert not mine.exists()
+    assert "nothing to do" in machine.setup().stdout
+
+
+def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Machine) -> None:
+    machine.assert_verified(machine.setup())
+    (machine.prefix / "mine.txt").write_text("the old one")
+    relock(machine)
+    done = machine.setup(BNB_CUDA_VERSION="118")
+    assert done.returncode == 1 and "the new environment did not verify; the old one is back" in done.stdout, done.stdout
+    assert (machine.prefix / "mine.txt").exists()
+
+
+def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(machine: Machine) -> None:
+    both = [subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    other = machine.command()
+    other[other.index(str(machine.prefix))] += "-other"
+    both.append(subprocess.Popen(other, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    said = [p.communicate()[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0, 0], said
+    assert any(re.search(r"env is held by process \d+ on \S+ since .*; waiting for it", text) for text in said[:2]), said
+    assert any("nothing to do but verify it" in text for text in said[:2])
+
+
+def test_too_little_disk_is_said_before_anything_is_fetched(machine: Machine, server: FaultServer, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    command = machine.command()
+    command[command.index(str(machine.prefix))] = str(small / "env")
+    script = f'mount -t tmpfs -o size=20m none {small} && exec "$@"'
+    done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash", *command, check=False, env=machine.environ)
+    assert done.returncode == 1 and "too little disk for the conda backend: the environment need about" in done.stdout, done.stdout
+    assert "the cache is on another disk: files are copied, not linked" in done.stdout
+    assert not server.requests
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine, tmp_path: Path) -> None:
+    """The estimate is made to pass; the prefix's disk then fills while it is made."""
+    small = tmp_path / "small"
+    small.mkdir()
+    module = machine.project / "scripts/lockedenv/setup.py"
+    module.write_text(module.read_text().replace("CONDA_GROWTH = 1.9, 2.5", "CONDA_GROWTH = 0.01, 0.01"))
+    command = machine.command()
+    command[command.index(str(machine.prefix))] = str(small / "env")
+    script = f'mount -t tmpfs -o size=20m none {small} && exec "$@"'
+    done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash", *command, check=False, env=machine.environ)
+    assert done.returncode == 1 and "micromamba create: No space left on device. Free some disk" in done.stdout, done.stdout
+
+
+def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer) -> None:
+    mirror = server.address.replace("http://", "http://user:hunter2@") + "/t/t0k3n"
+    server.fault = lambda handler, content, start: handler.answer(404, b"") or True if "t0k3n" in handler.path else False
+    done = machine.setup("--mirror", mirror + "?key=k3y", HF_TOKEN="hf_s3cr3t")
+    machine.assert_verified(done)
+    kept = [p for folder in (machine.prefix, machine.cache) for p in folder.rglob("*") if p.suffix in (".json", ".log", ".lock", ".txt")]
+    everything = done.stdout + "".join(p.read_text(errors="replace") for p in kept)
+    assert not re.search("hunter2|t0k3n|k3y|hf_s3cr3t", everything)
+
+
+def test_post_create_works_on_its_own(machine: Machine, micromamba: Path) -> None:
+    """As the README has it: micromamba create, then post_create.sh in the active environment."""
+    machine.assert_verified(machine.setup())
+    lock = machine.project / "conda-lock.yml"
+    environ: Dict[str, str] = {**machine.environ, "CONDA_PKGS_DIRS": str(machine.cache / "pkgs")}
+    sh(micromamba / "micromamba", "create", "--yes", "--no-rc", "-p", machine.folder / "by-hand", "-f", lock, env=environ)
+    active = {**environ, "CONDA_PREFIX": str(machine.folder / "by-hand"), "PATH": f"{machine.folder}/by-hand/bin:{environ['PATH']}"}
+    done = sh(machine.project / "scripts/post_create.sh", "--level", "quick", "--cache", machine.cache, check=False, env=active)
+    assert done.returncode == 0 and VERIFIED in done.stdout and "[1/3] Install the wheels of locks/pip.txt" in done.stdout
+    stamp = json.loads((machine.folder / "by-hand/maximalcai.json").read_text())
+    assert stamp["backend"] == "conda" and len(stamp["locks"]) == 64
+
+
+def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
+    """Its hash is recorded in the module; a wrong archive is refused by the fetcher, as any other file is."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from lockedenv.setup import MICROMAMBA
+
+    assert MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2" and len(MICROMAMBA.sha256) == 64

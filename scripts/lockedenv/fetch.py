@@ -95,16 +95,16 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            said = pool.submit(process.communicate, _config(items, folder))
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(process.communicate, _config(items, folder))
+        try:
             while not said.done():
                 show()
                 time.sleep(0.05)
-            lines = [line.split("\t") for line in said.result()[0].splitlines()]
-    except BaseException:
-        process.kill()
-        raise
+        except BaseException:
+            process.kill()
+            raise
+    lines = [line.split("\t") for line in said.result()[0].splitlines()]
     answers = {Path(fields[0]).name: fields for fields in lines if len(fields) == 4}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda item: _settle(item, folder, answers.get(f"{item.name}.part", [])), items))

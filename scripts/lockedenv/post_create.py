@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -94,6 +95,9 @@ def install_wheels(options: Options, backend: str, uv: Path) -> None:
     if options.offline:
         command += ["--no-index", "--find-links", str(options.offline / "wheels")]
     environ = uv_environment(options.cache, options.prefix, dict(os.environ))
+    with contextlib.suppress(Stop):  # all in the cache: then no index is asked, and none needs to answer
+        run([*command, "--offline", "-r", str(lock)], environ, "looking in the cache", quiet=True)
+        return
     run([*command, "-r", str(lock)], environ, f"installing {lock.name}", options.quiet)
 
 
