@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import List, Optional
 
 from lockedenv import ROOT, fetch, flash, host, locks
-from lockedenv.steps import Steps, Stop, bring_uv, default_cache, lock_digest, run, stamp_path, uv_environment
+from lockedenv.steps import POD_VOLUME, Steps, Stop, bring_uv, default_cache, lock_digest, run, stamp_path, uv_environment
 from lockedenv.verify import write_atomically
 
 STEPS = 3
@@ -101,18 +101,19 @@ def install_wheels(options: Options, backend: str, uv: Path) -> None:
     run([*command, "-r", str(lock)], environ, f"installing {lock.name}", options.quiet)
 
 
-def verify(options: Options) -> int:
-    """The verifier's exit status, run by the prefix's interpreter."""
+def verify(options: Options, manifest: Optional[Path] = None) -> int:
+    """The verifier's exit status, run by the prefix's interpreter; with a manifest, if one is named."""
     command = [
         str(options.prefix / "bin/python"),
         str(ROOT / "scripts/verify_environment.py"),
         "--level",
         options.level,
     ]
-    skip = [] if options.flash_attn else ["--skip", "flash-attn"]
+    command += [] if options.flash_attn else ["--skip", "flash-attn"]
+    command += ["--manifest", str(manifest)] if manifest else []
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     output = subprocess.PIPE if options.quiet else None
-    done = subprocess.run([*command, *skip], env=environ, stdout=output, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, env=environ, stdout=output, stderr=subprocess.STDOUT, text=True)
     if options.quiet and done.returncode:
         print(done.stdout)
     elif options.quiet:
@@ -143,8 +144,12 @@ def finish(options: Options, backend: str, steps: Steps) -> int:
             steps.say("      left out, as asked")
     stamp = {"backend": backend, "locks": digest, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     write_atomically(stamp_path(options.prefix), json.dumps(stamp, indent=2) + "\n")
+    manifest = options.prefix / "maximalcai-manifest.json"
     with steps.step("Verify"):
-        status = verify(options)
+        status = verify(options, manifest)
+    if os.environ.get("RUNPOD_POD_ID") and os.access(POD_VOLUME, os.W_OK):  # the prefix is lost with the pod
+        name = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+        write_atomically(POD_VOLUME / "maximalcai-manifests" / f"{name}.json", manifest.read_text())
     return 1 if flash_problem else status
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from lockedenv import host, locks
+from lockedenv import host, locks, manifest
 from lockedenv.checks import FULL, QUICK, Check, Context, load
 from lockedenv.checks.child import environment, run_child
 from lockedenv.installed import read_prefix
@@ -128,6 +128,21 @@ def write_atomically(path: Path, text: str) -> None:
             beside.unlink()
 
 
+def compare(paths: List[Path], p: argparse.ArgumentParser) -> int:
+    """Prints what differs between two manifests, or one and this machine; 1 if the fingerprints differ."""
+    if len(paths) > 2:
+        p.error("--compare takes one manifest or two")
+    try:
+        documents = [manifest.read(path) for path in paths]
+    except manifest.ManifestError as error:
+        p.error(str(error))
+    if len(documents) == 1:
+        documents.append(manifest.make(make_context(Path(sys.prefix)), []))
+    names = (str(paths[0]), str(paths[1]) if len(paths) == 2 else "this machine")
+    print(manifest.comparison(documents[0], documents[1], names))
+    return int(documents[0]["fingerprint"] != documents[1]["fingerprint"])
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="verify_environment.py",
@@ -142,6 +157,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--skip", metavar="NAME,...", default="", help="leave these checks out")
     p.add_argument("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
     p.add_argument("--json", metavar="FILE", help="write the results as JSON")
+    p.add_argument("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
+    p.add_argument("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
+    p.add_argument(
+        "--compare", metavar="MANIFEST", nargs="+", help="what differs between two manifests, or one and this machine"
+    )
+    p.add_argument("--distributed", action="store_true", help="under torchrun: the same environment on every rank?")
     p.add_argument("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
     p.add_argument("--strict", action="store_true", help="a warning fails too")
     p.add_argument("--list", action="store_true", help="say what each check proves, and run none")
@@ -156,13 +177,19 @@ def main(arguments: Optional[List[str]] = None) -> int:
         for check in registry.values():
             print(f"{check.name:<16} {check.level:<5}  {check.proves}")
         return 0
+    if args.compare:
+        return compare([Path(p) for p in args.compare], p)
+    if args.distributed:
+        from lockedenv import distributed
+
+        return distributed.main(make_context(Path(sys.prefix), args.gpu), args.timeout or 120)
     try:
         checks = select(registry, args.level, args.only, args.skip)
         if args.timeout:
             checks = [replace(check, timeout=args.timeout) for check in checks]
     except ValueError as error:
         p.error(str(error))
-    for target in filter(None, [args.json]):
+    for target in filter(None, [args.json, args.manifest]):
         try:  # now, not after a minute of checks
             write_atomically(Path(target + ".probe"), "")
             Path(target + ".probe").unlink()
@@ -184,4 +211,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if args.json:
         document = as_json(context, args.level, results, seconds, status)
         write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")
+    if args.manifest:
+        document = manifest.make(context, results, args.with_uuids)
+        write_atomically(Path(args.manifest), json.dumps(document, indent=1) + "\n")
     return status

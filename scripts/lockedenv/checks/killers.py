@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import List
 
+from lockedenv import manifest
 from lockedenv.checks import Context, check, first
 from lockedenv.drift import REMAKE
 from lockedenv.host import driver_problem, version_tuple
@@ -158,6 +159,17 @@ def companions(context: Context) -> Result:
     if wrong:
         return failed(first(wrong), REMAKE, wrong[1:])
     return passed("no torchao older than 0.16; setuptools is there")
+
+
+@check("vulnerabilities", "no installed package has a known vulnerability; what to do about those that have one")
+def known_vulnerabilities(context: Context) -> Result:
+    found = manifest.vulnerabilities(context.installed)
+    if not found:
+        return passed("none of the known ones applies")
+    lines = [f"{v['id']} ({v['package']} {v['installed']}): {v['what']}; {v['remedy']}" for v in found]
+    packages = " and ".join(sorted({f"{v['package']} {v['installed']}" for v in found}))
+    remedy = "known, and accepted with torch 2.5.1 (README, Limits): keep to the remedy of each"
+    return warned(f"{len(found)} known vulnerabilities of {packages}", remedy, lines)
 
 
 @check("user-site", "no package in the user's own site folder comes before the environment's")
