@@ -215,7 +215,7 @@ def cached_wheel(folder: Path, steps: Steps) -> Optional[Path]:
     except (OSError, ValueError, KeyError):
         if not folder.exists():
             return None
-    aside = folder.with_name(f"{folder.name}.damaged-{int(time.time())}")
+    aside = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
     folder.rename(aside)
     steps.say(f"      the cached wheel is not what was built; set aside as {aside}")
     return None

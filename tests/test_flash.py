@@ -1,0 +1,471 @@
+"""flash-attn: every decision without a GPU, and the builder with real processes on a package of the same shape."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+from conftest import ROOT, CondaEnvironment, clean_environ, sh
+
+from lockedenv import flash, host, locks
+from lockedenv.host import GIB
+from lockedenv.steps import Steps, Stop, holding
+
+PIN = locks.PipPackage("flash-attn", "2.8.3.post2", "d" * 64)
+TORCH = flash.Torch("2.5.1", "12.4", False, "cp311", "linux_x86_64")
+H100 = "NVIDIA H100 80GB HBM3, 550.54.14, 81559, 9.0, GPU-1, Disabled"
+H200 = "NVIDIA H200, 560.35.03, 143771, 9.0, GPU-2, Disabled"
+A100 = "NVIDIA A100-SXM4-80GB, 550.54.14, 81920, 8.0, GPU-3, Disabled"
+L40 = "NVIDIA L40S, 550.54.14, 46068, 8.9, GPU-4, [N/A]"
+MIG = "NVIDIA H100 80GB HBM3, 550.54.14, 81559, 9.0, GPU-5, Enabled"
+V100 = "Tesla V100-SXM2-16GB, 550.54.14, 16384, 7.0, GPU-6, [N/A]"
+B200 = "NVIDIA B200, 570.1, 183359, 10.0, GPU-7, Disabled"
+
+
+# Decisions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, archs",
+    [(H100, ["90"]), (H200, ["90"]), (A100, ["80"]), (f"{H100}\n{A100}", ["80", "90"]), (MIG, ["90"]), (L40, ["80"]), ("", [])],
+    ids=["H100", "H200", "A100", "mixed", "MIG", "L40S", "none"],
+)
+def test_architectures_from_the_gpus(text: str, archs: List[str]) -> None:
+    assert flash.architectures(host.parse_gpus(text)) == archs
+
+
+def test_architectures_asked_for_and_refused() -> None:
+    assert flash.architectures([], "90") == ["90"] and flash.architectures([], "9.0,80") == ["80", "90"]
+    for gpus, asked, name in ((V100, "", "7.0"), (B200, "", "10.0"), ("", "120", "12.0")):
+        with pytest.raises(Stop, match=f"cannot be built for compute capability {name} with CUDA 12.4"):
+            flash.architectures(host.parse_gpus(gpus), asked)
+
+
+@pytest.mark.parametrize(
+    "cpus, free, threads, jobs",
+    [(2, 24 * GIB, 1, 2), (16, 128 * GIB, 1, 16), (16, 30 * GIB, 1, 4), (8, 4 * GIB, 1, 1), (8, 128 * GIB, 4, 2), (0.5, 64 * GIB, 1, 1)],
+)
+def test_jobs_by_cpus_and_memory(cpus: float, free: int, threads: int, jobs: int) -> None:
+    assert flash.job_count(cpus, free, threads)[0] == jobs
+    assert "free at" in flash.job_count(cpus, free, threads)[1]
+
+
+def tree(root: Path, **files: str) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text("MemTotal: 263856664 kB\nMemAvailable: 251658240 kB\n")
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_limits_of_cgroup_v2(tmp_path: Path) -> None:
+    root = tree(tmp_path, **{
+        "proc__self__cgroup": "0::/pod/container\n",
+        "sys__fs__cgroup__cpu.max": "max 100000\n",
+        "sys__fs__cgroup__pod__cpu.max": "800000 100000\n",
+        "sys__fs__cgroup__pod__memory.max": str(64 * GIB),
+        "sys__fs__cgroup__pod__memory.current": str(50 * GIB),
+        "sys__fs__cgroup__pod__memory.stat": f"anon 1\ninactive_file {40 * GIB}\n",
+        "sys__fs__cgroup__pod__container__cpu.max": "max 100000\n",
+        "sys__fs__cgroup__pod__container__memory.max": "max\n",
+    })  # fmt: skip
+    assert host.cpu_limit(root) == 8
+    assert host.memory_limit(root) == (64 * GIB, 54 * GIB)
+
+
+def test_limits_of_cgroup_v1(tmp_path: Path) -> None:
+    root = tree(tmp_path, **{
+        "proc__self__cgroup": "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n",
+        "sys__fs__cgroup__cpu__docker__x__cpu.cfs_quota_us": "250000\n",
+        "sys__fs__cgroup__cpu__docker__x__cpu.cfs_period_us": "100000\n",
+        "sys__fs__cgroup__memory__docker__x__memory.limit_in_bytes": str(16 * GIB),
+        "sys__fs__cgroup__memory__docker__x__memory.usage_in_bytes": str(10 * GIB),
+        "sys__fs__cgroup__memory__docker__x__memory.stat": f"total_inactive_file {6 * GIB}\n",
+        "sys__fs__cgroup__memory__memory.limit_in_bytes": "9223372036854771712",
+    })  # fmt: skip
+    assert host.cpu_limit(root) == 2.5
+    assert host.memory_limit(root) == (16 * GIB, 12 * GIB)
+
+
+def test_no_limits(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    assert host.memory_limit(root) == (263856664 * 1024, 251658240 * 1024) and host.cpu_limit(root) == 1.0
+
+
+def test_the_key_changes_with_every_part() -> None:
+    base = flash.key(PIN, TORCH, ["90"])
+    assert base == "flash_attn-2.8.3.post2-dddddddddddd-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
+    others = [
+        flash.key(locks.PipPackage("flash-attn", "2.8.4", "d" * 64), TORCH, ["90"]),
+        flash.key(locks.PipPackage("flash-attn", "2.8.3.post2", "e" * 64), TORCH, ["90"]),
+        flash.key(PIN, TORCH, ["80", "90"]),
+        *(flash.key(PIN, flash.Torch(*parts), ["90"]) for parts in (
+            ("2.5.0", "12.4", False, "cp311", "linux_x86_64"),
+            ("2.5.1", "12.1", False, "cp311", "linux_x86_64"),
+            ("2.5.1", "12.4", True, "cp311", "linux_x86_64"),
+            ("2.5.1", "12.4", False, "cp312", "linux_x86_64"),
+            ("2.5.1", "12.4", False, "cp311", "linux_aarch64"),
+        )),
+    ]  # fmt: skip
+    assert len({base, *others}) == 9
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", None),
+        ("flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl", None),
+        ("flash_attn-2.8.3+cu12torch2.6cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", "torch 2.6, the environment has 2.5"),
+        ("flash_attn-2.8.3+cu12torch2.5cxx11abiTRUE-cp311-cp311-linux_x86_64.whl", "C++ ABI TRUE, the environment has FALSE"),
+        ("flash_attn-2.8.3+cu11torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", "CUDA 11, the environment has 12"),
+        ("flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp310-cp310-linux_x86_64.whl", "Python cp310, the environment has cp311"),
+        ("flash_attn-2.8.3-cp311-cp311-win_amd64.whl", "platform win, the environment has linux"),
+        ("flash-attn.zip", "is not the name of a flash-attn wheel"),
+    ],
+)
+def test_which_part_of_a_wheel_does_not_fit(name: str, said: str) -> None:
+    misfit = flash.wheel_misfit(name, TORCH)
+    assert misfit is None if said is None else misfit and said in misfit
+
+
+@pytest.mark.parametrize(
+    "nvcc, gcc, refused, warned",
+    [
+        ("12.4", "13.3.0", "", ""),
+        ("12.4", "11.4.0", "", ""),
+        ("12.6", "12.2.0", "", "nvcc is of CUDA 12.6, torch is built for 12.4"),
+        ("13.0", "12.2.0", "nvcc is of CUDA 13.0, torch is built for 12.4: install nvcc 12.4", ""),
+        ("", "12.2.0", "no nvcc found: install nvcc 12.4", ""),
+        ("12.4", "14.2.0", "g++ is 14.2.0, nvcc 12.4 takes up to 13: apt-get install g++-12", ""),
+        ("12.4", "", "no g++ found: apt-get install g++-12", ""),
+    ],
+)
+def test_toolchains(nvcc: str, gcc: str, refused: str, warned: str) -> None:
+    refusal, warning = flash.toolchain_problem("12.4", nvcc, gcc)
+    assert refusal.startswith(refused) and bool(refusal) == bool(refused)
+    assert warning.startswith(warned) and bool(warning) == bool(warned)
+
+
+@pytest.mark.parametrize(
+    "log, kind, said",
+    [
+        ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", "memory", "killed for memory"),
+        ("c++: fatal error: Killed signal terminated program cc1plus", "memory", "killed for memory"),
+        ("/tmp/x.o: No space left on device", "disk", "No space left on device"),
+        ("host_config.h:143: error: -- unsupported GNU version! gcc versions later than 13", "gcc", "does not take this gcc"),
+        ("RuntimeError: The detected CUDA version (13.0) mismatches the version that was used to compile", "nvcc", "another CUDA"),
+        ("x.cu:3:10: fatal error: cutlass/numeric_types.h: No such file or directory", "header", "cutlass/numeric_types.h"),
+        ("ModuleNotFoundError: No module named 'packaging'", "module", "packaging"),
+        ("something else", "unknown", "not known"),
+    ],
+)
+def test_the_likely_cause_of_a_failed_build(log: str, kind: str, said: str) -> None:
+    found = flash.likely_cause("[1/73] nvcc ...\n" + log)
+    assert found[0] == kind and said in found[1] and found[2]
+
+
+# The cache -------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_wheel_is_set_aside(tmp_path: Path, quiet_steps: Steps) -> None:
+    (tmp_path / "built").mkdir()
+    wheel = tmp_path / "built/flash_attn-1-cp311-cp311-linux_x86_64.whl"
+    wheel.write_bytes(b"wheel")
+    folder = tmp_path / "key"
+    assert flash.cached_wheel(folder, quiet_steps) is None
+    kept = flash.keep(wheel, folder, {"nvcc": "12.4"})
+    assert flash.cached_wheel(folder, quiet_steps) == kept
+    info = json.loads((folder / "wheel.json").read_text())
+    assert info["nvcc"] == "12.4" and len(info["sha256"]) == 64
+    kept.write_bytes(b"whee1")
+    assert flash.cached_wheel(folder, quiet_steps) is None and not folder.exists()
+    assert next(tmp_path.glob("key.damaged-*")).is_dir()
+    folder.mkdir()  # a folder without its JSON
+    assert flash.cached_wheel(folder, quiet_steps) is None and not folder.exists()
+
+
+def test_a_second_pod_that_finishes_later_changes_nothing(tmp_path: Path, quiet_steps: Steps) -> None:
+    for content in (b"first", b"second"):
+        (tmp_path / "built").mkdir(exist_ok=True)
+        wheel = tmp_path / "built/w.whl"
+        wheel.write_bytes(content)
+        flash.keep(wheel, tmp_path / "key", {})
+    assert (tmp_path / "key/w.whl").read_bytes() == b"first"
+    assert {p.name for p in tmp_path.iterdir()} == {"built", "key"}
+
+
+def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(tmp_path: Path) -> None:
+    program = "import sys, time; from lockedenv.steps import holding\nwith holding(__import__('pathlib').Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(600)"
+    environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
+    command = [sys.executable, "-c", program, str(tmp_path / "lock")]
+    holder = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    with pytest.raises(Stop, match=rf"it is held by process {holder.pid} on \S+ since .*; wait for it, or stop it"):
+        with holding(tmp_path / "lock", "it", patience=0.3):
+            pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with holding(tmp_path / "lock", "it", patience=0.3):
+        pass
+
+
+# Building --------------------------------------------------------------------------------------------------------
+
+SETUP = '''
+import os, pathlib, subprocess, sys, time
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+assert os.environ["FLASH_ATTENTION_FORCE_BUILD"] == "TRUE"
+{before}
+setup(name="flash_attn", version="1.0", py_modules=["flash_attn"])
+'''
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/flash_attn.py").write_text("__version__ = '1.0'\n")
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> flash.Toolchain:
+    return flash.Toolchain(tmp_path / "cuda", "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", tmp_path)
+
+
+@pytest.fixture
+def build(source: Path, tools: flash.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment) -> Callable[..., Path]:
+    """Builds the source with a setup.py that begins with the given lines, with the conda environment's pip."""
+
+    def run(before: str, jobs: int = 4) -> Path:
+        (source / "setup.py").write_text(SETUP.format(before=before))
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        prefix = conda_environment.prefix
+        return flash.build(source, work, prefix, tools, ["90"], jobs, tmp_path / "log", Steps(1, False))
+
+    return run
+
+
+def test_a_build_tells_its_progress(build: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+    wheel = build('print("[1/2] nvcc"); print("[2/2] nvcc", flush=True)')
+    assert wheel.name == "flash_attn-1.0-py3-none-any.whl"
+    said = capsys.readouterr().out
+    assert "2 of 2 kernels" in said and f"the full log: {tmp_path / 'log'}" in said
+
+
+def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(build: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+    before = (
+        f'open({str(tmp_path / "jobs")!r}, "a").write(os.environ["MAX_JOBS"] + " ")\n'
+        'if int(os.environ["MAX_JOBS"]) > 2 and "bdist_wheel" in sys.argv:\n'
+        '    sys.exit("nvcc error : \'cicc\' died due to signal 9 (Kill signal)")'
+    )
+    assert build(before, jobs=4).exists()
+    assert "a compiler was killed for memory; trying once more with 2 jobs" in capsys.readouterr().out
+    assert set((tmp_path / "jobs").read_text().split()) == {"4", "2"}
+    with pytest.raises(Stop, match="a compiler was killed for memory; use --jobs with fewer") as error:
+        build(before, jobs=8)
+    assert f"The full log: {tmp_path / 'log'}" in str(error.value)
+
+
+def test_an_oom_killed_compiler_is_recognised(build: Callable[..., Path]) -> None:
+    """A real process, really killed with SIGKILL under the build."""
+    before = 'code = subprocess.call(["sh", "-c", "kill -9 $$"]); sys.exit(f"x.cu died due to signal {-code} (Kill signal)")'
+    with pytest.raises(Stop, match="killed for memory"):
+        build(before, jobs=1)
+
+
+def test_a_full_disk_is_named(source: Path, tmp_path: Path, conda_environment: CondaEnvironment) -> None:
+    (source / "setup.py").write_text(SETUP.format(before='open("big", "wb").write(bytes(4_000_000))'))
+    program = (
+        "import sys; from pathlib import Path; from lockedenv import flash; from lockedenv.steps import Steps, Stop\n"
+        "t = Path(sys.argv[1]); tools = flash.Toolchain(t, '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', t)\n"
+        "try: flash.build(Path(sys.argv[2]), t / 'small', Path(sys.argv[3]), tools, ['90'], 1, t / 'log', Steps(1, True))\n"
+        "except Stop as error: print(error)"
+    )
+    (tmp_path / "small").mkdir()
+    mount = f"mount -t tmpfs -o size=1m none {tmp_path}/small && cp -r {source} {tmp_path}/small/s && exec python -c \"$0\" {tmp_path} {tmp_path}/small/s {conda_environment.prefix}"
+    environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
+    done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", mount, program, env=environ, check=False)
+    assert "building flash-attn failed: No space left on device; free some disk" in done.stdout, done.stdout
+
+
+def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
+    source: Path, tmp_path: Path, conda_environment: CondaEnvironment
+) -> None:
+    cache = tmp_path / "cache"
+    (source / "setup.py").write_text(SETUP.format(before="print('[1/9] nvcc', flush=True); time.sleep(float(os.environ['SLOW']))"))
+    program = (
+        "import os, sys; from pathlib import Path; from lockedenv import flash, locks; from lockedenv.steps import Steps, holding\n"
+        "flash.find_toolchain = lambda *a: flash.Toolchain(Path('/usr'), '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', Path('/usr'))\n"
+        f"flash._source = lambda *a: Path({str(source)!r})\n"
+        "cache = Path(sys.argv[1]); folder = cache / 'flash-attn' / 'key'; folder.parent.mkdir(parents=True, exist_ok=True)\n"
+        "with holding(folder.parent / 'key.lock', 'the wheel'):\n"
+        "    found = flash.cached_wheel(folder, Steps(1, True))\n"
+        "    print('cached' if found else flash._build_and_keep(Path(sys.argv[2]), cache, folder, flash.Torch('2.5.1', '12.4', False, 'cp311', 'x'), ['90'], flash.Options(), locks.PipPackage('flash-attn', '1.0', 'd'), Steps(1, True)))"
+    )
+    environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"), TMPDIR=str(tmp_path))
+    command = [sys.executable, "-c", program, str(cache), str(conda_environment.prefix)]
+    slow = subprocess.Popen(command, env={**environ, "SLOW": "600"}, stdout=subprocess.DEVNULL, start_new_session=True)
+    log = cache / "logs/key.log"
+    while not (log.exists() and "[1/9]" in log.read_text()):
+        assert slow.poll() is None
+        time.sleep(0.1)
+    os.killpg(slow.pid, signal.SIGKILL)
+    slow.wait()
+    assert not (cache / "flash-attn/key").exists()
+    sh("pkill", "-f", str(source), check=False)  # what the killed one had started, in a group of its own
+    # Two at once: one builds, the other takes what was built.
+    both = [subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(p.communicate()[0].strip().rsplit("/", 1)[-1] for p in both)
+    assert said == ["cached", "flash_attn-1.0-py3-none-any.whl"]
+    assert not list(tmp_path.glob("maximalcai-flash-attn-*"))
+
+
+# Through post_create.sh ------------------------------------------------------------------------------------------
+
+
+def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_environment: Path, tmp_path: Path) -> None:
+    name = "flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl"
+    (tmp_path / name).write_bytes(b"not hashed")
+    wrong = tmp_path / name.replace("cp311", "cp310")
+    wrong.write_bytes(b"")
+    for wheel, sha, said in (
+        (tmp_path / name, "", "--wheel needs --sha256 with the wheel's 64 hex digits"),
+        (tmp_path / name, "0" * 64, f"not {'0' * 64}: it is not installed"),
+        (wrong, "0" * 64, "Python cp310, the environment has cp311"),
+        (tmp_path / "missing" / name, "0" * 64, "is not a file"),
+    ):
+        hashed = ["--sha256", sha] if sha else []
+        command = [ROOT / "scripts/post_create.sh", "--prefix", pip_environment, "--level", "quick", "--wheel", wheel, *hashed]
+        done = sh(*command, check=False, env=clean_environ())
+        assert done.returncode == 1 and said in done.stdout, done.stdout
+        assert "Traceback" not in done.stdout
+    assert not list(pip_environment.glob("lib/python3.11/site-packages/flash_attn*"))
+
+
+@pytest.fixture(scope="session")
+def cuda_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nvcc 12.4 from Debian and PyPI, kept in the user's cache (about 100 MB to fetch, 10 s)."""
+    from lockedenv.steps import default_cache
+
+    folder = default_cache() / "tests-cuda-12.4"
+    if not (folder / "bin/nvcc").exists():
+        venv = tmp_path_factory.mktemp("pip")
+        sh(sys.executable, "-m", "venv", venv)
+        sh(ROOT / "tests/cuda_toolkit.sh", folder, venv / "bin/python")
+    return folder
+
+
+CUDA_SETUP = '''
+import os
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CUDAExtension
+arch = os.environ["FLASH_ATTN_CUDA_ARCHS"]
+flags = ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+setup(
+    name="flash_attn", version="2.8.3.post2", packages=["flash_attn"], cmdclass={"build_ext": BuildExtension},
+    ext_modules=[CUDAExtension("flash_attn_2_cuda", ["api.cpp", "kernel.cu"], extra_compile_args={"cxx": ["-O1"], "nvcc": flags})],
+)
+'''
+KERNEL = '''
+#include <cuda_runtime.h>
+#include <cub/block/block_reduce.cuh>
+__global__ void twice(float* x, int n) { int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) x[i] *= 2; }
+void launch(float* x, int n) { twice<<<(n + 255) / 256, 256>>>(x, n); }
+'''
+API = '''
+#include <torch/python.h>
+void launch(float* x, int n);
+void run(at::Tensor x) { TORCH_CHECK(x.is_cuda(), "x must be on a GPU"); launch(x.data_ptr<float>(), x.numel()); }
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
+'''
+
+
+def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment: Path, cuda_home: Path, tmp_path: Path) -> None:
+    """The whole path of post_create.sh --arch 90 with nvcc 12.4, on a package of flash-attn's shape with one kernel."""
+    prefix, project = tmp_path / "env", tmp_path / "project"
+    sh("cp", "-al", pip_environment, prefix)
+    folder = tmp_path / "flash_attn-2.8.3.post2"
+    (folder / "flash_attn").mkdir(parents=True)
+    (folder / "flash_attn/__init__.py").write_text("__version__ = '2.8.3.post2'\nflash_attn_func = None\n")
+    for name, text in (("setup.py", CUDA_SETUP), ("kernel.cu", KERNEL), ("api.cpp", API)):
+        (folder / name).write_text(text)
+    cache = tmp_path / "cache"
+    (cache / "wheels").mkdir(parents=True)
+    archive = cache / "wheels/flash_attn-2.8.3.post2.tar.gz"
+    sh("tar", "-czf", archive, "-C", tmp_path, folder.name)
+    project.mkdir()
+    for name in ("scripts", "locks"):
+        shutil.copytree(ROOT / name, project / name)
+    shutil.copy2(ROOT / "requirements.txt", project)
+    shutil.copy2(ROOT / "conda-lock.yml", project)
+    sha = sh("sha256sum", archive).stdout.split()[0]
+    lock = project / "locks/flash-attn.txt"
+    lock.write_text(re.sub("sha256:[0-9a-f]{64}.*", f"sha256:{sha}", lock.read_text()))
+    environ = clean_environ(CUDA_HOME=str(cuda_home))
+    command = [project / "scripts/post_create.sh", "--prefix", prefix, "--cache", cache, "--level", "quick", "--arch", "90"]
+    done = sh(*command, check=False, env=environ)
+    assert done.returncode == 0, done.stdout
+    assert "building for sm_90 with nvcc 12.4" in done.stdout and "job" in done.stdout
+    assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl built" in done.stdout
+    key = f"flash_attn-2.8.3.post2-{sha[:12]}-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
+    info = json.loads((cache / "flash-attn" / key / "wheel.json").read_text())
+    assert info["nvcc"] == "12.4" and info["archs"] == ["90"]
+    library = next(prefix.glob("lib/python3.11/site-packages/flash_attn_2_cuda*.so"))
+    assert b"sm_90" in library.read_bytes()
+    done = sh(prefix / "bin/python", "-c", "import torch, flash_attn_2_cuda as f; f.run(torch.ones(4))", check=False)
+    assert "x must be on a GPU" in done.stdout
+    # Again: nothing to do. In another prefix: from the cache, without a compiler.
+    assert f"{key} is installed" in sh(*command, env=environ).stdout
+    other = tmp_path / "other"
+    sh("cp", "-al", pip_environment, other)
+    command[command.index(prefix)] = other
+    done = sh(*command, env=clean_environ())
+    assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl from the cache" in done.stdout
+    sh(other / "bin/python", "-c", "import torch, flash_attn, flash_attn_2_cuda")
+
+
+def test_a_wheel_that_is_not_right_is_not_left_anywhere(pip_environment: Path, tmp_path: Path) -> None:
+    """It installs and does not import: it is removed from the prefix and from the cache."""
+    prefix, cache = tmp_path / "env", tmp_path / "cache"
+    sh("cp", "-al", pip_environment, prefix)
+    pin = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0]
+    folder = cache / "flash-attn" / flash.key(pin, TORCH, ["90"])
+    (tmp_path / "flash_attn.py").write_text("raise ImportError('undefined symbol: _ZN3c104cuda')")
+    (tmp_path / "setup.py").write_text(f"from setuptools import setup; setup(name='flash_attn', version='{pin.version}', py_modules=['flash_attn'])")
+    sh(prefix / "bin/python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path / "built", tmp_path)
+    folder.parent.mkdir(parents=True)
+    flash.keep(next((tmp_path / "built").glob("*.whl")), folder, {})
+    command = [ROOT / "scripts/post_create.sh", "--prefix", prefix, "--cache", cache, "--level", "quick", "--arch", "90"]
+    done = sh(*command, check=False, env=clean_environ())
+    assert done.returncode == 1, done.stdout
+    assert "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError" in done.stdout
+    assert not folder.exists() and not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
+    assert "verified: every check that ran has passed" in done.stdout, "the environment works without it"
+
+
+@pytest.mark.long
+def test_flash_attn_itself(pip_environment: Path, cuda_home: Path, tmp_path: Path) -> None:
+    """The whole of flash-attn for sm_90, over an hour on two cores; then again from the cache, as a ratio."""
+    cache, seconds = tmp_path / "cache", []
+    for name in ("first", "second"):
+        prefix = tmp_path / name
+        sh("cp", "-al", pip_environment, prefix)
+        command = [ROOT / "scripts/post_create.sh", "--prefix", prefix, "--cache", cache, "--level", "quick", "--arch", "90"]
+        started = time.monotonic()
+        sh(*command, env=clean_environ(CUDA_HOME=str(cuda_home)))
+        seconds.append(time.monotonic() - started)
+        sh(prefix / "bin/python", "-c", "import flash_attn; print(flash_attn.__version__)")
+    print(f"\nfirst build {seconds[0]:.0f} s, from the cache {seconds[1]:.1f} s: {seconds[0] / seconds[1]:.0f} times")
