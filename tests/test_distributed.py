@@ -51,7 +51,7 @@ def launcher(tmp_path: Path, code: str) -> Path:
 def test_a_rank_with_another_package_is_named(pip_environment: Path, other: Path, tmp_path: Path) -> None:
     """Rank 1 runs in the other prefix, which has another version of one package."""
     python = other / "bin/python"
-    code = f"if rank == 1: os.execv({str(python)!r}, ['python', PROGRAM, '--distributed'])"
+    code = f"if rank == 1: os.execv({str(python)!r}, [{str(python)!r}, PROGRAM, '--distributed'])"
     done = sh(*torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code)), check=False, env=ENVIRON)
     assert done.returncode == 1, done.stdout
     assert re.search(r"rank [01] on \S+ is not like the others:\n  packages idna \(pip\): others .*, here ", done.stdout), done.stdout

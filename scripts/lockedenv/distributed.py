@@ -23,8 +23,16 @@ GRACE = 5.0  # seconds that the living get to say so, once one of them has faile
 SIZES = [2**20, 2**24, 2**27, 2**30]  # bytes, for the bandwidth table
 
 
+# Set by SIGTERM: torchrun sends it to the others when one rank fails. They still say who it was before they end.
+stopping = threading.Event()
+
+
 class Absent(Exception):
     """Some ranks did not get to a stage in time; the message names them."""
+
+
+class Stopped(Exception):
+    """torchrun has sent SIGTERM: another rank has failed."""
 
 
 class Meeting:
@@ -54,6 +62,8 @@ class Meeting:
             absent = self.missing(stage)
             if not absent:
                 return
+            if stopping.is_set():
+                raise Stopped
             if time.monotonic() > deadline:
                 raise Absent(f"{self.names(absent)} did not get to `{stage}` within {seconds:.0f} s: dead, hanging, or not started")
             time.sleep(0.05)
@@ -174,16 +184,14 @@ def in_thread(work: Callable[[], Any], seconds: float) -> Any:
     deadline = time.monotonic() + seconds
     while thread.is_alive() and time.monotonic() < deadline:
         thread.join(0.1)
+        if stopping.is_set() and not answer:
+            raise Stopped
     if not answer:
         raise TimeoutError(f"no answer within {seconds:.0f} s")
     value, error = answer[0]
     if error is not None:
         raise error
     return value
-
-
-class Stopped(Exception):
-    """torchrun has sent SIGTERM: another rank has failed."""
 
 
 def main(context: Context, timeout: float) -> int:
@@ -197,11 +205,7 @@ def main(context: Context, timeout: float) -> int:
         print(f"the ranks cannot meet: {error}; run it under torchrun, and check MASTER_ADDR and the port", file=sys.stderr)
         return 1
     meeting = Meeting(store, rank, world)
-
-    def stopped(*_: Any) -> None:
-        raise Stopped
-
-    signal.signal(signal.SIGTERM, stopped)
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     cuda = context.device == "cuda"
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
     stage = ARRIVED
@@ -260,8 +264,8 @@ def explain(meeting: Meeting, stage: str, error: Exception) -> str:
             if not absent:
                 break
             time.sleep(0.1)
-    except Exception:
-        return f"the store is gone, with the node of rank 0: it died or lost the network ({type(error).__name__})"
+    except Exception as error:
+        return f"the store is gone, with the node of rank 0: it died or lost the network ({type(error).__name__}: {error})"
     if absent:
         return f"{meeting.names(absent)} died or hangs in `{stage}`; its own output, and NCCL_DEBUG=INFO, say more"
     return f"the {stage} failed on every rank: {type(error).__name__}: {str(error)[:200]}"
