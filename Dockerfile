@@ -2,14 +2,15 @@
 # The caches are mounted, not copied, so no layer holds them; what is downloaded once is there for the next build.
 FROM ubuntu:22.04
 
-# hadolint ignore=DL3008  (what the set-up needs to start; everything that matters is locked)
+# What the set-up needs to start; everything that matters is locked.
+# hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates curl git python3 \
+    && apt-get install --yes --no-install-recommends ca-certificates curl python3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 researcher \
     && install -d -o researcher -g researcher /opt/maximalcai /opt/environment /home/researcher/.cache
 
-USER researcher
+USER 1000
 WORKDIR /opt/maximalcai
 COPY --chown=researcher environment.yml conda-lock.yml requirements.txt ./
 COPY --chown=researcher locks locks

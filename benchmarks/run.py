@@ -8,6 +8,7 @@
 
 Prints a Markdown table of medians; --rounds N changes how many. Standard library alone.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,7 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer, Handler  # noqa: E402
-
 from lockedenv import fetch  # noqa: E402
 
 OLD_LINE = "torch transformers accelerate bitsandbytes peft scipy numpy".split()
@@ -36,7 +36,9 @@ OLD_LINE = "torch transformers accelerate bitsandbytes peft scipy numpy".split()
 
 def seconds(command: List[Any], **environ: str) -> float:
     started = time.monotonic()
-    subprocess.run([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environ})
+    subprocess.run(
+        [str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environ}
+    )
     return time.monotonic() - started
 
 
@@ -74,7 +76,10 @@ def manifest(prefix: Path, rounds: int) -> None:
         quick = [python, program, "--level", "quick"]
         table(
             "Session manifest",
-            {"quick level": lambda: seconds(quick), "quick level and --manifest": lambda: seconds([*quick, "--manifest", target])},
+            {
+                "quick level": lambda: seconds(quick),
+                "quick level and --manifest": lambda: seconds([*quick, "--manifest", target]),
+            },
             rounds,
         )
 
@@ -134,7 +139,17 @@ def setting_up(rounds: int) -> None:
         def ours(cold: bool) -> float:
             for name in ["env", "env.lock"] + ["cache"] * cold:
                 subprocess.run(["rm", "-rf", f"{folder}/{name}"])
-            command = [script, "--backend", "pip", "--prefix", f"{folder}/env", "--cache", f"{folder}/cache", "--level", "quick"]
+            command = [
+                script,
+                "--backend",
+                "pip",
+                "--prefix",
+                f"{folder}/env",
+                "--cache",
+                f"{folder}/cache",
+                "--level",
+                "quick",
+            ]
             return seconds(command)
 
         def old() -> float:
@@ -147,7 +162,9 @@ def setting_up(rounds: int) -> None:
             {
                 "setup_runpod_environment.sh, cold": lambda: ours(True),
                 "the same, warm cache": lambda: ours(False),
-                "the same, finished": lambda: seconds([script, "--prefix", f"{folder}/env", "--cache", f"{folder}/cache"]),
+                "the same, finished": lambda: seconds(
+                    [script, "--prefix", f"{folder}/env", "--cache", f"{folder}/cache"]
+                ),
                 f"pip install {' '.join(OLD_LINE)}, cold": old,
             },
             rounds,

@@ -28,13 +28,14 @@ main() {
   export PATH=$bin:$PATH
   export PYTHONDONTWRITEBYTECODE=1
 
-  black --check --quiet scripts tests
-  isort --check --quiet scripts tests
-  flake8 --max-line-length 130 --extend-ignore E203,E704,W503 scripts tests
+  black --check --quiet scripts tests benchmarks
+  isort --check --quiet scripts tests benchmarks
+  flake8 --max-line-length 130 --extend-ignore E203,E704,W503 scripts tests benchmarks
   mypy
   shellcheck scripts/*.sh tests/*.sh .ci/run
   # What must start on an old Python; relock.py runs in conda-lock's.
   find scripts -name '*.py' ! -name relock.py -exec vermin --quiet --no-tips --target=3.8- --violations {} +
+  hadolint Dockerfile
   echo "linters: clean"
   pytest "$@"
 }

@@ -1,4 +1,5 @@
 """The conda backend, end to end, on the local channel: once on a good day, and on all the bad ones."""
+
 from __future__ import annotations
 
 import json
@@ -93,7 +94,12 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     done = sh(*offline, *machine.command("--offline", collected), check=False, env=machine.environ)
     machine.assert_verified(done)
     next((collected / "wheels").glob("idna-*")).write_bytes(b"not a wheel")
-    done = sh(*offline, *machine.command("--offline", collected, "--force"), check=False, env={**machine.environ, "UV_NO_CACHE": "1"})
+    done = sh(
+        *offline,
+        *machine.command("--offline", collected, "--force"),
+        check=False,
+        env={**machine.environ, "UV_NO_CACHE": "1"},
+    )
     assert done.returncode == 1 and "installing pip.txt failed" in done.stdout
     assert f"the old environment is back at {machine.prefix}" in done.stdout
     machine.assert_verified(machine.setup())
@@ -102,7 +108,9 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
 def test_an_offline_folder_that_lacks_an_archive_is_named(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "collected/pkgs").mkdir(parents=True)
     done = machine.setup("--offline", tmp_path / "collected")
-    assert done.returncode == 1 and "files could not be fetched" in done.stdout and "Couldn't open file" in done.stdout, done.stdout
+    assert (
+        done.returncode == 1 and "files could not be fetched" in done.stdout and "Couldn't open file" in done.stdout
+    ), done.stdout
 
 
 def test_random_network_faults_end_in_the_exact_environment(machine: Machine, server: FaultServer) -> None:
@@ -130,7 +138,9 @@ def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(machine: Mac
 
     server.fault = fault
     done = machine.setup()
-    assert done.returncode == 1 and re.search(r"1 of \d+ files could not be fetched.*\n  tqdm-\S+conda: 127.0.0.1\S+ sent", done.stdout), done.stdout
+    assert done.returncode == 1 and re.search(
+        r"1 of \d+ files could not be fetched.*\n  tqdm-\S+conda: 127.0.0.1\S+ sent", done.stdout
+    ), done.stdout
     assert "Traceback" not in done.stdout and not machine.prefix.exists()
     assert not list((machine.cache / "pkgs").glob("tqdm*"))
     server.fault = None
@@ -139,7 +149,13 @@ def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(machine: Mac
 
 def run_and_kill(machine: Machine, after: float) -> bool:
     """Starts the command and kills -9 its whole process group; False if it had already ended."""
-    process = subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        machine.command(),
+        env=machine.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         process.wait(after)
         return False
@@ -174,7 +190,9 @@ def test_killed_at_twenty_four_moments(machine: Machine) -> None:
 def test_interrupted_it_says_so_and_goes_on(machine: Machine, server: FaultServer) -> None:
     server.fault = lambda handler, content, start: handler.owner.stall() or True
     machine.environ["MAXIMALCAI_STALL_SECONDS"] = "60"
-    process = subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     while not server.requests:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -193,7 +211,9 @@ def relock(machine: Machine, **changes: str) -> None:
     lock.write_text(text.replace(entry[0], ""))
 
 
-def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(machine: Machine, tmp_path: Path) -> None:
+def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(
+    machine: Machine, tmp_path: Path
+) -> None:
     machine.assert_verified(machine.setup())
     mine = machine.prefix / "mine.txt"
     mine.write_text("the old one")
@@ -221,29 +241,55 @@ def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Ma
     (machine.prefix / "mine.txt").write_text("the old one")
     relock(machine)
     done = machine.setup(BNB_CUDA_VERSION="118")
-    assert done.returncode == 1 and "the new environment did not verify; the old one is back" in done.stdout, done.stdout
+    assert (
+        done.returncode == 1 and "the new environment did not verify; the old one is back" in done.stdout
+    ), done.stdout
     assert (machine.prefix / "mine.txt").exists()
 
 
 def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(machine: Machine) -> None:
-    both = [subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(
+            machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
     other = machine.command()
     other[other.index(str(machine.prefix))] += "-other"
-    both.append(subprocess.Popen(other, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    both.append(
+        subprocess.Popen(other, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    )
     said = [p.communicate()[0] for p in both]
     assert [p.returncode for p in both] == [0, 0, 0], said
-    assert any(re.search(r"env is held by process \d+ on \S+ since .*; waiting for it", text) for text in said[:2]), said
+    assert any(
+        re.search(r"env is held by process \d+ on \S+ since .*; waiting for it", text) for text in said[:2]
+    ), said
     assert any("nothing to do but verify it" in text for text in said[:2])
 
 
-def test_too_little_disk_is_said_before_anything_is_fetched(machine: Machine, server: FaultServer, tmp_path: Path) -> None:
+def test_too_little_disk_is_said_before_anything_is_fetched(
+    machine: Machine, server: FaultServer, tmp_path: Path
+) -> None:
     small = tmp_path / "small"
     small.mkdir()
     command = machine.command()
     command[command.index(str(machine.prefix))] = str(small / "env")
     script = f'mount -t tmpfs -o size=20m none {small} && exec "$@"'
-    done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash", *command, check=False, env=machine.environ)
-    assert done.returncode == 1 and "too little disk for the conda backend: the environment need about" in done.stdout, done.stdout
+    done = sh(
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "bash",
+        "-c",
+        script,
+        "bash",
+        *command,
+        check=False,
+        env=machine.environ,
+    )
+    assert (
+        done.returncode == 1 and "too little disk for the conda backend: the environment need about" in done.stdout
+    ), done.stdout
     assert "the cache is on another disk: files are copied, not linked" in done.stdout
     assert not server.requests
 
@@ -257,16 +303,36 @@ def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine,
     command = machine.command()
     command[command.index(str(machine.prefix))] = str(small / "env")
     script = f'mount -t tmpfs -o size=20m none {small} && exec "$@"'
-    done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash", *command, check=False, env=machine.environ)
-    assert done.returncode == 1 and "micromamba create: No space left on device. Free some disk" in done.stdout, done.stdout
+    done = sh(
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "bash",
+        "-c",
+        script,
+        "bash",
+        *command,
+        check=False,
+        env=machine.environ,
+    )
+    assert (
+        done.returncode == 1 and "micromamba create: No space left on device. Free some disk" in done.stdout
+    ), done.stdout
 
 
 def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer) -> None:
     mirror = server.address.replace("http://", "http://user:hunter2@") + "/t/t0k3n"
-    server.fault = lambda handler, content, start: handler.answer(404, b"") or True if "t0k3n" in handler.path else False
+    server.fault = lambda handler, content, start: (
+        handler.answer(404, b"") or True if "t0k3n" in handler.path else False
+    )
     done = machine.setup("--mirror", mirror + "?key=k3y", HF_TOKEN="hf_s3cr3t")
     machine.assert_verified(done)
-    kept = [p for folder in (machine.prefix, machine.cache) for p in folder.rglob("*") if p.suffix in (".json", ".log", ".lock", ".txt")]
+    kept = [
+        p
+        for folder in (machine.prefix, machine.cache)
+        for p in folder.rglob("*")
+        if p.suffix in (".json", ".log", ".lock", ".txt")
+    ]
     everything = done.stdout + "".join(p.read_text(errors="replace") for p in kept)
     assert not re.search("hunter2|t0k3n|k3y|hf_s3cr3t", everything)
 
@@ -276,10 +342,34 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path) -> Non
     machine.assert_verified(machine.setup())
     lock = machine.project / "conda-lock.yml"
     environ: Dict[str, str] = {**machine.environ, "CONDA_PKGS_DIRS": str(machine.cache / "pkgs")}
-    sh(micromamba / "micromamba", "create", "--yes", "--no-rc", "-p", machine.folder / "by-hand", "-f", lock, env=environ)
-    active = {**environ, "CONDA_PREFIX": str(machine.folder / "by-hand"), "PATH": f"{machine.folder}/by-hand/bin:{environ['PATH']}"}
-    done = sh(machine.project / "scripts/post_create.sh", "--level", "quick", "--cache", machine.cache, check=False, env=active)
-    assert done.returncode == 0 and VERIFIED in done.stdout and "[1/3] Install the wheels of locks/pip.txt" in done.stdout
+    sh(
+        micromamba / "micromamba",
+        "create",
+        "--yes",
+        "--no-rc",
+        "-p",
+        machine.folder / "by-hand",
+        "-f",
+        lock,
+        env=environ,
+    )
+    active = {
+        **environ,
+        "CONDA_PREFIX": str(machine.folder / "by-hand"),
+        "PATH": f"{machine.folder}/by-hand/bin:{environ['PATH']}",
+    }
+    done = sh(
+        machine.project / "scripts/post_create.sh",
+        "--level",
+        "quick",
+        "--cache",
+        machine.cache,
+        check=False,
+        env=active,
+    )
+    assert (
+        done.returncode == 0 and VERIFIED in done.stdout and "[1/3] Install the wheels of locks/pip.txt" in done.stdout
+    )
     stamp = json.loads((machine.folder / "by-hand/maximalcai.json").read_text())
     assert stamp["backend"] == "conda" and len(stamp["locks"]) == 64
 

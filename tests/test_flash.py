@@ -1,4 +1,5 @@
 """flash-attn: every decision without a GPU, and the builder with real processes on a package of the same shape."""
+
 from __future__ import annotations
 
 import json
@@ -14,7 +15,6 @@ from typing import Any, Callable, List
 
 import pytest
 from conftest import ROOT, CondaEnvironment, clean_environ, sh
-
 from lockedenv import flash, host, locks
 from lockedenv.host import GIB
 from lockedenv.steps import Steps, Stop, holding
@@ -35,7 +35,15 @@ B200 = "NVIDIA B200, 570.1, 183359, 10.0, GPU-7, Disabled"
 
 @pytest.mark.parametrize(
     "text, archs",
-    [(H100, ["90"]), (H200, ["90"]), (A100, ["80"]), (f"{H100}\n{A100}", ["80", "90"]), (MIG, ["90"]), (L40, ["80"]), ("", [])],
+    [
+        (H100, ["90"]),
+        (H200, ["90"]),
+        (A100, ["80"]),
+        (f"{H100}\n{A100}", ["80", "90"]),
+        (MIG, ["90"]),
+        (L40, ["80"]),
+        ("", []),
+    ],
     ids=["H100", "H200", "A100", "mixed", "MIG", "L40S", "none"],
 )
 def test_architectures_from_the_gpus(text: str, archs: List[str]) -> None:
@@ -51,7 +59,14 @@ def test_architectures_asked_for_and_refused() -> None:
 
 @pytest.mark.parametrize(
     "cpus, free, threads, jobs",
-    [(2, 24 * GIB, 1, 2), (16, 128 * GIB, 1, 16), (16, 30 * GIB, 1, 4), (8, 4 * GIB, 1, 1), (8, 128 * GIB, 4, 2), (0.5, 64 * GIB, 1, 1)],
+    [
+        (2, 24 * GIB, 1, 2),
+        (16, 128 * GIB, 1, 16),
+        (16, 30 * GIB, 1, 4),
+        (8, 4 * GIB, 1, 1),
+        (8, 128 * GIB, 4, 2),
+        (0.5, 64 * GIB, 1, 1),
+    ],
 )
 def test_jobs_by_cpus_and_memory(cpus: float, free: int, threads: int, jobs: int) -> None:
     assert flash.job_count(cpus, free, threads)[0] == jobs
@@ -125,10 +140,19 @@ def test_the_key_changes_with_every_part() -> None:
     [
         ("flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", None),
         ("flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl", None),
-        ("flash_attn-2.8.3+cu12torch2.6cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", "torch 2.6, the environment has 2.5"),
-        ("flash_attn-2.8.3+cu12torch2.5cxx11abiTRUE-cp311-cp311-linux_x86_64.whl", "C++ ABI TRUE, the environment has FALSE"),
+        (
+            "flash_attn-2.8.3+cu12torch2.6cxx11abiFALSE-cp311-cp311-linux_x86_64.whl",
+            "torch 2.6, the environment has 2.5",
+        ),
+        (
+            "flash_attn-2.8.3+cu12torch2.5cxx11abiTRUE-cp311-cp311-linux_x86_64.whl",
+            "C++ ABI TRUE, the environment has FALSE",
+        ),
         ("flash_attn-2.8.3+cu11torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", "CUDA 11, the environment has 12"),
-        ("flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp310-cp310-linux_x86_64.whl", "Python cp310, the environment has cp311"),
+        (
+            "flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp310-cp310-linux_x86_64.whl",
+            "Python cp310, the environment has cp311",
+        ),
         ("flash_attn-2.8.3-cp311-cp311-win_amd64.whl", "platform win, the environment has linux"),
         ("flash-attn.zip", "is not the name of a flash-attn wheel"),
     ],
@@ -162,9 +186,21 @@ def test_toolchains(nvcc: str, gcc: str, refused: str, warned: str) -> None:
         ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", "memory", "killed for memory"),
         ("c++: fatal error: Killed signal terminated program cc1plus", "memory", "killed for memory"),
         ("/tmp/x.o: No space left on device", "disk", "No space left on device"),
-        ("host_config.h:143: error: -- unsupported GNU version! gcc versions later than 13", "gcc", "does not take this gcc"),
-        ("RuntimeError: The detected CUDA version (13.0) mismatches the version that was used to compile", "nvcc", "another CUDA"),
-        ("x.cu:3:10: fatal error: cutlass/numeric_types.h: No such file or directory", "header", "cutlass/numeric_types.h"),
+        (
+            "host_config.h:143: error: -- unsupported GNU version! gcc versions later than 13",
+            "gcc",
+            "does not take this gcc",
+        ),
+        (
+            "RuntimeError: The detected CUDA version (13.0) mismatches the version that was used to compile",
+            "nvcc",
+            "another CUDA",
+        ),
+        (
+            "x.cu:3:10: fatal error: cutlass/numeric_types.h: No such file or directory",
+            "header",
+            "cutlass/numeric_types.h",
+        ),
         ("ModuleNotFoundError: No module named 'packaging'", "module", "packaging"),
         ("something else", "unknown", "not known"),
     ],
@@ -222,14 +258,14 @@ def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(tmp_path: Path
 
 # Building --------------------------------------------------------------------------------------------------------
 
-SETUP = '''
+SETUP = """
 import os, pathlib, subprocess, sys, time
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 assert os.environ["FLASH_ATTENTION_FORCE_BUILD"] == "TRUE"
 {before}
 setup(name="flash_attn", version="1.0", py_modules=["flash_attn"])
-'''
+"""
 
 
 @pytest.fixture
@@ -245,7 +281,9 @@ def tools(tmp_path: Path) -> flash.Toolchain:
 
 
 @pytest.fixture
-def build(source: Path, tools: flash.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment) -> Callable[..., Path]:
+def build(
+    source: Path, tools: flash.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment
+) -> Callable[..., Path]:
     """Builds the source with a setup.py that begins with the given lines, with the conda environment's pip."""
 
     def run(before: str, jobs: int = 4) -> Path:
@@ -265,11 +303,13 @@ def test_a_build_tells_its_progress(build: Callable[..., Path], tmp_path: Path, 
     assert "2 of 2 kernels" in said and f"the full log: {tmp_path / 'log'}" in said
 
 
-def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(build: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(
+    build: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
     before = (
         f'open({str(tmp_path / "jobs")!r}, "a").write(os.environ["MAX_JOBS"] + " ")\n'
         'if int(os.environ["MAX_JOBS"]) > 2 and "bdist_wheel" in sys.argv:\n'
-        '    sys.exit("nvcc error : \'cicc\' died due to signal 9 (Kill signal)")'
+        "    sys.exit(\"nvcc error : 'cicc' died due to signal 9 (Kill signal)\")"
     )
     assert build(before, jobs=4).exists()
     assert "a compiler was killed for memory; trying once more with 2 jobs" in capsys.readouterr().out
@@ -281,7 +321,9 @@ def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(build: Callable
 
 def test_an_oom_killed_compiler_is_recognised(build: Callable[..., Path]) -> None:
     """A real process, really killed with SIGKILL under the build."""
-    before = 'code = subprocess.call(["sh", "-c", "kill -9 $$"]); sys.exit(f"x.cu died due to signal {-code} (Kill signal)")'
+    before = (
+        'code = subprocess.call(["sh", "-c", "kill -9 $$"]); sys.exit(f"x.cu died due to signal {-code} (Kill signal)")'
+    )
     with pytest.raises(Stop, match="killed for memory"):
         build(before, jobs=1)
 
@@ -295,7 +337,7 @@ def test_a_full_disk_is_named(source: Path, tmp_path: Path, conda_environment: C
         "except Stop as error: print(error)"
     )
     (tmp_path / "small").mkdir()
-    mount = f"mount -t tmpfs -o size=1m none {tmp_path}/small && cp -r {source} {tmp_path}/small/s && exec python -c \"$0\" {tmp_path} {tmp_path}/small/s {conda_environment.prefix}"
+    mount = f'mount -t tmpfs -o size=1m none {tmp_path}/small && cp -r {source} {tmp_path}/small/s && exec python -c "$0" {tmp_path} {tmp_path}/small/s {conda_environment.prefix}'
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
     done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", mount, program, env=environ, check=False)
     assert "building flash-attn failed: No space left on device; free some disk" in done.stdout, done.stdout
@@ -305,7 +347,9 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     source: Path, tmp_path: Path, conda_environment: CondaEnvironment
 ) -> None:
     cache = tmp_path / "cache"
-    (source / "setup.py").write_text(SETUP.format(before="print('[1/9] nvcc', flush=True); time.sleep(float(os.environ['SLOW']))"))
+    (source / "setup.py").write_text(
+        SETUP.format(before="print('[1/9] nvcc', flush=True); time.sleep(float(os.environ['SLOW']))")
+    )
     program = (
         "import os, sys; from pathlib import Path; from lockedenv import flash, locks; from lockedenv.steps import Steps, holding\n"
         "flash.find_toolchain = lambda *a: flash.Toolchain(Path('/usr'), '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', Path('/usr'))\n"
@@ -327,7 +371,9 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     assert not (cache / "flash-attn/key").exists()
     sh("pkill", "-f", str(source), check=False)  # what the killed one had started, in a group of its own
     # Two at once: one builds, the other takes what was built.
-    both = [subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     said = sorted(p.communicate()[0].strip().rsplit("/", 1)[-1] for p in both)
     assert said == ["cached", "flash_attn-1.0-py3-none-any.whl"]
     assert not list(tmp_path.glob("maximalcai-flash-attn-*"))
@@ -348,7 +394,16 @@ def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_enviro
         (tmp_path / "missing" / name, "0" * 64, "is not a file"),
     ):
         hashed = ["--sha256", sha] if sha else []
-        command = [ROOT / "scripts/post_create.sh", "--prefix", pip_environment, "--level", "quick", "--wheel", wheel, *hashed]
+        command = [
+            ROOT / "scripts/post_create.sh",
+            "--prefix",
+            pip_environment,
+            "--level",
+            "quick",
+            "--wheel",
+            wheel,
+            *hashed,
+        ]
         done = sh(*command, check=False, env=clean_environ())
         assert done.returncode == 1 and said in done.stdout, done.stdout
         assert "Traceback" not in done.stdout
@@ -368,7 +423,7 @@ def cuda_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-CUDA_SETUP = '''
+CUDA_SETUP = """
 import os
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CUDAExtension
@@ -378,22 +433,24 @@ setup(
     name="flash_attn", version="2.8.3.post2", packages=["flash_attn"], cmdclass={"build_ext": BuildExtension},
     ext_modules=[CUDAExtension("flash_attn_2_cuda", ["api.cpp", "kernel.cu"], extra_compile_args={"cxx": ["-O1"], "nvcc": flags})],
 )
-'''
-KERNEL = '''
+"""
+KERNEL = """
 #include <cuda_runtime.h>
 #include <cub/block/block_reduce.cuh>
 __global__ void twice(float* x, int n) { int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) x[i] *= 2; }
 void launch(float* x, int n) { twice<<<(n + 255) / 256, 256>>>(x, n); }
-'''
-API = '''
+"""
+API = """
 #include <torch/python.h>
 void launch(float* x, int n);
 void run(at::Tensor x) { TORCH_CHECK(x.is_cuda(), "x must be on a GPU"); launch(x.data_ptr<float>(), x.numel()); }
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
-'''
+"""
 
 
-def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment: Path, cuda_home: Path, tmp_path: Path) -> None:
+def test_a_real_cuda_build_is_cached_installed_again_and_proven(
+    pip_environment: Path, cuda_home: Path, tmp_path: Path
+) -> None:
     """The whole path of post_create.sh --arch 90 with nvcc 12.4, on a package of flash-attn's shape with one kernel."""
     prefix, project = tmp_path / "env", tmp_path / "project"
     sh("cp", "-al", pip_environment, prefix)
@@ -415,7 +472,17 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment:
     lock = project / "locks/flash-attn.txt"
     lock.write_text(re.sub("sha256:[0-9a-f]{64}.*", f"sha256:{sha}", lock.read_text()))
     environ = clean_environ(CUDA_HOME=str(cuda_home))
-    command = [project / "scripts/post_create.sh", "--prefix", prefix, "--cache", cache, "--level", "quick", "--arch", "90"]
+    command = [
+        project / "scripts/post_create.sh",
+        "--prefix",
+        prefix,
+        "--cache",
+        cache,
+        "--level",
+        "quick",
+        "--arch",
+        "90",
+    ]
     done = sh(*command, check=False, env=environ)
     assert done.returncode == 0, done.stdout
     assert "building for sm_90 with nvcc 12.4" in done.stdout and "job" in done.stdout
@@ -444,14 +511,40 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(pip_environment: Path, t
     pin = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0]
     folder = cache / "flash-attn" / flash.key(pin, TORCH, ["90"])
     (tmp_path / "flash_attn.py").write_text("raise ImportError('undefined symbol: _ZN3c104cuda')")
-    (tmp_path / "setup.py").write_text(f"from setuptools import setup; setup(name='flash_attn', version='{pin.version}', py_modules=['flash_attn'])")
-    sh(prefix / "bin/python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path / "built", tmp_path)
+    (tmp_path / "setup.py").write_text(
+        f"from setuptools import setup; setup(name='flash_attn', version='{pin.version}', py_modules=['flash_attn'])"
+    )
+    sh(
+        prefix / "bin/python",
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        tmp_path / "built",
+        tmp_path,
+    )
     folder.parent.mkdir(parents=True)
     flash.keep(next((tmp_path / "built").glob("*.whl")), folder, {})
-    command = [ROOT / "scripts/post_create.sh", "--prefix", prefix, "--cache", cache, "--level", "quick", "--arch", "90"]
+    command = [
+        ROOT / "scripts/post_create.sh",
+        "--prefix",
+        prefix,
+        "--cache",
+        cache,
+        "--level",
+        "quick",
+        "--arch",
+        "90",
+    ]
     done = sh(*command, check=False, env=clean_environ())
     assert done.returncode == 1, done.stdout
-    assert "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError" in done.stdout
+    assert (
+        "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError"
+        in done.stdout
+    )
     assert not folder.exists() and not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
     assert "verified: every check that ran has passed" in done.stdout, "the environment works without it"
 
@@ -463,7 +556,17 @@ def test_flash_attn_itself(pip_environment: Path, cuda_home: Path, tmp_path: Pat
     for name in ("first", "second"):
         prefix = tmp_path / name
         sh("cp", "-al", pip_environment, prefix)
-        command = [ROOT / "scripts/post_create.sh", "--prefix", prefix, "--cache", cache, "--level", "quick", "--arch", "90"]
+        command = [
+            ROOT / "scripts/post_create.sh",
+            "--prefix",
+            prefix,
+            "--cache",
+            cache,
+            "--level",
+            "quick",
+            "--arch",
+            "90",
+        ]
         started = time.monotonic()
         sh(*command, env=clean_environ(CUDA_HOME=str(cuda_home)))
         seconds.append(time.monotonic() - started)

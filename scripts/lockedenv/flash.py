@@ -317,9 +317,7 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
 
 def prove(prefix: Path, version: str, gpu: bool) -> Optional[str]:
     """What is wrong with the flash-attn that is installed, or None: import, version, native library, GPU checks."""
-    program = (
-        "import torch, flash_attn, flash_attn_2_cuda; from flash_attn import flash_attn_func; print(flash_attn.__version__)"
-    )
+    program = "import torch, flash_attn, flash_attn_2_cuda; from flash_attn import flash_attn_func; print(flash_attn.__version__)"
     environ = {**os.environ, "PYTHONPATH": ""}
     done = subprocess.run([prefix / "bin/python", "-c", program], capture_output=True, text=True, cwd="/", env=environ)
     if done.returncode:

@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import List, Optional
 
 from lockedenv import ROOT, fetch, flash, host, locks
-from lockedenv.steps import POD_VOLUME, Steps, Stop, bring_uv, default_cache, lock_digest, run, stamp_path, uv_environment
+from lockedenv.steps import (
+    POD_VOLUME,
+    Steps,
+    Stop,
+    bring_uv,
+    default_cache,
+    lock_digest,
+    run,
+    stamp_path,
+    uv_environment,
+)
 from lockedenv.verify import write_atomically
 
 STEPS = 3

@@ -163,7 +163,9 @@ def parser() -> argparse.ArgumentParser:
         "--compare", metavar="MANIFEST", nargs="+", help="what differs between two manifests, or one and this machine"
     )
     p.add_argument("--distributed", action="store_true", help="under torchrun: the same environment on every rank?")
-    p.add_argument("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
+    p.add_argument(
+        "--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)"
+    )
     p.add_argument("--strict", action="store_true", help="a warning fails too")
     p.add_argument("--list", action="store_true", help="say what each check proves, and run none")
     return p

@@ -1,4 +1,5 @@
 """The fetcher on a bad network: it ends with exactly the files, or with a clear error, and keeps nothing wrong."""
+
 from __future__ import annotations
 
 import hashlib
@@ -10,7 +11,6 @@ from typing import Any, Dict, List
 import pytest
 from conftest import sh
 from fault_server import Fault, FaultServer, Handler
-
 from lockedenv import fetch
 from lockedenv.fetch import FetchError, Item
 
@@ -36,7 +36,9 @@ def site(tmp_path: Path) -> Path:
 
 def items(*servers: str) -> List[Item]:
     return [
-        Item(name, hashlib.sha256(content).hexdigest(), len(content), [f"{s}/conda-forge/noarch/{name}" for s in servers])
+        Item(
+            name, hashlib.sha256(content).hexdigest(), len(content), [f"{s}/conda-forge/noarch/{name}" for s in servers]
+        )
         for name, content in FILES.items()
     ]
 
@@ -127,7 +129,9 @@ def test_a_passing_fault_is_survived(fault: Fault, site: Path, tmp_path: Path) -
     ],
     ids=["truncate", "unavailable", "wrong bytes", "redirect loop"],
 )
-def test_a_lasting_fault_ends_in_a_clear_error(fault: Fault, said: str, site: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_lasting_fault_ends_in_a_clear_error(
+    fault: Fault, said: str, site: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(fetch, "ROUNDS", 3)
     with FaultServer(site) as server:
         server.fault = fault
@@ -219,7 +223,7 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     with FaultServer(site) as server:
-        mount = f"mount -t tmpfs -o size=300k none {small} && python -c \"$0\" {server.address} {small}/pkgs"
+        mount = f'mount -t tmpfs -o size=300k none {small} && python -c "$0" {server.address} {small}/pkgs'
         environ = {**__import__("os").environ, "PYTHONPATH": ":".join(__import__("sys").path)}
         done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", mount, program, env=environ)
     assert "No space left on the disk of" in done.stdout and "what is there is kept" in done.stdout, done.stdout
@@ -240,5 +244,3 @@ def test_secrets_in_addresses_are_never_shown(text: str, clean: str) -> None:
 def test_an_address_on_a_mirror() -> None:
     url = "https://conda.anaconda.org/conda-forge/noarch/tqdm-1-0.conda"
     assert fetch.address("http://m.example/conda/", url) == "http://m.example/conda/conda-forge/noarch/tqdm-1-0.conda"
-
-

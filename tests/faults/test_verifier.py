@@ -1,4 +1,5 @@
 """Breaks a real environment, one fault at a time: the verdict, the message, and that only the named check sees it."""
+
 from __future__ import annotations
 
 import json
@@ -24,7 +25,9 @@ class Fault(NamedTuple):
 
 
 def meta(env: CondaEnvironment, name: str) -> Path:
-    return next(p for p in (env.prefix / "conda-meta").glob(f"{name}-*.json") if json.loads(p.read_text())["name"] == name)
+    return next(
+        p for p in (env.prefix / "conda-meta").glob(f"{name}-*.json") if json.loads(p.read_text())["name"] == name
+    )
 
 
 def record(name: str, **changes: Any) -> Break:
@@ -218,8 +221,14 @@ H100 = "NVIDIA H100 80GB HBM3, {driver}, 81559, 9.0, GPU-1234, Disabled"
 @pytest.mark.parametrize(
     "script, said",
     [
-        ("echo '" + H100.format(driver="470.82.01") + "'", "the driver 470.82.01 of NVIDIA H100 80GB HBM3 is older than 525.60.13"),
-        ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "nvidia-smi fails: Failed to initialize NVML"),
+        (
+            "echo '" + H100.format(driver="470.82.01") + "'",
+            "the driver 470.82.01 of NVIDIA H100 80GB HBM3 is older than 525.60.13",
+        ),
+        (
+            "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18",
+            "nvidia-smi fails: Failed to initialize NVML",
+        ),
         ("echo '[Unknown Error], [N/A]'", "which is not a GPU"),
     ],
 )
@@ -253,7 +262,15 @@ def test_wrong_usage_exits_2(conda_environment: CondaEnvironment, tmp_path: Path
 
 def test_it_starts_with_a_bare_python_and_says_what_is_missing(tmp_path: Path) -> None:
     """The system's python, from another directory: everything is missing, and that is what is said."""
-    done = sh("/usr/bin/python3", ROOT / "scripts/verify_environment.py", "--level", "quick", cwd=tmp_path, check=False, env=clean_environ())
+    done = sh(
+        "/usr/bin/python3",
+        ROOT / "scripts/verify_environment.py",
+        "--level",
+        "quick",
+        cwd=tmp_path,
+        check=False,
+        env=clean_environ(),
+    )
     assert done.returncode == 1
     assert "torch is not installed" in done.stdout and "accelerate: missing, locked is" in done.stdout, done.stdout
     assert "Traceback" not in done.stdout

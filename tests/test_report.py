@@ -1,0 +1,54 @@
+"""How the verifier speaks: colour and width on a terminal alone, the remedy under a failure, honest counts."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from lockedenv.report import Report
+from lockedenv.results import Result, exit_status, failed, passed, skipped, warned
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def said(out: Any, *results: Result) -> str:
+    report = Report(out)
+    report.progress("working")
+    for result in results:
+        result.check = "torch"
+        report.result(result)
+    report.summary(list(results), 1.0)
+    return str(out.getvalue())
+
+
+def test_plain_when_piped_and_coloured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    plain = said(io.StringIO(), failed("wrong", "mend it", ["detail"]))
+    assert plain.splitlines()[:3] == ["FAIL  torch            wrong", "      - detail", "      > mend it"]
+    assert "\033[31mFAIL\033[0m" in said(Terminal(), failed("wrong", "mend it")) and "working" in said(Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\033[31m" not in said(Terminal(), failed("wrong", "mend it"))
+
+
+def test_skipped_is_never_counted_as_passed() -> None:
+    text = said(io.StringIO(), skipped("no GPU"))
+    assert "0 passed, 0 failed, 1 skipped" in text and "nothing was checked" in text and "verified" not in text
+    assert "1 passed, 1 warned, 0 failed, 1 skipped" in said(io.StringIO(), passed("x"), warned("w", "r"), skipped("s"))
+
+
+def test_long_lists_are_cut_and_long_lines_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    text = said(io.StringIO(), failed("wrong", "mend it", [f"file {n}" for n in range(50)]))
+    assert "file 19" in text and "file 20" not in text and "and 30 more; --json FILE has them all" in text
+    wrapped = said(Terminal(), failed("wrong", "word " * 40))
+    assert max(len(line) for line in wrapped.replace("\r\033[K", "").split("\n") if "word" in line) <= 60
+
+
+def test_exit_status() -> None:
+    assert exit_status([passed("x"), skipped("s")]) == 0 and exit_status([failed("x", "r")]) == 1
+    assert exit_status([warned("x", "r")]) == 0 and exit_status([warned("x", "r")], strict=True) == 1
