@@ -133,7 +133,7 @@ def collectives(device: str, rank: int, world: int) -> List[str]:
         return (places * (r + 1)) % 5 + r % 3
 
     for dtype in (torch.float32, torch.bfloat16):
-        total = sum(of(r) for r in range(world)).to(dtype)  # type: ignore[attr-defined]
+        total = sum(of(r) for r in range(world)).to(dtype)
         mine = of(rank).to(dtype).to(device)
         reduced = mine.clone()
         dist.all_reduce(reduced)
@@ -142,7 +142,7 @@ def collectives(device: str, rank: int, world: int) -> List[str]:
         whole = torch.cat([of(rank + 10 * part) for part in range(world)]).to(dtype).to(device)
         scattered = torch.empty_like(mine)
         dist.reduce_scatter_tensor(scattered, whole)
-        part = sum(of(r + 10 * rank) for r in range(world)).to(dtype)  # type: ignore[attr-defined]
+        part = sum(of(r + 10 * rank) for r in range(world)).to(dtype)
         sent = mine.clone()
         dist.broadcast(sent, src=world - 1)
         for name, got, wants in (
@@ -280,9 +280,9 @@ def explain(meeting: Meeting, stage: str, error: Exception) -> str:
             if not absent:
                 break
             time.sleep(0.1)
-    except Exception as error:
+    except Exception as lost:
         return (
-            f"the store is gone, with the node of rank 0: it died or lost the network ({type(error).__name__}: {error})"
+            f"the store is gone, with the node of rank 0: it died or lost the network ({type(lost).__name__}: {lost})"
         )
     if absent:
         return f"{meeting.names(absent)} died or hangs in `{stage}`; its own output, and NCCL_DEBUG=INFO, say more"

@@ -15,7 +15,7 @@ from lockedenv.locks import canonical
 
 @dataclass
 class CondaRecord:
-    """One conda-meta record, kept in `file`. `infos` are the dist-infos it owns: folder -> the sha256 of its RECORD and INSTALLER."""
+    """One conda-meta record, kept in `file`. `infos`: its dist-infos, each with the sha256 of RECORD and INSTALLER."""
 
     name: str
     version: str

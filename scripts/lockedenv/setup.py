@@ -312,7 +312,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backend", choices=["auto", "conda", "pip"], default="auto",
                    help="auto: conda where its channels answer, otherwise PyPI's wheels of the same versions")  # fmt: skip
     p.add_argument("--mirror", default=os.environ.get("MAXIMALCAI_MIRROR", ""), metavar="URL,...",
-                   help="fetch conda archives from here first; hashes make any mirror safe (default: $MAXIMALCAI_MIRROR)")  # fmt: skip
+                   help="fetch conda archives from here first (default: $MAXIMALCAI_MIRROR); any is safe")  # fmt: skip
     p.add_argument("--download-only", type=Path, metavar="DIR", help="collect everything in DIR, and install nothing")
     p.add_argument("--force", action="store_true", help="make a finished environment anew")
     p.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
