@@ -290,8 +290,25 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     assert (
         done.returncode == 1 and "too little disk for the conda backend: the environment need about" in done.stdout
     ), done.stdout
-    assert "the cache is on another disk: files are copied, not linked" in done.stdout
+    assert "the cache is on another disk: everything is unpacked beside the environment" in done.stdout
     assert not server.requests
+
+
+def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machine: Machine, tmp_path: Path) -> None:
+    """As on a pod: the cache on the volume, the environment on the container disk. A tmpfs stands in for the volume."""
+    script = (
+        f'mkdir -p {machine.cache} && mount -t tmpfs -o size=800m none {machine.cache} && "$@" && '
+        f"ls -A {machine.cache} {machine.cache}/wheels {machine.folder} && rm -rf {machine.prefix} && "
+        f'exec unshare --net "$@"'
+    )
+    command = ["unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash", *machine.command()]
+    done = sh(*command, check=False, env=machine.environ)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count(VERIFIED) == 2, "the second time without a network, from the volume alone"
+    listed = done.stdout.split(VERIFIED)[1]
+    assert "idna-" in listed and "env.pkgs" not in listed and "env.uv" not in listed and "\nuv\n" not in listed, listed
+    files = [p for p in machine.prefix.rglob("*.py") if p.is_file()]
+    assert {p.stat().st_nlink for p in files} == {1}, "what was unpacked beside it is gone"
 
 
 def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine, tmp_path: Path) -> None:
@@ -302,7 +319,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine,
     module.write_text(module.read_text().replace("CONDA_GROWTH = 1.9, 2.5", "CONDA_GROWTH = 0.01, 0.01"))
     command = machine.command()
     command[command.index(str(machine.prefix))] = str(small / "env")
-    script = f'mount -t tmpfs -o size=20m none {small} && exec "$@"'
+    script = f'mount -t tmpfs -o size=100m none {small} && exec "$@"'
     done = sh(
         "unshare",
         "--mount",

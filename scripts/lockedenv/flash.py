@@ -251,7 +251,6 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
         "CUDA_HOME": str(tools.cuda_home),
         "CC": str(tools.cc),
         "CXX": str(tools.cxx),
-        "NVCC_PREPEND_FLAGS": f"-ccbin {tools.cxx}",
         "CPATH": str(tools.headers),
         "TMPDIR": str(work),
         "FLASH_ATTENTION_FORCE_BUILD": "TRUE",

@@ -63,10 +63,16 @@ def site_folders(prefix: Path) -> List[Path]:
     return [p for p in found if p.is_dir()]
 
 
+def in_prefix(path: str) -> str:
+    """A conda record's path as it lies in a prefix of Python 3.11; noarch packages may be recorded as packed."""
+    path = re.sub("^site-packages/", "lib/python3.11/site-packages/", path)
+    return re.sub("^python-scripts/", "bin/", path)
+
+
 def _owned_infos(paths: List[Dict[str, str]]) -> Dict[str, Dict[str, str]]:
     infos: Dict[str, Dict[str, str]] = {}
     for entry in paths:
-        folder, _, name = entry["_path"].rpartition("/")
+        folder, _, name = in_prefix(entry["_path"]).rpartition("/")
         if re.search(r"/site-packages/[^/]+\.(dist|egg)-info$", folder):  # not those that a package vendors
             hashes = infos.setdefault(folder, {})
             if name in ("RECORD", "INSTALLER"):

@@ -6,25 +6,31 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
 
 from lockedenv import ROOT, fetch, flash, host, locks
+from lockedenv.installed import file_sha256
 from lockedenv.steps import (
     POD_VOLUME,
     Steps,
     Stop,
     bring_uv,
     default_cache,
+    disk_text,
+    index_items,
     lock_digest,
     run,
     stamp_path,
     uv_environment,
+    uv_folder,
 )
 from lockedenv.verify import write_atomically
 
@@ -90,7 +96,7 @@ def find_gpus() -> List[host.Gpu]:
         raise Stop(str(error)) from None
 
 
-def install_wheels(options: Options, backend: str, uv: Path) -> None:
+def install_wheels(options: Options, backend: str, uv: Path, steps: Steps) -> None:
     """The layer's wheels, by hash, in parallel, from the machine's index or the offline folder. Raises Stop."""
     lock = locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS
     command = [
@@ -102,13 +108,27 @@ def install_wheels(options: Options, backend: str, uv: Path) -> None:
         "--require-hashes",
         "--no-deps",
     ]
-    if options.offline:
-        command += ["--no-index", "--find-links", str(options.offline / "wheels")]
+    folder = options.offline / "wheels" if options.offline else None
     environ = uv_environment(options.cache, options.prefix, dict(os.environ))
+    if not folder and not host.same_filesystem(options.cache, options.prefix):
+        # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
+        folder = options.cache / "wheels"
+        fetch_wheels(locks.read_pip_lock(lock), folder, steps)
+    if folder:
+        command += ["--no-index", "--find-links", str(folder)]
     with contextlib.suppress(Stop):  # all in the cache: then no index is asked, and none needs to answer
         run([*command, "--offline", "-r", str(lock)], environ, "looking in the cache", quiet=True)
         return
     run([*command, "-r", str(lock)], environ, f"installing {lock.name}", options.quiet)
+
+
+def fetch_wheels(pins: List[locks.PipPackage], folder: Path, steps: Steps) -> None:
+    """The wheels and sources of these pins into a folder, by hash; what is there is not asked for. Raises Stop, FetchError."""
+    with ThreadPoolExecutor(fetch.PARALLEL) as pool:
+        there = set(pool.map(file_sha256, folder.glob("*-*")))
+        missing = [pin for pin in pins if pin.sha256 not in there]
+        items = [i for found in pool.map(lambda pin: index_items([pin], dict(os.environ)), missing) for i in found]
+    fetch.fetch(items, folder, lambda text: steps.say(f"      {text}"), steps.quiet)
 
 
 def verify(options: Options, manifest: Optional[Path] = None) -> int:
@@ -141,7 +161,7 @@ def finish(options: Options, backend: str, steps: Steps) -> int:
     with steps.step(f"Install the wheels of {'locks/pip.txt' if backend == 'conda' else 'requirements.txt'}"):
         if not uv.exists():
             uv = bring_uv(options.cache, steps, options.offline)
-        install_wheels(options, backend, uv)
+        install_wheels(options, backend, uv, steps)
     flash_problem = ""
     with steps.step("flash-attn"):
         if options.flash_attn:
@@ -152,6 +172,7 @@ def finish(options: Options, backend: str, steps: Steps) -> int:
                 print(flash_problem, file=sys.stderr)
         else:
             steps.say("      left out, as asked")
+    shutil.rmtree(uv_folder(options.prefix), ignore_errors=True)
     stamp = {"backend": backend, "locks": digest, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     write_atomically(stamp_path(options.prefix), json.dumps(stamp, indent=2) + "\n")
     manifest = options.prefix / "maximalcai-manifest.json"
@@ -220,6 +241,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return status
     except (Stop, fetch.FetchError, locks.LockError) as error:
         print(f"post_create.sh: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"post_create.sh: {disk_text(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("post_create.sh: interrupted; run it again to go on", file=sys.stderr)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from lockedenv import fetch, host, locks, post_create
 from lockedenv.fetch import Item, redact
 from lockedenv.host import size_text, version_tuple
 from lockedenv.locks import CondaPackage
-from lockedenv.steps import Steps, Stop, bring_uv, holding, index_items, lock_digest, read_stamp, run, uv_environment
+from lockedenv.steps import Steps, Stop, bring_uv, holding, lock_digest, read_stamp, run, uv_environment
 
 # conda-forge's archive of micromamba; 2.5.0 is the version whose installing of a lock was studied.
 MICROMAMBA = CondaPackage(
@@ -65,8 +66,12 @@ def refuse_other_machines() -> None:
 def refuse_unwritable(folders: List[Path]) -> None:
     for folder in folders:
         parent = host.existing_parent(folder)
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise Stop(f"{folder} cannot be made: no write access to {parent}; choose another with --prefix or --cache")
+        try:  # root may write anywhere, says os.access, and cannot
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        except OSError as error:
+            said = f"{folder} cannot be made in {parent} ({error.strerror}); choose another with --prefix or --cache"
+            raise Stop(said) from None
 
 
 def archive_items(packages: List[CondaPackage], mirrors: List[str]) -> List[Item]:
@@ -135,7 +140,9 @@ def needed_space(backend: str, prefix: Path, cache: Path) -> List[Tuple[Path, in
     together = host.same_filesystem(prefix, cache)
     if backend == "pip":
         wheels = sum(p.size for p in locks.read_pip_lock(locks.REQUIREMENTS))
-        unpacked, archives = int(wheels * WHEEL_GROWTH), 0
+        unpacked, archives, beside = int(wheels * WHEEL_GROWTH), 0, 0
+        if not together:
+            archives = sum(p.size for p in locks.read_pip_lock(locks.REQUIREMENTS))
         if read_stamp(prefix).get("backend") == "pip" and together:
             unpacked //= 4  # the cache holds what the old prefix links to
     else:
@@ -144,9 +151,10 @@ def needed_space(backend: str, prefix: Path, cache: Path) -> List[Tuple[Path, in
         wheels = sum(p.size for p in locks.read_pip_lock(locks.PIP_LOCK))
         unpacked = int(sum(p.size or UNKNOWN_SIZE for p in packages) * CONDA_GROWTH + wheels * WHEEL_GROWTH)
         archives = sum(p.size or UNKNOWN_SIZE for p in missing)
+        beside = sum(p.size or UNKNOWN_SIZE for p in packages)
     if together:
         return [(prefix, unpacked + archives, "the environment and the cache")]
-    return [(prefix, unpacked, "the environment"), (cache, unpacked + archives, "the cache")]
+    return [(prefix, unpacked + beside, "the environment"), (cache, archives, "the cache")]
 
 
 def refuse_small_disks(needs: List[Tuple[Path, int, str]], backend: str) -> None:
@@ -203,18 +211,33 @@ def bring_micromamba(plan: Plan, steps: Steps) -> Path:
 def create_conda(plan: Plan, micromamba: Path) -> None:
     """micromamba create from the lock, out of the cache alone. Raises Stop if it fails or leaves less than the lock."""
     options = plan.options
-    root = options.cache / "mamba"
+    root, packages = options.cache / "mamba", options.cache / "pkgs"
     root.mkdir(parents=True, exist_ok=True)
+    if not host.same_filesystem(options.cache, options.prefix):
+        # Unpacking makes 100,000 small files, slow on a network volume, and they could not be linked into the prefix.
+        packages = unpack_folder(options.prefix)
+        shutil.rmtree(packages, ignore_errors=True)
+        packages.mkdir()
+        for package in locks.read_conda_lock().packages:
+            shutil.copyfile(options.cache / "pkgs" / package.filename, packages / package.filename)
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("CONDA_", "MAMBA_"))}
     # HOME too: micromamba lists every prefix in ~/.conda/environments.txt, and nothing outside prefix and cache is written.
-    environ.update(CONDA_PKGS_DIRS=str(options.cache / "pkgs"), MAMBA_ROOT_PREFIX=str(root), HOME=str(root))
+    environ.update(CONDA_PKGS_DIRS=str(packages), MAMBA_ROOT_PREFIX=str(root), HOME=str(root))
     command = [str(micromamba), "create", "--yes", "--no-rc", "-p", str(options.prefix), "-f", str(locks.CONDA_LOCK)]
-    run(command, environ, "micromamba create", options.quiet)
+    try:
+        run(command, environ, "micromamba create", options.quiet)
+    finally:
+        shutil.rmtree(unpack_folder(options.prefix), ignore_errors=True)
     records = {p.stem for p in (options.prefix / "conda-meta").glob("*.json")}
     missing = [p.name for p in locks.read_conda_lock().packages if p.stem not in records]
     if missing or not (options.prefix / "bin/python").exists():
         raise Stop(f"micromamba said it was done, and {len(missing)} packages are missing ({', '.join(missing[:3])}...); "
                    "is it older than 2.0? Take it from PATH, and the pinned one is fetched")  # fmt: skip
+
+
+def unpack_folder(prefix: Path) -> Path:
+    """Where archives are unpacked if the cache is on another disk than the prefix; removed afterwards."""
+    return prefix.with_name(prefix.name + ".pkgs")
 
 
 def create_venv(plan: Plan, uv: Path) -> None:
@@ -286,11 +309,7 @@ def download_only(folder: Path, mirrors: List[str], steps: Steps, quiet: bool) -
             fetch.fetch(archives, folder / "pkgs", say, quiet)
     pins = locks.read_pip_lock(locks.REQUIREMENTS) + locks.read_pip_lock(locks.FLASH_ATTN_LOCK)
     with steps.step(f"Fetch {len(pins)} wheels and sources"):
-        with ThreadPoolExecutor(fetch.PARALLEL) as pool:
-            items = [
-                item for found in pool.map(lambda pin: index_items([pin], dict(os.environ)), pins) for item in found
-            ]
-        fetch.fetch(items, folder / "wheels", say, quiet)
+        post_create.fetch_wheels(pins, folder / "wheels", steps)
     steps.end(f"install from it with: scripts/setup_runpod_environment.sh --offline {folder}")
 
 
@@ -339,6 +358,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return set_up(args, options, mirrors)
     except (Stop, fetch.FetchError, locks.LockError, host.HostError) as error:
         print(f"setup_runpod_environment.sh: {redact(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"setup_runpod_environment.sh: {disk_text(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("setup_runpod_environment.sh: interrupted; run it again to go on", file=sys.stderr)
@@ -394,8 +416,9 @@ def describe(plan: Plan, now: str, steps: Steps) -> None:
         free = host.free_bytes(folder)
         steps.say(f"      disk         {what}: about {size_text(needed)} of {size_text(free)} free at {folder}")
     if len(plan.needs) > 1:
-        steps.say("      the cache is on another disk: files are copied, not linked, which takes time and the space twice; "
-                  "a --cache on the environment's disk avoids it, but is lost with the pod")  # fmt: skip
+        steps.say(
+            "      the cache is on another disk: everything is unpacked beside the environment, so that it can be linked"
+        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional
 
 from lockedenv import fetch, locks
-from lockedenv.host import version_tuple
+from lockedenv.host import same_filesystem, version_tuple
 from lockedenv.installed import file_sha256
 
 POD_VOLUME = Path("/workspace")  # RunPod's persistent volume; the container disk, faster, is lost with the pod
@@ -189,14 +189,18 @@ def _page(url: str) -> str:
 # uv --------------------------------------------------------------------------------------------------------------
 
 
-def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[str, str]:
-    """What uv runs with: the given cache, the machine's index, copies where links cannot be made."""
-    from lockedenv.host import same_filesystem
+def uv_folder(prefix: Path) -> Path:
+    """uv's cache if the cache is on another disk than the prefix; removed when the prefix is finished."""
+    return prefix.with_name(prefix.name + ".uv")
 
+
+def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[str, str]:
+    """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy."""
+    together = same_filesystem(cache, prefix.parent)
     ours = {
-        "UV_CACHE_DIR": str(cache / "uv"),
+        "UV_CACHE_DIR": str(cache / "uv" if together else uv_folder(prefix)),
         "UV_PYTHON_INSTALL_DIR": str(cache / "python"),
-        "UV_LINK_MODE": "hardlink" if same_filesystem(cache, prefix.parent) else "copy",
+        "UV_LINK_MODE": "hardlink",
         "UV_HTTP_TIMEOUT": environ.get("UV_HTTP_TIMEOUT", "120"),
     }
     if not any(environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")):

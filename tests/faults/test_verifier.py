@@ -149,7 +149,7 @@ FAULTS = [
     Fault("a second OpenMP runtime", "openmp", "2 OpenMP runtimes: libgomp.so.1, libomp.so",
           write("lib/libgomp.so.1", lambda _: b"another")),
     Fault("another CUDA on LD_LIBRARY_PATH", "variables", "LD_LIBRARY_PATH has",
-          write("../elsewhere/libcublas.so.12", lambda _: b""), {"LD_LIBRARY_PATH": "{prefix}/../elsewhere"}),
+          write("../elsewhere/libcublas.so.12.8.4.1", lambda _: b""), {"LD_LIBRARY_PATH": "{prefix}/../elsewhere"}),
     Fault("BNB_CUDA_VERSION", "variables", "BNB_CUDA_VERSION=118", lambda env: None, {"BNB_CUDA_VERSION": "118"}),
     Fault("PYTHONPATH", "variables", "PYTHONPATH=/elsewhere is searched before", lambda env: None, {"PYTHONPATH": "/elsewhere"}),
     Fault("hf-transfer enabled and missing", "hf-transfer", "is set and hf_transfer is not installed",

@@ -14,7 +14,7 @@ from typing import Dict, Iterator, Tuple
 from lockedenv.checks import FULL, Context, check, first
 from lockedenv.drift import REMAKE
 from lockedenv.host import size_text
-from lockedenv.installed import Installed, file_sha256
+from lockedenv.installed import Installed, file_sha256, in_prefix
 from lockedenv.results import Result, failed, passed
 
 
@@ -26,7 +26,7 @@ def recorded_files(installed: Installed) -> Dict[Path, str]:
         for entry in data.get("paths_data", {}).get("paths", []):
             sha = entry.get("sha256_in_prefix") or entry.get("sha256")
             if sha and entry.get("path_type") in ("hardlink", "copy"):
-                files[installed.prefix / entry["_path"]] = sha
+                files[installed.prefix / in_prefix(entry["_path"])] = sha
     for dist in installed.dists:
         if dist.manager == "pip" and (dist.path / "RECORD").is_file():
             files.update(_record_entries(dist.path / "RECORD"))

@@ -89,9 +89,17 @@ def state_verdict(text: str) -> Result:
 def gpu_state(context: Context) -> Result:
     if not context.gpus or context.gpu_mode == "off":
         return skipped("--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine")
-    command = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
-    try:
-        text = subprocess.run(command, stdout=subprocess.PIPE, timeout=30, check=True).stdout.decode()
-    except (OSError, subprocess.SubprocessError) as error:
-        return failed(f"nvidia-smi does not say: {error}", "run nvidia-smi -q by hand; take another pod")
-    return state_verdict(text)
+    fields = ",".join(_FIELDS)
+    for query in (
+        fields,
+        fields.replace("clocks_throttle_reasons", "clocks_event_reasons"),
+    ):  # renamed in newer drivers
+        command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return failed(f"nvidia-smi does not answer: {error}", "run nvidia-smi -q by hand; take another pod")
+        text = done.stdout.decode(errors="replace")
+        if done.returncode == 0:
+            return state_verdict(text)
+    return warned(f"nvidia-smi does not say: {' '.join(text.split())[:120]}", "run nvidia-smi -q by hand")

@@ -115,6 +115,19 @@ def openmp(context: Context) -> Result:
     return passed(f"{real.pop().name if real else 'none'} alone")
 
 
+# What torch 2.5.1 loads by name, and so could take from elsewhere; cuDNN and NCCL as its PyPI metadata pins them.
+LOADED = {"nvJitLink": CUDA, "cublas": CUDA, "cublasLt": CUDA, "cudart": CUDA, "cudnn": "9.1.0", "nccl": "2.21.5"}
+
+
+def _another_version(library: Path) -> bool:
+    """Whether a file is one of the libraries that torch loads, of another version than the locked one (by its name)."""
+    match = re.match(r"lib(\w+)\.so\.?([\d.]*)$", library.resolve().name)
+    if not match or match[1] not in LOADED:
+        return False
+    wants = version_tuple(LOADED[match[1]])
+    return version_tuple(match[2])[: len(wants)] != wants
+
+
 @check("variables", "no environment variable puts another CUDA, Python package or library first")
 def variables(context: Context) -> Result:
     environ, wrong, remedies = context.environ, [], []
@@ -122,9 +135,7 @@ def variables(context: Context) -> Result:
         path = Path(folder).resolve()
         if context.installed.prefix.resolve() in [path, *path.parents]:
             continue
-        libraries = [
-            p.name for p in path.glob("lib*.so*") if re.match(r"lib(nvJitLink|cublas|cudart|cudnn|nccl)\.", p.name)
-        ]
+        libraries = [p.name for p in sorted(path.glob("lib*.so*")) if _another_version(p)]
         if libraries:
             wrong.append(f"LD_LIBRARY_PATH has {folder}, whose {libraries[0]} is found before the locked one")
             remedies.append("unset LD_LIBRARY_PATH")

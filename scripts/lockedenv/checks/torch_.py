@@ -102,12 +102,12 @@ def torch_arithmetic(device: str) -> Result:
         if device == "cuda":
             del got
             torch.cuda.empty_cache()
-            before = torch.cuda.mem_get_info(where)[0]
+            before = torch.cuda.memory_reserved(where)  # this process's: other checks run beside it
             block = torch.ones(2**30, dtype=torch.uint8, device=where)
-            taken = (before - torch.cuda.mem_get_info(where)[0]) * int(block[-1])
+            taken = (torch.cuda.memory_reserved(where) - before) * int(block[-1])
             del block
             torch.cuda.empty_cache()
-            kept = before - torch.cuda.mem_get_info(where)[0]
+            kept = torch.cuda.memory_reserved(where) - before
             if taken < 2**30 or kept > 2**26:
                 return failed(
                     f"{where}: of 1 GiB taken, {kept} bytes were not given back", "see nvidia-smi for who holds it"

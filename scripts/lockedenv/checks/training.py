@@ -116,14 +116,19 @@ def accelerate_resume(device: str) -> Result:
     accelerator.load_state("state")
     second = [step(), step()]
     error = max(abs(a - b) for a, b in zip(first, second))
-    if not error <= 1e-5:  # a GPU sums in another order each time
+    bound = 1e-5 if device == "cpu" else 1e-4  # a GPU sums in another order each time
+    if not error <= bound:
         return failed(f"after load_state the losses are {second}, not {first}", BROKEN)
-    return passed(f"{device}: two steps after load_state differ by {error:.1e} (bound 1.0e-05)")
+    return passed(f"{device}: two steps after load_state differ by {error:.1e} (bound {bound:.1e})")
 
 
 @check("trainer-resume", "what Trainer.train(resume_from_checkpoint=...) does on this torch, by trying it", FULL,
        remedy=BROKEN, child=True)  # fmt: skip
 def trainer_resume(device: str) -> Result:
+    visible = os.environ.get(
+        "CUDA_VISIBLE_DEVICES"
+    )  # with several GPUs, Trainer would spread this tiny model over them
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0" if visible is None else visible.split(",")[0]
     from transformers import Trainer, TrainingArguments
 
     data = [{"input_ids": row, "labels": row} for row in batch("cpu").repeat(4, 1)]
