@@ -19,7 +19,7 @@ from lockedenv import fetch, host, locks, post_create
 from lockedenv.fetch import Item, redact
 from lockedenv.host import size_text, version_tuple
 from lockedenv.locks import CondaPackage
-from lockedenv.steps import Steps, Stop, bring_uv, holding, lock_digest, read_stamp, run, uv_environment
+from lockedenv.steps import Steps, Stop, bring_uv, disk_text, holding, lock_digest, read_stamp, run, uv_environment
 
 # conda-forge's archive of micromamba; 2.5.0 is the version whose installing of a lock was studied.
 MICROMAMBA = CondaPackage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -25,6 +26,12 @@ POD_VOLUME = Path("/workspace")  # RunPod's persistent volume; the container dis
 OLDEST_UV = (0, 5)
 
 
+FULL_DISK = (
+    "No space left on device. Free some disk, or name other places with --prefix and --cache, and run again: "
+    "what was downloaded is kept"
+)
+
+
 class Stop(Exception):
     """Ends a script with one clear message: what is wrong and what to do."""
 
@@ -34,6 +41,12 @@ def default_cache() -> Path:
     if os.access(POD_VOLUME, os.W_OK):
         return POD_VOLUME / ".cache" / "maximalcai"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maximalcai"
+
+
+def disk_text(error: OSError) -> str:
+    """An operating system's error for people: which file, what, and what to do if the disk is full."""
+    where = f"{error.filename}: " if error.filename else ""
+    return where + (FULL_DISK if error.errno == errno.ENOSPC else f"{error.strerror or error}; mend it and run again")
 
 
 class Steps:
@@ -87,8 +100,7 @@ def run(command: List[str], environ: Dict[str, str], what: str, quiet: bool = Fa
     if status:
         text = "\n".join(said)
         if re.search(r"No space left on device|os error 28|Errno 28", text):
-            raise Stop(f"{what}: No space left on device. Free some disk, or name other places with --prefix and --cache, "
-                       "and run again: what was downloaded is kept")  # fmt: skip
+            raise Stop(f"{what}: {FULL_DISK}")
         tail = "\n  ".join(said[-8:]) if quiet else ""
         raise Stop(f"{what} failed (exit {status}){': ' + tail if tail else '; its last lines are above'}")
 
