@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from lockedenv import ROOT, fetch, flash, host, locks
 from lockedenv.installed import file_sha256
@@ -162,16 +162,8 @@ def finish(options: Options, backend: str, steps: Steps) -> int:
         if not uv.exists():
             uv = bring_uv(options.cache, steps, options.offline)
         install_wheels(options, backend, uv, steps)
-    flash_problem = ""
     with steps.step("flash-attn"):
-        if options.flash_attn:
-            try:
-                flash.install(options.prefix, options.cache, uv, find_gpus(), options.flash, steps)
-            except (Stop, fetch.FetchError) as error:
-                flash_problem = str(error)
-                print(flash_problem, file=sys.stderr)
-        else:
-            steps.say("      left out, as asked")
+        problem = install_flash_attn(options, uv, steps)
     shutil.rmtree(uv_folder(options.prefix), ignore_errors=True)
     stamp = {"backend": backend, "locks": digest, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     write_atomically(stamp_path(options.prefix), json.dumps(stamp, indent=2) + "\n")
@@ -181,36 +173,32 @@ def finish(options: Options, backend: str, steps: Steps) -> int:
     if os.environ.get("RUNPOD_POD_ID") and os.access(POD_VOLUME, os.W_OK):  # the prefix is lost with the pod
         name = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
         write_atomically(POD_VOLUME / "maximalcai-manifests" / f"{name}.json", manifest.read_text())
-    return 1 if flash_problem else status
+    return 1 if problem else status
 
 
-def again(options: Options, backend: str, steps: Steps) -> int:
-    """On a finished prefix: flash-attn if it is wanted and not there, and the verifier. Gives the exit status."""
-    problem = ""
+def again(options: Options, steps: Steps) -> int:
+    """On a finished prefix: flash-attn if it is not there yet, and the verifier. Gives the exit status."""
     with steps.step("Verify"):
-        gpus = find_gpus()
-        if options.flash_attn and (gpus or options.flash.arch or options.flash.wheel):
-            uv = options.prefix / "bin/uv"
-            try:
-                flash.install(options.prefix, options.cache, uv, gpus, options.flash, steps)
-            except (Stop, fetch.FetchError) as error:
-                problem = str(error)
-                print(problem, file=sys.stderr)
+        problem = install_flash_attn(options, options.prefix / "bin/uv", steps)
         status = verify(options)
     return 1 if problem else status
 
 
+def install_flash_attn(options: Options, uv: Path, steps: Steps) -> bool:
+    """True if flash-attn was to be installed and could not be; why is told."""
+    if not options.flash_attn:
+        steps.say("      flash-attn is left out, as asked")
+        return False
+    try:
+        flash.install(options.prefix, options.cache, uv, find_gpus(), options.flash, steps)
+    except (Stop, fetch.FetchError) as error:
+        print(error, file=sys.stderr)
+        return True
+    return False
+
+
 def backend_of(prefix: Path) -> str:
     return "conda" if (prefix / "conda-meta").is_dir() else "pip"
-
-
-def raise_on_terminate() -> None:
-    """SIGTERM ends the script as Ctrl-C does, so that what is half made is put right."""
-
-    def handler(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, handler)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -223,31 +211,50 @@ def main(arguments: Optional[List[str]] = None) -> int:
     )
     add_options(parser)
     args = parser.parse_args(arguments)
-    raise_on_terminate()
-    try:
-        active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
-        chosen = args.prefix or active
-        if not chosen:
-            raise Stop("no environment is active; name one with --prefix DIR")
-        prefix = Path(chosen).expanduser().absolute()
+
+    def work() -> int:
+        prefix = (args.prefix or active_prefix()).expanduser().absolute()
         if not (prefix / "bin/python").exists():
             raise Stop(
-                f"{prefix} has no bin/python: it is not an environment; make it with setup_runpod_environment.sh"
+                f"{prefix} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh"
             )
         options = options_of(args, prefix)
         steps = Steps(STEPS, options.quiet)
         status = finish(options, backend_of(prefix), steps)
         steps.end("finished" if status == 0 else "finished with problems")
         return status
-    except (Stop, fetch.FetchError, locks.LockError) as error:
-        print(f"post_create.sh: {error}", file=sys.stderr)
-        return 1
+
+    return run_script("post_create.sh", work)
+
+
+def active_prefix() -> Path:
+    """The active environment: of those that the shell names, the one whose python runs this. Raises Stop."""
+    named = [Path(os.environ[name]) for name in ("CONDA_PREFIX", "VIRTUAL_ENV") if os.environ.get(name)]
+    for prefix in [p for p in named if p.resolve() == Path(sys.prefix).resolve()] + named:
+        return prefix
+    raise Stop("no environment is active; name one with --prefix DIR")
+
+
+def run_script(name: str, work: Callable[[], int]) -> int:
+    """Runs a script's work; gives its exit status. Whatever stops it is told in one message, never as a traceback.
+
+    SIGTERM ends it as Ctrl-C does, so that what is half made is put right.
+    """
+
+    def handler(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, handler)
+    try:
+        return work()
+    except (Stop, fetch.FetchError, locks.LockError, host.HostError) as error:
+        said, status = str(error), 1
     except OSError as error:
-        print(f"post_create.sh: {disk_text(error)}", file=sys.stderr)
-        return 1
+        said, status = disk_text(error), 1
     except KeyboardInterrupt:
-        print("post_create.sh: interrupted; run it again to go on", file=sys.stderr)
-        return 130
+        said, status = "interrupted; run it again to go on", 130
+    print(f"{name}: {fetch.redact(said)}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import shutil
@@ -19,7 +20,7 @@ from lockedenv import fetch, host, locks, post_create
 from lockedenv.fetch import Item, redact
 from lockedenv.host import size_text, version_tuple
 from lockedenv.locks import CondaPackage
-from lockedenv.steps import Steps, Stop, bring_uv, disk_text, holding, lock_digest, read_stamp, run, uv_environment
+from lockedenv.steps import Steps, Stop, bring_uv, holding, lock_digest, read_stamp, run, uv_environment
 
 # conda-forge's archive of micromamba; 2.5.0 is the version whose installing of a lock was studied.
 MICROMAMBA = CondaPackage(
@@ -258,7 +259,7 @@ def state(prefix: Path) -> str:
     return "unfinished" if making.exists() else "foreign"
 
 
-def install(plan: Plan, force: bool, steps: Steps) -> int:
+def install(plan: Plan, steps: Steps) -> int:
     """Creates, finishes and verifies the prefix; gives the exit status. An old prefix is put back if that fails."""
     options = plan.options
     prefix = options.prefix
@@ -282,11 +283,11 @@ def install(plan: Plan, force: bool, steps: Steps) -> int:
             create_conda(plan, tool) if plan.backend == "conda" else create_venv(plan, tool)
         status = post_create.finish(options, plan.backend, steps)
     except BaseException:
+        shutil.rmtree(prefix, ignore_errors=True)
         if old.exists():
-            shutil.rmtree(prefix, ignore_errors=True)
             old.rename(prefix)
-            making.unlink()
             print(f"the old environment is back at {prefix}", file=sys.stderr)
+        making.unlink()
         raise
     if status and old.exists():
         shutil.rmtree(prefix)
@@ -340,9 +341,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     args = parser().parse_args(arguments)
-    post_create.raise_on_terminate()
     mirrors = [m for m in args.mirror.split(",") if m]
-    try:
+
+    def work() -> int:
         refuse_other_machines()
         if args.download_only:
             folder = args.download_only.expanduser().absolute()
@@ -356,15 +357,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return set_up(args, options, mirrors)
         with holding(prefix.with_name(prefix.name + ".lock"), f"the environment {prefix}"):
             return set_up(args, options, mirrors)
-    except (Stop, fetch.FetchError, locks.LockError, host.HostError) as error:
-        print(f"setup_runpod_environment.sh: {redact(str(error))}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"setup_runpod_environment.sh: {disk_text(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("setup_runpod_environment.sh: interrupted; run it again to go on", file=sys.stderr)
-        return 130
+
+    return post_create.run_script("setup_runpod_environment.sh", work)
 
 
 def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List[str]) -> int:
@@ -375,13 +369,15 @@ def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List
         raise Stop(f"{prefix} is there and was not made by this script; choose another --prefix, or remove it yourself")
     if now == "finished" and not args.force and not args.dry_run:
         backend = read_stamp(prefix)["backend"]
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)  # an earlier run was killed after it had finished
+        with contextlib.suppress(FileNotFoundError):
+            prefix.with_name(prefix.name + ".making").unlink()
         options.level = "quick"
         steps = Steps(1, options.quiet)
         steps.say(
             f"{prefix} is finished, and made from these locks: nothing to do but verify it (--force makes it anew)"
         )
-        status = post_create.again(options, backend, steps)
+        status = post_create.again(options, steps)
         steps.end(enter_text(prefix, backend, options.cache))
         return status
     steps = Steps(STEPS, options.quiet)
@@ -396,7 +392,7 @@ def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List
     if args.dry_run:
         steps.say("this was a dry run: nothing was changed")
         return 0
-    status = install(plan, args.force, steps)
+    status = install(plan, steps)
     if status == 0:
         steps.end(f"verified: {prefix}")
         steps.say(enter_text(prefix, backend, options.cache))
