@@ -24,6 +24,7 @@ from lockedenv.installed import file_sha256
 
 POD_VOLUME = Path("/workspace")  # RunPod's persistent volume; the container disk, faster, is lost with the pod
 OLDEST_UV = (0, 5)
+CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")  # Debian's, Red Hat's
 
 
 FULL_DISK = (
@@ -219,8 +220,9 @@ def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[s
         index = configured_index(environ)
         if index:
             ours["UV_DEFAULT_INDEX"] = index
-    if environ.get("PIP_CERT") and not environ.get("SSL_CERT_FILE"):
-        ours["SSL_CERT_FILE"] = environ["PIP_CERT"]
+    if not environ.get("SSL_CERT_FILE"):  # uv's own list of authorities lacks a company's; the machine's has it
+        bundles = [environ.get("PIP_CERT", ""), *CERTIFICATES]
+        ours.update({"SSL_CERT_FILE": bundle for bundle in bundles[::-1] if bundle and Path(bundle).exists()})
     return {**environ, **ours}
 
 
