@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from local_channel import WHEELS, build_channels  # noqa: E402
 from lockedenv import fetch, locks, setup  # noqa: E402
 from lockedenv.installed import file_sha256  # noqa: E402
 from lockedenv.relock import conda_lock_text  # noqa: E402
-from lockedenv.steps import Steps, default_cache, index_items  # noqa: E402
+from lockedenv.steps import Steps, default_cache, index_items, uv_environment  # noqa: E402
 
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
 PIP_LAYER = ["certifi", "hf-transfer", "idna", "safetensors"]  # small, and without a package of the conda layer
@@ -47,10 +48,18 @@ def sh(*command: Any, check: bool = True, **kwargs: Any) -> "subprocess.Complete
     return done
 
 
+@functools.lru_cache()
+def uv_settings() -> Dict[str, str]:
+    """For the tests' own calls of uv: the machine's index and certificate authorities."""
+    ours = uv_environment(default_cache(), ROOT, dict(os.environ))
+    return {name: ours[name] for name in ("UV_DEFAULT_INDEX", "SSL_CERT_FILE") if name in ours}
+
+
 def clean_environ(**more: str) -> Dict[str, str]:
     """This process's environment without what would lead the scripts elsewhere."""
     drop = ("PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_HOME", "LD_LIBRARY_PATH", "MAXIMALCAI_MIRROR")
-    return {**{k: v for k, v in os.environ.items() if k not in drop}, **more}
+    kept = {k: v for k, v in os.environ.items() if k not in drop}
+    return {**kept, **uv_settings(), **more}
 
 
 @pytest.fixture(scope="session")
