@@ -280,16 +280,17 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
         def follow() -> None:
             shown = started
             assert process.stdout is not None
-            for line in process.stdout:
-                file.write(line)
-                file.flush()
-                step = re.match(r"\s*\[(\d+)/(\d+)\]", line)
-                now = time.monotonic()
-                if step and (now - shown > 15 or step[1] == step[2]):
-                    shown = now
-                    done, total = int(step[1]), int(step[2])
-                    left = (now - started) / done * (total - done)
-                    steps.say(f"      {done} of {total} kernels, {now - started:.0f} s, about {left:.0f} s left")
+            with process.stdout:
+                for line in process.stdout:
+                    file.write(line)
+                    file.flush()
+                    step = re.match(r"\s*\[(\d+)/(\d+)\]", line)
+                    now = time.monotonic()
+                    if step and (now - shown > 15 or step[1] == step[2]):
+                        shown = now
+                        done, total = int(step[1]), int(step[2])
+                        left = (now - started) / done * (total - done)
+                        steps.say(f"      {done} of {total} kernels, {now - started:.0f} s, about {left:.0f} s left")
 
         reader = threading.Thread(target=follow, daemon=True)
         reader.start()

@@ -81,11 +81,12 @@ def run(command: List[str], environ: Dict[str, str], what: str, quiet: bool = Fa
 
     def forward() -> None:
         assert process.stdout is not None
-        for raw in process.stdout:
-            line = fetch.redact(raw.decode(errors="replace").rstrip())
-            said.append(line)
-            if not quiet and not re.match(r" [+~-] \S+==", line):  # uv lists every package that it installed
-                print(f"      {line}", flush=True)
+        with process.stdout:
+            for raw in process.stdout:
+                line = fetch.redact(raw.decode(errors="replace").rstrip())
+                said.append(line)
+                if not quiet and not re.match(r" [+~-] \S+==", line):  # uv lists every package that it installed
+                    print(f"      {line}", flush=True)
 
     reader = threading.Thread(target=forward, daemon=True)
     reader.start()
