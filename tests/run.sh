@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The linters and all the tests, in a virtual environment that this makes itself.
 #   tests/run.sh [--long] [PYTEST OPTIONS]     --long: the long proofs too (many kills, a whole flash-attn build)
+#   tests/run.sh --lint                        the linters alone
 set -euo pipefail
 
 tools() {
@@ -36,8 +37,10 @@ main() {
   # What must start on an old Python; relock.py runs in conda-lock's.
   find scripts -name '*.py' ! -name relock.py -exec vermin --quiet --no-tips --target=3.8- --violations {} +
   hadolint Dockerfile
+  actionlint
+  zizmor --offline --quiet .github
   echo "linters: clean"
-  pytest "$@"
+  if [[ ${1:-} != --lint ]]; then pytest "$@"; fi
 }
 
 main "$@"

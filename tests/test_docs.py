@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from pathlib import Path
-from typing import Dict, Set
+from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 from conftest import ROOT
@@ -82,6 +83,73 @@ def test_the_help_names_every_option_that_both_scripts_share() -> None:
     assert post_create.STEPS + 3 == setup.STEPS
     for option in ("--mirror", "--download-only", "--offline", "--force", "--dry-run", "--quiet", "--arch", "--jobs"):
         assert option in setup.parser().format_help()
+
+
+# What ends a script or is a check's verdict, and the names that such words are put together under.
+SPOKEN = {"Stop", "FetchError", "LockError", "HostError", "RelockError", "ManifestError", "failed", "warned", "error"}
+GATHERED = {"said", "problem", "broken", "wrong", "problems", "reasons", "bad", "FULL_DISK"}
+
+
+def template(node: ast.AST) -> str:
+    """A string expression with a null character for all that varies."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(template, node.values))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return template(node.left) + template(node.right)
+    return "\0"
+
+
+def spoken(tree: ast.AST) -> Iterator[ast.AST]:
+    """The expressions of a module that people get to read when something is wrong."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if name in SPOKEN or (name == "print" and any("stderr" in ast.dump(k.value) for k in node.keywords)):
+                yield node.args[0]
+            elif name == "Finding" or (name == "append" and getattr(node.func.value, "id", "") in GATHERED):  # type: ignore
+                yield node.args[-1 if name == "append" else 1]
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in GATHERED:
+            yield node.value
+        elif isinstance(node, ast.FunctionDef) and node.name.endswith(("problem", "misfit", "explain", "prove")):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Return) and inner.value is not None:
+                    yield from inner.value.elts if isinstance(inner.value, ast.Tuple) else [inner.value]
+
+
+def texts_of_the_scripts() -> Tuple[Dict[str, str], List[str]]:
+    """({place: message}, every string in the scripts)."""
+    messages: Dict[str, str] = {}
+    everything: List[str] = []
+    for path in sorted((ROOT / "scripts").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        everything += [template(n) for n in ast.walk(tree) if isinstance(n, (ast.JoinedStr, ast.Constant))]
+        for node in spoken(tree):
+            for branch in [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]:
+                text = template(branch)
+                if sum(letter.isalpha() for letter in text) >= 8:
+                    messages[f"{path.name}:{branch.lineno}"] = text  # type: ignore[attr-defined]
+    for path in sorted((ROOT / "scripts").glob("*.sh")):
+        for text in re.findall(r'echo "([^"]+)" >&2', path.read_text()):
+            messages[f"{path.name}: {text[:20]}"] = text
+            everything.append(text)
+    return messages, everything
+
+
+def says(text: str, words: str) -> bool:
+    """Whether a message holds the documented words, in order; `...` stands for anything."""
+    return re.search(".*".join(map(re.escape, re.split(r" ?\.\.\. ?", words))), text, re.S) is not None
+
+
+def test_every_message_is_in_troubleshooting_and_every_row_is_a_message() -> None:
+    others, ours = TEXTS["TROUBLESHOOTING.md"].split("## Setting up")
+    spans = [s for row in re.findall(r"^\| (`[^|]*) \|", ours, re.M) for s in re.findall(r"`([^`]+)`", row)]
+    assert len(spans) == len(set(spans)) > 100
+    messages, everything = texts_of_the_scripts()
+    assert len(messages) > 120
+    assert {place: text for place, text in messages.items() if not any(says(text, s) for s in spans)} == {}
+    assert [span for span in spans if not any(says(text, span) for text in everything)] == []
 
 
 def test_no_path_of_a_machine_is_committed() -> None:

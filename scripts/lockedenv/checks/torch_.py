@@ -78,7 +78,7 @@ def torch_arithmetic(device: str) -> Result:
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if device == "cuda" else ["cpu"]
     if not devices:
         return failed("torch finds no GPU", "see the checks `driver` and `torch-build`")
-    said, measured = [], {}
+    figures, measured = [], {}
     for where in devices:
         generator = torch.Generator().manual_seed(0)
         a, b = (torch.randn(512, 1024, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -90,15 +90,15 @@ def torch_arithmetic(device: str) -> Result:
             got = (low_a.to(where) @ low_b.to(where).T).double().cpu()
             error = ((got - exact).norm() / exact.norm()).item()
             name = str(dtype)[6:]
-            said.append(f"{name} product {error:.1e} (bound {bound:.1e})")
+            figures.append(f"{name} product {error:.1e} (bound {bound:.1e})")
             measured[f"{where} {name} relative error"] = error
             if not error <= bound:
-                return failed(f"{where}: {said[-1]}", "the GPU computes wrongly: take another pod", **measured)
+                return failed(f"{where}: {figures[-1]}", "the GPU computes wrongly: take another pod", **measured)
         values = torch.rand(10_000_000, generator=generator)
         error = abs(values.to(where).sum().double().item() / values.double().sum().item() - 1)
-        said.append(f"sum {error:.1e} (bound 1.0e-05)")
+        figures.append(f"sum {error:.1e} (bound 1.0e-05)")
         if not error <= 1e-5:
-            return failed(f"{where}: {said[-1]}", "the GPU computes wrongly: take another pod", **measured)
+            return failed(f"{where}: {figures[-1]}", "the GPU computes wrongly: take another pod", **measured)
         if device == "cuda":
             del got
             torch.cuda.empty_cache()
@@ -112,9 +112,9 @@ def torch_arithmetic(device: str) -> Result:
                 return failed(
                     f"{where}: of 1 GiB taken, {kept} bytes were not given back", "see nvidia-smi for who holds it"
                 )
-            said.append("1 GiB taken and given back")
+            figures.append("1 GiB taken and given back")
     return Result(
-        "pass", f"{', '.join(devices)}: {'; '.join(said[-4 if device == 'cuda' else -3:])}", measured=measured
+        "pass", f"{', '.join(devices)}: {'; '.join(figures[-4 if device == 'cuda' else -3:])}", measured=measured
     )
 
 

@@ -89,8 +89,8 @@ def qlora(device: str) -> Result:
         return failed(f"changed by training: {sorted(changed ^ adapters)[0]}, expected the adapters alone", BROKEN)
     if not losses[-1] < losses[0]:
         return failed(f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f}", BROKEN)
-    said = f"{device}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps; {len(adapters)} adapter weights"
-    return passed(f"{said} changed, nothing else", losses=losses)
+    figures = f"{device}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps; {len(adapters)} adapter weights"
+    return passed(f"{figures} changed, nothing else", losses=losses)
 
 
 @check("accelerate", "accelerate's save_state and load_state resume to the same loss", FULL, remedy=BROKEN, child=True)
