@@ -1,21 +1,25 @@
 #!/usr/bin/env python3
 """The figures of this project, as ratios within one run: what is compared runs in turns on the same machine.
 
-    python3 benchmarks/run.py verifier --prefix PREFIX     quick level against `pip check` and torch's collect_env; full level
-    python3 benchmarks/run.py manifest --prefix PREFIX     writing the session manifest
-    python3 benchmarks/run.py fetch                        the fetcher against curl one file after another, and a second run
-    python3 benchmarks/run.py setup                        the whole set-up (pip backend) against the old pip line; 15 GB
+    python3 benchmarks/run.py                  all of them, into benchmarks/RESULTS.md and benchmarks/setup-steps.svg
+    python3 benchmarks/run.py verifier fetch   some, printed; --prefix PREFIX names the environment for them
 
-Prints a Markdown table of medians; --rounds N changes how many. Standard library alone.
+    setup      the whole set-up (pip backend) against the pip line that it replaces; 25 GB of disk, 7 GB fetched a round
+    verifier   quick level against `pip check` and torch's collect_env; the full level
+    manifest   writing the session manifest
+    fetch      the fetcher against curl one file after another, and a second run
+
+Standard library alone; the plot is drawn by plot.py, which uv runs. Without a GPU, flash-attn is in none of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import os
+import json
 import platform
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -23,62 +27,139 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer, Handler  # noqa: E402
-from lockedenv import fetch  # noqa: E402
+from lockedenv import fetch, host, locks  # noqa: E402
+from lockedenv.host import size_text  # noqa: E402
 
 OLD_LINE = "torch transformers accelerate bitsandbytes peft scipy numpy".split()
+SECTIONS = ("setup", "verifier", "manifest", "fetch")
 
 
-def seconds(command: List[Any], **environ: str) -> float:
+def timed(*command: Any) -> Tuple[float, str]:
+    """(seconds, what it printed) of a command, whatever its exit status."""
     started = time.monotonic()
-    subprocess.run(
-        [str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environ}
-    )
-    return time.monotonic() - started
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return time.monotonic() - started, done.stdout
 
 
-def table(title: str, contenders: Dict[str, Callable[[], float]], rounds: int) -> None:
-    """Runs the contenders in turns and prints their medians, and how many times the first one's each is."""
+def table(title: str, contenders: Dict[str, Callable[[], float]], rounds: int) -> str:
+    """Runs the contenders in turns; a Markdown table of their medians, and how many times the first one's each is."""
     times: Dict[str, List[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
             times[name].append(run())
+            print(f"{title}: {name}: {times[name][-1]:.2f} s", file=sys.stderr, flush=True)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = next(iter(medians.values()))
-    print(f"\n### {title}\n\n| | median of {rounds}, s | ratio |\n|---|---|---|")
-    for name, median in medians.items():
-        print(f"| {name} | {median:.2f} | {median / base:.2f} |")
+    rows = [f"| {name} | {median:.2f} | {median / base:.2f} |" for name, median in medians.items()]
+    return "\n".join([f"### {title}", "", f"| | median of {rounds}, s | ratio |", "|---|---|---|", *rows, ""])
 
 
-def verifier(prefix: Path, rounds: int) -> None:
-    python, program = prefix / "bin/python", ROOT / "scripts/verify_environment.py"
-    table(
-        "Verifier, quick level",
+# The whole set-up ------------------------------------------------------------------------------------------------
+
+
+def step_times(said: str) -> List[Tuple[str, float]]:
+    """(title, seconds) of the numbered steps in what the set-up script printed."""
+    title, found = "", []
+    for line in said.splitlines():
+        step, took = re.match(r"\[\d+/\d+\] (\S+)", line), re.match(r" {6}([\d.]+) s$", line)
+        title = step[1] if step else title
+        if took:
+            found.append((title, float(took[1])))
+    return found
+
+
+def fetched_bytes(said: str) -> float:
+    """What pip says it downloaded, in bytes."""
+    units = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+    found = re.findall(r"Downloading \S+ \(([\d.]+) (kB|MB|GB)\)", said)
+    return sum(float(number) * units[unit] for number, unit in found)
+
+
+def setting_up(folder: Path, prefix: Path, rounds: int) -> str:
+    """Our set-up into `prefix` and the old pip line beside it, cold and warm; what they fetch, and what differs."""
+    script, old, steps, said_by_pip = ROOT / "scripts/setup_runpod_environment.sh", folder / "old", {}, [""]
+
+    def ours(name: str, *drop: str) -> float:
+        for place in drop:
+            subprocess.run(["rm", "-rf", folder / place])
+        common = ["--prefix", prefix, "--cache", folder / "cache"]
+        seconds, said = timed(script, "--backend", "pip", "--level", "quick", *common)
+        assert "verified" in said, said
+        steps[name] = step_times(said)
+        return seconds
+
+    def pip(*drop: str) -> float:
+        for place in ("old", *drop):
+            subprocess.run(["rm", "-rf", folder / place])
+        made = timed(sys.executable, "-m", "venv", old)[0]
+        seconds, said = timed(old / "bin/pip", "install", "--cache-dir", folder / "pip", *OLD_LINE)
+        said_by_pip[0] = max(said, said_by_pip[0], key=fetched_bytes)
+        return made + seconds
+
+    line = f"pip install {' '.join(OLD_LINE)}"
+    text = table(
+        "The whole set-up, pip backend, quick verification included",
         {
-            "verify_environment.py --level quick": lambda: seconds([python, program, "--level", "quick"]),
-            "python -m pip check": lambda: seconds([python, "-m", "pip", "check"]),
-            "python -m torch.utils.collect_env": lambda: seconds([python, "-m", "torch.utils.collect_env"]),
+            "setup_runpod_environment.sh, empty cache": lambda: ours("empty cache", prefix.name, "cache"),
+            f"`{line}`, empty cache": lambda: pip("pip"),
+            "setup_runpod_environment.sh, warm cache": lambda: ours("warm cache", prefix.name),
+            "the pip line, warm cache": pip,
+            "setup_runpod_environment.sh, finished: verifies": lambda: ours("finished"),
         },
         rounds,
     )
-    table("Verifier, full level", {"verify_environment.py": lambda: seconds([python, program])}, 1)
+    pins = {p.name: p for p in locks.read_pip_lock(locks.REQUIREMENTS)}
+    listed = json.loads(timed(old / "bin/pip", "list", "--format", "json", "--disable-pip-version-check")[1])
+    theirs = {locks.canonical(p["name"]): p["version"] for p in listed}
+    both = [name for name in theirs if name in pins]
+    same = sum(theirs[name].split("+")[0] == pins[name].version for name in both)
+    report = timed(old / "bin/python", ROOT / "scripts/verify_environment.py", "--level", "quick")[1].splitlines()
+    rows = [f"| {name} | {pins[name].version} | {theirs.get(name, 'none')} |" for name in OLD_LINE]
+    rows += [f"| files by hash | all {len(pins)} | none |", f"| packages | {len(pins)} | {len(theirs)} |"]
+    rows += [
+        f"| fetched | {size_text(sum(p.size for p in pins.values()))} | {size_text(fetched_bytes(said_by_pip[0]))} |"
+    ]
+    rows += [f"| verified | yes | {report[-1]} |"]
+    if (prefix / "bin/uv").exists():
+        drawing = subprocess.run(
+            [prefix / "bin/uv", "run", "--quiet", "--script", ROOT / "benchmarks/plot.py", folder / "setup-steps.svg"],
+            input=json.dumps(steps), text=True, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        print(drawing.stderr, file=sys.stderr)
+    differs = (
+        f"Of the {len(both)} packages that both have, the pip line of today brings {same} in the locked version.\n"
+    )
+    return "\n".join([text, "| | setup_runpod_environment.sh | the pip line |", "|---|---|---|", *rows, "", differs])
 
 
-def manifest(prefix: Path, rounds: int) -> None:
+# The others ------------------------------------------------------------------------------------------------------
+
+
+def verifier(prefix: Path, rounds: int) -> str:
     python, program = prefix / "bin/python", ROOT / "scripts/verify_environment.py"
+    quick = {
+        "verify_environment.py --level quick": lambda: timed(python, program, "--level", "quick")[0],
+        "python -m pip check": lambda: timed(python, "-m", "pip", "check")[0],
+        "python -m torch.utils.collect_env": lambda: timed(python, "-m", "torch.utils.collect_env")[0],
+    }
+    full = {"verify_environment.py": lambda: timed(python, program)[0]}
+    return table("The verifier, quick level", quick, rounds) + "\n" + table("The verifier, full level", full, 1)
+
+
+def manifest(prefix: Path, rounds: int) -> str:
+    quick = [prefix / "bin/python", ROOT / "scripts/verify_environment.py", "--level", "quick"]
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "manifest.json")
-        quick = [python, program, "--level", "quick"]
-        table(
-            "Session manifest",
+        return table(
+            "The session manifest",
             {
-                "quick level": lambda: seconds(quick),
-                "quick level and --manifest": lambda: seconds([*quick, "--manifest", target]),
+                "quick level": lambda: timed(*quick)[0],
+                "quick level and --manifest": lambda: timed(*quick, "--manifest", Path(folder, "manifest.json"))[0],
             },
             rounds,
         )
@@ -96,7 +177,7 @@ def throttled(handler: Handler, content: bytes, start: int) -> bool:
     return True
 
 
-def fetching(rounds: int) -> None:
+def fetching(rounds: int) -> str:
     with tempfile.TemporaryDirectory() as folder, FaultServer(Path(folder, "site")) as server:
         site = Path(folder, "site")
         site.mkdir()
@@ -121,7 +202,7 @@ def fetching(rounds: int) -> None:
                 subprocess.run(["curl", "-sf", "-o", f"{folder}/theirs-{name}", url], check=True)
             return time.monotonic() - started
 
-        table(
+        return table(
             "Fetching 62 files, 52 MB, from a server 50 ms away with 25 MB/s a connection",
             {
                 "fetch.py, hashes checked": lambda: ours(True),
@@ -132,56 +213,41 @@ def fetching(rounds: int) -> None:
         )
 
 
-def setting_up(rounds: int) -> None:
-    script = ROOT / "scripts/setup_runpod_environment.sh"
-    with tempfile.TemporaryDirectory() as folder:
-
-        def ours(cold: bool) -> float:
-            for name in ["env", "env.lock"] + ["cache"] * cold:
-                subprocess.run(["rm", "-rf", f"{folder}/{name}"])
-            command = [
-                script,
-                "--backend",
-                "pip",
-                "--prefix",
-                f"{folder}/env",
-                "--cache",
-                f"{folder}/cache",
-                "--level",
-                "quick",
-            ]
-            return seconds(command)
-
-        def old() -> float:
-            subprocess.run(["rm", "-rf", f"{folder}/old"])
-            subprocess.run([sys.executable, "-m", "venv", f"{folder}/old"], check=True)
-            return seconds([f"{folder}/old/bin/pip", "install", "--no-cache-dir", *OLD_LINE])
-
-        table(
-            "Set-up, pip backend, quick verification included",
-            {
-                "setup_runpod_environment.sh, cold": lambda: ours(True),
-                "the same, warm cache": lambda: ours(False),
-                "the same, finished": lambda: seconds(
-                    [script, "--prefix", f"{folder}/env", "--cache", f"{folder}/cache"]
-                ),
-                f"pip install {' '.join(OLD_LINE)}, cold": old,
-            },
-            rounds,
-        )
+def machine() -> str:
+    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    limit = size_text(host.memory_limit()[0])
+    return (
+        f"{host.cpu_limit():g} CPUs ({model[1] if model else platform.machine()}), {limit} of memory, no GPU, "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["verifier", "manifest", "fetch", "setup"])
-    parser.add_argument("--prefix", type=Path, default=Path.home() / "maximalcai")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("what", nargs="*", help=f"of {', '.join(SECTIONS)}; none: all")
+    parser.add_argument("--prefix", type=Path, help="a finished environment, where `setup` is not among them")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    if args.what in ("verifier", "manifest"):
-        {"verifier": verifier, "manifest": manifest}[args.what](args.prefix, args.rounds)
-    else:
-        {"fetch": fetching, "setup": setting_up}[args.what](args.rounds)
+    unknown = set(args.what) - set(SECTIONS)
+    if unknown or (args.what and "setup" not in args.what and not args.prefix and set(args.what) != {"fetch"}):
+        parser.error(f"unknown: {', '.join(unknown)}" if unknown else "--prefix names the environment to measure in")
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
+        folder = Path(name)
+        prefix = args.prefix or folder / "env"
+        sections: Dict[str, Callable[[], str]] = {
+            "setup": lambda: setting_up(folder, folder / "env", args.rounds),
+            "verifier": lambda: verifier(prefix, args.rounds),
+            "manifest": lambda: manifest(prefix, args.rounds),
+            "fetch": lambda: fetching(args.rounds),
+        }
+        texts = [f"{machine()}.\n"] + [sections[what]() for what in args.what or SECTIONS]
+        if args.what:
+            print("\n".join(texts))
+            return
+        head = "# Results\n\nWritten by `python3 benchmarks/run.py`, which repeats them: medians, and ratios within one run.\n"
+        picture = "![the set-up's time by step](setup-steps.svg)\n"
+        (ROOT / "benchmarks/RESULTS.md").write_text("\n".join([head, texts[0], picture, *texts[1:]]))
+        shutil.copy(folder / "setup-steps.svg", ROOT / "benchmarks/setup-steps.svg")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ main() {
   export PATH=$bin:$PATH
   export PYTHONDONTWRITEBYTECODE=1
 
-  black --check --quiet scripts tests benchmarks
-  isort --check --quiet scripts tests benchmarks
+  black --check --diff --quiet scripts tests benchmarks
+  isort --check --diff --quiet scripts tests benchmarks
   flake8 --max-line-length 130 --extend-ignore E203,E704,W503 --per-file-ignores "tests/*:E501,E128" scripts tests benchmarks
   mypy
   shellcheck scripts/*.sh tests/*.sh .ci/run

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 from conftest import ROOT
-from lockedenv import locks, post_create, setup, verify
+from lockedenv import locks, post_create, relock, setup, verify
 from lockedenv.checks import load
 
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/RESULTS.md"]
 TEXTS = {path.name: path.read_text() for path in DOCS}
+WORKFLOWS = [path.read_text() for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
 
 
 def tracked() -> Set[str]:
@@ -41,26 +43,75 @@ def test_the_readmes_versions_are_the_locks() -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_file_and_option_that_a_document_names_exists(name: str) -> None:
+def test_every_file_that_a_document_names_exists(name: str) -> None:
     text = TEXTS[name]
-    for path in re.findall(
-        r"(?<![\w/~-])((?:scripts|tests|locks|docs|benchmarks)/[\w./-]+\.(?:sh|py|txt|yml|md|json))", text
-    ):
+    paths = r"(?<![\w/~-])((?:scripts|tests|locks|docs|benchmarks)/[\w./-]+\.(?:sh|py|txt|yml|md|json|svg))"
+    for path in re.findall(paths, text):
         assert (ROOT / path).exists(), path
-    for target in re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", text):
-        assert ((ROOT if name == "README.md" else ROOT / "docs") / target).exists(), target
-    options = {
-        "setup_runpod_environment.sh": setup.parser().format_help(),
-        "verify_environment.py": verify.parser().format_help(),
-        "lock.sh": (ROOT / "scripts/lock.sh").read_text(),
-        "post_create.sh": setup.parser().format_help(),
-        "run.sh": (ROOT / "tests/run.sh").read_text(),
-    }
-    for script, rest in re.findall(r"(?:scripts|tests)/(\w+\.(?:sh|py))((?: +(?:--[\w-]+|[\w./,:]+))*)", text):
-        for option in re.findall(r"--[\w-]+", rest):
-            assert option in options.get(script, option), f"{script} has no {option}"
+    for target in re.findall(r"\]\((?!https:)([^)#]+)[^)]*\)", text):
+        assert (DOCS[list(TEXTS).index(name)].parent / target).exists(), target
     for names in re.findall(r"--(?:only|skip) ([\w,-]+)", text):
         assert set(names.split(",")) <= set(load()), names
+
+
+PARSERS = {
+    "setup_runpod_environment.sh": setup.parser,
+    "verify_environment.py": verify.parser,
+    "post_create.sh": post_create.parser,
+    "lock.sh": relock.parser,
+}
+
+
+def commands(text: str) -> Iterator[List[str]]:
+    """The words of every command of ours: in code spans, in fenced blocks, in a workflow."""
+    joined = re.sub(r"\\\n\s*|>-\n\s*", " ", text)
+    fences = re.findall(r"```(?:bash|yaml)\n(.*?)```", joined, re.S)
+    spans = re.findall(
+        r"`((?:python |micromamba )?[^` ]*(?:scripts|tests)/[^`\n]+|micromamba [^`\n]+)`",
+        re.sub(r"```.*?```", "", joined, flags=re.S),
+    )
+    for line in "\n".join(fences + spans if "```" in text or spans else [joined]).splitlines():
+        for match in re.finditer(
+            r"(?:scripts/|tests/(?=run))(\w+\.sh|verify_environment\.py)(?=$|[ '])([^'|&;)#]*)", line
+        ):
+            words = shlex.split(match[2].replace("...", ""), comments=True)
+            yield [match[1], *("conda" if w == "$BACKEND" else w for w in words)]
+
+
+def test_every_command_of_the_documents_and_workflows_is_one_that_the_scripts_take() -> None:
+    found = [words for text in [*TEXTS.values(), *WORKFLOWS] for words in commands(text)]
+    assert {words[0] for words in found} >= {*PARSERS, "run.sh"} and len(found) > 60
+    for script, *words in found:
+        if script in PARSERS:
+            PARSERS[script]().parse_args(words)  # exits, and prints why, if it does not take them
+        else:
+            assert script == "run.sh" and set(words) <= {"--long", "--lint"}, words
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_block_of_bash_is_bash(name: str) -> None:
+    for block in re.findall(r"```bash\n(.*?)```", TEXTS[name], re.S):
+        block = re.sub(r"<[\w ]+>", "PLACEHOLDER", block)
+        done = subprocess.run(["bash", "-n"], input=block, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, done.stderr + block
+
+
+def test_every_variable_that_the_scripts_read_is_in_the_table() -> None:
+    read: Set[str] = set()
+    for path in (ROOT / "scripts").rglob("*.py"):
+        read.update(re.findall(r'environ(?:\.get\(|\[)"([A-Z_0-9]+)"', path.read_text()))
+        read.update(re.findall(r'"((?:UV|PIP)_[A-Z_]*INDEX[A-Z_]*)"', path.read_text()))
+    table = TEXTS["TECHNICAL_SETUP.md"].split("## Environment variables")[1]
+    assert len(read) > 20 and sorted(name for name in read if f"`{name}`" not in table) == []
+
+
+def test_every_pin_has_its_reason_and_link_in_the_technical_setup() -> None:
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", TEXTS["TECHNICAL_SETUP.md"].split("## Backends")[0], re.M)
+    named = {name for pins, _ in rows for name in re.findall(r"`([a-z-]+)", pins)}
+    asked = relock.read_spec(ROOT / "environment.yml")
+    pinned = {name for name, spec in {**asked.conda, **asked.pip}.items() if re.search(r"(?<!>)=|<", spec)}
+    assert sorted(pinned - named) == []
+    assert [pins for pins, reason in rows if "](https://" not in reason] == []
 
 
 def test_the_registry_names_every_file_and_no_other() -> None:
@@ -77,12 +128,6 @@ def test_the_registry_names_every_file_and_no_other() -> None:
 def test_every_check_has_a_name_a_proof_and_a_remedy() -> None:
     for check in load().values():
         assert check.proves and check.remedy and re.fullmatch("[a-z0-9-]+", check.name)
-
-
-def test_the_help_names_every_option_that_both_scripts_share() -> None:
-    assert post_create.STEPS + 3 == setup.STEPS
-    for option in ("--mirror", "--download-only", "--offline", "--force", "--dry-run", "--quiet", "--arch", "--jobs"):
-        assert option in setup.parser().format_help()
 
 
 # What ends a script or is a check's verdict, and the names that such words are put together under.

@@ -201,16 +201,20 @@ def backend_of(prefix: Path) -> str:
     return "conda" if (prefix / "conda-meta").is_dir() else "pip"
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
         prog="scripts/post_create.sh",
         description="Installs the pip layer into a created environment, builds flash-attn, and verifies.",
         epilog="The environment is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV). "
         "Exit status: the verifier's; 1 also if something could not be installed, 2 for wrong usage.",
         allow_abbrev=False,
     )
-    add_options(parser)
-    args = parser.parse_args(arguments)
+    add_options(p)
+    return p
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    args = parser().parse_args(arguments)
 
     def work() -> int:
         prefix = (args.prefix or active_prefix()).expanduser().absolute()

@@ -368,13 +368,17 @@ def diff(revision: str) -> str:
     )
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(prog="scripts/lock.sh", allow_abbrev=False)
-    group = parser.add_mutually_exclusive_group()
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="scripts/lock.sh", allow_abbrev=False)
+    group = p.add_mutually_exclusive_group()
     group.add_argument("--update", metavar="NAME", action="append", default=[])
     group.add_argument("--check", action="store_true")
     group.add_argument("--diff", metavar="REVISION", nargs="?", const="HEAD")
-    args = parser.parse_args(arguments)
+    return p
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    args = parser().parse_args(arguments)
     try:
         if args.check:
             reasons = stale(ROOT)

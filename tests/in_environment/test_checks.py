@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import textwrap
 import types
 from pathlib import Path
 from typing import Any
@@ -140,13 +142,6 @@ def test_training_checks_see_what_does_not_train(monkeypatch: pytest.MonkeyPatch
     assert "the logits differ after saving and loading" in training.transformers_model("cpu").summary
 
 
-def test_trainer_resume_is_reported_as_it_is_on_a_newer_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers.trainer
-
-    monkeypatch.setattr(transformers.trainer, "check_torch_load_is_safe", lambda: None)
-    assert training.trainer_resume("cpu").verdict == "pass"
-
-
 def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     from scipy import stats
@@ -173,3 +168,45 @@ def test_gpu_health_verdicts() -> None:
     braked = health.state_verdict(good + "\n" + good.replace("Not Active", "Active", 1).replace("16,", "8,", 1))
     assert braked.verdict == "warn" and "GPU 1: hardware slowdown: Active" in braked.summary
     assert "PCIe link has 8 of 16 lanes" in braked.details[0]
+
+
+SESSION = (Path(__file__).parents[2] / "docs/RUNPOD_H100_SESSION.md").read_text()
+BLOCKS = [textwrap.dedent(block) for block in re.findall(r"```python\n(.*?)```", SESSION, re.S)]
+
+
+def test_the_session_documents_qlora_run_trains(folder: None) -> None:
+    """The very lines of the document, on the CPU: a tiny model, and SDPA in place of flash-attn."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {
+        word: number for number, word in enumerate(["[UNK]", *"The locked environment is the verified one .".split()])
+    }
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained("tiny")
+    training.tiny_llama().save_pretrained("tiny", safe_serialization=True)
+    code = BLOCKS[0]
+    for ours, here in (
+        ('"meta-llama/Llama-3.1-8B"', '"tiny"'),
+        ('"flash_attention_2"', '"sdpa"'),
+        ('{"": 0}', '{"": "cpu"}'),
+        ('"cuda"', '"cpu"'),
+        ('"/workspace/results/adapter"', '"adapter"'),
+    ):
+        assert ours in code
+        code = code.replace(ours, here)
+    losses = []
+    scope = {"print": lambda *said: losses.append(float(said[-1]))}
+    exec(compile(code, "RUNPOD_H100_SESSION.md", "exec"), scope)
+    assert Path("adapter/adapter_model.safetensors").exists()
+    assert len(losses) == 10 and losses[-1] < losses[0]
+
+
+def test_the_session_documents_way_to_resume_a_trainer_works(folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.trainer
+
+    assert training.trainer_resume("cpu").verdict == "warn"
+    monkeypatch.setattr(transformers.trainer, "check_torch_load_is_safe", None)  # put back afterwards
+    exec(BLOCKS[1])
+    assert training.trainer_resume("cpu").verdict == "pass"

@@ -89,7 +89,9 @@ def qlora(device: str) -> Result:
         return failed(f"changed by training: {sorted(changed ^ adapters)[0]}, expected the adapters alone", BROKEN)
     if not losses[-1] < losses[0]:
         return failed(f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f}", BROKEN)
-    figures = f"{device}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps; {len(adapters)} adapter weights"
+    figures = (
+        f"{device}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps; {len(adapters)} adapter weights"
+    )
     return passed(f"{figures} changed, nothing else", losses=losses)
 
 
