@@ -361,6 +361,10 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     )
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"), TMPDIR=str(tmp_path))
     command = [sys.executable, "-c", program, str(cache), str(conda_environment.prefix)]
+
+    def builders() -> List[str]:
+        return sh("pgrep", "-f", str(source), check=False).stdout.split()
+
     slow = subprocess.Popen(command, env={**environ, "SLOW": "600"}, stdout=subprocess.DEVNULL, start_new_session=True)
     log = cache / "logs/key.log"
     while not (log.exists() and "[1/9]" in log.read_text()):
@@ -369,13 +373,14 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     os.killpg(slow.pid, signal.SIGKILL)
     slow.wait()
     assert not (cache / "flash-attn/key").exists()
-    sh("pkill", "-f", str(source), check=False)  # what the killed one had started, in a group of its own
+    assert builders(), "what the killed one had started, in a group of its own, still runs"
     # Two at once: one builds, the other takes what was built.
     both = [
         subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     said = sorted(p.communicate()[0].strip().rsplit("/", 1)[-1] for p in both)
     assert said == ["cached", "flash_attn-1.0-py3-none-any.whl"]
+    assert not builders()
     assert not list(tmp_path.glob("maximalcai-flash-attn-*"))
 
 

@@ -5,6 +5,7 @@ The decisions (architectures, jobs, toolchain, key, cause of a failure) are pure
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -315,6 +316,14 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
     raise Stop(f"building flash-attn failed: {cause}; {remedy}.\n  {tail}\nThe full log: {log}")
 
 
+def stop_orphans(work: Path) -> None:
+    """Ends the compilers that a run killed with -9 has left working in `work`; the caller holds the wheel's lock."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"TMPDIR={work}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
 def prove(prefix: Path, version: str, gpu: bool) -> Optional[str]:
     """What is wrong with the flash-attn that is installed, or None: import, version, native library, GPU checks."""
     program = "import torch, flash_attn, flash_attn_2_cuda; from flash_attn import flash_attn_func; print(flash_attn.__version__)"
@@ -443,9 +452,10 @@ def _build_and_keep(
         jobs, why = options.jobs, f"as asked; {jobs} would be the choice for {why}"
     steps.say(f"      building for {', '.join('sm_' + a for a in archs)} with nvcc {tools.nvcc} and g++ {tools.gcc}")
     steps.say(f"      {jobs} job{'s' * (jobs > 1)} at a time: {why}")
-    # One folder a key, so that what a killed run left is found and removed; on one file system, because setup.py renames.
-    name = hashlib.sha256(folder.name.encode()).hexdigest()[:12]
+    # One folder a wheel, so that what a killed run left is found and removed; on one file system, because setup.py renames.
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
     work = Path(tempfile.gettempdir()) / f"maximalcai-flash-attn-{name}"
+    stop_orphans(work)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     logs = cache / "logs"
