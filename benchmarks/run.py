@@ -122,9 +122,7 @@ def setting_up(folder: Path, prefix: Path, rounds: int) -> str:
     report = timed(old / "bin/python", ROOT / "scripts/verify_environment.py", "--level", "quick")[1].splitlines()
     rows = [f"| {name} | {pins[name].version} | {theirs.get(name, 'none')} |" for name in OLD_LINE]
     rows += [f"| files by hash | all {len(pins)} | none |", f"| packages | {len(pins)} | {len(theirs)} |"]
-    rows += [
-        f"| fetched | {size_text(sum(p.size for p in pins.values()))} | {size_text(fetched_bytes(said_by_pip[0]))} |"
-    ]
+    rows += [f"| fetched | {size_text(sum(p.size for p in pins.values()))} | {size_text(fetched_bytes(said_by_pip[0]))} |"]
     rows += [f"| verified | yes | {report[-1]} |"]
     if (prefix / "bin/uv").exists():
         drawing = subprocess.run(
@@ -132,9 +130,7 @@ def setting_up(folder: Path, prefix: Path, rounds: int) -> str:
             input=json.dumps(steps), text=True, stderr=subprocess.PIPE,
         )  # fmt: skip
         print(drawing.stderr, file=sys.stderr)
-    differs = (
-        f"Of the {len(both)} packages that both have, the pip line of today brings {same} in the locked version.\n"
-    )
+    differs = f"Of the {len(both)} packages that both have, the pip line of today brings {same} in the locked version.\n"
     return "\n".join([text, "| | setup_runpod_environment.sh | the pip line |", "|---|---|---|", *rows, "", differs])
 
 

@@ -40,9 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item
 
 def sh(*command: Any, check: bool = True, **kwargs: Any) -> "subprocess.CompletedProcess[str]":
     """Runs a command; its output, both streams together, is in stdout."""
-    done = subprocess.run(
-        [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
-    )
+    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
     if check and done.returncode:
         raise AssertionError(f"{command} exited {done.returncode}:\n{done.stdout}")
     return done
@@ -146,9 +144,7 @@ def pip_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def conda_environment(
-    tmp_path_factory: pytest.TempPathFactory, channel: LocalChannel, micromamba: Path
-) -> "CondaEnvironment":
+def conda_environment(tmp_path_factory: pytest.TempPathFactory, channel: LocalChannel, micromamba: Path) -> "CondaEnvironment":
     """The conda backend over the local channel, end to end by the one command. Copy it (cp -a) before changing it."""
     folder = tmp_path_factory.mktemp("conda")
     with FaultServer(channel.root) as running:

@@ -32,10 +32,7 @@ STAND_INS = {
     ("nvidia", "libcufft", "11.2.1.3", "0"): {"lib/libcufft.so.11.2.1.3": "cufft"},
     ("conda-forge", "mkl", "2022.1.0", "h84fe81f_915"): {"lib/libmkl_rt.so.2": "mkl"},
     ("conda-forge", "libblas", "3.9.0", "16_linux64_mkl"): {"lib/libblas.so.3": "->libmkl_rt.so.2"},
-    ("conda-forge", "llvm-openmp", "15.0.7", "h0cdce71_0"): {
-        "lib/libomp.so": "openmp",
-        "lib/libiomp5.so": "->libomp.so",
-    },
+    ("conda-forge", "llvm-openmp", "15.0.7", "h0cdce71_0"): {"lib/libomp.so": "openmp", "lib/libiomp5.so": "->libomp.so"},
     ("conda-forge", "_openmp_mutex", "4.5", "7_kmp_llvm"): {"lib/libgomp.so.1": "->libomp.so"},
 }
 
@@ -86,9 +83,7 @@ def build_channels(root: Path, wheels: Dict[str, Path], work: Path) -> List[Dict
         if binary or name == "numpy":
             _assemble(root / "conda-forge", "linux-64", folder, name, version, "py311_0", depends=["python 3.11.*"])
         else:
-            _assemble(
-                root / "conda-forge", "noarch", folder, name, version, "py_0", depends=["python"], noarch="python"
-            )
+            _assemble(root / "conda-forge", "noarch", folder, name, version, "py_0", depends=["python"], noarch="python")
     for number, ((channel, name, version, build), files) in enumerate(STAND_INS.items()):
         folder = work / f"stand-in-{number}"
         for path, content in files.items():

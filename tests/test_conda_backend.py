@@ -36,6 +36,16 @@ class Machine:
     def setup(self, *options: Any, **environ: str) -> "subprocess.CompletedProcess[str]":
         return sh(*self.command(*options), check=False, env={**self.environ, **environ})
 
+    def setup_on_small_disk(self, size: str) -> "subprocess.CompletedProcess[str]":
+        """With the prefix on a disk of its own, a tmpfs of this size."""
+        small = self.folder / "small"
+        small.mkdir()
+        command = self.command()
+        command[command.index(str(self.prefix))] = str(small / "env")
+        script = f'mount -t tmpfs -o size={size} none {small} && exec "$@"'
+        mounted = ["unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash"]
+        return sh(*mounted, *command, check=False, env=self.environ)
+
     def assert_verified(self, done: "subprocess.CompletedProcess[str]") -> None:
         assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
         program = self.project / "scripts/verify_environment.py"
@@ -95,10 +105,7 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     machine.assert_verified(done)
     next((collected / "wheels").glob("idna-*")).write_bytes(b"not a wheel")
     done = sh(
-        *offline,
-        *machine.command("--offline", collected, "--force"),
-        check=False,
-        env={**machine.environ, "UV_NO_CACHE": "1"},
+        *offline, *machine.command("--offline", collected, "--force"), check=False, env={**machine.environ, "UV_NO_CACHE": "1"}
     )
     assert done.returncode == 1 and "installing pip.txt failed" in done.stdout
     assert f"the old environment is back at {machine.prefix}" in done.stdout
@@ -150,11 +157,7 @@ def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(machine: Mac
 def run_and_kill(machine: Machine, after: float) -> bool:
     """Starts the command and kills -9 its whole process group; False if it had already ended."""
     process = subprocess.Popen(
-        machine.command(),
-        env=machine.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        machine.command(), env=machine.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
         process.wait(after)
@@ -211,9 +214,7 @@ def relock(machine: Machine, **changes: str) -> None:
     lock.write_text(text.replace(entry[0], ""))
 
 
-def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(machine: Machine, tmp_path: Path) -> None:
     machine.assert_verified(machine.setup())
     mine = machine.prefix / "mine.txt"
     mine.write_text("the old one")
@@ -241,52 +242,26 @@ def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Ma
     (machine.prefix / "mine.txt").write_text("the old one")
     relock(machine)
     done = machine.setup(BNB_CUDA_VERSION="118")
-    assert (
-        done.returncode == 1 and "the new environment did not verify; the old one is back" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1 and "the new environment did not verify; the old one is back" in done.stdout, done.stdout
     assert (machine.prefix / "mine.txt").exists()
 
 
 def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(machine: Machine) -> None:
     both = [
-        subprocess.Popen(
-            machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
     other = machine.command()
     other[other.index(str(machine.prefix))] += "-other"
-    both.append(
-        subprocess.Popen(other, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    )
+    both.append(subprocess.Popen(other, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     said = [p.communicate()[0] for p in both]
     assert [p.returncode for p in both] == [0, 0, 0], said
-    assert any(
-        re.search(r"env is held by process \d+ on \S+ since .*; waiting for it", text) for text in said[:2]
-    ), said
+    assert any(re.search(r"env is held by process \d+ on \S+ since .*; waiting for it", text) for text in said[:2]), said
     assert any("nothing to do but verify it" in text for text in said[:2])
 
 
-def test_too_little_disk_is_said_before_anything_is_fetched(
-    machine: Machine, server: FaultServer, tmp_path: Path
-) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    command = machine.command()
-    command[command.index(str(machine.prefix))] = str(small / "env")
-    script = f'mount -t tmpfs -o size=20m none {small} && exec "$@"'
-    done = sh(
-        "unshare",
-        "--mount",
-        "--map-root-user",
-        "bash",
-        "-c",
-        script,
-        "bash",
-        *command,
-        check=False,
-        env=machine.environ,
-    )
+def test_too_little_disk_is_said_before_anything_is_fetched(machine: Machine, server: FaultServer) -> None:
+    done = machine.setup_on_small_disk("20m")
     assert (
         done.returncode == 1 and "too little disk for the conda backend: the environment need about" in done.stdout
     ), done.stdout
@@ -311,37 +286,17 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machin
     assert {p.stat().st_nlink for p in files} == {1}, "what was unpacked beside it is gone"
 
 
-def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine) -> None:
     """The estimate is made to pass; the prefix's disk then fills while it is made."""
-    small = tmp_path / "small"
-    small.mkdir()
     module = machine.project / "scripts/lockedenv/setup.py"
     module.write_text(module.read_text().replace("CONDA_GROWTH = 1.9, 2.5", "CONDA_GROWTH = 0.01, 0.01"))
-    command = machine.command()
-    command[command.index(str(machine.prefix))] = str(small / "env")
-    script = f'mount -t tmpfs -o size=100m none {small} && exec "$@"'
-    done = sh(
-        "unshare",
-        "--mount",
-        "--map-root-user",
-        "bash",
-        "-c",
-        script,
-        "bash",
-        *command,
-        check=False,
-        env=machine.environ,
-    )
-    assert (
-        done.returncode == 1 and "micromamba create: No space left on device. Free some disk" in done.stdout
-    ), done.stdout
+    done = machine.setup_on_small_disk("100m")
+    assert done.returncode == 1 and "micromamba create: No space left on device. Free some disk" in done.stdout, done.stdout
 
 
 def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer) -> None:
     mirror = server.address.replace("http://", "http://user:hunter2@") + "/t/t0k3n"
-    server.fault = lambda handler, content, start: (
-        handler.answer(404, b"") or True if "t0k3n" in handler.path else False
-    )
+    server.fault = lambda handler, content, start: (handler.answer(404, b"") or True if "t0k3n" in handler.path else False)
     done = machine.setup("--mirror", mirror + "?key=k3y", HF_TOKEN="hf_s3cr3t")
     machine.assert_verified(done)
     kept = [
@@ -359,34 +314,14 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path) -> Non
     machine.assert_verified(machine.setup())
     lock = machine.project / "conda-lock.yml"
     environ: Dict[str, str] = {**machine.environ, "CONDA_PKGS_DIRS": str(machine.cache / "pkgs")}
-    sh(
-        micromamba / "micromamba",
-        "create",
-        "--yes",
-        "--no-rc",
-        "-p",
-        machine.folder / "by-hand",
-        "-f",
-        lock,
-        env=environ,
-    )
+    sh(micromamba / "micromamba", "create", "--yes", "--no-rc", "-p", machine.folder / "by-hand", "-f", lock, env=environ)
     active = {
         **environ,
         "CONDA_PREFIX": str(machine.folder / "by-hand"),
         "PATH": f"{machine.folder}/by-hand/bin:{environ['PATH']}",
     }
-    done = sh(
-        machine.project / "scripts/post_create.sh",
-        "--level",
-        "quick",
-        "--cache",
-        machine.cache,
-        check=False,
-        env=active,
-    )
-    assert (
-        done.returncode == 0 and VERIFIED in done.stdout and "[1/3] Install the wheels of locks/pip.txt" in done.stdout
-    )
+    done = sh(machine.project / "scripts/post_create.sh", "--level", "quick", "--cache", machine.cache, check=False, env=active)
+    assert done.returncode == 0 and VERIFIED in done.stdout and "[1/3] Install the wheels of locks/pip.txt" in done.stdout
     stamp = json.loads((machine.folder / "by-hand/maximalcai.json").read_text())
     assert stamp["backend"] == "conda" and len(stamp["locks"]) == 64
 

@@ -80,9 +80,7 @@ def test_a_rank_that_never_joins_is_named(pip_environment: Path, tmp_path: Path)
     command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
     done = sh(*command, check=False, env=ENVIRON)
     assert done.returncode == 1
-    assert (
-        "rank 0: rank 1 did not get to `arrived` within 15 s: dead, hanging, or not started" in done.stdout
-    ), done.stdout
+    assert "rank 0: rank 1 did not get to `arrived` within 15 s: dead, hanging, or not started" in done.stdout, done.stdout
 
 
 def test_a_rank_that_hangs_in_the_collectives_is_named(pip_environment: Path, tmp_path: Path) -> None:
@@ -93,9 +91,7 @@ def test_a_rank_that_hangs_in_the_collectives_is_named(pip_environment: Path, tm
     )
     command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
     done = sh(*command, check=False, env=ENVIRON)
-    assert done.returncode == 1 and re.search(
-        r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`", done.stdout
-    ), done.stdout
+    assert done.returncode == 1 and re.search(r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`", done.stdout), done.stdout
 
 
 def test_wrong_values_are_seen(pip_environment: Path, tmp_path: Path) -> None:
@@ -106,10 +102,7 @@ def test_wrong_values_are_seen(pip_environment: Path, tmp_path: Path) -> None:
     )
     done = sh(*torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code)), check=False, env=ENVIRON)
     assert done.returncode == 1
-    assert (
-        "all_reduce of float32 gives wrong values on rank 1" in done.stdout
-        and "the collectives are WRONG" in done.stdout
-    )
+    assert "all_reduce of float32 gives wrong values on rank 1" in done.stdout and "the collectives are WRONG" in done.stdout
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -136,9 +129,7 @@ def test_two_nodes_each_with_its_own_prefix(same: bool, pip_environment: Path, o
             "x",
         ]
         command = torchrun(prefix, *options, PROGRAM, "--distributed")
-        nodes.append(
-            subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
+        nodes.append(subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     said = [node.communicate()[0] for node in nodes]
     assert [node.returncode for node in nodes] == ([0, 0] if same else [1, 1]), said
     wanted = "the same environment on every rank" if same else "NOT the same environment on every rank"

@@ -20,9 +20,7 @@ WORKFLOWS = [path.read_text() for path in sorted((ROOT / ".github/workflows").gl
 
 
 def tracked() -> Set[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     return {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
 
 
@@ -71,9 +69,7 @@ def commands(text: str) -> Iterator[List[str]]:
         re.sub(r"```.*?```", "", joined, flags=re.S),
     )
     for line in "\n".join(fences + spans if "```" in text or spans else [joined]).splitlines():
-        for match in re.finditer(
-            r"(?:scripts/|tests/(?=run))(\w+\.sh|verify_environment\.py)(?=$|[ '])([^'|&;)#]*)", line
-        ):
+        for match in re.finditer(r"(?:scripts/|tests/(?=run))(\w+\.sh|verify_environment\.py)(?=$|[ '])([^'|&;)#]*)", line):
             words = shlex.split(match[2].replace("...", ""), comments=True)
             yield [match[1], *("conda" if w == "$BACKEND" else w for w in words)]
 

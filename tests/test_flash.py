@@ -35,15 +35,7 @@ B200 = "NVIDIA B200, 570.1, 183359, 10.0, GPU-7, Disabled"
 
 @pytest.mark.parametrize(
     "text, archs",
-    [
-        (H100, ["90"]),
-        (H200, ["90"]),
-        (A100, ["80"]),
-        (f"{H100}\n{A100}", ["80", "90"]),
-        (MIG, ["90"]),
-        (L40, ["80"]),
-        ("", []),
-    ],
+    [(H100, ["90"]), (H200, ["90"]), (A100, ["80"]), (f"{H100}\n{A100}", ["80", "90"]), (MIG, ["90"]), (L40, ["80"]), ("", [])],
     ids=["H100", "H200", "A100", "mixed", "MIG", "L40S", "none"],
 )
 def test_architectures_from_the_gpus(text: str, archs: List[str]) -> None:
@@ -140,19 +132,10 @@ def test_the_key_changes_with_every_part() -> None:
     [
         ("flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", None),
         ("flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl", None),
-        (
-            "flash_attn-2.8.3+cu12torch2.6cxx11abiFALSE-cp311-cp311-linux_x86_64.whl",
-            "torch 2.6, the environment has 2.5",
-        ),
-        (
-            "flash_attn-2.8.3+cu12torch2.5cxx11abiTRUE-cp311-cp311-linux_x86_64.whl",
-            "C++ ABI TRUE, the environment has FALSE",
-        ),
+        ("flash_attn-2.8.3+cu12torch2.6cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", "torch 2.6, the environment has 2.5"),
+        ("flash_attn-2.8.3+cu12torch2.5cxx11abiTRUE-cp311-cp311-linux_x86_64.whl", "C++ ABI TRUE, the environment has FALSE"),
         ("flash_attn-2.8.3+cu11torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", "CUDA 11, the environment has 12"),
-        (
-            "flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp310-cp310-linux_x86_64.whl",
-            "Python cp310, the environment has cp311",
-        ),
+        ("flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp310-cp310-linux_x86_64.whl", "Python cp310, the environment has cp311"),
         ("flash_attn-2.8.3-cp311-cp311-win_amd64.whl", "platform win, the environment has linux"),
         ("flash-attn.zip", "is not the name of a flash-attn wheel"),
     ],
@@ -186,21 +169,13 @@ def test_toolchains(nvcc: str, gcc: str, refused: str, warned: str) -> None:
         ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", "memory", "killed for memory"),
         ("c++: fatal error: Killed signal terminated program cc1plus", "memory", "killed for memory"),
         ("/tmp/x.o: No space left on device", "disk", "No space left on device"),
-        (
-            "host_config.h:143: error: -- unsupported GNU version! gcc versions later than 13",
-            "gcc",
-            "does not take this gcc",
-        ),
+        ("host_config.h:143: error: -- unsupported GNU version! gcc versions later than 13", "gcc", "does not take this gcc"),
         (
             "RuntimeError: The detected CUDA version (13.0) mismatches the version that was used to compile",
             "nvcc",
             "another CUDA",
         ),
-        (
-            "x.cu:3:10: fatal error: cutlass/numeric_types.h: No such file or directory",
-            "header",
-            "cutlass/numeric_types.h",
-        ),
+        ("x.cu:3:10: fatal error: cutlass/numeric_types.h: No such file or directory", "header", "cutlass/numeric_types.h"),
         ("ModuleNotFoundError: No module named 'packaging'", "module", "packaging"),
         ("something else", "unknown", "not known"),
     ],
@@ -281,9 +256,7 @@ def tools(tmp_path: Path) -> flash.Toolchain:
 
 
 @pytest.fixture
-def build(
-    source: Path, tools: flash.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment
-) -> Callable[..., Path]:
+def build(source: Path, tools: flash.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment) -> Callable[..., Path]:
     """Builds the source with a setup.py that begins with the given lines, with the conda environment's pip."""
 
     def run(before: str, jobs: int = 4) -> Path:
@@ -303,9 +276,7 @@ def test_a_build_tells_its_progress(build: Callable[..., Path], tmp_path: Path, 
     assert "2 of 2 kernels" in said and f"the full log: {tmp_path / 'log'}" in said
 
 
-def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(
-    build: Callable[..., Path], tmp_path: Path, capsys: Any
-) -> None:
+def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(build: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
     before = (
         f'open({str(tmp_path / "jobs")!r}, "a").write(os.environ["MAX_JOBS"] + " ")\n'
         'if int(os.environ["MAX_JOBS"]) > 2 and "bdist_wheel" in sys.argv:\n'
@@ -321,9 +292,7 @@ def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(
 
 def test_an_oom_killed_compiler_is_recognised(build: Callable[..., Path]) -> None:
     """A real process, really killed with SIGKILL under the build."""
-    before = (
-        'code = subprocess.call(["sh", "-c", "kill -9 $$"]); sys.exit(f"x.cu died due to signal {-code} (Kill signal)")'
-    )
+    before = 'code = subprocess.call(["sh", "-c", "kill -9 $$"]); sys.exit(f"x.cu died due to signal {-code} (Kill signal)")'
     with pytest.raises(Stop, match="killed for memory"):
         build(before, jobs=1)
 
@@ -375,9 +344,7 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     assert not (cache / "flash-attn/key").exists()
     assert builders(), "what the killed one had started, in a group of its own, still runs"
     # Two at once: one builds, the other takes what was built.
-    both = [
-        subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    both = [subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted(p.communicate()[0].strip().rsplit("/", 1)[-1] for p in both)
     assert said == ["cached", "flash_attn-1.0-py3-none-any.whl"]
     assert not builders()
@@ -385,6 +352,14 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
 
 
 # Through post_create.sh ------------------------------------------------------------------------------------------
+
+
+def post_create(prefix: Path, *options: Any, project: Path = ROOT, check: bool = True, **environ: str) -> str:
+    """What post_create.sh prints, at the quick level; with `check` it has to exit 0, without it 1."""
+    command = [project / "scripts/post_create.sh", "--prefix", prefix, "--level", "quick", *options]
+    done = sh(*command, check=check, env=clean_environ(**environ))
+    assert done.returncode == (0 if check else 1), done.stdout
+    return done.stdout
 
 
 def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_environment: Path, tmp_path: Path) -> None:
@@ -399,19 +374,8 @@ def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_enviro
         (tmp_path / "missing" / name, "0" * 64, "is not a file"),
     ):
         hashed = ["--sha256", sha] if sha else []
-        command = [
-            ROOT / "scripts/post_create.sh",
-            "--prefix",
-            pip_environment,
-            "--level",
-            "quick",
-            "--wheel",
-            wheel,
-            *hashed,
-        ]
-        done = sh(*command, check=False, env=clean_environ())
-        assert done.returncode == 1 and said in done.stdout, done.stdout
-        assert "Traceback" not in done.stdout
+        out = post_create(pip_environment, "--wheel", wheel, *hashed, check=False)
+        assert said in out and "Traceback" not in out, out
     assert not list(pip_environment.glob("lib/python3.11/site-packages/flash_attn*"))
 
 
@@ -453,9 +417,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
 """
 
 
-def test_a_real_cuda_build_is_cached_installed_again_and_proven(
-    pip_environment: Path, cuda_home: Path, tmp_path: Path
-) -> None:
+def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment: Path, cuda_home: Path, tmp_path: Path) -> None:
     """The whole path of post_create.sh --arch 90 with nvcc 12.4, on a package of flash-attn's shape with one kernel."""
     prefix, project = tmp_path / "env", tmp_path / "project"
     sh("cp", "-al", pip_environment, prefix)
@@ -476,22 +438,10 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(
     sha = sh("sha256sum", archive).stdout.split()[0]
     lock = project / "locks/flash-attn.txt"
     lock.write_text(re.sub("sha256:[0-9a-f]{64}.*", f"sha256:{sha}", lock.read_text()))
-    environ = clean_environ(CUDA_HOME=str(cuda_home))
-    command = [
-        project / "scripts/post_create.sh",
-        "--prefix",
-        prefix,
-        "--cache",
-        cache,
-        "--level",
-        "quick",
-        "--arch",
-        "90",
-    ]
-    done = sh(*command, check=False, env=environ)
-    assert done.returncode == 0, done.stdout
-    assert "building for sm_90 with nvcc 12.4" in done.stdout and "job" in done.stdout
-    assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl built" in done.stdout
+    options = ["--cache", cache, "--arch", "90"]
+    said = post_create(prefix, *options, project=project, CUDA_HOME=str(cuda_home))
+    assert "building for sm_90 with nvcc 12.4" in said and "job" in said
+    assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl built" in said
     key = f"flash_attn-2.8.3.post2-{sha[:12]}-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
     info = json.loads((cache / "flash-attn" / key / "wheel.json").read_text())
     assert info["nvcc"] == "12.4" and info["archs"] == ["90"]
@@ -500,12 +450,11 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(
     done = sh(prefix / "bin/python", "-c", "import torch, flash_attn_2_cuda as f; f.run(torch.ones(4))", check=False)
     assert "x must be on a GPU" in done.stdout
     # Again: nothing to do. In another prefix: from the cache, without a compiler.
-    assert f"{key} is installed" in sh(*command, env=environ).stdout
+    assert f"{key} is installed" in post_create(prefix, *options, project=project)
     other = tmp_path / "other"
     sh("cp", "-al", pip_environment, other)
-    command[command.index(prefix)] = other
-    done = sh(*command, env=clean_environ())
-    assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl from the cache" in done.stdout
+    said = post_create(other, *options, project=project)
+    assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl from the cache" in said
     sh(other / "bin/python", "-c", "import torch, flash_attn, flash_attn_2_cuda")
 
 
@@ -533,25 +482,10 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(pip_environment: Path, t
     )
     folder.parent.mkdir(parents=True)
     flash.keep(next((tmp_path / "built").glob("*.whl")), folder, {})
-    command = [
-        ROOT / "scripts/post_create.sh",
-        "--prefix",
-        prefix,
-        "--cache",
-        cache,
-        "--level",
-        "quick",
-        "--arch",
-        "90",
-    ]
-    done = sh(*command, check=False, env=clean_environ())
-    assert done.returncode == 1, done.stdout
-    assert (
-        "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError"
-        in done.stdout
-    )
+    said = post_create(prefix, "--cache", cache, "--arch", "90", check=False)
+    assert "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError" in said
     assert not folder.exists() and not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
-    assert "verified: every check that ran has passed" in done.stdout, "the environment works without it"
+    assert "verified: every check that ran has passed" in said, "the environment works without it"
 
 
 @pytest.mark.long
@@ -561,19 +495,8 @@ def test_flash_attn_itself(pip_environment: Path, cuda_home: Path, tmp_path: Pat
     for name in ("first", "second"):
         prefix = tmp_path / name
         sh("cp", "-al", pip_environment, prefix)
-        command = [
-            ROOT / "scripts/post_create.sh",
-            "--prefix",
-            prefix,
-            "--cache",
-            cache,
-            "--level",
-            "quick",
-            "--arch",
-            "90",
-        ]
         started = time.monotonic()
-        sh(*command, env=clean_environ(CUDA_HOME=str(cuda_home)))
+        post_create(prefix, "--cache", cache, "--arch", "90", CUDA_HOME=str(cuda_home))
         seconds.append(time.monotonic() - started)
         sh(prefix / "bin/python", "-c", "import flash_attn; print(flash_attn.__version__)")
     print(f"\nfirst build {seconds[0]:.0f} s, from the cache {seconds[1]:.1f} s: {seconds[0] / seconds[1]:.0f} times")

@@ -19,14 +19,7 @@ FLOORS = (
     "torch>=2.1.0 transformers>=4.35.0 accelerate>=0.24.0 bitsandbytes>=0.41.0 peft>=0.6.0 hf-transfer>=0.1.0 numpy>=1.24.0 "
     "scipy>=1.11.0 datasets>=2.14.0 tqdm>=4.66.0 flash-attn>=2.3.0 statsmodels>=0.14.0 pytest>=7.4.0"
 ).split()
-FILES = (
-    "environment.yml",
-    "environment-dev.yml",
-    "pyproject.toml",
-    "conda-lock.yml",
-    "requirements.txt",
-    "requirements-dev.txt",
-)
+FILES = ("environment.yml", "environment-dev.yml", "pyproject.toml", "conda-lock.yml", "requirements.txt", "requirements-dev.txt")
 
 
 # Each property gives what is wrong in a repository's root: a list, empty for a sound lock.
@@ -95,8 +88,7 @@ def cuda_is_12_4(root: Path) -> List[str]:
 
 def layers_are_apart(root: Path) -> List[str]:
     conda = {
-        locks.canonical(relock.PYPI_NAMES.get(p.name, p.name))
-        for p in locks.read_conda_lock(root / "conda-lock.yml").packages
+        locks.canonical(relock.PYPI_NAMES.get(p.name, p.name)) for p in locks.read_conda_lock(root / "conda-lock.yml").packages
     }
     pip = {p.name for p in locks.read_pip_lock(root / "locks/pip.txt")}
     wrong = [f"{name} comes from both layers" for name in conda & pip]
@@ -104,10 +96,7 @@ def layers_are_apart(root: Path) -> List[str]:
 
 
 def floors_hold(root: Path) -> List[str]:
-    versions = {
-        relock.PYPI_NAMES.get(p.name, p.name): p.version
-        for p in locks.read_conda_lock(root / "conda-lock.yml").packages
-    }
+    versions = {relock.PYPI_NAMES.get(p.name, p.name): p.version for p in locks.read_conda_lock(root / "conda-lock.yml").packages}
     for name in ("pip.txt", "flash-attn.txt"):
         versions.update({p.name: p.version for p in locks.read_pip_lock(root / "locks" / name)})
     floors = {Requirement(f).name: Requirement(f).specifier for f in FLOORS}
@@ -129,15 +118,7 @@ def names_no_index(root: Path) -> List[str]:
 
 PROPERTIES: Dict[str, Callable[[Path], List[str]]] = {
     f.__name__: f
-    for f in (
-        conda_entries,
-        dependencies_met,
-        cuda_is_12_4,
-        layers_are_apart,
-        floors_hold,
-        names_no_index,
-        relock.stale,
-    )
+    for f in (conda_entries, dependencies_met, cuda_is_12_4, layers_are_apart, floors_hold, names_no_index, relock.stale)
 }
 
 
@@ -163,10 +144,7 @@ BROKEN: List[Any] = [
     ("dependencies_met", replaced("conda-lock.yml", "    mpmath: .*", "    nowhere: ''")),
     ("dependencies_met", replaced("conda-lock.yml", "torchtriton: 3.1.0", "torchtriton: 3.1.0 py312")),
     ("dependencies_met", replaced("locks/virtual-packages.yml", '__glibc: "2.35"', '__glibc: "2.12"')),
-    (
-        "cuda_is_12_4",
-        replaced("conda-lock.yml", "name: libcurand\n  version: .*", "name: libcurand\n  version: 10.3.9.90"),
-    ),
+    ("cuda_is_12_4", replaced("conda-lock.yml", "name: libcurand\n  version: .*", "name: libcurand\n  version: 10.3.9.90")),
     ("cuda_is_12_4", replaced("conda-lock.yml", "name: cuda-nvcc", "name: cuda-nvcc-tools")),
     ("cuda_is_12_4", replaced("conda-lock.yml", "py3.11_cuda12.4_cudnn9.1.0_0", "py3.11_cpu_0")),
     ("cuda_is_12_4", replaced("conda-lock.yml", "name: mkl\n  version: .*", "name: mkl\n  version: 2024.1.0")),
@@ -176,10 +154,7 @@ BROKEN: List[Any] = [
     ("floors_hold", replaced("locks/pip.txt", "peft==[0-9.]+", "peft==0.5.0")),
     ("floors_hold", replaced("locks/flash-attn.txt", "==2[^ ]+", "==2.2.0")),
     ("floors_hold", replaced("conda-lock.yml", "name: numpy\n  version: .*", "name: numpy\n  version: 1.23.0")),
-    (
-        "names_no_index",
-        replaced("locks/pip.txt", "accelerate==", "--index-url https://index.example/simple\naccelerate=="),
-    ),
+    ("names_no_index", replaced("locks/pip.txt", "accelerate==", "--index-url https://index.example/simple\naccelerate==")),
     ("names_no_index", replaced("requirements.txt", "# Written by", "# By")),
     ("stale", replaced("environment.yml", "scipy>=1.11.0", "scipy>=1.12.0")),
     ("stale", replaced("environment.yml", "peft>=0.6.0", "peft>=99")),
@@ -287,10 +262,7 @@ def test_check_says_what_is_stale(tmp_path: Path) -> None:
     replaced("environment.yml", "scipy>=1.11.0", "scipy>=1.12.0")(tmp_path)
     done = sh(tmp_path / "scripts/lock.sh", "--check", check=False)
     assert done.returncode == 1
-    assert (
-        "environment.yml or locks/virtual-packages.yml has changed" in done.stdout
-        and "run scripts/lock.sh" in done.stdout
-    )
+    assert "environment.yml or locks/virtual-packages.yml has changed" in done.stdout and "run scripts/lock.sh" in done.stdout
     done = sh(tmp_path / "scripts/lock.sh", "--update", "tokenizers", check=False)
     assert done.returncode == 1 and "environment.yml does not ask for it; it asks for: accelerate" in done.stdout
 

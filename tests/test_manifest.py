@@ -35,9 +35,7 @@ def write(env: CondaEnvironment, path: Path, *options: str, **environ: str) -> D
 
 
 def validate(document: Dict[str, Any]) -> None:
-    schemas = {
-        name: json.loads((SCHEMAS / name).read_text()) for name in ("verify.schema.json", "manifest.schema.json")
-    }
+    schemas = {name: json.loads((SCHEMAS / name).read_text()) for name in ("verify.schema.json", "manifest.schema.json")}
     resources = [(name, referencing.Resource.from_contents(s)) for name, s in schemas.items()]
     registry: Any = referencing.Registry().with_resources(resources)
     jsonschema.Draft202012Validator(schemas["manifest.schema.json"], registry=registry).validate(document)
@@ -54,9 +52,7 @@ def test_the_manifest_is_as_documented_and_holds_no_secret(conda_environment: Co
     assert document["variables"]["CUDA_VISIBLE_DEVICES"] == "0" and document["variables"]["HF_HOME"] == "/workspace/hf"
     assert {p["manager"] for p in document["packages"]} == {"conda", "pip"}
     assert all(p["hash"] for p in document["packages"])
-    assert [v["id"] for v in document["vulnerabilities"]] and all(
-        v["package"] == "torch" for v in document["vulnerabilities"]
-    )
+    assert [v["id"] for v in document["vulnerabilities"]] and all(v["package"] == "torch" for v in document["vulnerabilities"])
     assert not [p.name for p in path.parent.iterdir() if p != path], "written beside and renamed, with nothing left"
     assert json.loads((conda_environment.prefix / "maximalcai-manifest.json").read_text())["backend"] == "conda"
 
@@ -96,9 +92,7 @@ def test_the_same_lock_in_another_place_and_order_has_the_same_fingerprint(
 def test_one_package_of_another_build_changes_the_fingerprint(broken: CondaEnvironment, tmp_path: Path) -> None:
     before = manifest.packages(read_prefix(broken.prefix))
     for name in [r["name"] for r in before if r["manager"] == "conda"]:
-        changed = [
-            {**r, "build": r["build"] + "1"} if r["name"] == name and r["manager"] == "conda" else r for r in before
-        ]
+        changed = [{**r, "build": r["build"] + "1"} if r["name"] == name and r["manager"] == "conda" else r for r in before]
         assert manifest.fingerprint(changed) != manifest.fingerprint(before), name
     core = next((broken.prefix / "lib/python3.11/site-packages").glob("idna-*.dist-info/RECORD"))
     text = core.read_text()
@@ -115,10 +109,7 @@ def test_comparing_says_what_differs_in_groups(broken: CondaEnvironment, tmp_pat
     lines = done.stdout.splitlines()
     assert "packages:" in lines and any("idna (pip)" in line and line.endswith("->  -") for line in lines)
     assert "variables:" in lines and any("CUDA_VISIBLE_DEVICES" in line for line in lines)
-    for content, said in (
-        ("{", "is not a session manifest"),
-        ('{"schema_version": 9}', "is of schema version 9, this reads 1"),
-    ):
+    for content, said in (("{", "is not a session manifest"), ('{"schema_version": 9}', "is of schema version 9, this reads 1")):
         (tmp_path / "bad.json").write_text(content)
         done = broken.verify("--compare", str(tmp_path / "bad.json"))
         assert done.returncode == 2 and said in done.stdout and "Traceback" not in done.stdout

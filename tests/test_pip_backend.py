@@ -42,9 +42,7 @@ def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:
     done = sh(SETUP, "--dry-run", "--prefix", tmp_path / "env", "--cache", tmp_path / "cache", env=environ)
     assert re.search(r"backend      pip: the channel \S+ does not answer \(curl: \(\d+\)", done.stdout), done.stdout
     assert re.search(r"about \d\.\d GB of .* free", done.stdout) and "nothing was changed" in done.stdout
-    assert (
-        not (tmp_path / "env").exists() and not (tmp_path / "cache").exists() and not (tmp_path / "env.lock").exists()
-    )
+    assert not (tmp_path / "env").exists() and not (tmp_path / "cache").exists() and not (tmp_path / "env.lock").exists()
 
 
 def test_the_whole_verifier_on_the_real_environment(pip_environment: Path, tmp_path: Path) -> None:
@@ -86,9 +84,7 @@ def test_the_checks_logic_on_the_cpu(pip_environment: Path) -> None:
 )
 def test_a_refusal_is_one_line_before_anything_is_downloaded(options: list, said: str, tmp_path: Path) -> None:  # type: ignore
     more = [] if "--prefix" in options else ["--prefix", tmp_path / "env"]
-    done = sh(
-        SETUP, "--backend", "pip", "--cache", tmp_path / "cache", *more, *options, check=False, env=clean_environ()
-    )
+    done = sh(SETUP, "--backend", "pip", "--cache", tmp_path / "cache", *more, *options, check=False, env=clean_environ())
     assert done.returncode == 1 and said in done.stdout and len(done.stdout.strip().splitlines()) == 1, done.stdout
     assert not (tmp_path / "cache").exists()
 

@@ -54,9 +54,7 @@ class Meeting:
     def names(self, ranks: List[int]) -> str:
         """Ranks with their nodes, where they have said which: rank 1 (node-b)."""
         known = [(r, r not in self.missing(ARRIVED)) for r in ranks]
-        return ", ".join(
-            f"rank {r}" + (f" ({json.loads(self.read(ARRIVED, r))['node']})" if there else "") for r, there in known
-        )
+        return ", ".join(f"rank {r}" + (f" ({json.loads(self.read(ARRIVED, r))['node']})" if there else "") for r, there in known)
 
     def wait(self, stage: str, seconds: float) -> None:
         """Until every rank has reached a stage. Raises Absent after `seconds`."""
@@ -106,9 +104,7 @@ def table(descriptions: List[Dict[str, Any]]) -> "tuple[str, bool]":
         i = json.loads(text)
         mark = "" if i == usual else "  <- differs"
         where = f"{ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
-        lines.append(
-            f"{node:<24} {where:<10} {i['fingerprint'][:12]} {i['GPU']:<26} {i['driver']:<12} {i['NCCL']}{mark}"
-        )
+        lines.append(f"{node:<24} {where:<10} {i['fingerprint'][:12]} {i['GPU']:<26} {i['driver']:<12} {i['NCCL']}{mark}")
         if i != usual:
             odd.append((node, ranks, descriptions[ranks[0]]["manifest"]))
     for node, ranks, manifest in odd:
@@ -172,9 +168,7 @@ def bandwidth(device: str, world: int) -> List[str]:
             dist.all_reduce(data)
         torch.cuda.synchronize()
         seconds = (time.monotonic() - started) / 5
-        lines.append(
-            f"  all_reduce {size / 2**20:5.0f} MiB  {size * 2 * (world - 1) / world / seconds / 1e9:7.1f} GB/s"
-        )
+        lines.append(f"  all_reduce {size / 2**20:5.0f} MiB  {size * 2 * (world - 1) / world / seconds / 1e9:7.1f} GB/s")
     return lines
 
 
@@ -211,10 +205,7 @@ def main(context: Context, timeout: float) -> int:
 
         store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     except Exception as error:
-        print(
-            f"the ranks cannot meet: {error}; run it under torchrun, and check MASTER_ADDR and the port",
-            file=sys.stderr,
-        )
+        print(f"the ranks cannot meet: {error}; run it under torchrun, and check MASTER_ADDR and the port", file=sys.stderr)
         return 1
     meeting = Meeting(store, rank, world)
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -252,11 +243,7 @@ def main(context: Context, timeout: float) -> int:
         for text in wrong:
             print(text)
         right = "all_reduce, all_gather, reduce_scatter and broadcast give the right values, fp32 and bf16"
-        print(
-            right
-            if not wrong
-            else "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more"
-        )
+        print(right if not wrong else "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more")
         print("the same environment on every rank" if same else "NOT the same environment on every rank", flush=True)
     meeting.reach("left")
     if rank == 0:  # the store may live in this process: leave last
@@ -281,9 +268,7 @@ def explain(meeting: Meeting, stage: str, error: Exception) -> str:
                 break
             time.sleep(0.1)
     except Exception as lost:
-        return (
-            f"the store is gone, with the node of rank 0: it died or lost the network ({type(lost).__name__}: {lost})"
-        )
+        return f"the store is gone, with the node of rank 0: it died or lost the network ({type(lost).__name__}: {lost})"
     if absent:
         return f"{meeting.names(absent)} died or hangs in `{stage}`; its own output, and NCCL_DEBUG=INFO, say more"
     return f"the {stage} failed on every rank: {type(error).__name__}: {str(error)[:200]}"

@@ -59,9 +59,7 @@ def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Fin
         for name in map(info_name, record.infos):
             if not any(d.manager == "conda" for d in dists.get(name, [])):
                 versions = [d.version for d in dists.get(name, [])]
-                problem = (
-                    f"pip put {versions[0]} over conda's {record.version}" if versions else "its dist-info is gone"
-                )
+                problem = f"pip put {versions[0]} over conda's {record.version}" if versions else "its dist-info is gone"
                 found.append(Finding(record.name, problem, REMAKE))
     return found
 

@@ -22,9 +22,7 @@ from lockedenv.host import free_bytes, size_text
 from lockedenv.installed import file_sha256
 
 PARALLEL = 8
-ROUNDS = (
-    8  # attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived
-)
+ROUNDS = 8  # attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived
 STALL = 20  # seconds under 1 kB/s after which a transfer is given up and resumed
 
 
@@ -92,9 +90,7 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
     """One attempt at every item; what failed has one more entry in its `problems`."""
     stall = os.environ.get("MAXIMALCAI_STALL_SECONDS", str(STALL))
     command = [*_CURL, "--speed-time", stall]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with ThreadPoolExecutor(1) as pool:
         said = pool.submit(process.communicate, _config(items, folder))
         try:
@@ -113,9 +109,7 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
 def _settle(item: Item, folder: Path, answer: List[str]) -> None:
     """Keeps a part that is whole and right, removes one that can only be wrong, leaves one that can be resumed."""
     part = folder / f"{item.name}.part"
-    status, code, message = (
-        (answer[1:] + ["", "", "no answer from curl"])[:3] if answer else ("", "", "curl was stopped")
-    )
+    status, code, message = (answer[1:] + ["", "", "no answer from curl"])[:3] if answer else ("", "", "curl was stopped")
     has = part.stat().st_size if part.exists() else -1
     sha = file_sha256(part) if has >= 0 and (has >= item.size if item.size else code in ("0", "22", "33", "36")) else ""
     if sha == item.sha256:
@@ -206,9 +200,7 @@ class Progress:
         rate = (done - self.first) / (now - self.started)
         left = f", {(self.total - done) / rate:.0f} s left" if rate and self.total > done else ""
         text = f"  {size_text(done)} of {size_text(max(self.total, done))}, {size_text(rate)}/s{left}"
-        print(
-            f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True
-        )
+        print(f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         if self.terminal and not self.quiet:

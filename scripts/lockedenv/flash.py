@@ -262,15 +262,7 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
         "PYTHONPATH": "",
     }
     out = work / "wheel"
-    options = [
-        "--no-build-isolation",
-        "--no-deps",
-        "--no-cache-dir",
-        "--no-index",
-        "--verbose",
-        "--wheel-dir",
-        str(out),
-    ]
+    options = ["--no-build-isolation", "--no-deps", "--no-cache-dir", "--no-index", "--verbose", "--wheel-dir", str(out)]
     command = [str(prefix / "bin/python"), "-m", "pip", "wheel", *options, str(source)]
     steps.say(f"      the full log: {log}")
     started = time.monotonic()
@@ -305,9 +297,7 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
     if status == 0 and wheels:
         return wheels[0]
     text = log.read_text(errors="replace")
-    kind, cause, remedy = (
-        likely_cause(text) if status > 0 else ("memory", f"killed by signal {-status}", "use --jobs with fewer")
-    )
+    kind, cause, remedy = likely_cause(text) if status > 0 else ("memory", f"killed by signal {-status}", "use --jobs with fewer")
     if kind == "memory" and jobs > 1 and again:
         steps.say(f"      {cause}; trying once more with {jobs // 2} job{'s' * (jobs > 3)}")
         shutil.rmtree(out, ignore_errors=True)
@@ -411,16 +401,7 @@ def install(prefix: Path, cache: Path, uv: Path, gpus: List[Gpu], options: Optio
             cached = cached_wheel(folder, steps)
             wheel = cached or _build_and_keep(prefix, cache, folder, torch, archs, options, pin, steps)
             steps.say(f"      {wheel.name} {'from the cache' if cached else 'built'}")
-    command = [
-        str(uv),
-        "pip",
-        "install",
-        "--python",
-        str(prefix / "bin/python"),
-        "--no-deps",
-        "--no-index",
-        "--reinstall",
-    ]
+    command = [str(uv), "pip", "install", "--python", str(prefix / "bin/python"), "--no-deps", "--no-index", "--reinstall"]
     run([*command, str(wheel)], uv_environment(cache, prefix, dict(os.environ)), "installing flash-attn", quiet=True)
     problem = prove(prefix, version, bool(gpus))
     if problem:
@@ -434,14 +415,7 @@ def install(prefix: Path, cache: Path, uv: Path, gpus: List[Gpu], options: Optio
 
 
 def _build_and_keep(
-    prefix: Path,
-    cache: Path,
-    folder: Path,
-    torch: Torch,
-    archs: List[str],
-    options: Options,
-    pin: locks.PipPackage,
-    steps: Steps,
+    prefix: Path, cache: Path, folder: Path, torch: Torch, archs: List[str], options: Options, pin: locks.PipPackage, steps: Steps
 ) -> Path:
     tools = find_toolchain(prefix, torch, dict(os.environ))
     if tools.warning:

@@ -65,9 +65,7 @@ def gpus() -> List[Gpu]:
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise HostError(
-            f"nvidia-smi does not answer ({error}); the GPU or its driver hangs: take another pod"
-        ) from None
+        raise HostError(f"nvidia-smi does not answer ({error}); the GPU or its driver hangs: take another pod") from None
     text = done.stdout.decode(errors="replace")
     if "No devices were found" in text:
         return []

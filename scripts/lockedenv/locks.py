@@ -154,9 +154,7 @@ def read_conda_lock(path: Path = CONDA_LOCK) -> CondaLock:
                 depends=depends if isinstance(depends, dict) else {},
             )
         except KeyError as error:
-            raise LockError(
-                f"{path}:{number}: this package has no {error}; write it anew with scripts/lock.sh"
-            ) from None
+            raise LockError(f"{path}:{number}: this package has no {error}; write it anew with scripts/lock.sh") from None
         if not re.fullmatch(r"[0-9a-f]{64}", package.sha256) or not re.fullmatch(r"[0-9a-f]{32}", package.md5):
             raise LockError(f"{path}:{number}: {package.name} has a malformed hash; write it anew with scripts/lock.sh")
         packages.append(package)

@@ -40,14 +40,7 @@ def packages(installed: Installed) -> List[Dict[str, str]]:
     A conda package's hash is its archive's; a wheel's is over its RECORD, without what depends on the place.
     """
     rows = [
-        {
-            "name": r.name,
-            "version": r.version,
-            "build": r.build,
-            "channel": r.channel,
-            "manager": "conda",
-            "hash": r.sha256,
-        }
+        {"name": r.name, "version": r.version, "build": r.build, "channel": r.channel, "manager": "conda", "hash": r.sha256}
         for r in installed.conda
     ]
     rows += [
@@ -75,9 +68,7 @@ def vulnerabilities(installed: Installed) -> List[Dict[str, str]]:
     found = []
     for entry in json.loads((Path(__file__).parent / "vulnerabilities.json").read_text()):
         version = installed.version(entry["package"])
-        if version and (
-            not entry["fixed_in"] or version_tuple(version.split("+")[0]) < version_tuple(entry["fixed_in"])
-        ):
+        if version and (not entry["fixed_in"] or version_tuple(version.split("+")[0]) < version_tuple(entry["fixed_in"])):
             found.append({**entry, "installed": version})
     return found
 
@@ -85,9 +76,7 @@ def vulnerabilities(installed: Installed) -> List[Dict[str, str]]:
 def _repository() -> Dict[str, Any]:
     def git(*arguments: str) -> Optional[str]:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(ROOT), *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
+            done = subprocess.run(["git", "-C", str(ROOT), *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         except OSError:
             return None
         return done.stdout.decode().strip() if done.returncode == 0 else None
@@ -104,9 +93,7 @@ def loaded_cuda(python: Path) -> Dict[str, Optional[str]]:
         "'cudnn': str(torch.backends.cudnn.version() or '') or None, 'nccl': '.'.join(map(str, n)) if n else None}))"
     )
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [str(python), "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", env=environ
-    )
+    done = subprocess.run([str(python), "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", env=environ)
     try:
         answer: Dict[str, Optional[str]] = json.loads(done.stdout.decode().splitlines()[-1])
         return answer
@@ -143,13 +130,7 @@ def make(context: Context, results: List[Result], with_uuids: bool = False) -> D
 
 
 def _gpu(gpu: host.Gpu, with_uuid: bool) -> Dict[str, Any]:
-    row = {
-        "name": gpu.name,
-        "driver": gpu.driver,
-        "memory_bytes": gpu.memory,
-        "capability": gpu.capability,
-        "mig": gpu.mig,
-    }
+    row = {"name": gpu.name, "driver": gpu.driver, "memory_bytes": gpu.memory, "capability": gpu.capability, "mig": gpu.mig}
     return {**row, "uuid": gpu.uuid} if with_uuid else row
 
 
@@ -166,9 +147,7 @@ def read(path: Path) -> Dict[str, Any]:
     try:
         document: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["schema_version"] != SCHEMA_VERSION:
-            raise ManifestError(
-                f"{path}: is of schema version {document['schema_version']}, this reads {SCHEMA_VERSION}"
-            )
+            raise ManifestError(f"{path}: is of schema version {document['schema_version']}, this reads {SCHEMA_VERSION}")
         for key in ("fingerprint", "packages", "gpus", "variables", "machine", "cuda", "locks"):
             document[key]
         return document
@@ -186,10 +165,7 @@ def _flat(document: Dict[str, Any]) -> Dict[str, Dict[str, str]]:
         by_name[f"{p['name']} ({p['manager']})"] = f"{text} {p['hash'][:12]}" if p["name"] != "flash-attn" else text
     return {
         "packages": by_name,
-        "GPU": {
-            f"GPU {i}": f"{g['name']}, {g['memory_bytes']} bytes, {g['capability']}"
-            for i, g in enumerate(document["gpus"])
-        },
+        "GPU": {f"GPU {i}": f"{g['name']}, {g['memory_bytes']} bytes, {g['capability']}" for i, g in enumerate(document["gpus"])},
         "driver": {
             **{f"GPU {i}": str(g["driver"]) for i, g in enumerate(document["gpus"])},
             **{k: str(v) for k, v in document["cuda"].items()},

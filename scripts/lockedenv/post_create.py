@@ -55,22 +55,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", type=Path, metavar="DIR", help="the environment (default: see above)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where downloads and built wheels are kept "
                         "(default: /workspace/.cache/maximalcai on a pod, otherwise ~/.cache/maximalcai)")  # fmt: skip
-    parser.add_argument(
-        "--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only"
-    )
+    parser.add_argument("--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only")
     parser.add_argument("--arch", default="", metavar="LIST", help="build flash-attn for these: 90 is an H100, 80 an A100 "
                         "(default: the GPUs present; none: not built)")  # fmt: skip
-    parser.add_argument(
-        "--jobs", type=int, default=0, metavar="N", help="compile jobs (default: by CPUs and free memory)"
-    )
-    parser.add_argument(
-        "--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel instead of building"
-    )
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="compile jobs (default: by CPUs and free memory)")
+    parser.add_argument("--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel instead of building")
     parser.add_argument("--sha256", default="", metavar="HEX", help="the hash of --wheel")
     parser.add_argument("--no-flash-attn", action="store_true", help="leave flash-attn out")
-    parser.add_argument(
-        "--level", choices=["quick", "full"], default="full", help="how much is verified (default: full)"
-    )
+    parser.add_argument("--level", choices=["quick", "full"], default="full", help="how much is verified (default: full)")
     parser.add_argument("--quiet", action="store_true", help="print the verdict and errors only")
 
 
@@ -99,15 +91,7 @@ def find_gpus() -> List[host.Gpu]:
 def install_wheels(options: Options, backend: str, uv: Path, steps: Steps) -> None:
     """The layer's wheels, by hash, in parallel, from the machine's index or the offline folder. Raises Stop."""
     lock = locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS
-    command = [
-        str(uv),
-        "pip",
-        "install",
-        "--python",
-        str(options.prefix / "bin/python"),
-        "--require-hashes",
-        "--no-deps",
-    ]
+    command = [str(uv), "pip", "install", "--python", str(options.prefix / "bin/python"), "--require-hashes", "--no-deps"]
     folder = options.offline / "wheels" if options.offline else None
     environ = uv_environment(options.cache, options.prefix, dict(os.environ))
     if not folder and not host.same_filesystem(options.cache, options.prefix):
@@ -133,12 +117,7 @@ def fetch_wheels(pins: List[locks.PipPackage], folder: Path, steps: Steps) -> No
 
 def verify(options: Options, manifest: Optional[Path] = None) -> int:
     """The verifier's exit status, run by the prefix's interpreter; with a manifest, if one is named."""
-    command = [
-        str(options.prefix / "bin/python"),
-        str(ROOT / "scripts/verify_environment.py"),
-        "--level",
-        options.level,
-    ]
+    command = [str(options.prefix / "bin/python"), str(ROOT / "scripts/verify_environment.py"), "--level", options.level]
     command += [] if options.flash_attn else ["--skip", "flash-attn"]
     command += ["--manifest", str(manifest)] if manifest else []
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -219,9 +198,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     def work() -> int:
         prefix = (args.prefix or active_prefix()).expanduser().absolute()
         if not (prefix / "bin/python").exists():
-            raise Stop(
-                f"{prefix} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh"
-            )
+            raise Stop(f"{prefix} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh")
         options = options_of(args, prefix)
         steps = Steps(STEPS, options.quiet)
         status = finish(options, backend_of(prefix), steps)

@@ -190,9 +190,7 @@ def pylock(tmp: Path, *arguments: str) -> Dict[str, Dict[str, Any]]:
 def pin(entry: Dict[str, Any], prefer: str = "") -> PipPackage:
     """The one file of a pylock entry to install: the wheel of hash `prefer`, else the best fitting, else the sdist."""
     files = {f["hashes"]["sha256"]: f for f in entry.get("wheels", [])}
-    ranked = sorted(
-        (rank, sha) for sha, f in files.items() if (rank := wheel_rank(f["url"].rsplit("/", 1)[1])) is not None
-    )
+    ranked = sorted((rank, sha) for sha, f in files.items() if (rank := wheel_rank(f["url"].rsplit("/", 1)[1])) is not None)
     sha = prefer if prefer in files else ranked[0][1] if ranked else ""
     chosen = files.get(sha) or entry.get("sdist")
     if not chosen:
@@ -273,24 +271,18 @@ def lock(update: List[str]) -> None:
         {
             CONDA_LOCK: conda_lock_text(solved),
             PIP: requirements_text(
-                SPEC,
-                "The pip layer, put on the conda layer by scripts/post_create.sh.",
-                [p for p in everything if p.name in pip],
+                SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh.", [p for p in everything if p.name in pip]
             ),
             REQS: requirements_text(
                 SPEC, "Both layers as PyPI wheels, for a machine without conda (Python 3.11, x86_64 Linux).", everything
             ),
             FLASH: requirements_text("pyproject.toml", "The source that scripts/post_create.sh builds.", [pin(flash)]),
             DEV: requirements_text(
-                "pyproject.toml",
-                "The tools of the tests (Python 3.11, x86_64 Linux).",
-                [pin(entry) for entry in dev.values()],
+                "pyproject.toml", "The tools of the tests (Python 3.11, x86_64 Linux).", [pin(entry) for entry in dev.values()]
             ),
         }
     )
-    print(
-        f"locked {len(solved['package']) - len(pip)} conda and {len(pip)} pip packages, {len(everything)} wheels in all"
-    )
+    print(f"locked {len(solved['package']) - len(pip)} conda and {len(pip)} pip packages, {len(everything)} wheels in all")
 
 
 # Checking and comparing ------------------------------------------------------------------------------------------
@@ -363,9 +355,7 @@ def diff(revision: str) -> str:
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
     ]
-    return (
-        "\n".join(["| layer | package | before | after |", "|---|---|---|---|", *rows]) if rows else "No lock changed."
-    )
+    return "\n".join(["| layer | package | before | after |", "|---|---|---|---|", *rows]) if rows else "No lock changed."
 
 
 def parser() -> argparse.ArgumentParser:

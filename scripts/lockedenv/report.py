@@ -42,9 +42,7 @@ class Report:
     def result(self, result: Result) -> None:
         """One line for a result; remedy and details, wrapped, under one that is not a pass."""
         seconds = f" ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
-        self._print(
-            f"{self._paint(result.verdict, result.verdict.upper())}  {result.check:<16} {result.summary}{seconds}"
-        )
+        self._print(f"{self._paint(result.verdict, result.verdict.upper())}  {result.check:<16} {result.summary}{seconds}")
         if result.verdict in (FAIL, WARN):
             for line in result.details[:_SHOWN_DETAILS]:
                 self._wrapped("      - ", line)

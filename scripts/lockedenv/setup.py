@@ -77,10 +77,7 @@ def refuse_unwritable(folders: List[Path]) -> None:
 
 def archive_items(packages: List[CondaPackage], mirrors: List[str]) -> List[Item]:
     """The conda layer's archives, from the mirrors first and then from the address in the lock."""
-    return [
-        Item(p.filename, p.sha256, p.size, [*(fetch.address(mirror, p.url) for mirror in mirrors), p.url])
-        for p in packages
-    ]
+    return [Item(p.filename, p.sha256, p.size, [*(fetch.address(mirror, p.url) for mirror in mirrors), p.url]) for p in packages]
 
 
 def channel_problem(mirrors: List[str]) -> Optional[str]:
@@ -94,17 +91,7 @@ def channel_problem(mirrors: List[str]) -> Optional[str]:
     def ask(package: CondaPackage) -> Optional[str]:
         said = ""
         for source in archive_items([package], mirrors)[0].sources:
-            command = [
-                "curl",
-                "--disable",
-                "--config",
-                "-",
-                "--head",
-                "--location",
-                "--fail",
-                "--silent",
-                "--show-error",
-            ]
+            command = ["curl", "--disable", "--config", "-", "--head", "--location", "--fail", "--silent", "--show-error"]
             done = subprocess.run(
                 [*command, "--connect-timeout", "5", "--max-time", "10"], input=f'url = "{source}"\n',
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -124,11 +111,7 @@ def choose_backend(asked: str, offline: Optional[Path], mirrors: List[str], cach
         return asked, "as asked"
     if offline:
         there = (offline / "pkgs").is_dir()
-        return (
-            ("conda", "the offline folder has its archives")
-            if there
-            else ("pip", "the offline folder has wheels alone")
-        )
+        return ("conda", "the offline folder has its archives") if there else ("pip", "the offline folder has wheels alone")
     packages = locks.read_conda_lock().packages
     if all((cache / "pkgs" / p.filename).exists() for p in packages):
         return "conda", "all its archives are in the cache"
@@ -374,9 +357,7 @@ def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List
             prefix.with_name(prefix.name + ".making").unlink()
         options.level = "quick"
         steps = Steps(1, options.quiet)
-        steps.say(
-            f"{prefix} is finished, and made from these locks: nothing to do but verify it (--force makes it anew)"
-        )
+        steps.say(f"{prefix} is finished, and made from these locks: nothing to do but verify it (--force makes it anew)")
         status = post_create.again(options, steps)
         steps.end(enter_text(prefix, backend, options.cache))
         return status
@@ -412,9 +393,7 @@ def describe(plan: Plan, now: str, steps: Steps) -> None:
         free = host.free_bytes(folder)
         steps.say(f"      disk         {what}: about {size_text(needed)} of {size_text(free)} free at {folder}")
     if len(plan.needs) > 1:
-        steps.say(
-            "      the cache is on another disk: everything is unpacked beside the environment, so that it can be linked"
-        )
+        steps.say("      the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")
 
 
 if __name__ == "__main__":

@@ -129,9 +129,7 @@ def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[Path]:
                     print(f"{what} is held by {holder}; waiting for it", file=sys.stderr, flush=True)
                 told = True
                 time.sleep(min(0.2, patience))
-            except (
-                OSError
-            ) as error:  # some network file systems have no locks: two runs are then only atomic, not serial
+            except OSError as error:  # some network file systems have no locks: two runs are then only atomic, not serial
                 print(f"{what}: {path.parent} has no file locks ({error.strerror}); going on", file=sys.stderr)
                 break
         file.seek(0)
@@ -149,9 +147,7 @@ def configured_index(environ: Dict[str, str]) -> Optional[str]:
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
         if environ.get(name):
             return environ[name]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True)
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
@@ -194,9 +190,7 @@ def _page(url: str) -> str:
     request = f'url = "{url}"\nheader = "Accept: text/html"\n'
     done = subprocess.run(command, input=request, capture_output=True, text=True)
     if done.returncode:
-        raise Stop(
-            f"the package index does not answer: {fetch.redact(url)} (curl {done.returncode}); check the network"
-        )
+        raise Stop(f"the package index does not answer: {fetch.redact(url)} (curl {done.returncode}); check the network")
     return done.stdout
 
 
@@ -245,10 +239,7 @@ def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
             wheel = cache / "wheels" / item.name
     except (Stop, fetch.FetchError):
         found = shutil.which("uv")
-        if (
-            found
-            and version_tuple(subprocess.run([found, "--version"], capture_output=True, text=True).stdout) >= OLDEST_UV
-        ):
+        if found and version_tuple(subprocess.run([found, "--version"], capture_output=True, text=True).stdout) >= OLDEST_UV:
             return Path(found)
         raise
     uv.parent.mkdir(parents=True, exist_ok=True)

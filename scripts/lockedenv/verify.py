@@ -150,22 +150,16 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 all good, 1 a check failed, 2 wrong usage.",
         allow_abbrev=False,
     )
-    p.add_argument(
-        "--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)"
-    )
+    p.add_argument("--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)")
     p.add_argument("--only", metavar="NAME,...", default="", help="run these checks alone")
     p.add_argument("--skip", metavar="NAME,...", default="", help="leave these checks out")
     p.add_argument("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
     p.add_argument("--json", metavar="FILE", help="write the results as JSON")
     p.add_argument("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
     p.add_argument("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
-    p.add_argument(
-        "--compare", metavar="MANIFEST", nargs="+", help="what differs between two manifests, or one and this machine"
-    )
+    p.add_argument("--compare", metavar="MANIFEST", nargs="+", help="what differs between two manifests, or one and this machine")
     p.add_argument("--distributed", action="store_true", help="under torchrun: the same environment on every rank?")
-    p.add_argument(
-        "--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)"
-    )
+    p.add_argument("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
     p.add_argument("--strict", action="store_true", help="a warning fails too")
     p.add_argument("--list", action="store_true", help="say what each check proves, and run none")
     return p
@@ -203,9 +197,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)
     context.progress = report.progress
-    report.head(
-        f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}"
-    )
+    report.head(f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}")
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds)

@@ -36,9 +36,7 @@ def site(tmp_path: Path) -> Path:
 
 def items(*servers: str) -> List[Item]:
     return [
-        Item(
-            name, hashlib.sha256(content).hexdigest(), len(content), [f"{s}/conda-forge/noarch/{name}" for s in servers]
-        )
+        Item(name, hashlib.sha256(content).hexdigest(), len(content), [f"{s}/conda-forge/noarch/{name}" for s in servers])
         for name, content in FILES.items()
     ]
 
@@ -121,17 +119,10 @@ def test_a_passing_fault_is_survived(fault: Fault, site: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "fault, said",
-    [
-        (truncate, "127.0.0.1"),
-        (unavailable, "HTTP 503"),
-        (wrong_bytes, "not "),
-        (loop, "Maximum (5) redirects followed"),
-    ],
+    [(truncate, "127.0.0.1"), (unavailable, "HTTP 503"), (wrong_bytes, "not "), (loop, "Maximum (5) redirects followed")],
     ids=["truncate", "unavailable", "wrong bytes", "redirect loop"],
 )
-def test_a_lasting_fault_ends_in_a_clear_error(
-    fault: Fault, said: str, site: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_lasting_fault_ends_in_a_clear_error(fault: Fault, said: str, site: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(fetch, "ROUNDS", 3)
     with FaultServer(site) as server:
         server.fault = fault

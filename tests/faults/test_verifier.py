@@ -25,9 +25,7 @@ class Fault(NamedTuple):
 
 
 def meta(env: CondaEnvironment, name: str) -> Path:
-    return next(
-        p for p in (env.prefix / "conda-meta").glob(f"{name}-*.json") if json.loads(p.read_text())["name"] == name
-    )
+    return next(p for p in (env.prefix / "conda-meta").glob(f"{name}-*.json") if json.loads(p.read_text())["name"] == name)
 
 
 def record(name: str, **changes: Any) -> Break:

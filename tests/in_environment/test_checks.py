@@ -91,9 +91,7 @@ def test_torch_build_check_without_a_usable_gpu_fails() -> None:
     assert result.verdict == "fail" and "torch finds no usable GPU" in result.summary
 
 
-@pytest.mark.parametrize(
-    "capability, runs", [((9, 0), True), ((8, 0), True), ((8, 9), True), ((10, 0), True), ((7, 0), False)]
-)
+@pytest.mark.parametrize("capability, runs", [((9, 0), True), ((8, 0), True), ((8, 9), True), ((10, 0), True), ((7, 0), False)])
 def test_which_gpus_the_locked_build_has_code_for(capability: Any, runs: bool) -> None:
     archs = ["sm_75", "sm_80", "sm_86", "sm_90", "compute_90"]
     assert torch_.runs_on(archs, *capability) is runs
@@ -107,10 +105,7 @@ def test_torch_compile_check_fails_when_compiled_differs(monkeypatch: pytest.Mon
 
 def test_bitsandbytes_check_names_the_wrong_library_and_wrong_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     result = bnb.bitsandbytes("cuda")
-    assert (
-        result.verdict == "fail"
-        and "loaded libbitsandbytes_cpu.so, torch needs libbitsandbytes_cuda124.so" in result.summary
-    )
+    assert result.verdict == "fail" and "loaded libbitsandbytes_cpu.so, torch needs libbitsandbytes_cuda124.so" in result.summary
     import bitsandbytes.functional as functional
 
     right = functional.int8_vectorwise_dequant
@@ -179,9 +174,7 @@ def test_the_session_documents_qlora_run_trains(folder: None) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {
-        word: number for number, word in enumerate(["[UNK]", *"The locked environment is the verified one .".split()])
-    }
+    words = {word: number for number, word in enumerate(["[UNK]", *"The locked environment is the verified one .".split()])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained("tiny")

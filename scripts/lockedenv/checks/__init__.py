@@ -37,9 +37,7 @@ class Context:
 
     @property
     def python(self) -> Path:
-        return (
-            Path(sys.executable) if self.installed.prefix == Path(sys.prefix) else self.installed.prefix / "bin/python"
-        )
+        return Path(sys.executable) if self.installed.prefix == Path(sys.prefix) else self.installed.prefix / "bin/python"
 
     @property
     def device(self) -> str:

@@ -125,9 +125,7 @@ def flash_attn(device: str) -> Result:
                 name = f"{str(dtype)[6:]} d{dim}{' causal' if causal else ''}"
                 cases[name] = compare(kernel, (2, 4, 512, dim), dtype, device, causal)
         cases[f"{str(dtype)[6:]} variable length"] = variable_length(flash_attn_varlen_func, dtype, device)
-    return judge(
-        cases, device, "the build is wrong for this GPU: delete its wheel from the cache, scripts/post_create.sh"
-    )
+    return judge(cases, device, "the build is wrong for this GPU: delete its wheel from the cache, scripts/post_create.sh")
 
 
 def _heads_last(function: Any, *tensors: Any, **options: Any) -> Any:

@@ -58,9 +58,7 @@ def bitsandbytes(device: str) -> Result:
         steps.step()
         ends.append(parameter.detach() - start)
         if options and steps.state[parameter]["state1"].dtype != torch.uint8:
-            return failed(
-                "Adam8bit keeps its state in full precision", "reinstall bitsandbytes: scripts/post_create.sh"
-            )
+            return failed("Adam8bit keeps its state in full precision", "reinstall bitsandbytes: scripts/post_create.sh")
     errors["8-bit Adam step"] = (relative(ends[0], ends[1]), 0.02)
     said = [f"{name} {error:.1e} (bound {bound:.1e})" for name, (error, bound) in errors.items()]
     measured = {f"{name} relative error": error for name, (error, _) in errors.items()}

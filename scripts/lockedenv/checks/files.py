@@ -41,11 +41,7 @@ def _record_entries(record: Path) -> Iterator[Tuple[Path, str]]:
                 yield Path(os.path.normpath(record.parent.parent / row[0])), sha
 
 
-@check(
-    "files",
-    "every file of both layers is byte for byte what its installer recorded",
-    level=FULL,
-)
+@check("files", "every file of both layers is byte for byte what its installer recorded", level=FULL)
 def files(context: Context) -> Result:
     wanted = recorded_files(context.installed)
     prefix, wrong, done, size = context.installed.prefix, [], 0, 0

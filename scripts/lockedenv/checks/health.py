@@ -90,10 +90,7 @@ def gpu_state(context: Context) -> Result:
     if not context.gpus or context.gpu_mode == "off":
         return skipped("--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine")
     fields = ",".join(_FIELDS)
-    for query in (
-        fields,
-        fields.replace("clocks_throttle_reasons", "clocks_event_reasons"),
-    ):  # renamed in newer drivers
+    for query in (fields, fields.replace("clocks_throttle_reasons", "clocks_event_reasons")):  # renamed in newer drivers
         command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)

@@ -35,9 +35,7 @@ def driver(context: Context) -> Result:
         return failed(context.gpu_error, "run nvidia-smi by hand; if it says the same, take another pod")
     if not context.gpus:
         if context.gpu_mode == "require":
-            return failed(
-                "no GPU found, and --gpu require was given", "rent a pod with a GPU, or leave out --gpu require"
-            )
+            return failed("no GPU found, and --gpu require was given", "rent a pod with a GPU, or leave out --gpu require")
         return skipped("no NVIDIA GPU on this machine")
     problem = driver_problem(context.gpus)
     if problem:
@@ -88,9 +86,7 @@ def blas(context: Context) -> Result:
         return skipped("wheels bring their own BLAS: numpy OpenBLAS, torch MKL")
     mkl, libblas = context.installed.conda_record("mkl"), context.installed.conda_record("libblas")
     if not mkl or version_tuple(mkl.version) >= (2024, 1):
-        said = (
-            f"mkl {mkl.version}: torch 2.5.1 needs a symbol that 2024.1 removed (iJIT_NotifyEvent)" if mkl else "no mkl"
-        )
+        said = f"mkl {mkl.version}: torch 2.5.1 needs a symbol that 2024.1 removed (iJIT_NotifyEvent)" if mkl else "no mkl"
         return failed(said, REMAKE)
     if not libblas or "mkl" not in libblas.build:
         return failed(f"libblas is {libblas.build if libblas else 'missing'}: numpy's BLAS is not MKL", REMAKE)

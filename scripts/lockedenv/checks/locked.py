@@ -45,8 +45,6 @@ def pip_layer(context: Context) -> Result:
     result = _verdict(findings, f"{len(context.pip_lock)} wheels as locked")
     extra = extras(context.conda_lock, context.pip_lock, context.installed)
     if extra:
-        result.summary += f"; beyond the lock: {', '.join(extra[:4])}" + (
-            f" and {len(extra) - 4} more" * (len(extra) > 4)
-        )
+        result.summary += f"; beyond the lock: {', '.join(extra[:4])}" + (f" and {len(extra) - 4} more" * (len(extra) > 4))
         result.measured["extra"] = extra
     return result

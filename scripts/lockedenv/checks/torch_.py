@@ -65,12 +65,7 @@ def runs_on(archs: "list[str]", major: int, minor: int) -> bool:
     return False
 
 
-@check(
-    "torch",
-    "matrix products (bf16, fp32) and a sum agree with float64 on each GPU; memory is given back",
-    FULL,
-    child=True,
-)
+@check("torch", "matrix products (bf16, fp32) and a sum agree with float64 on each GPU; memory is given back", FULL, child=True)
 def torch_arithmetic(device: str) -> Result:
     import torch
 
@@ -109,13 +104,9 @@ def torch_arithmetic(device: str) -> Result:
             torch.cuda.empty_cache()
             kept = torch.cuda.memory_reserved(where) - before
             if taken < 2**30 or kept > 2**26:
-                return failed(
-                    f"{where}: of 1 GiB taken, {kept} bytes were not given back", "see nvidia-smi for who holds it"
-                )
+                return failed(f"{where}: of 1 GiB taken, {kept} bytes were not given back", "see nvidia-smi for who holds it")
             figures.append("1 GiB taken and given back")
-    return Result(
-        "pass", f"{', '.join(devices)}: {'; '.join(figures[-4 if device == 'cuda' else -3:])}", measured=measured
-    )
+    return Result("pass", f"{', '.join(devices)}: {'; '.join(figures[-4 if device == 'cuda' else -3:])}", measured=measured)
 
 
 @check("async-error", "an error inside a GPU kernel is raised in Python, not lost", FULL, child=True, gpu=True)

@@ -70,8 +70,7 @@ def qlora(device: str) -> Result:
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     base = LlamaForCausalLM.from_pretrained("base", quantization_config=four, device_map={"": device})
     model = get_peft_model(
-        prepare_model_for_kbit_training(base),
-        LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+        prepare_model_for_kbit_training(base), LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     )
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     ids = batch(device)
@@ -89,9 +88,7 @@ def qlora(device: str) -> Result:
         return failed(f"changed by training: {sorted(changed ^ adapters)[0]}, expected the adapters alone", BROKEN)
     if not losses[-1] < losses[0]:
         return failed(f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f}", BROKEN)
-    figures = (
-        f"{device}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps; {len(adapters)} adapter weights"
-    )
+    figures = f"{device}: loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps; {len(adapters)} adapter weights"
     return passed(f"{figures} changed, nothing else", losses=losses)
 
 
@@ -127,9 +124,7 @@ def accelerate_resume(device: str) -> Result:
 @check("trainer-resume", "what Trainer.train(resume_from_checkpoint=...) does on this torch, by trying it", FULL,
        remedy=BROKEN, child=True)  # fmt: skip
 def trainer_resume(device: str) -> Result:
-    visible = os.environ.get(
-        "CUDA_VISIBLE_DEVICES"
-    )  # with several GPUs, Trainer would spread this tiny model over them
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # with several GPUs, Trainer would spread this tiny model over them
     os.environ["CUDA_VISIBLE_DEVICES"] = "0" if visible is None else visible.split(",")[0]
     from transformers import Trainer, TrainingArguments
 
