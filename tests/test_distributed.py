@@ -87,7 +87,8 @@ def test_a_rank_that_hangs_in_the_collectives_is_named(pip_environment: Path, tm
     code = (
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
         "from lockedenv import distributed\n"
-        "if rank == 1: import time; distributed.in_thread = lambda *a: time.sleep(600)\n"
+        "import signal, time\n"  # SIGTERM ends it: torchrun would wait 30 s before it kills
+        "if rank == 1: distributed.in_thread = lambda *a: (signal.signal(15, signal.SIG_DFL), time.sleep(600))\n"
     )
     command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
     done = sh(*command, check=False, env=ENVIRON)
@@ -116,18 +117,8 @@ def test_two_nodes_each_with_its_own_prefix(same: bool, pip_environment: Path, o
         port = probe.getsockname()[1]
     nodes = []
     for prefix in (pip_environment, other):
-        options = [
-            "--nnodes",
-            2,
-            "--nproc-per-node",
-            1,
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            f"127.0.0.1:{port}",
-            "--rdzv-id",
-            "x",
-        ]
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "x"]
+        options = ["--nnodes", 2, "--nproc-per-node", 1, *meeting]
         command = torchrun(prefix, *options, PROGRAM, "--distributed")
         nodes.append(subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     said = [node.communicate()[0] for node in nodes]
