@@ -241,7 +241,9 @@ def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Ma
     machine.assert_verified(machine.setup())
     (machine.prefix / "mine.txt").write_text("the old one")
     relock(machine)
-    done = machine.setup(BNB_CUDA_VERSION="118")
+    module = machine.project / "scripts/lockedenv/checks/killers.py"
+    module.write_text(module.read_text().replace('CUDA = "12.4"', 'CUDA = "12.5"'))
+    done = machine.setup()
     assert done.returncode == 1 and "the new environment did not verify; the old one is back" in done.stdout, done.stdout
     assert (machine.prefix / "mine.txt").exists()
 
@@ -267,6 +269,17 @@ def test_too_little_disk_is_said_before_anything_is_fetched(machine: Machine, se
     ), done.stdout
     assert "the cache is on another disk: everything is unpacked beside the environment" in done.stdout
     assert not server.requests
+
+
+def test_a_variable_that_leads_astray_is_said_before_anything_is_fetched(machine: Machine, server: FaultServer) -> None:
+    folder = machine.folder / "cuda-12.8"
+    folder.mkdir()
+    (folder / "libnvJitLink.so.12.8.93").touch()
+    (folder / "libnvJitLink.so.12").symlink_to("libnvJitLink.so.12.8.93")
+    for variable in ({"LD_LIBRARY_PATH": str(folder)}, {"BNB_CUDA_VERSION": "118"}):
+        done = machine.setup(**variable)
+        assert done.returncode == 1 and f"unset {next(iter(variable))}, and run it again" in done.stdout, done.stdout
+    assert not machine.prefix.exists() and not (machine.cache / "pkgs").exists()
 
 
 def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machine: Machine, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Callable, List, Optional
 
 from lockedenv import ROOT, fetch, flash, host, locks
+from lockedenv.checks.killers import misleading
 from lockedenv.installed import file_sha256
 from lockedenv.steps import (
     POD_VOLUME,
@@ -86,6 +87,12 @@ def find_gpus() -> List[host.Gpu]:
         return host.gpus()
     except host.HostError as error:
         raise Stop(str(error)) from None
+
+
+def refuse_misleading_variables(prefix: Path) -> None:
+    """Raises Stop now for what the verifier would refuse at the end. (PYTHONPATH is ours here, and the verifier's not.)"""
+    for said, remedy in misleading(prefix, {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}):
+        raise Stop(f"{said}: {remedy}, and run it again")
 
 
 def install_wheels(options: Options, backend: str, uv: Path, steps: Steps) -> None:
@@ -200,6 +207,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if not (prefix / "bin/python").exists():
             raise Stop(f"{prefix} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh")
         options = options_of(args, prefix)
+        refuse_misleading_variables(prefix)
         steps = Steps(STEPS, options.quiet)
         status = finish(options, backend_of(prefix), steps)
         steps.end("finished" if status == 0 else "finished with problems")

@@ -366,6 +366,7 @@ def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List
         backend, why = choose_backend(args.backend, options.offline, mirrors, options.cache)
         plan = Plan(options, backend, why, mirrors, needed_space(backend, prefix, options.cache))
         describe(plan, now, steps)
+        post_create.refuse_misleading_variables(prefix)
         problem = host.driver_problem(post_create.find_gpus())
         if problem:
             raise Stop(problem)

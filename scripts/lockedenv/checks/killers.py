@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import List
+from typing import Dict, List, Tuple
 
 from lockedenv import manifest
 from lockedenv.checks import Context, check, first
@@ -124,25 +124,30 @@ def _another_version(library: Path) -> bool:
     return version_tuple(match[2])[: len(wants)] != wants
 
 
-@check("variables", "no environment variable puts another CUDA, Python package or library first")
-def variables(context: Context) -> Result:
-    environ, wrong, remedies = context.environ, [], []
+def misleading(prefix: Path, environ: Dict[str, str]) -> List[Tuple[str, str]]:
+    """(what is wrong, remedy) of the environment variables that put something else before what the prefix holds."""
+    wrong = []
     for folder in filter(None, environ.get("LD_LIBRARY_PATH", "").split(":")):
         path = Path(folder).resolve()
-        if context.installed.prefix.resolve() in [path, *path.parents]:
-            continue
         libraries = [p.name for p in sorted(path.glob("lib*.so*")) if _another_version(p)]
-        if libraries:
-            wrong.append(f"LD_LIBRARY_PATH has {folder}, whose {libraries[0]} is found before the locked one")
-            remedies.append("unset LD_LIBRARY_PATH")
+        if libraries and prefix.resolve() not in [path, *path.parents]:
+            said = f"LD_LIBRARY_PATH has {folder}, whose {libraries[0]} is found before the locked one"
+            wrong.append((said, "unset LD_LIBRARY_PATH"))
     if environ.get("BNB_CUDA_VERSION", "124") != "124":
-        wrong.append(f"BNB_CUDA_VERSION={environ['BNB_CUDA_VERSION']}: bitsandbytes would load another CUDA's library")
-        remedies.append("unset BNB_CUDA_VERSION")
+        said = f"BNB_CUDA_VERSION={environ['BNB_CUDA_VERSION']}: bitsandbytes would load another CUDA's library"
+        wrong.append((said, "unset BNB_CUDA_VERSION"))
     if environ.get("PYTHONPATH"):
-        wrong.append(f"PYTHONPATH={environ['PYTHONPATH']} is searched before the environment")
-        remedies.append("unset PYTHONPATH")
+        said = f"PYTHONPATH={environ['PYTHONPATH']} is searched before the environment"
+        wrong.append((said, "unset PYTHONPATH"))
+    return wrong
+
+
+@check("variables", "no environment variable puts another CUDA, Python package or library first")
+def variables(context: Context) -> Result:
+    wrong = misleading(context.installed.prefix, context.environ)
     if wrong:
-        return failed(first(wrong), "; ".join(remedies), wrong[1:])
+        said = [what for what, _ in wrong]
+        return failed(first(said), "; ".join(remedy for _, remedy in wrong), said[1:])
     return passed("LD_LIBRARY_PATH, BNB_CUDA_VERSION and PYTHONPATH leave the locked libraries first")
 
 
