@@ -442,6 +442,7 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment:
     said = post_create(prefix, *options, project=project, CUDA_HOME=str(cuda_home))
     assert "building for sm_90 with nvcc 12.4" in said and "job" in said
     assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl built" in said
+    assert "75 wheels as locked, and flash-attn 2.8.3.post2\n" in said
     key = f"flash_attn-2.8.3.post2-{sha[:12]}-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
     info = json.loads((cache / "flash-attn" / key / "wheel.json").read_text())
     assert info["nvcc"] == "12.4" and info["archs"] == ["90"]

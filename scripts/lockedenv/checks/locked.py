@@ -6,6 +6,7 @@ from typing import List
 
 from lockedenv.checks import Context, check, first
 from lockedenv.drift import REMAKE, REPAIR, Finding, conda_findings, duplicates, extras, pip_findings
+from lockedenv.locks import FLASH_ATTN_LOCK, read_pip_lock
 from lockedenv.results import Result, failed, passed, skipped
 
 
@@ -42,8 +43,10 @@ def pip_layer(context: Context) -> Result:
     findings = [Finding("dist-info", p, remedy) for p in context.installed.problems if "METADATA" in p]
     findings += pip_findings(context.pip_lock, context.installed, remedy)
     findings += duplicates(context.installed, [p.name for p in context.pip_lock])
-    result = _verdict(findings, f"{len(context.pip_lock)} wheels as locked")
-    extra = extras(context.conda_lock, context.pip_lock, context.installed)
+    built = [p for p in read_pip_lock(FLASH_ATTN_LOCK) if context.installed.version(p.name) == p.version]
+    also = "".join(f", and {p.name} {p.version}" for p in built)
+    result = _verdict(findings, f"{len(context.pip_lock)} wheels as locked{also}")
+    extra = extras(context.conda_lock, context.pip_lock + built, context.installed)
     if extra:
         result.summary += f"; beyond the lock: {', '.join(extra[:4])}" + (f" and {len(extra) - 4} more" * (len(extra) > 4))
         result.measured["extra"] = extra
