@@ -131,6 +131,8 @@ def setting_up(folder: Path, prefix: Path, rounds: int) -> str:
         )  # fmt: skip
         print(drawing.stderr, file=sys.stderr)
     differs = f"Of the {len(both)} packages that both have, the pip line of today brings {same} in the locked version.\n"
+    if not (folder / "pip").exists():
+        differs += "This machine's index lets pip keep nothing, so pip's warm cache was empty too.\n"
     return "\n".join([text, "| | setup_runpod_environment.sh | the pip line |", "|---|---|---|", *rows, "", differs])
 
 
