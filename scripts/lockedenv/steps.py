@@ -147,20 +147,27 @@ def configured_index(environ: Dict[str, str]) -> Optional[str]:
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
         if environ.get(name):
             return environ[name]
-    done = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True)
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return _first_answer("-m", "pip", "config", "get", "global.index-url")
 
 
 def _pip_default_index() -> Optional[str]:
-    """pip's own default, asked of pip: of this interpreter's, or of the one that ensurepip carries."""
+    """pip's own default, asked of pip: of an interpreter's, or of the one that ensurepip carries."""
     program = (
         "import sys, glob, os, importlib.util as u\n"
         "if not u.find_spec('pip'):\n"
         "    import ensurepip; sys.path += glob.glob(os.path.join(os.path.dirname(ensurepip.__file__), '_bundled/pip*.whl'))\n"
         "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return _first_answer("-c", program)
+
+
+def _first_answer(*arguments: str) -> Optional[str]:
+    """What this interpreter prints, or else the one that its virtual environment, often without pip, was made of."""
+    for python in dict.fromkeys([sys.executable, getattr(sys, "_base_executable", sys.executable)]):
+        done = subprocess.run([python, *arguments], capture_output=True, text=True)
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.strip()
+    return None
 
 
 def index_items(pins: List[locks.PipPackage], environ: Dict[str, str]) -> List[fetch.Item]:
