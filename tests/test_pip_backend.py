@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, Dict
 
 import jsonschema
 import pytest
 from conftest import ROOT, clean_environ, sh
+from lockedenv import locks, steps
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"
@@ -110,3 +113,14 @@ def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
     assert done.returncode == 1 and "no environment is active; name one with --prefix DIR" in done.stdout
     done = sh(ROOT / "scripts/post_create.sh", "--prefix", tmp_path, check=False, env=clean_environ())
     assert done.returncode == 1 and "has no bin/python: it is not an environment" in done.stdout
+
+
+def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    pin = next(p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name == "idna")
+    assert steps.index_items([pin], dict(os.environ))[0].name.startswith("idna-")
+    monkeypatch.setattr(sys, "_base_executable", "/bin/false")
+    with pytest.raises(steps.Stop, match="no package index is known: install python3-pip, or set UV_DEFAULT_INDEX"):
+        steps.index_items([pin], dict(os.environ))
