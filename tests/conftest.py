@@ -31,6 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long proofs too: many kills, a whole flash-attn build")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if sys.base_prefix == "/usr":
+        raise pytest.UsageError(
+            "this Python 3.11 is the distribution's own, whose layout (dist-packages) no conda package has; put another one "
+            "first on PATH, and remove the tests' environment, ~/.cache/maximalcai/tests-venv; python:3.11-bookworm has one"
+        )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
     if not config.getoption("--long"):
         kept = [item for item in items if "long" not in item.keywords]

@@ -39,7 +39,9 @@ STAND_INS = {
 
 def _python_files(target: Path) -> None:
     base = Path(sys.base_prefix)
-    leave_out = shutil.ignore_patterns("site-packages", "dist-packages", "test", "idlelib", "__pycache__", "config-3*")
+    leave_out = shutil.ignore_patterns(
+        "site-packages", "dist-packages", "test", "idlelib", "__pycache__", "config-3*", "EXTERNALLY-MANAGED"
+    )
     shutil.copytree(base / "lib/python3.11", target / "lib/python3.11", ignore=leave_out, symlinks=False)
     for library in base.glob("lib/libpython3.11*.so*"):
         shutil.copy2(library, target / "lib" / library.name)
