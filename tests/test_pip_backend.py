@@ -35,6 +35,7 @@ def test_a_second_run_has_nothing_to_do(pip_environment: Path) -> None:
     done = sh(SETUP, "--backend", "pip", "--prefix", pip_environment, env=clean_environ())
     assert "nothing to do but verify it" in done.stdout and "verified: every check that ran has passed" in done.stdout
     assert "Fetch" not in done.stdout
+    assert f"\nenter it with:  source {pip_environment}/bin/activate\n" in done.stdout, "a line to copy, with nothing after it"
     quiet = sh(SETUP, "--prefix", pip_environment, "--quiet", env=clean_environ())
     assert quiet.stdout == "verified: every check that ran has passed\n"
 

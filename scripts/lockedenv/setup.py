@@ -359,7 +359,8 @@ def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List
         steps = Steps(1, options.quiet)
         steps.say(f"{prefix} is finished, and made from these locks: nothing to do but verify it (--force makes it anew)")
         status = post_create.again(options, steps)
-        steps.end(enter_text(prefix, backend, options.cache))
+        steps.end(f"{'verified' if status == 0 else 'not verified'}: {prefix}")
+        steps.say(enter_text(prefix, backend, options.cache))
         return status
     steps = Steps(STEPS, options.quiet)
     with steps.step("Look at the machine"):
