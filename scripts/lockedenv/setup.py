@@ -124,18 +124,15 @@ def needed_space(backend: str, prefix: Path, cache: Path) -> List[Tuple[Path, in
     together = host.same_filesystem(prefix, cache)
     if backend == "pip":
         wheels = sum(p.size for p in locks.read_pip_lock(locks.REQUIREMENTS))
-        unpacked, archives, beside = int(wheels * WHEEL_GROWTH), 0, 0
-        if not together:
-            archives = sum(p.size for p in locks.read_pip_lock(locks.REQUIREMENTS))
+        unpacked, archives, beside = int(wheels * WHEEL_GROWTH), 0 if together else wheels, 0
         if read_stamp(prefix).get("backend") == "pip" and together:
             unpacked //= 4  # the cache holds what the old prefix links to
     else:
         packages = locks.read_conda_lock().packages
-        missing = [p for p in packages if not (cache / "pkgs" / p.filename).exists()]
-        wheels = sum(p.size for p in locks.read_pip_lock(locks.PIP_LOCK))
-        unpacked = int(sum(p.size or UNKNOWN_SIZE for p in packages) * CONDA_GROWTH + wheels * WHEEL_GROWTH)
-        archives = sum(p.size or UNKNOWN_SIZE for p in missing)
         beside = sum(p.size or UNKNOWN_SIZE for p in packages)
+        archives = sum(p.size or UNKNOWN_SIZE for p in packages if not (cache / "pkgs" / p.filename).exists())
+        wheels = sum(p.size for p in locks.read_pip_lock(locks.PIP_LOCK))
+        unpacked = int(beside * CONDA_GROWTH + wheels * WHEEL_GROWTH)
     if together:
         return [(prefix, unpacked + archives, "the environment and the cache")]
     return [(prefix, unpacked + beside, "the environment"), (cache, archives, "the cache")]

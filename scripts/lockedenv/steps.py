@@ -25,8 +25,6 @@ from lockedenv.installed import file_sha256
 POD_VOLUME = Path("/workspace")  # RunPod's persistent volume; the container disk, faster, is lost with the pod
 OLDEST_UV = (0, 5)
 CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")  # Debian's, Red Hat's
-
-
 FULL_DISK = (
     "No space left on device. Free some disk, or name other places with --prefix and --cache, and run again: "
     "what was downloaded is kept"
