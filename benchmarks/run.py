@@ -33,8 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer, Handler  # noqa: E402
-from lockedenv import fetch, host, locks  # noqa: E402
-from lockedenv.host import size_text  # noqa: E402
+from lockedenv import locks, machine  # noqa: E402
+from lockedenv.install import fetch  # noqa: E402
+from lockedenv.machine import size_text  # noqa: E402
 
 OLD_LINE = "torch transformers accelerate bitsandbytes peft scipy numpy".split()
 SECTIONS = ("setup", "verifier", "manifest", "fetch")
@@ -211,11 +212,11 @@ def fetching(rounds: int) -> str:
         )
 
 
-def machine() -> str:
+def this_machine() -> str:
     model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    limit = size_text(host.memory_limit()[0])
+    limit = size_text(machine.memory_limit()[0])
     return (
-        f"{host.cpu_limit():g} CPUs ({model[1] if model else platform.machine()}), {limit} of memory, no GPU, "
+        f"{machine.cpu_limit():g} CPUs ({model[1] if model else platform.this_machine()}), {limit} of memory, no GPU, "
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
     )
 
@@ -238,7 +239,7 @@ def main() -> None:
             "manifest": lambda: manifest(prefix, args.rounds),
             "fetch": lambda: fetching(args.rounds),
         }
-        texts = [f"{machine()}.\n"] + [sections[what]() for what in args.what or SECTIONS]
+        texts = [f"{this_machine()}.\n"] + [sections[what]() for what in args.what or SECTIONS]
         if args.what:
             print("\n".join(texts))
             return

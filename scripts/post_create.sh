@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A created environment -> pip layer, flash-attn, verified. What it does is in lockedenv/post_create.py; --help has the options.
+# A created environment -> pip layer, flash-attn, verified. What it does is in lockedenv/install/post_create.py; --help has the options.
 set -euo pipefail
 
 main() {
@@ -9,7 +9,7 @@ main() {
     echo "post_create.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
     exit 1
   fi
-  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m lockedenv.post_create "$@"
+  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m lockedenv.install.post_create "$@"
 }
 
 main "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A bare machine -> the locked environment, verified. What it does is in lockedenv/setup.py; --help has the options.
+# A bare machine -> the locked environment, verified. What it does is in lockedenv/install/setup.py; --help has the options.
 set -euo pipefail
 
 main() {
@@ -9,7 +9,7 @@ main() {
     echo "setup_runpod_environment.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
     exit 1
   fi
-  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m lockedenv.setup "$@"
+  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m lockedenv.install.setup "$@"
 }
 
 main "$@"

@@ -14,6 +14,6 @@ if sys.version_info < (3, 8):
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if __name__ == "__main__":
-    from lockedenv.verify import main
+    from lockedenv.verify.command import main
 
     sys.exit(main())

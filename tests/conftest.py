@@ -18,10 +18,13 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
-from lockedenv import fetch, locks, setup  # noqa: E402
+from lockedenv import locks  # noqa: E402
+from lockedenv.console import Steps  # noqa: E402
+from lockedenv.install import fetch, setup  # noqa: E402
+from lockedenv.install.wheels import index_items, uv_environment  # noqa: E402
 from lockedenv.installed import file_sha256  # noqa: E402
-from lockedenv.relock import conda_lock_text  # noqa: E402
-from lockedenv.steps import Steps, default_cache, index_items, uv_environment  # noqa: E402
+from lockedenv.lock.relock import conda_lock_text  # noqa: E402
+from lockedenv.machine import default_cache  # noqa: E402
 
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
 PIP_LAYER = ["certifi", "hf-transfer", "idna", "safetensors"]  # small, and without a package of the conda layer
@@ -114,7 +117,7 @@ class LocalChannel:
         if not archive.exists():
             with tarfile.open(archive, "w:bz2") as tar:
                 tar.add(self.micromamba, "bin/micromamba")
-        module = folder / "scripts/lockedenv/setup.py"
+        module = folder / "scripts/lockedenv/install/setup.py"
         text = module.read_text().replace(setup.MICROMAMBA.sha256, file_sha256(archive)).replace("6647388", "0")
         module.write_text(text.replace("https://conda.anaconda.org", address))
         return folder

@@ -9,7 +9,10 @@ tools() {
   PYTHONPATH=scripts python3 - <<'PY'
 import os
 from lockedenv import ROOT
-from lockedenv.steps import Steps, bring_uv, default_cache, run, uv_environment
+from lockedenv.console import Steps
+from lockedenv.install.wheels import bring_uv, uv_environment
+from lockedenv.machine import default_cache
+from lockedenv.process import run
 cache = default_cache()
 venv, steps = cache / "tests-venv", Steps(1, True)
 uv = str(bring_uv(cache, steps))
@@ -34,8 +37,8 @@ main() {
   flake8 --max-line-length 130 --extend-ignore E203,E704,W503 --per-file-ignores "tests/*:E501,E128" scripts tests benchmarks
   mypy
   shellcheck scripts/*.sh tests/*.sh .ci/run
-  # What must start on an old Python; relock.py runs in conda-lock's.
-  find scripts -name '*.py' ! -name relock.py -exec vermin --quiet --no-tips --target=3.8- --violations {} +
+  # What must start on an old Python; scripts/lockedenv/lock runs in conda-lock's.
+  find scripts -name '*.py' ! -path '*/lock/*' -exec vermin --quiet --no-tips --target=3.8- --violations {} +
   hadolint Dockerfile
   actionlint
   zizmor --offline --quiet .github

@@ -241,7 +241,7 @@ def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Ma
     machine.assert_verified(machine.setup())
     (machine.prefix / "mine.txt").write_text("the old one")
     relock(machine)
-    module = machine.project / "scripts/lockedenv/checks/killers.py"
+    module = machine.project / "scripts/lockedenv/verify/checks/libraries.py"
     module.write_text(module.read_text().replace('CUDA = "12.4"', 'CUDA = "12.5"'))
     done = machine.setup()
     assert done.returncode == 1 and "the new environment did not verify; the old one is back" in done.stdout, done.stdout
@@ -301,7 +301,7 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machin
 
 def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine) -> None:
     """The estimate is made to pass; the prefix's disk then fills while it is made."""
-    module = machine.project / "scripts/lockedenv/setup.py"
+    module = machine.project / "scripts/lockedenv/install/setup.py"
     module.write_text(module.read_text().replace("CONDA_GROWTH = 1.9, 2.5", "CONDA_GROWTH = 0.01, 0.01"))
     done = machine.setup_on_small_disk("100m")
     assert done.returncode == 1 and "micromamba create: No space left on device. Free some disk" in done.stdout, done.stdout
@@ -342,6 +342,6 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path) -> Non
 def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
     """Its hash is recorded in the module; a wrong archive is refused by the fetcher, as any other file is."""
     sys.path.insert(0, str(ROOT / "scripts"))
-    from lockedenv.setup import MICROMAMBA
+    from lockedenv.install.setup import MICROMAMBA
 
     assert MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2" and len(MICROMAMBA.sha256) == 64

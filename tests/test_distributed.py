@@ -67,7 +67,7 @@ def test_a_rank_with_another_package_is_named(pip_environment: Path, other: Path
 def test_a_rank_killed_during_the_check_is_named(ranks: int, pip_environment: Path, tmp_path: Path) -> None:
     code = (
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
-        "from lockedenv import distributed\n"
+        "from lockedenv.provenance import distributed\n"
         "if rank == 1: distributed.collectives = lambda *a: os.kill(os.getpid(), 9)\n"
     )
     done = sh(*torchrun(pip_environment, "--nproc-per-node", ranks, launcher(tmp_path, code)), check=False, env=ENVIRON)
@@ -86,7 +86,7 @@ def test_a_rank_that_never_joins_is_named(pip_environment: Path, tmp_path: Path)
 def test_a_rank_that_hangs_in_the_collectives_is_named(pip_environment: Path, tmp_path: Path) -> None:
     code = (
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
-        "from lockedenv import distributed\n"
+        "from lockedenv.provenance import distributed\n"
         "import signal, time\n"  # SIGTERM ends it: torchrun would wait 30 s before it kills
         "if rank == 1: distributed.in_thread = lambda *a: (signal.signal(15, signal.SIG_DFL), time.sleep(600))\n"
     )

@@ -11,8 +11,11 @@ from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 from conftest import ROOT
-from lockedenv import locks, post_create, relock, setup, verify
-from lockedenv.checks import load
+from lockedenv import locks
+from lockedenv.install import post_create, setup
+from lockedenv.lock import relock
+from lockedenv.verify import command
+from lockedenv.verify.checks import load
 
 DOCS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/RESULTS.md"]
 TEXTS = {path.name: path.read_text() for path in DOCS}
@@ -54,7 +57,7 @@ def test_every_file_that_a_document_names_exists(name: str) -> None:
 
 PARSERS = {
     "setup_runpod_environment.sh": setup.parser,
-    "verify_environment.py": verify.parser,
+    "verify_environment.py": command.parser,
     "post_create.sh": post_create.parser,
     "lock.sh": relock.parser,
 }
@@ -124,7 +127,7 @@ def test_every_check_has_a_name_a_proof_and_a_remedy() -> None:
 
 
 # What ends a script or is a check's verdict, and the names that such words are put together under.
-SPOKEN = {"Stop", "FetchError", "LockError", "HostError", "RelockError", "ManifestError", "failed", "warned", "error"}
+SPOKEN = {"Stop", "FetchError", "LockError", "MachineError", "RelockError", "ManifestError", "failed", "warned", "error"}
 GATHERED = {"said", "problem", "broken", "wrong", "problems", "reasons", "bad", "FULL_DISK"}
 
 

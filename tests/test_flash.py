@@ -15,9 +15,11 @@ from typing import Any, Callable, List
 
 import pytest
 from conftest import ROOT, CondaEnvironment, clean_environ, sh
-from lockedenv import flash, host, locks
-from lockedenv.host import GIB
-from lockedenv.steps import Steps, Stop, holding
+from lockedenv import locks, machine
+from lockedenv.console import Steps, Stop
+from lockedenv.install import flash
+from lockedenv.machine import GIB
+from lockedenv.process import holding
 
 PIN = locks.PipPackage("flash-attn", "2.8.3.post2", "d" * 64)
 TORCH = flash.Torch("2.5.1", "12.4", False, "cp311", "linux_x86_64")
@@ -39,14 +41,14 @@ B200 = "NVIDIA B200, 570.1, 183359, 10.0, GPU-7, Disabled"
     ids=["H100", "H200", "A100", "mixed", "MIG", "L40S", "none"],
 )
 def test_architectures_from_the_gpus(text: str, archs: List[str]) -> None:
-    assert flash.architectures(host.parse_gpus(text)) == archs
+    assert flash.architectures(machine.parse_gpus(text)) == archs
 
 
 def test_architectures_asked_for_and_refused() -> None:
     assert flash.architectures([], "90") == ["90"] and flash.architectures([], "9.0,80") == ["80", "90"]
     for gpus, asked, name in ((V100, "", "7.0"), (B200, "", "10.0"), ("", "120", "12.0")):
         with pytest.raises(Stop, match=f"cannot be built for compute capability {name} with CUDA 12.4"):
-            flash.architectures(host.parse_gpus(gpus), asked)
+            flash.architectures(machine.parse_gpus(gpus), asked)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +88,8 @@ def test_limits_of_cgroup_v2(tmp_path: Path) -> None:
         "sys__fs__cgroup__pod__container__cpu.max": "max 100000\n",
         "sys__fs__cgroup__pod__container__memory.max": "max\n",
     })  # fmt: skip
-    assert host.cpu_limit(root) == 8
-    assert host.memory_limit(root) == (64 * GIB, 54 * GIB)
+    assert machine.cpu_limit(root) == 8
+    assert machine.memory_limit(root) == (64 * GIB, 54 * GIB)
 
 
 def test_limits_of_cgroup_v1(tmp_path: Path) -> None:
@@ -100,13 +102,13 @@ def test_limits_of_cgroup_v1(tmp_path: Path) -> None:
         "sys__fs__cgroup__memory__docker__x__memory.stat": f"total_inactive_file {6 * GIB}\n",
         "sys__fs__cgroup__memory__memory.limit_in_bytes": "9223372036854771712",
     })  # fmt: skip
-    assert host.cpu_limit(root) == 2.5
-    assert host.memory_limit(root) == (16 * GIB, 12 * GIB)
+    assert machine.cpu_limit(root) == 2.5
+    assert machine.memory_limit(root) == (16 * GIB, 12 * GIB)
 
 
 def test_no_limits(tmp_path: Path) -> None:
     root = tree(tmp_path)
-    assert host.memory_limit(root) == (263856664 * 1024, 251658240 * 1024) and host.cpu_limit(root) == 1.0
+    assert machine.memory_limit(root) == (263856664 * 1024, 251658240 * 1024) and machine.cpu_limit(root) == 1.0
 
 
 def test_the_key_changes_with_every_part() -> None:
@@ -216,7 +218,7 @@ def test_a_second_pod_that_finishes_later_changes_nothing(tmp_path: Path, quiet_
 
 
 def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(tmp_path: Path) -> None:
-    program = "import sys, time; from lockedenv.steps import holding\nwith holding(__import__('pathlib').Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(600)"
+    program = "import sys, time; from lockedenv.process import holding\nwith holding(__import__('pathlib').Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(600)"
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
     command = [sys.executable, "-c", program, str(tmp_path / "lock")]
     holder = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
@@ -300,7 +302,7 @@ def test_an_oom_killed_compiler_is_recognised(build: Callable[..., Path]) -> Non
 def test_a_full_disk_is_named(source: Path, tmp_path: Path, conda_environment: CondaEnvironment) -> None:
     (source / "setup.py").write_text(SETUP.format(before='open("big", "wb").write(bytes(4_000_000))'))
     program = (
-        "import sys; from pathlib import Path; from lockedenv import flash; from lockedenv.steps import Steps, Stop\n"
+        "import sys; from pathlib import Path; from lockedenv.install import flash; from lockedenv.console import Steps, Stop\n"
         "t = Path(sys.argv[1]); tools = flash.Toolchain(t, '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', t)\n"
         "try: flash.build(Path(sys.argv[2]), t / 'small', Path(sys.argv[3]), tools, ['90'], 1, t / 'log', Steps(1, True))\n"
         "except Stop as error: print(error)"
@@ -320,7 +322,7 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
         SETUP.format(before="print('[1/9] nvcc', flush=True); time.sleep(float(os.environ['SLOW']))")
     )
     program = (
-        "import os, sys; from pathlib import Path; from lockedenv import flash, locks; from lockedenv.steps import Steps, holding\n"
+        "import os, sys; from pathlib import Path; from lockedenv import locks; from lockedenv.install import flash; from lockedenv.console import Steps; from lockedenv.process import holding\n"
         "flash.find_toolchain = lambda *a: flash.Toolchain(Path('/usr'), '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', Path('/usr'))\n"
         f"flash._source = lambda *a: Path({str(source)!r})\n"
         "cache = Path(sys.argv[1]); folder = cache / 'flash-attn' / 'key'; folder.parent.mkdir(parents=True, exist_ok=True)\n"
@@ -382,7 +384,7 @@ def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_enviro
 @pytest.fixture(scope="session")
 def cuda_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nvcc 12.4 from Debian and PyPI, kept in the user's cache (about 100 MB to fetch, 10 s)."""
-    from lockedenv.steps import default_cache
+    from lockedenv.machine import default_cache
 
     folder = default_cache() / "tests-cuda-12.4"
     if not (folder / "bin/nvcc").exists():

@@ -11,7 +11,8 @@ import pytest
 import rattler
 import yaml
 from conftest import ROOT, sh
-from lockedenv import locks, relock
+from lockedenv import locks
+from lockedenv.lock import relock
 from packaging.requirements import Requirement
 
 CHANNELS = ["pytorch", "nvidia", "conda-forge"]

@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 import referencing
 from conftest import ROOT, CondaEnvironment, LocalChannel, clean_environ, sh
-from lockedenv import manifest
 from lockedenv.installed import read_prefix
 from lockedenv.locks import read_pip_lock
+from lockedenv.provenance import compare, manifest
 
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"
 SECRETS = {
@@ -84,7 +84,7 @@ def test_the_same_lock_in_another_place_and_order_has_the_same_fingerprint(
         command = [other / "bin/python", "-m", "pip", "install", "-q", "--no-deps", f"{pin.name}=={pin.version}"]
         sh(*command, env=clean_environ())
     second = write(CondaEnvironment(conda_environment.project, other, conda_environment.cache, ""), tmp_path / "b.json")
-    assert first["fingerprint"] == second["fingerprint"], manifest.differences(first, second)
+    assert first["fingerprint"] == second["fingerprint"], compare.differences(first, second)
     done = conda_environment.verify("--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
     assert done.returncode == 0 and "the same environment" in done.stdout
 

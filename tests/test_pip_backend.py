@@ -12,7 +12,9 @@ from typing import Any, Dict
 import jsonschema
 import pytest
 from conftest import ROOT, clean_environ, sh
-from lockedenv import locks, steps
+from lockedenv import locks
+from lockedenv.console import Stop
+from lockedenv.install import wheels
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"
@@ -121,7 +123,7 @@ def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(m
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     pin = next(p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name == "idna")
-    assert steps.index_items([pin], dict(os.environ))[0].name.startswith("idna-")
+    assert wheels.index_items([pin], dict(os.environ))[0].name.startswith("idna-")
     monkeypatch.setattr(sys, "_base_executable", "/bin/false")
-    with pytest.raises(steps.Stop, match="no package index is known: install python3-pip, or set UV_DEFAULT_INDEX"):
-        steps.index_items([pin], dict(os.environ))
+    with pytest.raises(Stop, match="no package index is known: install python3-pip, or set UV_DEFAULT_INDEX"):
+        wheels.index_items([pin], dict(os.environ))

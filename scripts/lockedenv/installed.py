@@ -46,6 +46,10 @@ class Installed:
     dists: List[Dist]
     problems: List[str]
 
+    @property
+    def python(self) -> Path:
+        return Path(sys.executable) if self.prefix == Path(sys.prefix) else self.prefix / "bin/python"
+
     def version(self, name: str) -> Optional[str]:
         """The version of a Python distribution, or None."""
         return next((d.version for d in self.dists if d.name == canonical(name)), None)

@@ -6,6 +6,7 @@ shape that scripts/lock.sh writes is accepted, and anything else is an error tha
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Dict, List, Optional
 from urllib.parse import urlsplit
 
 from lockedenv import ROOT
+from lockedenv.console import Stop
 
 CONDA_LOCK = ROOT / "conda-lock.yml"
 PIP_LOCK = ROOT / "locks" / "pip.txt"
@@ -20,7 +22,7 @@ FLASH_ATTN_LOCK = ROOT / "locks" / "flash-attn.txt"
 REQUIREMENTS = ROOT / "requirements.txt"
 
 
-class LockError(Exception):
+class LockError(Stop):
     """A lock file is missing or not as scripts/lock.sh writes it; the message names the file, the line, the remedy."""
 
 
@@ -182,3 +184,11 @@ def read_pip_lock(path: Path) -> List[PipPackage]:
     if not packages:
         raise LockError(f"{path}: names no package; restore it with: git checkout -- {path.name}")
     return packages
+
+
+def digest(backend: str) -> str:
+    """One sha256 over what the locks of a backend ("conda" or "pip") name, whatever their comments say."""
+    conda = read_conda_lock().packages if backend == "conda" else []
+    pip = read_pip_lock(PIP_LOCK if backend == "conda" else REQUIREMENTS)
+    lines = [f"{p.name} {p.sha256}" for p in conda] + [f"{p.name} {p.sha256}" for p in pip]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -11,8 +11,9 @@ from typing import Any, Dict, List
 import pytest
 from conftest import sh
 from fault_server import Fault, FaultServer, Handler
-from lockedenv import fetch
-from lockedenv.fetch import FetchError, Item
+from lockedenv.console import redact
+from lockedenv.install import fetch
+from lockedenv.install.fetch import FetchError, Item
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +208,7 @@ def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
 def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     """A file system of 300 kB, in a mount namespace of its own."""
     program = (
-        "import sys; from test_fetch import items; from lockedenv import fetch\n"
+        "import sys; from test_fetch import items; from lockedenv.install import fetch\n"
         "try: fetch.fetch(items(sys.argv[1]), __import__('pathlib').Path(sys.argv[2]), print, quiet=True)\n"
         "except fetch.FetchError as error: print(error)"
     )
@@ -229,7 +230,7 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     ],
 )
 def test_secrets_in_addresses_are_never_shown(text: str, clean: str) -> None:
-    assert fetch.redact(text) == clean
+    assert redact(text) == clean
 
 
 def test_an_address_on_a_mirror() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from lockedenv.checks import attention, bnb, data, health, load, torch_, training
+from lockedenv.verify.checks import attention, compute, data, gpu, load, quantized, training
 
 load()
 
@@ -60,7 +60,7 @@ def test_sdpa_check_fails_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch_.torch_arithmetic("cpu").verdict == "pass"
+    assert compute.torch_arithmetic("cpu").verdict == "pass"
     right = torch.Tensor.__matmul__
 
     def wrong(a: Any, b: Any) -> Any:
@@ -68,49 +68,49 @@ def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__matmul__", wrong)
-        result = torch_.torch_arithmetic("cpu")
+        result = compute.torch_arithmetic("cpu")
         assert result.verdict == "fail" and "bfloat16 product" in result.summary and "another pod" in result.remedy
     total = torch.Tensor.sum
     monkeypatch.setattr(torch.Tensor, "sum", lambda s, *a: total(s, *a) * (1 if s.dtype == torch.float64 else 1.001))
-    assert "sum" in torch_.torch_arithmetic("cpu").summary
+    assert "sum" in compute.torch_arithmetic("cpu").summary
 
 
 def test_async_error_check_sees_a_lost_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "__getitem__", lambda self, index: self)
-    assert torch_.async_error("cpu").verdict == "fail"
+    assert compute.async_error("cpu").verdict == "fail"
 
 
 def test_torch_build_check_names_a_cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
-    result = torch_.torch_build("cpu")
+    result = compute.torch_build("cpu")
     assert result.verdict == "fail" and "is built for CUDA None, not 12.4" in result.summary
 
 
 def test_torch_build_check_without_a_usable_gpu_fails() -> None:
-    result = torch_.torch_build("cuda")
+    result = compute.torch_build("cuda")
     assert result.verdict == "fail" and "torch finds no usable GPU" in result.summary
 
 
 @pytest.mark.parametrize("capability, runs", [((9, 0), True), ((8, 0), True), ((8, 9), True), ((10, 0), True), ((7, 0), False)])
 def test_which_gpus_the_locked_build_has_code_for(capability: Any, runs: bool) -> None:
     archs = ["sm_75", "sm_80", "sm_86", "sm_90", "compute_90"]
-    assert torch_.runs_on(archs, *capability) is runs
+    assert compute.runs_on(archs, *capability) is runs
 
 
 def test_torch_compile_check_fails_when_compiled_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: lambda x: model(x) * 1.1)
-    result = torch_.torch_compile("cpu")
+    result = compute.torch_compile("cpu")
     assert result.verdict == "fail" and "differs from eager" in result.summary
 
 
 def test_bitsandbytes_check_names_the_wrong_library_and_wrong_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = bnb.bitsandbytes("cuda")
+    result = quantized.bitsandbytes("cuda")
     assert result.verdict == "fail" and "loaded libbitsandbytes_cpu.so, torch needs libbitsandbytes_cuda124.so" in result.summary
     import bitsandbytes.functional as functional
 
     right = functional.int8_vectorwise_dequant
     monkeypatch.setattr(functional, "int8_vectorwise_dequant", lambda *a: right(*a) * 1.05)
-    result = bnb.bitsandbytes("cpu")
+    result = quantized.bitsandbytes("cpu")
     assert result.verdict == "fail" and "int8" in result.summary
 
 
@@ -151,16 +151,16 @@ def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gpu_health_verdicts() -> None:
     name = "NVIDIA H100 80GB HBM3"
-    assert health.speed_verdict(name, 700, 2.6).verdict == "pass"
-    slow = health.speed_verdict(name, 500, 2.9)
+    assert gpu.speed_verdict(name, 700, 2.6).verdict == "pass"
+    slow = gpu.speed_verdict(name, 500, 2.9)
     assert slow.verdict == "warn" and "63% and 97% of the reference" in slow.summary
-    assert "no reference figure" in health.speed_verdict("NVIDIA H200", 1, 1).summary
+    assert "no reference figure" in gpu.speed_verdict("NVIDIA H200", 1, 1).summary
     good = "0, Not Active, Not Active, Not Active, 16, 16, No"
-    assert health.state_verdict(good + "\n" + good).verdict == "pass"
-    assert health.state_verdict("[N/A], Not Active, Not Active, Not Active, 16, 16, [N/A]").verdict == "pass"
-    failing = health.state_verdict(good.replace("0,", "3,", 1))
+    assert gpu.state_verdict(good + "\n" + good).verdict == "pass"
+    assert gpu.state_verdict("[N/A], Not Active, Not Active, Not Active, 16, 16, [N/A]").verdict == "pass"
+    failing = gpu.state_verdict(good.replace("0,", "3,", 1))
     assert failing.verdict == "fail" and "uncorrected memory errors: 3" in failing.summary
-    braked = health.state_verdict(good + "\n" + good.replace("Not Active", "Active", 1).replace("16,", "8,", 1))
+    braked = gpu.state_verdict(good + "\n" + good.replace("Not Active", "Active", 1).replace("16,", "8,", 1))
     assert braked.verdict == "warn" and "GPU 1: hardware slowdown: Active" in braked.summary
     assert "PCIe link has 8 of 16 lanes" in braked.details[0]
 

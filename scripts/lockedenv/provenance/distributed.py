@@ -16,8 +16,10 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any, Callable, Dict, List, Optional
 
-from lockedenv.checks import Context
-from lockedenv.manifest import differences, make
+from lockedenv.installed import Installed
+from lockedenv.machine import Gpu
+from lockedenv.provenance.compare import differences
+from lockedenv.provenance.manifest import make
 
 ARRIVED, DONE = "arrived", "done"
 GRACE = 5.0  # seconds that the living get to say so, once one of them has failed
@@ -72,9 +74,9 @@ class Meeting:
             time.sleep(0.05)
 
 
-def description(context: Context) -> Dict[str, Any]:
+def description(installed: Installed, gpus: List[Gpu]) -> Dict[str, Any]:
     """What this rank tells the others: its node and its manifest (without results)."""
-    manifest = make(context, [])
+    manifest = make(installed, gpus)
     return {"node": platform.node(), "local_rank": int(os.environ.get("LOCAL_RANK", "0")), "manifest": manifest}
 
 
@@ -197,7 +199,7 @@ def in_thread(work: Callable[[], Any], seconds: float) -> Any:
     return value
 
 
-def main(context: Context, timeout: float) -> int:
+def main(installed: Installed, gpus: List[Gpu], timeout: float) -> int:
     """The check on this rank; gives the exit status, the same on every rank that lives to give one."""
     try:
         import torch
@@ -209,11 +211,11 @@ def main(context: Context, timeout: float) -> int:
         return 1
     meeting = Meeting(store, rank, world)
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    cuda = context.device == "cuda"
+    cuda = bool(gpus)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
     stage = ARRIVED
     try:
-        meeting.reach(ARRIVED, json.dumps(description(context)))
+        meeting.reach(ARRIVED, json.dumps(description(installed, gpus)))
         meeting.wait(ARRIVED, timeout)
         text, same = table([json.loads(meeting.read(ARRIVED, r)) for r in range(world)])
         if rank == 0:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lockedenv.checks import FULL, check
-from lockedenv.results import Result, failed, passed, warned
+from lockedenv.verify.checks import FULL, check
+from lockedenv.verify.results import Result, failed, passed, warned
 
 BROKEN = "the stack does not train here: run --level quick for what differs from the lock"
 

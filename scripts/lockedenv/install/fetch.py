@@ -7,7 +7,6 @@ NAME.part, which the next attempt goes on with.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,15 +17,16 @@ from pathlib import Path
 from typing import Callable, Dict, List
 from urllib.parse import urlsplit
 
-from lockedenv.host import free_bytes, size_text
+from lockedenv.console import Stop, redact
 from lockedenv.installed import file_sha256
+from lockedenv.machine import free_bytes, size_text
 
 PARALLEL = 8
 ROUNDS = 8  # attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived
 STALL = 20  # seconds under 1 kB/s after which a transfer is given up and resumed
 
 
-class FetchError(Exception):
+class FetchError(Stop):
     """Some files could not be had; the message names them, why, and what to do."""
 
 
@@ -43,13 +43,6 @@ class Item:
     @property
     def source(self) -> str:
         return self.sources[len(self.problems) % len(self.sources)]
-
-
-def redact(text: str) -> str:
-    """Takes the secrets out of addresses: user:password@, /t/TOKEN/, and whatever follows a question mark."""
-    text = re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
-    text = re.sub(r"/t/[^/\s]+/", "/t/***/", text)
-    return re.sub(r"(://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
 
 
 def address(base: str, url: str) -> str:

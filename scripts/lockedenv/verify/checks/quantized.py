@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lockedenv.checks import FULL, check
-from lockedenv.results import Result, failed, passed
+from lockedenv.verify.checks import FULL, check
+from lockedenv.verify.results import Result, failed, passed
 
 
 def relative(got: Any, exact: Any) -> float:

@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
-from lockedenv import fetch, host, locks
-from lockedenv.checks import load
-from lockedenv.checks.child import environment, run_child
-from lockedenv.host import Gpu, size_text, version_tuple
+from lockedenv import locks, machine
+from lockedenv.console import Steps, Stop
+from lockedenv.install import fetch
+from lockedenv.install.wheels import index_items, uv_environment
 from lockedenv.installed import file_sha256
-from lockedenv.results import FAIL
-from lockedenv.steps import Steps, Stop, holding, index_items, run, uv_environment
+from lockedenv.machine import Gpu, size_text, version_tuple
+from lockedenv.process import holding, run
+from lockedenv.verify.checks import load
+from lockedenv.verify.child import environment, run_child
+from lockedenv.verify.results import FAIL
 
 # One compile job's peak over a whole build, measured: 7.07 GB (cicc; nvcc 12.4, sm_90, one thread).
 JOB_MEMORY = 7.5e9
@@ -420,7 +423,7 @@ def _build_and_keep(
     if tools.warning:
         steps.say(f"      warning: {tools.warning}")
     source = _source(pin, cache, options, steps)
-    jobs, why = job_count(host.cpu_limit(), host.memory_limit()[1], int(os.environ.get("NVCC_THREADS", "1")))
+    jobs, why = job_count(machine.cpu_limit(), machine.memory_limit()[1], int(os.environ.get("NVCC_THREADS", "1")))
     if options.jobs:
         jobs, why = options.jobs, f"as asked; {jobs} would be the choice for {why}"
     steps.say(f"      building for {', '.join('sm_' + a for a in archs)} with nvcc {tools.nvcc} and g++ {tools.gcc}")

@@ -8,18 +8,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
+
+from lockedenv.console import Stop
+from lockedenv.process import ask
 
 # CUDA 12.x runs on any driver from 525.60.13 on (minor version compatibility); 12.4 shipped with 550.54.14.
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
 MINIMUM_DRIVER = "525.60.13"
 GIB = 1024**3
+POD_VOLUME = Path("/workspace")  # RunPod's persistent volume; the container disk, faster, is lost with the pod
 
 
-class HostError(Exception):
+class MachineError(Stop):
     """The machine could not be asked, for example because nvidia-smi fails; the message is for people."""
 
 
@@ -44,34 +47,32 @@ _QUERY = "name,driver_version,memory.total,compute_cap,uuid,mig.mode.current"
 
 
 def parse_gpus(text: str) -> List[Gpu]:
-    """The GPUs in `nvidia-smi --query-gpu=... --format=csv,noheader,nounits` (memory in MiB). Raises HostError."""
+    """The GPUs in `nvidia-smi --query-gpu=... --format=csv,noheader,nounits` (memory in MiB). Raises MachineError."""
     found = []
     for line in filter(None, map(str.strip, text.splitlines())):
         fields = [field.strip() for field in line.split(",")]
         if len(fields) != 6 or not re.fullmatch(r"\d+\.\d+", fields[3]) or not fields[2].isdigit():
-            raise HostError(f"nvidia-smi said {line!r}, which is not a GPU; take another pod")
+            raise MachineError(f"nvidia-smi said {line!r}, which is not a GPU; take another pod")
         name, driver, memory, capability, uuid, mig = fields
         found.append(Gpu(name, driver, int(memory) * 1024**2, capability, uuid, mig == "Enabled"))
     return found
 
 
 def gpus() -> List[Gpu]:
-    """The GPUs of this machine; empty if it has none. Raises HostError if nvidia-smi is there and fails."""
+    """The GPUs of this machine; empty if it has none. Raises MachineError if nvidia-smi is there and fails."""
     if not shutil.which("nvidia-smi"):
         if list(Path("/proc/driver/nvidia/gpus").glob("*")):
-            raise HostError("there is an NVIDIA GPU but no nvidia-smi; start the container with the NVIDIA runtime")
+            raise MachineError("there is an NVIDIA GPU but no nvidia-smi; start the container with the NVIDIA runtime")
         return []
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise HostError(f"nvidia-smi does not answer ({error}); the GPU or its driver hangs: take another pod") from None
-    text = done.stdout.decode(errors="replace")
+    status, text, why = ask(command)
+    if status is None:
+        raise MachineError(f"nvidia-smi does not answer ({why}); the GPU or its driver hangs: take another pod")
     if "No devices were found" in text:
         return []
-    if done.returncode:
-        said = text.strip().splitlines()[:1]
-        raise HostError(f"nvidia-smi fails: {''.join(said)} (exit {done.returncode}); take another pod")
+    if status:
+        said = (text + why).strip().splitlines()[:1]
+        raise MachineError(f"nvidia-smi fails: {''.join(said)} (exit {status}); take another pod")
     return parse_gpus(text)
 
 
@@ -173,3 +174,30 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def home() -> Path:
+    """The user's home. Raises Stop where there is none to be known."""
+    try:
+        return Path.home()
+    except RuntimeError:  # HOME is not set, and the user is in no passwd file, as with `docker run --user 1234`
+        raise Stop("HOME is not set; set it, or name both places with --prefix and --cache") from None
+
+
+def default_cache() -> Path:
+    """Where downloads are kept: on a pod's persistent volume, otherwise in the user's cache folder."""
+    if os.access(POD_VOLUME, os.W_OK):
+        return POD_VOLUME / ".cache" / "maximalcai"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "maximalcai"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        if beside.exists():
+            beside.unlink()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Tuple
 
-from lockedenv.checks import FULL, check
-from lockedenv.results import Result, failed, passed
+from lockedenv.verify.checks import FULL, check
+from lockedenv.verify.results import Result, failed, passed
 
 # flash-attn 2.8 compares outputs with twice, gradients with three times, the error of plain attention in the same
 # precision: tests/test_flash_attn.py, test_flash_attn_output.

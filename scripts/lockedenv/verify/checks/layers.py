@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import List
 
-from lockedenv.checks import Context, check, first
-from lockedenv.drift import REMAKE, REPAIR, Finding, conda_findings, duplicates, extras, pip_findings
 from lockedenv.locks import FLASH_ATTN_LOCK, read_pip_lock
-from lockedenv.results import Result, failed, passed, skipped
+from lockedenv.verify.checks import Context, check, first
+from lockedenv.verify.drift import REMAKE, REPAIR, Finding, conda_findings, duplicates, extras, pip_findings
+from lockedenv.verify.results import Result, failed, passed, skipped
 
 
 def _verdict(findings: List[Finding], good: str) -> Result:

@@ -16,11 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-from lockedenv import fetch, host, locks, post_create
-from lockedenv.fetch import Item, redact
-from lockedenv.host import size_text, version_tuple
+from lockedenv import locks, machine
+from lockedenv.console import Steps, Stop, redact
+from lockedenv.install import fetch, post_create
+from lockedenv.install.fetch import Item
+from lockedenv.install.wheels import bring_uv, uv_environment
 from lockedenv.locks import CondaPackage
-from lockedenv.steps import Steps, Stop, bring_uv, holding, lock_digest, read_stamp, run, uv_environment
+from lockedenv.locks import digest as lock_digest
+from lockedenv.machine import size_text, version_tuple
+from lockedenv.prefix import read_stamp
+from lockedenv.process import holding, run, run_script
 
 # conda-forge's archive of micromamba; 2.5.0 is the version whose installing of a lock was studied.
 MICROMAMBA = CondaPackage(
@@ -66,7 +71,7 @@ def refuse_other_machines() -> None:
 
 def refuse_unwritable(folders: List[Path]) -> None:
     for folder in folders:
-        parent = host.existing_parent(folder)
+        parent = machine.existing_parent(folder)
         try:  # root may write anywhere, says os.access, and cannot
             with tempfile.TemporaryFile(dir=parent):
                 pass
@@ -121,7 +126,7 @@ def choose_backend(asked: str, offline: Optional[Path], mirrors: List[str], cach
 
 def needed_space(backend: str, prefix: Path, cache: Path) -> List[Tuple[Path, int, str]]:
     """(folder, bytes, what for) for each file system that will be written; what the cache already has is not counted."""
-    together = host.same_filesystem(prefix, cache)
+    together = machine.same_filesystem(prefix, cache)
     if backend == "pip":
         wheels = sum(p.size for p in locks.read_pip_lock(locks.REQUIREMENTS))
         unpacked, archives, beside = int(wheels * WHEEL_GROWTH), 0 if together else wheels, 0
@@ -140,7 +145,7 @@ def needed_space(backend: str, prefix: Path, cache: Path) -> List[Tuple[Path, in
 
 def refuse_small_disks(needs: List[Tuple[Path, int, str]], backend: str) -> None:
     for folder, needed, what in needs:
-        free = host.free_bytes(folder)
+        free = machine.free_bytes(folder)
         if free < needed:
             raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
                        f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
@@ -194,7 +199,7 @@ def create_conda(plan: Plan, micromamba: Path) -> None:
     options = plan.options
     root, packages = options.cache / "mamba", options.cache / "pkgs"
     root.mkdir(parents=True, exist_ok=True)
-    if not host.same_filesystem(options.cache, options.prefix):
+    if not machine.same_filesystem(options.cache, options.prefix):
         # Unpacking makes 100,000 small files, slow on a network volume, and they could not be linked into the prefix.
         packages = unpack_folder(options.prefix)
         shutil.rmtree(packages, ignore_errors=True)
@@ -338,7 +343,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         with holding(prefix.with_name(prefix.name + ".lock"), f"the environment {prefix}"):
             return set_up(args, options, mirrors)
 
-    return post_create.run_script("setup_runpod_environment.sh", work)
+    return run_script("setup_runpod_environment.sh", work)
 
 
 def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List[str]) -> int:
@@ -365,7 +370,7 @@ def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List
         plan = Plan(options, backend, why, mirrors, needed_space(backend, prefix, options.cache))
         describe(plan, now, steps)
         post_create.refuse_misleading_variables(prefix)
-        problem = host.driver_problem(post_create.find_gpus())
+        problem = machine.driver_problem(post_create.find_gpus())
         if problem:
             raise Stop(problem)
         refuse_small_disks(plan.needs, backend)
@@ -389,7 +394,7 @@ def describe(plan: Plan, now: str, steps: Steps) -> None:
     steps.say(f"      environment  {plan.options.prefix}{said[now]}")
     steps.say(f"      cache        {plan.options.cache}")
     for folder, needed, what in plan.needs:
-        free = host.free_bytes(folder)
+        free = machine.free_bytes(folder)
         steps.say(f"      disk         {what}: about {size_text(needed)} of {size_text(free)} free at {folder}")
     if len(plan.needs) > 1:
         steps.say("      the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")

@@ -1,12 +1,31 @@
-"""The GPU's health: is it as fast as its kind should be, and does it report errors or brakes?"""
+"""The GPU: its driver, its speed beside its kind's, the errors and brakes that it reports."""
 
 from __future__ import annotations
 
 import subprocess
 from typing import Any, Callable, Dict, List, Tuple
 
-from lockedenv.checks import FULL, Context, check, first
-from lockedenv.results import PASS, WARN, Result, failed, passed, skipped, warned
+from lockedenv.machine import driver_problem
+from lockedenv.verify.checks import FULL, Context, check, first
+from lockedenv.verify.results import PASS, WARN, Result, failed, passed, skipped, warned
+
+
+@check("driver", "there is a GPU that answers, with a driver new enough for CUDA 12.4")
+def driver(context: Context) -> Result:
+    if context.gpu_mode == "off":
+        return skipped("--gpu off")
+    if context.gpu_error:
+        return failed(context.gpu_error, "run nvidia-smi by hand; if it says the same, take another pod")
+    if not context.gpus:
+        if context.gpu_mode == "require":
+            return failed("no GPU found, and --gpu require was given", "rent a pod with a GPU, or leave out --gpu require")
+        return skipped("no NVIDIA GPU on this machine")
+    problem = driver_problem(context.gpus)
+    if problem:
+        return failed(problem.split(";")[0], problem.split("; ")[1])
+    names = sorted({f"{g.name}, compute capability {g.capability}" for g in context.gpus})
+    return passed(f"{len(context.gpus)} x {' and '.join(names)}, driver {context.gpus[0].driver}")
+
 
 # GPU -> (bf16 matrix product in TFLOP/s, device-to-device copy in TB/s, read plus written). H100: measured with
 # PyTorch 2.11, 8192^3 random bf16, on one machine; the others are not known yet and are only reported.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lockedenv.checks import FULL, check
-from lockedenv.results import Result, failed, passed
+from lockedenv.verify.checks import FULL, check
+from lockedenv.verify.results import Result, failed, passed
 
 
 @check("datasets", "a data set is built, mapped, saved, and loaded from disk unchanged", FULL, child=True)

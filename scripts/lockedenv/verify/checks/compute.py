@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lockedenv.checks import FULL, check
-from lockedenv.results import Result, failed, passed, skipped
+from lockedenv.verify.checks import FULL, check
+from lockedenv.verify.results import Result, failed, passed, skipped
 
 CUDA = "12.4"
 MODULES = (

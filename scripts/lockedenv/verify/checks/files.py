@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, Iterator, Tuple
 
-from lockedenv.checks import FULL, Context, check, first
-from lockedenv.drift import REMAKE
-from lockedenv.host import size_text
 from lockedenv.installed import Installed, file_sha256, in_prefix
-from lockedenv.results import Result, failed, passed
+from lockedenv.machine import size_text
+from lockedenv.verify.checks import FULL, Context, check, first
+from lockedenv.verify.drift import REMAKE
+from lockedenv.verify.results import Result, failed, passed
 
 
 def recorded_files(installed: Installed) -> Dict[Path, str]:

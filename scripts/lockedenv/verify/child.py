@@ -1,10 +1,11 @@
 """Runs one check in a process of its own, so that a crash, a hang or a kill is that check's result.
 
-`python -m lockedenv.checks.child NAME DEVICE FILE` is the child: it writes the result to FILE as JSON.
+`python -m lockedenv.verify.child NAME DEVICE FILE` is the child: it writes the result to FILE as JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,11 +15,18 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from lockedenv import ROOT
-from lockedenv.checks import Check, load
-from lockedenv.results import SKIP, Result, failed
+from lockedenv.process import started
+from lockedenv.verify.checks import Check, load
+from lockedenv.verify.results import SKIP, Result, failed
+
+# A cluster's variables, which RunPod sets too: accelerate and Trainer would wait in a check for the other ranks.
+RENDEZVOUS = set(
+    "WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT ACCELERATE_USE_FSDP "
+    "ACCELERATE_USE_DEEPSPEED ACCELERATE_MIXED_PRECISION OMPI_COMM_WORLD_SIZE PMI_SIZE SLURM_PROCID SLURM_NTASKS".split()
+)
 
 
 def environment(prefix: Path, device: str, environ: Dict[str, str]) -> Dict[str, str]:
@@ -32,28 +40,22 @@ def environment(prefix: Path, device: str, environ: Dict[str, str]) -> Dict[str,
     }
     if device == "cpu":
         ours["CUDA_VISIBLE_DEVICES"] = ""
-    return {**environ, **ours}
+    return {**{k: v for k, v in environ.items() if k not in RENDEZVOUS}, **ours}
 
 
 def run_child(check: Check, python: Path, device: str, environ: Dict[str, str]) -> Result:
     """The check's result, whatever becomes of its process."""
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         answer, log = Path(folder, "result.json"), Path(folder, "log")
-        command = [str(python), "-X", "faulthandler", "-m", "lockedenv.checks.child", check.name, device, str(answer)]
-        with log.open("wb") as output:
-            try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=folder,
-                    env={**environ, "TMPDIR": folder},
-                    start_new_session=True,
-                )
-            except OSError as error:
-                return failed(f"{python} does not start: {error.strerror}", check.remedy)
-            status = _wait(process, check.timeout)
+        command = [str(python), "-X", "faulthandler", "-m", "lockedenv.verify.child", check.name, device, str(answer)]
+        options = {"stderr": subprocess.STDOUT, "cwd": folder, "env": {**environ, "TMPDIR": folder}}
+        status: Optional[int] = None
+        try:
+            with log.open("wb") as output, started(command, stdout=output, **options) as process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = process.wait(check.timeout)
+        except OSError as error:
+            return failed(f"{python} does not start: {error.strerror}", check.remedy)
         said = log.read_text(errors="replace").splitlines()[-12:]
         if status is None:
             remedy = f"it hangs: run it alone with --only {check.name}; {check.remedy}"
@@ -69,20 +71,6 @@ def run_child(check: Check, python: Path, device: str, environ: Dict[str, str]) 
     if device == "cuda" and result.verdict == SKIP:
         return failed(f"there is a GPU, and this could not run on it: {result.summary}", check.remedy)
     return result
-
-
-def _wait(process: "subprocess.Popen[bytes]", timeout: int) -> "int | None":
-    """The exit status, or None after the time limit; in any case nothing of the child's process group is left."""
-    try:
-        return process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
 
 
 def main(arguments: List[str]) -> None:

@@ -8,15 +8,13 @@ Context.
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-from lockedenv.host import GIB, Gpu
 from lockedenv.installed import Installed
 from lockedenv.locks import CondaPackage, PipPackage
-from lockedenv.results import Result
+from lockedenv.machine import GIB, Gpu
+from lockedenv.verify.results import Result
 
 QUICK, FULL = "quick", "full"
 
@@ -34,10 +32,6 @@ class Context:
     gpu_mode: str = "auto"
     progress: Callable[[str], None] = lambda text: None
     environ: Dict[str, str] = field(default_factory=dict)
-
-    @property
-    def python(self) -> Path:
-        return Path(sys.executable) if self.installed.prefix == Path(sys.prefix) else self.installed.prefix / "bin/python"
 
     @property
     def device(self) -> str:
@@ -88,8 +82,19 @@ def check(
 
 def load() -> Dict[str, Check]:
     """All checks by name, in the order in which they are reported."""
-    for module in ("locked", "killers", "files", "torch_", "attention", "bnb", "training", "data", "health"):
-        importlib.import_module(f"lockedenv.checks.{module}")
+    for module in (
+        "layers",
+        "files",
+        "libraries",
+        "surroundings",
+        "gpu",
+        "compute",
+        "attention",
+        "quantized",
+        "training",
+        "data",
+    ):
+        importlib.import_module(f"lockedenv.verify.checks.{module}")
     return REGISTRY
 
 

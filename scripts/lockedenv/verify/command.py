@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from lockedenv import host, locks, manifest
-from lockedenv.checks import FULL, QUICK, Check, Context, load
-from lockedenv.checks.child import environment, run_child
+from lockedenv import locks, machine
 from lockedenv.installed import read_prefix
-from lockedenv.report import Report
-from lockedenv.results import Result, exit_status, failed, skipped
+from lockedenv.process import run_script
+from lockedenv.provenance import compare, manifest
+from lockedenv.verify.checks import FULL, QUICK, Check, Context, load
+from lockedenv.verify.child import environment, run_child
+from lockedenv.verify.report import Report
+from lockedenv.verify.results import Result, exit_status, failed, skipped
 
 SCHEMA_VERSION = 1
 
@@ -35,8 +37,8 @@ def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
     except locks.LockError as error:
         context.lock_error = str(error)
     try:
-        context.gpus = host.gpus() if gpu_mode != "off" else []
-    except host.HostError as error:
+        context.gpus = machine.gpus() if gpu_mode != "off" else []
+    except machine.MachineError as error:
         context.gpu_error = str(error)
     return context
 
@@ -60,9 +62,9 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
                 result = failed(f"the check itself failed: {type(error).__name__}: {error}", check.remedy)
             result.seconds = time.monotonic() - started
             finish(check, result)
-    room = int(host.memory_limit()[1] // max((c.memory for c in children), default=1)) if children else 1
-    workers = max(1, min(int(host.cpu_limit()), room, len(children) or 1))
-    with ThreadPoolExecutor(workers) as pool:
+    room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1)) if children else 1
+    workers = max(1, min(int(machine.cpu_limit()), room, len(children) or 1))
+    with ThreadPoolExecutor(workers) as pool:  # an interrupt ends the children, and with them the waiting at its end
         side_by_side = [(c, pool.submit(_child, context, c)) for c in children if not c.alone]
         for check, future in side_by_side:
             finish(check, _await(check, future, report))
@@ -77,7 +79,7 @@ def _child(context: Context, check: Check) -> Result:
         return skipped(f"{reason}, and this has no CPU path")
     environ = environment(context.installed.prefix, context.device, context.environ)
     started = time.monotonic()
-    result = run_child(check, context.python, context.device, environ)
+    result = run_child(check, context.installed.python, context.device, environ)
     result.seconds = result.seconds or time.monotonic() - started
     return result
 
@@ -116,30 +118,19 @@ def as_json(context: Context, level: str, results: List[Result], seconds: float,
     }
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        if beside.exists():
-            beside.unlink()
-
-
-def compare(paths: List[Path], p: argparse.ArgumentParser) -> int:
+def compare_manifests(paths: List[Path], p: argparse.ArgumentParser) -> int:
     """Prints what differs between two manifests, or one and this machine; 1 if the fingerprints differ."""
     if len(paths) > 2:
         p.error("--compare takes one manifest or two")
     try:
-        documents = [manifest.read(path) for path in paths]
-    except manifest.ManifestError as error:
+        documents = [compare.read(path) for path in paths]
+    except compare.ManifestError as error:
         p.error(str(error))
     if len(documents) == 1:
-        documents.append(manifest.make(make_context(Path(sys.prefix)), []))
+        context = make_context(Path(sys.prefix))
+        documents.append(manifest.make(context.installed, context.gpus))
     names = (str(paths[0]), str(paths[1]) if len(paths) == 2 else "this machine")
-    print(manifest.comparison(documents[0], documents[1], names))
+    print(compare.comparison(documents[0], documents[1], names))
     return int(documents[0]["fingerprint"] != documents[1]["fingerprint"])
 
 
@@ -168,17 +159,23 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Optional[List[str]] = None) -> int:
     p = parser()
     args = p.parse_args(arguments)
+    return run_script(p.prog, lambda: work(args, p))
+
+
+def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
+    """The run proper; gives the exit status."""
     registry = load()
     if args.list:
         for check in registry.values():
             print(f"{check.name:<16} {check.level:<5}  {check.proves}")
         return 0
     if args.compare:
-        return compare([Path(p) for p in args.compare], p)
+        return compare_manifests([Path(p) for p in args.compare], p)
     if args.distributed:
-        from lockedenv import distributed
+        from lockedenv.provenance import distributed
 
-        return distributed.main(make_context(Path(sys.prefix), args.gpu), args.timeout or 120)
+        context = make_context(Path(sys.prefix), args.gpu)
+        return distributed.main(context.installed, context.gpus, args.timeout or 120)
     try:
         checks = select(registry, args.level, args.only, args.skip)
         if args.timeout:
@@ -187,7 +184,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         p.error(str(error))
     for target in filter(None, [args.json, args.manifest]):
         try:  # now, not after a minute of checks
-            write_atomically(Path(target + ".probe"), "")
+            machine.write_atomically(Path(target + ".probe"), "")
             Path(target + ".probe").unlink()
             if Path(target).is_dir():
                 raise IsADirectoryError(0, "it is a folder")
@@ -204,8 +201,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     status = exit_status(results, args.strict)
     if args.json:
         document = as_json(context, args.level, results, seconds, status)
-        write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")
+        machine.write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")
     if args.manifest:
-        document = manifest.make(context, results, args.with_uuids)
-        write_atomically(Path(args.manifest), json.dumps(document, indent=1) + "\n")
+        document = manifest.make(context.installed, context.gpus, [r.as_dict() for r in results], args.with_uuids)
+        machine.write_atomically(Path(args.manifest), json.dumps(document, indent=1) + "\n")
     return status

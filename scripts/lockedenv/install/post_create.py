@@ -7,33 +7,24 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import List, Optional
 
-from lockedenv import ROOT, fetch, flash, host, locks
-from lockedenv.checks.killers import misleading
+from lockedenv import ROOT, locks, machine
+from lockedenv.console import Steps, Stop
+from lockedenv.install import fetch, flash
+from lockedenv.install.wheels import bring_uv, index_items, uv_environment, uv_folder
 from lockedenv.installed import file_sha256
-from lockedenv.steps import (
-    POD_VOLUME,
-    Steps,
-    Stop,
-    bring_uv,
-    default_cache,
-    disk_text,
-    index_items,
-    lock_digest,
-    run,
-    stamp_path,
-    uv_environment,
-    uv_folder,
-)
-from lockedenv.verify import write_atomically
+from lockedenv.locks import digest as lock_digest
+from lockedenv.machine import POD_VOLUME, default_cache, write_atomically
+from lockedenv.prefix import stamp_path
+from lockedenv.process import run, run_script
+from lockedenv.verify.checks.surroundings import misleading
 
 STEPS = 3
 
@@ -82,10 +73,10 @@ def options_of(args: argparse.Namespace, prefix: Path) -> Options:
     return Options(prefix, cache, offline, not args.no_flash_attn, asked, args.level, args.quiet)
 
 
-def find_gpus() -> List[host.Gpu]:
+def find_gpus() -> List[machine.Gpu]:
     try:
-        return host.gpus()
-    except host.HostError as error:
+        return machine.gpus()
+    except machine.MachineError as error:
         raise Stop(str(error)) from None
 
 
@@ -101,7 +92,7 @@ def install_wheels(options: Options, backend: str, uv: Path, steps: Steps) -> No
     command = [str(uv), "pip", "install", "--python", str(options.prefix / "bin/python"), "--require-hashes", "--no-deps"]
     folder = options.offline / "wheels" if options.offline else None
     environ = uv_environment(options.cache, options.prefix, dict(os.environ))
-    if not folder and not host.same_filesystem(options.cache, options.prefix):
+    if not folder and not machine.same_filesystem(options.cache, options.prefix):
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
         folder = options.cache / "wheels"
         fetch_wheels(locks.read_pip_lock(lock), folder, steps)
@@ -222,28 +213,6 @@ def active_prefix() -> Path:
     for prefix in [p for p in named if p.resolve() == Path(sys.prefix).resolve()] + named:
         return prefix
     raise Stop("no environment is active; name one with --prefix DIR")
-
-
-def run_script(name: str, work: Callable[[], int]) -> int:
-    """Runs a script's work; gives its exit status. Whatever stops it is told in one message, never as a traceback.
-
-    SIGTERM ends it as Ctrl-C does, so that what is half made is put right.
-    """
-
-    def handler(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, handler)
-    try:
-        return work()
-    except (Stop, fetch.FetchError, locks.LockError, host.HostError) as error:
-        said, status = str(error), 1
-    except OSError as error:
-        said, status = disk_text(error), 1
-    except KeyboardInterrupt:
-        said, status = "interrupted; run it again to go on", 130
-    print(f"{name}: {fetch.redact(said)}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

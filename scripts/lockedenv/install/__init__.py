@@ -1,0 +1,1 @@
+"""A bare machine -> an environment: the order of steps, the two backends, fetching, flash-attn."""

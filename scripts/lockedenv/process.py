@@ -1,0 +1,193 @@
+"""Every process that the scripts start, and their own end: nothing is left running, and no end is a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+from lockedenv import ROOT
+from lockedenv.console import FULL_DISK, Stop, disk_text, redact
+
+_running: "Set[subprocess.Popen[Any]]" = set()
+_stopped_by: List[int] = []
+_libc = ctypes.CDLL(None)
+DROPPED = "CONDA_ MAMBA_ UV_ PIP_ PYTHON VIRTUAL_ENV XDG_CONFIG_"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; the argument is the signal's number."""
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a parent that is killed with -9 cannot end it
+
+
+def kill(process: "subprocess.Popen[Any]") -> None:
+    """Ends a process of `started` and all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def started(command: Sequence[Any], **options: Any) -> "Iterator[subprocess.Popen[Any]]":
+    """A process in a group of its own; the whole group ends with the block, with an interrupt, and with this program."""
+    if _stopped_by:
+        raise Interrupted(_stopped_by[0])
+    words = [str(word) for word in command]
+    options.setdefault("stdin", subprocess.DEVNULL)
+    process = subprocess.Popen(words, start_new_session=True, preexec_fn=_end_with_parent, **options)
+    _running.add(process)
+    try:
+        yield process
+    finally:
+        kill(process)
+        process.wait()
+        _running.discard(process)
+
+
+def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options: Any) -> Tuple[Optional[int], str, str]:
+    """(exit status, standard output, standard error) of a command; never raises for what the command does.
+
+    The status is None where it cannot be started (then the third is why) or does not answer within `timeout` seconds.
+    """
+    try:
+        with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+            try:
+                out, err = process.communicate(input.encode(), timeout)
+            except subprocess.TimeoutExpired:
+                kill(process)
+                process.communicate()
+                return None, "", f"no answer within {timeout:.0f} s"
+    except OSError as error:
+        return None, "", error.strerror or str(error)
+    return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+def run(
+    command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool = False, hide: str = r"$^", **options: Any
+) -> str:
+    """Runs a command; what it says goes on to the terminal, lines that match `hide` left out, and is returned.
+
+    Raises Stop if it fails, with its last lines where they were not shown, and with the cause where it names a full disk.
+    """
+    said: List[str] = []
+    with started(command, env=environ, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as process:
+
+        def forward() -> None:
+            assert process.stdout is not None
+            for raw in process.stdout:
+                line = redact(raw.decode(errors="replace").rstrip())
+                said.append(line)
+                if not quiet and not re.match(hide, line):
+                    print(f"      {line}", flush=True)
+
+        reader = threading.Thread(target=forward, daemon=True)
+        reader.start()
+        status = process.wait()
+        reader.join(5)
+    if status:
+        text = "\n".join(said)
+        if re.search(r"No space left on device|os error 28|Errno 28", text):
+            raise Stop(f"{what}: {FULL_DISK}")
+        ended = f"exit {status}" if status > 0 else f"signal {-status}"
+        tail = "\n  ".join(said[-8:]) if quiet else ""
+        raise Stop(f"{what} failed ({ended}){': ' + tail if tail else '; its last lines are above'}")
+    return "\n".join(said)
+
+
+def clean(environ: Dict[str, str], **more: str) -> Dict[str, str]:
+    """The environment for a tool: without the user's settings of conda, mamba, uv, pip and Python, which would steer it."""
+    prefixes = tuple(DROPPED.split())
+    return {**{k: v for k, v in environ.items() if not k.startswith(prefixes)}, **more}
+
+
+@contextlib.contextmanager
+def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[None]:
+    """Holds a file's lock; another holder is named and waited for, `patience` seconds at most (then: Stop).
+
+    The kernel lets go of it when the process ends, however it ends, so no lock is ever stale. The file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        deadline, told = time.monotonic() + patience, False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = " ".join(file.read().split()) or "another process"
+                if time.monotonic() > deadline:
+                    raise Stop(f"{what} is held by {holder}; wait for it, or stop it, and run again") from None
+                if not told:
+                    print(f"{what} is held by {holder}; waiting for it", file=sys.stderr, flush=True)
+                told = True
+                time.sleep(min(0.2, patience))
+            except OSError as error:  # some network file systems have no locks: two runs are then only atomic, not serial
+                print(f"{what}: {path.parent} has no file locks ({error.strerror}); going on", file=sys.stderr)
+                break
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        yield
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _stopped_by.append(number)
+    for process in list(_running):  # whoever waits for one, in whatever thread, goes on at once
+        kill(process)
+    raise Interrupted(number)
+
+
+def run_script(name: str, work: Callable[[], int]) -> int:
+    """Runs a script's work; gives its exit status. Whatever stops it is told in one message, never as a traceback.
+
+    130 and 143: Ctrl-C and SIGTERM; 141: nobody reads the output any more. What nobody foresaw goes to a log file.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a Latin-1 terminal
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        return work()
+    except Stop as error:
+        said, status = str(error), 1
+    except Interrupted as error:
+        said, status = "interrupted; run it again to go on", 128 + int(error.args[0])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        said, status = disk_text(error), 1
+    except Exception as error:
+        said, status = f"{_report(name)} has what happened ({type(error).__name__}): please open an issue with it", 1
+    print(f"{name}: {redact(said)}", file=sys.stderr)
+    return status
+
+
+def _report(name: str) -> str:
+    """Writes the running exception and what a report needs into a file; gives its path."""
+    _, commit, _ = ask(["git", "-C", ROOT, "describe", "--always", "--dirty"])
+    lines = [
+        f"{' '.join([name, *sys.argv[1:]])}",
+        f"commit {commit.strip() or 'unknown'}, {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}",
+        f"Python {platform.python_version()} at {sys.executable}, {platform.platform()}, {os.getcwd()}",
+        traceback.format_exc(),
+    ]
+    with tempfile.NamedTemporaryFile("w", prefix="maximalcai-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(redact("\n".join(lines)))
+    return file.name

@@ -1,0 +1,1 @@
+"""What produced a result: the session manifest, comparing two of them, the same on every node, known vulnerabilities."""

@@ -1,0 +1,129 @@
+"""The session manifest: what produced a result, so exactly that it can be compared months later or between nodes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from lockedenv import ROOT, machine
+from lockedenv.installed import Installed, file_sha256, record_hash
+from lockedenv.machine import Gpu
+from lockedenv.process import ask
+from lockedenv.provenance.advisories import vulnerabilities
+
+SCHEMA_VERSION = 1
+LOCKED_FILES = ("environment.yml", "conda-lock.yml", "locks/pip.txt", "locks/flash-attn.txt", "requirements.txt")
+# The variables that change what a run computes or how fast; by name, never by pattern: a pattern would let a key through.
+VARIABLES = (
+    "ACCELERATE_MIXED_PRECISION BNB_CUDA_VERSION CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_ORDER CUDA_HOME CUDA_LAUNCH_BLOCKING "
+    "CUDA_VISIBLE_DEVICES HF_DATASETS_OFFLINE HF_HOME HF_HUB_DISABLE_XET HF_HUB_ENABLE_HF_TRANSFER HF_HUB_OFFLINE "
+    "HF_XET_HIGH_PERFORMANCE LD_LIBRARY_PATH LD_PRELOAD MAX_JOBS MKL_NUM_THREADS NCCL_ALGO NCCL_DEBUG NCCL_IB_DISABLE "
+    "NCCL_P2P_DISABLE NCCL_PROTO NCCL_SOCKET_IFNAME NVIDIA_TF32_OVERRIDE OMP_NUM_THREADS PYTHONHASHSEED PYTHONNOUSERSITE "
+    "PYTHONPATH PYTORCH_CUDA_ALLOC_CONF TOKENIZERS_PARALLELISM TORCHDYNAMO_DISABLE TORCHINDUCTOR_CACHE_DIR "
+    "TORCH_CUDA_ARCH_LIST TRANSFORMERS_CACHE TRANSFORMERS_OFFLINE"
+).split()
+
+
+def packages(installed: Installed) -> List[Dict[str, str]]:
+    """Every installed package, sorted: name, version, build, channel, manager and hash (sha256 in hex).
+
+    A conda package's hash is its archive's; a wheel's is over its RECORD, without what depends on the place.
+    """
+    rows = [
+        {"name": r.name, "version": r.version, "build": r.build, "channel": r.channel, "manager": "conda", "hash": r.sha256}
+        for r in installed.conda
+    ]
+    rows += [
+        {"name": d.name, "version": d.version, "build": "", "channel": "pypi", "manager": "pip", "hash": record_hash(d)}
+        for d in installed.dists
+        if d.manager == "pip"
+    ]
+    return sorted(rows, key=lambda row: (row["manager"], row["name"], row["version"], row["hash"]))
+
+
+def fingerprint(rows: List[Dict[str, str]]) -> str:
+    """One sha256 over all packages and their hashes: equal on every machine that has the same environment.
+
+    flash-attn counts by version: it is built on the spot, and two builds of one source differ in bytes.
+    """
+    lines = [
+        " ".join((r["manager"], r["name"], r["version"], r["build"], "" if r["name"] == "flash-attn" else r["hash"]))
+        for r in rows
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _repository() -> Dict[str, Any]:
+    def git(*arguments: str) -> Optional[str]:
+        status, said, _ = ask(["git", "-C", ROOT, *arguments])
+        return said.strip() if status == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
+
+
+def loaded_cuda(python: Path) -> Dict[str, Optional[str]]:
+    """The CUDA, cuDNN and NCCL versions that torch reports in the prefix's interpreter; None where it cannot."""
+    program = (
+        "import json, torch; n = torch.cuda.nccl.version() if torch.cuda.is_available() else None;"
+        "print(json.dumps({'torch': torch.__version__, 'cuda': torch.version.cuda,"
+        "'cudnn': str(torch.backends.cudnn.version() or '') or None, 'nccl': '.'.join(map(str, n)) if n else None}))"
+    )
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    _, said, _ = ask([python, "-c", program], 120, cwd="/", env=environ)
+    try:
+        answer: Dict[str, Optional[str]] = json.loads(said.splitlines()[-1])
+        return answer
+    except (ValueError, IndexError):
+        return {"torch": None, "cuda": None, "cudnn": None, "nccl": None}
+
+
+def make(
+    installed: Installed, gpus: List[Gpu], results: Sequence[Dict[str, Any]] = (), with_uuids: bool = False
+) -> Dict[str, Any]:
+    """The manifest as a document, with the checks' `results` as they stand in --json.
+
+    scripts/lockedenv/schemas/manifest.schema.json describes it.
+    """
+    rows = packages(installed)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "fingerprint": fingerprint(rows),
+        "repository": _repository(),
+        "locks": {name: file_sha256(ROOT / name) or None for name in LOCKED_FILES},
+        "backend": installed.backend,
+        "prefix": str(installed.prefix),
+        "packages": rows,
+        "machine": {
+            "python": platform.python_version(),
+            "glibc": platform.libc_ver()[1],
+            "kernel": platform.release(),
+            "cpu": _cpu_name(),
+            "cpus": machine.cpu_limit(),
+            "memory_bytes": machine.memory_limit()[0],
+        },
+        "gpus": [_gpu(gpu, with_uuids) for gpu in gpus],
+        "cuda": loaded_cuda(installed.python),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "vulnerabilities": vulnerabilities(installed),
+        "results": list(results),
+    }
+
+
+def _gpu(gpu: machine.Gpu, with_uuid: bool) -> Dict[str, Any]:
+    row = {"name": gpu.name, "driver": gpu.driver, "memory_bytes": gpu.memory, "capability": gpu.capability, "mig": gpu.mig}
+    return {**row, "uuid": gpu.uuid} if with_uuid else row
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,1 @@
+"""Is this the locked environment, and does it work here?"""

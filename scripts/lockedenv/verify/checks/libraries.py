@@ -1,0 +1,104 @@
+"""The libraries beside torch: where it comes from, its CUDA, one BLAS, one OpenMP. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import re
+from typing import List
+
+from lockedenv.machine import version_tuple
+from lockedenv.verify.checks import Context, check, first
+from lockedenv.verify.drift import REMAKE
+from lockedenv.verify.results import Result, failed, passed, skipped
+
+CUDA = "12.4"
+# The CUDA 12.4 libraries' own versions where they are not numbered 12.4.
+# https://docs.nvidia.com/cuda/archive/12.4.1/cuda-toolkit-release-notes/#cuda-toolkit-major-component-versions
+CUDA_VERSIONS = {
+    "cufft": "11.2.1",
+    "curand": "10.3.5",
+    "cusolver": "11.6.1",
+    "cusparse": "12.3.1",
+    "cufile": "1.9.1",
+    "npp": "12.2.5",
+    "nvjpeg": "12.3.1",
+}
+
+
+@check("torch-origin", "torch comes from the layer that the lock takes it from")
+def torch_origin(context: Context) -> Result:
+    dists = [d for d in context.installed.dists if d.name == "torch"]
+    if not dists:
+        return failed("torch is not installed", REMAKE)
+    wanted = context.installed.backend
+    wrong = [d for d in dists if d.manager != wanted]
+    if wrong:
+        said = f"torch {wrong[0].version} was put there by {wrong[0].manager}, over the locked one"
+        return failed(said, f"something ran `pip install torch` or a package that needs another torch; {REMAKE}")
+    return passed(f"torch {dists[0].version} from {wanted}")
+
+
+@check("cuda-libraries", "every CUDA library beside torch is CUDA 12.4's")
+def cuda_libraries(context: Context) -> Result:
+    if context.installed.backend == "conda":
+        found = {r.name: r.version for r in context.installed.conda if r.channel == "nvidia"}
+    else:
+        found = {d.name: d.version for d in context.installed.dists if re.match(r"nvidia-.*-cu\d+$", d.name)}
+    locked = {p.name for p in context.conda_lock} | {p.name for p in context.pip_lock}
+    stray = [d for d in context.installed.dists if re.match(r"nvidia-.*-cu\d+$", d.name) and d.manager == "pip"]
+    wrong = [f"{d.name} {d.version} (not in the lock)" for d in stray if d.name not in locked]
+    if context.installed.backend == "conda":
+        wrong = [f"{d.name} {d.version} (pip's CUDA library beside conda's)" for d in stray]
+    for name, version in sorted(found.items()):
+        part = re.sub(r"^(nvidia-|lib|cuda-)|(-cu\d+|-dev)$", "", name)
+        if part in ("cudnn", "nccl", "cusparselt"):
+            continue  # versioned apart from CUDA; the layers' checks compare them with the lock
+        wants = CUDA_VERSIONS.get(part, CUDA)
+        if part != "cccl" and version_tuple(version)[: len(version_tuple(wants))] != version_tuple(wants):
+            wrong.append(f"{name} {version} (CUDA {CUDA} has {wants})")
+    if wrong:
+        return failed(first(wrong), REMAKE, wrong[1:])
+    return passed(f"{len(found)} libraries, all of CUDA {CUDA}") if found else failed("no CUDA library found", REMAKE)
+
+
+@check("blas", "conda backend: numpy computes with MKL, one older than 2024.1, and no other BLAS is beside it")
+def blas(context: Context) -> Result:
+    if context.installed.backend != "conda":
+        return skipped("wheels bring their own BLAS: numpy OpenBLAS, torch MKL")
+    mkl, libblas = context.installed.conda_record("mkl"), context.installed.conda_record("libblas")
+    if not mkl or version_tuple(mkl.version) >= (2024, 1):
+        said = f"mkl {mkl.version}: torch 2.5.1 needs a symbol that 2024.1 removed (iJIT_NotifyEvent)" if mkl else "no mkl"
+        return failed(said, REMAKE)
+    if not libblas or "mkl" not in libblas.build:
+        return failed(f"libblas is {libblas.build if libblas else 'missing'}: numpy's BLAS is not MKL", REMAKE)
+    link = context.installed.prefix / "lib" / "libblas.so.3"
+    if link.exists() and "mkl" not in link.resolve().name:
+        return failed(f"{link} is {link.resolve().name}: numpy's BLAS is not MKL", REMAKE)
+    numpy = [d for d in context.installed.dists if d.name == "numpy" and d.manager == "pip"]
+    if numpy:
+        return failed(f"numpy {numpy[0].version} was put there by pip: its BLAS is OpenBLAS", REMAKE)
+    return passed(f"MKL {mkl.version} through {libblas.build}")
+
+
+@check("openmp", "one OpenMP runtime in the prefix's lib: two in one process hang or compute wrongly")
+def openmp(context: Context) -> Result:
+    if context.installed.backend != "conda":
+        return skipped("wheels carry private copies of their OpenMP runtime")
+    lib = context.installed.prefix / "lib"
+    real = {p.resolve() for p in (lib / n for n in ("libgomp.so.1", "libiomp5.so", "libomp.so")) if p.exists()}
+    if len(real) > 1:
+        names = ", ".join(sorted(p.name for p in real))
+        return failed(f"{len(real)} OpenMP runtimes: {names}", f"_openmp_mutex should link them to one; {REMAKE}")
+    return passed(f"{real.pop().name if real else 'none'} alone")
+
+
+@check("companions", "no package beside the stack breaks peft (torchao) or torch.compile (setuptools)")
+def companions(context: Context) -> Result:
+    wrong: List[str] = []
+    torchao = context.installed.version("torchao")
+    if torchao and version_tuple(torchao) < (0, 16):
+        wrong.append(f"torchao {torchao}: peft raises on any older than 0.16; pip uninstall torchao")
+    if not context.installed.version("setuptools"):
+        wrong.append("setuptools is missing: triton imports it, so torch.compile fails; scripts/post_create.sh")
+    if wrong:
+        return failed(first(wrong), REMAKE, wrong[1:])
+    return passed("no torchao older than 0.16; setuptools is there")
