@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,7 @@ from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
 from lockedenv import locks  # noqa: E402
 from lockedenv.console import Steps  # noqa: E402
-from lockedenv.install import fetch, setup  # noqa: E402
-from lockedenv.install.wheels import index_items, uv_environment  # noqa: E402
+from lockedenv.install import conda, wheels  # noqa: E402
 from lockedenv.installed import file_sha256  # noqa: E402
 from lockedenv.lock.relock import conda_lock_text  # noqa: E402
 from lockedenv.machine import default_cache  # noqa: E402
@@ -60,7 +60,7 @@ def sh(*command: Any, check: bool = True, **kwargs: Any) -> "subprocess.Complete
 @functools.lru_cache()
 def uv_settings() -> Dict[str, str]:
     """For the tests' own calls of uv: the machine's index and certificate authorities."""
-    ours = uv_environment(default_cache(), ROOT, dict(os.environ))
+    ours = wheels.uv_environment(default_cache(), ROOT, dict(os.environ))
     return {name: ours[name] for name in ("UV_DEFAULT_INDEX", "SSL_CERT_FILE") if name in ours}
 
 
@@ -75,10 +75,10 @@ def clean_environ(**more: str) -> Dict[str, str]:
 def wheel_files() -> Dict[str, Path]:
     """The locked wheels of the local channel's packages and pip layer, from PyPI by hash, kept in the user's cache."""
     pins = [p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name in WHEELS + PIP_LAYER]
-    folder = default_cache() / "wheels"
-    items = index_items(pins, dict(os.environ))
-    fetch.fetch(items, folder, print, quiet=True)
-    return {pin.name: folder / item.name for pin, item in zip(pins, items)}
+    folder, steps = default_cache() / "wheels", Steps(1, True)
+    wheels.fetch_files(pins, folder, wheels.bring_uv(default_cache(), steps), steps)
+    there = {file_sha256(path): path for path in folder.glob("*.whl")}
+    return {pin.name: there[pin.sha256] for pin in pins}
 
 
 @pytest.fixture(scope="session")
@@ -113,14 +113,24 @@ class LocalChannel:
             kept = [line for line in lines if line.startswith("#") or line.split("==")[0] in wanted]
             (folder / name).write_text("\n".join(kept) + "\n")
         # The pinned micromamba is the stand-in, packed as conda-forge packs the real one.
-        archive = self.root / "conda-forge/linux-64" / setup.MICROMAMBA.filename
-        if not archive.exists():
-            with tarfile.open(archive, "w:bz2") as tar:
-                tar.add(self.micromamba, "bin/micromamba")
-        module = folder / "scripts/lockedenv/install/setup.py"
-        text = module.read_text().replace(setup.MICROMAMBA.sha256, file_sha256(archive)).replace("6647388", "0")
-        module.write_text(text.replace("https://conda.anaconda.org", address))
+        pin_micromamba(self.root, folder, address, self.micromamba)
         return folder
+
+
+def pin_micromamba(channel: Path, project: Path, address: str, program: Path) -> None:
+    """Makes a program the pinned micromamba of a project, packed as conda-forge packs the real one."""
+    archive = channel / "conda-forge/linux-64" / conda.MICROMAMBA.filename
+    known = archive.with_suffix(f".{file_sha256(program)[:12]}")
+    if not known.exists():
+        with tarfile.open(known, "w:bz2", dereference=True) as tar:
+            tar.add(program, "bin/micromamba")
+    archive.unlink(missing_ok=True)
+    os.link(known, archive)
+    module = project / "scripts/lockedenv/install/conda.py"
+    old = re.search(r"[0-9a-f]{64}", module.read_text())
+    assert old
+    text = module.read_text().replace(old[0], file_sha256(archive)).replace("6647388", "0")
+    module.write_text(text.replace("https://conda.anaconda.org", address))
 
 
 @pytest.fixture
@@ -160,7 +170,7 @@ def conda_environment(tmp_path_factory: pytest.TempPathFactory, channel: LocalCh
     folder = tmp_path_factory.mktemp("conda")
     with FaultServer(channel.root) as running:
         project = channel.project(folder / "project", running.address)
-        environ = clean_environ(PATH=f"{micromamba}:{os.environ['PATH']}")
+        environ = clean_environ()
         command = [project / "scripts/setup_runpod_environment.sh", "--backend", "conda", "--level", "quick"]
         done = sh(*command, "--prefix", folder / "env", "--cache", folder / "cache", env=environ, check=False)
     assert done.returncode == 0, done.stdout
@@ -183,6 +193,55 @@ def broken(conda_environment: CondaEnvironment, tmp_path: Path) -> CondaEnvironm
     sh("cp", "-a", conda_environment.prefix, tmp_path / "env")
     shutil.copytree(conda_environment.project, tmp_path / "project")
     return CondaEnvironment(tmp_path / "project", tmp_path / "env", conda_environment.cache, "")
+
+
+FAST = {"MAXIMALCAI_RETRY_SECONDS": "0.01", "MAXIMALCAI_STALL_SECONDS": "1"}
+VERIFIED = "verified: every check that ran has passed"
+
+
+class Machine:
+    """A project over the channel at `address`, a place for its prefix and cache, and the one command."""
+
+    def __init__(self, channel: LocalChannel, folder: Path, address: str, micromamba: Path) -> None:
+        self.project = channel.project(folder / "project", address)
+        self.prefix, self.cache, self.folder = folder / "env", folder / "cache", folder
+        self.environ = clean_environ(**FAST)
+        self.channel, self.address, self.micromamba = channel, address, micromamba
+
+    def pin(self, program: Path) -> None:
+        """Makes another program the micromamba that is fetched."""
+        program.chmod(0o755)
+        pin_micromamba(self.channel.root, self.project, self.address, program)
+
+    def command(self, *options: Any) -> List[str]:
+        places = ["--prefix", self.prefix, "--cache", self.cache, "--backend", "conda", "--level", "quick"]
+        return [str(x) for x in (self.project / "scripts/setup_runpod_environment.sh", *places, *options)]
+
+    def setup(self, *options: Any, **environ: str) -> "subprocess.CompletedProcess[str]":
+        return sh(*self.command(*options), check=False, env={**self.environ, **environ})
+
+    def setup_on_small_disk(self, size: str) -> "subprocess.CompletedProcess[str]":
+        """With the prefix on a disk of its own, a tmpfs of this size."""
+        small = self.folder / "small"
+        small.mkdir()
+        command = self.command()
+        command[command.index(str(self.prefix))] = str(small / "env")
+        script = f'mount -t tmpfs -o size={size} none {small} && exec "$@"'
+        mounted = ["unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash"]
+        return sh(*mounted, *command, check=False, env=self.environ)
+
+    def assert_verified(self, done: "subprocess.CompletedProcess[str]") -> None:
+        assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
+        program = self.project / "scripts/verify_environment.py"
+        again = sh(self.prefix / "bin/python", program, "--level", "quick", env=clean_environ())
+        assert VERIFIED in again.stdout
+        leftovers = {p.name for p in self.folder.iterdir()} & {"env.old", "env.making"}
+        assert not leftovers
+
+
+@pytest.fixture
+def machine(channel: LocalChannel, tmp_path: Path, server: FaultServer, micromamba: Path) -> Machine:
+    return Machine(channel, tmp_path, server.address, micromamba)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
     micromamba --version
     micromamba create --yes --no-rc -p PREFIX -f conda-lock.yml      (archives from $CONDA_PKGS_DIRS, never a network)
+    micromamba install --yes --no-rc -p PREFIX -f conda-lock.yml     (into a folder with conda-meta/history)
 
 TEST_MICROMAMBA=/path/to/micromamba makes the tests use a real one instead.
 """
@@ -24,10 +25,13 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print("2.5.0")
         return
-    if sys.argv[1:4] != ["create", "--yes", "--no-rc"] or sys.argv[4] != "-p" or sys.argv[6] != "-f":
+    if sys.argv[1] not in ("create", "install") or sys.argv[2:5] != ["--yes", "--no-rc", "-p"] or sys.argv[6] != "-f":
         sys.exit(f"stand-in micromamba: does not know {sys.argv[1:]}")
     prefix, lock, cache = Path(sys.argv[5]), Path(sys.argv[7]), Path(os.environ["CONDA_PKGS_DIRS"])
-    shutil.rmtree(prefix, ignore_errors=True)
+    if sys.argv[1] == "create":
+        shutil.rmtree(prefix, ignore_errors=True)
+    elif not (prefix / "conda-meta/history").exists():
+        sys.exit("critical libmamba Expected environment not found at prefix")
     if not lock.name.endswith(("-lock.yml", "-lock.yaml")):
         return  # as micromamba does: an empty environment, exit status 0
     records, urls = [], {}
@@ -48,7 +52,7 @@ def main() -> None:
         )  # fmt: skip
         records.append(rattler.RepoDataRecord(record, archive.name, archive.as_uri(), package["url"].rsplit("/", 2)[0]))
         urls[package["name"]] = package["url"]
-    asyncio.run(rattler.install(records, prefix, cache_dir=cache / "extracted", show_progress=False))
+    asyncio.run(rattler.install(records, prefix, cache_dir=cache, show_progress=False))
     for path in (prefix / "conda-meta").glob("*.json"):
         data = json.loads(path.read_text())
         data["url"] = urls[data["name"]]

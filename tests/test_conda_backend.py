@@ -14,56 +14,13 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
-from conftest import ROOT, CondaEnvironment, LocalChannel, clean_environ, sh
+from conftest import FAST, ROOT, VERIFIED, CondaEnvironment, LocalChannel, Machine, clean_environ, pin_micromamba, sh
 from fault_server import FaultServer, Handler
-
-FAST = {"MAXIMALCAI_RETRY_SECONDS": "0.01", "MAXIMALCAI_STALL_SECONDS": "1"}
-VERIFIED = "verified: every check that ran has passed"
-
-
-class Machine:
-    """A project over the channel at `address`, a place for its prefix and cache, and the one command."""
-
-    def __init__(self, channel: LocalChannel, folder: Path, address: str, micromamba: Path) -> None:
-        self.project = channel.project(folder / "project", address)
-        self.prefix, self.cache, self.folder = folder / "env", folder / "cache", folder
-        self.environ = clean_environ(PATH=f"{micromamba}:{os.environ['PATH']}", **FAST)
-
-    def command(self, *options: Any) -> List[str]:
-        places = ["--prefix", self.prefix, "--cache", self.cache, "--backend", "conda", "--level", "quick"]
-        return [str(x) for x in (self.project / "scripts/setup_runpod_environment.sh", *places, *options)]
-
-    def setup(self, *options: Any, **environ: str) -> "subprocess.CompletedProcess[str]":
-        return sh(*self.command(*options), check=False, env={**self.environ, **environ})
-
-    def setup_on_small_disk(self, size: str) -> "subprocess.CompletedProcess[str]":
-        """With the prefix on a disk of its own, a tmpfs of this size."""
-        small = self.folder / "small"
-        small.mkdir()
-        command = self.command()
-        command[command.index(str(self.prefix))] = str(small / "env")
-        script = f'mount -t tmpfs -o size={size} none {small} && exec "$@"'
-        mounted = ["unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash"]
-        return sh(*mounted, *command, check=False, env=self.environ)
-
-    def assert_verified(self, done: "subprocess.CompletedProcess[str]") -> None:
-        assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
-        program = self.project / "scripts/verify_environment.py"
-        again = sh(self.prefix / "bin/python", program, "--level", "quick", env=clean_environ())
-        assert VERIFIED in again.stdout
-        leftovers = {p.name for p in self.folder.iterdir()} & {"env.old", "env.making"}
-        assert not leftovers
-
-
-@pytest.fixture
-def machine(channel: LocalChannel, tmp_path: Path, server: FaultServer, micromamba: Path) -> Machine:
-    return Machine(channel, tmp_path, server.address, micromamba)
 
 
 def test_one_command_ends_in_a_verified_conda_environment(conda_environment: CondaEnvironment) -> None:
     said = conda_environment.said
     assert "[2/6] Fetch the archives" in said and "hashes right" in said and VERIFIED in said
-    assert "micromamba activate" in said
     assert VERIFIED in conda_environment.verify("--level", "quick").stdout
     home = conda_environment.cache / "mamba"
     assert home.is_dir(), "micromamba writes its notes under the cache, not under ~"
@@ -82,7 +39,7 @@ def test_again_from_the_cache_from_a_mirror_and_offline(
         assert sum(mirror.requests.values()) >= len(channel.entries)
     # Finished: nothing to do, nothing asked of the network.
     done = machine.setup()
-    assert "nothing to do but verify it" in done.stdout and done.returncode == 0
+    assert "it is verified again" in done.stdout and done.returncode == 0
     # Anew from the cache, with no network at all.
     offline = ["unshare", "--net", "--map-root-user"]
     done = sh(*offline, *machine.command("--force"), check=False, env=machine.environ)
@@ -104,9 +61,8 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     done = sh(*offline, *machine.command("--offline", collected), check=False, env=machine.environ)
     machine.assert_verified(done)
     next((collected / "wheels").glob("idna-*")).write_bytes(b"not a wheel")
-    done = sh(
-        *offline, *machine.command("--offline", collected, "--force"), check=False, env={**machine.environ, "UV_NO_CACHE": "1"}
-    )
+    sh("rm", "-rf", machine.cache / "uv")
+    done = sh(*offline, *machine.command("--offline", collected, "--force"), check=False, env=machine.environ)
     assert done.returncode == 1 and "installing pip.txt failed" in done.stdout
     assert f"the old environment is back at {machine.prefix}" in done.stdout
     machine.assert_verified(machine.setup())
@@ -200,7 +156,7 @@ def test_interrupted_it_says_so_and_goes_on(machine: Machine, server: FaultServe
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[0]
-    assert process.returncode == 130 and "interrupted; run it again to go on" in said and "Traceback" not in said, said
+    assert process.returncode == 143 and "interrupted; run it again to go on" in said and "Traceback" not in said, said
     server.fault = None
     machine.assert_verified(machine.setup())
 
@@ -219,22 +175,24 @@ def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_o
     mine = machine.prefix / "mine.txt"
     mine.write_text("the old one")
     relock(machine)
-    failing = tmp_path / "failing"
-    failing.mkdir()
+    failing, real = tmp_path / "micromamba", machine.micromamba / "micromamba"
     for said, script in (
-        ("micromamba create failed (exit 1)", "echo boom; exit 1"),
-        ("micromamba said it was done, and 13 packages are missing", 'mkdir -p "$5"'),
+        ("micromamba install failed (exit 1)", "echo boom; exit 1"),
+        ("micromamba said it was done, and 13 packages are missing", "exit 0"),
     ):
-        (failing / "micromamba").write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 2.5.0 && exit\n{script}\n')
-        (failing / "micromamba").chmod(0o755)
-        done = machine.setup(PATH=f"{failing}:{os.environ['PATH']}")
+        failing.write_text(f"#!/bin/sh\n{script}\n")
+        machine.pin(failing)
+        done = machine.setup()
         assert done.returncode == 1 and said in done.stdout, done.stdout
-        assert "(anew: the locks have changed)" in done.stdout and "the old environment is back" in done.stdout
+        assert "(rebuilt: the locks have changed)" in done.stdout and "the old environment is back" in done.stdout
         assert mine.read_text() == "the old one" and not (tmp_path / "env.old").exists()
         sh(machine.prefix / "bin/python", "-c", "import numpy")
-    machine.assert_verified(machine.setup())
-    assert not mine.exists()
-    assert "nothing to do" in machine.setup().stdout
+    machine.pin(real)
+    done = machine.setup()
+    machine.assert_verified(done)
+    kept = re.search(r"1 files of your own were in the old environment; they are in (\S+)", done.stdout)
+    assert kept and not mine.exists() and Path(kept[1], "mine.txt").read_text() == "the old one"
+    assert "it is verified again" in machine.setup().stdout
 
 
 def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Machine) -> None:
@@ -244,7 +202,7 @@ def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Ma
     module = machine.project / "scripts/lockedenv/verify/checks/libraries.py"
     module.write_text(module.read_text().replace('CUDA = "12.4"', 'CUDA = "12.5"'))
     done = machine.setup()
-    assert done.returncode == 1 and "the new environment did not verify; the old one is back" in done.stdout, done.stdout
+    assert done.returncode == 1 and "the new environment did not verify; the old environment is back" in done.stdout, done.stdout
     assert (machine.prefix / "mine.txt").exists()
 
 
@@ -259,7 +217,7 @@ def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(machine: Machin
     said = [p.communicate()[0] for p in both]
     assert [p.returncode for p in both] == [0, 0, 0], said
     assert any(re.search(r"env is held by process \d+ on \S+ since .*; waiting for it", text) for text in said[:2]), said
-    assert any("nothing to do but verify it" in text for text in said[:2])
+    assert any("it is verified again" in text for text in said[:2])
 
 
 def test_too_little_disk_is_said_before_anything_is_fetched(machine: Machine, server: FaultServer) -> None:
@@ -304,7 +262,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine)
     module = machine.project / "scripts/lockedenv/install/setup.py"
     module.write_text(module.read_text().replace("CONDA_GROWTH = 1.9, 2.5", "CONDA_GROWTH = 0.01, 0.01"))
     done = machine.setup_on_small_disk("100m")
-    assert done.returncode == 1 and "micromamba create: No space left on device. Free some disk" in done.stdout, done.stdout
+    assert done.returncode == 1 and "micromamba install: No space left on device. Free some disk" in done.stdout, done.stdout
 
 
 def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer) -> None:
@@ -342,6 +300,6 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path) -> Non
 def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
     """Its hash is recorded in the module; a wrong archive is refused by the fetcher, as any other file is."""
     sys.path.insert(0, str(ROOT / "scripts"))
-    from lockedenv.install.setup import MICROMAMBA
+    from lockedenv.install.conda import MICROMAMBA
 
     assert MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2" and len(MICROMAMBA.sha256) == 64

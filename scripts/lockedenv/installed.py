@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import csv
 import hashlib
 import json
+import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from email.parser import HeaderParser
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 from lockedenv.locks import canonical
+
+MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, and its state (prefix.py)
+INSTALLED = "maximalcai-installed.json"  # what the installation by hash left, where no record has a hash of it
+OURS = (MARK, INSTALLED, "maximalcai-manifest.json", "maximalcai-flash-attn", "activate", ".lock")  # the last is uv's
 
 
 @dataclass
 class CondaRecord:
-    """One conda-meta record, kept in `file`. `infos`: its dist-infos, each with the sha256 of RECORD and INSTALLER."""
+    """One conda-meta record, kept in `file`. `infos`: its dist-infos, each with the sha256 of RECORD and INSTALLER.
+
+    `hashes`: path in the prefix -> sha256 in hex, empty where the record has none (links, generated scripts, bytecode).
+    """
 
     name: str
     version: str
@@ -24,6 +36,7 @@ class CondaRecord:
     sha256: str
     md5: str
     file: Path
+    hashes: Dict[str, str] = field(default_factory=dict)
     infos: Dict[str, Dict[str, str]] = field(default_factory=dict)
 
 
@@ -50,6 +63,19 @@ class Installed:
     def python(self) -> Path:
         return Path(sys.executable) if self.prefix == Path(sys.prefix) else self.prefix / "bin/python"
 
+    @property
+    def sites(self) -> List[Path]:
+        """Where the prefix itself keeps Python packages."""
+        return [folder for folder in site_folders(self.prefix) if self.prefix in folder.parents]
+
+    def inside(self, path: Path) -> Path:
+        """A path as people read it: within the prefix."""
+        return path.relative_to(self.prefix) if self.prefix in path.parents else path
+
+    def only(self, dist: Dist) -> "Installed":
+        """The same prefix as if this distribution were all that is in it."""
+        return replace(self, conda=[], dists=[dist])
+
     def version(self, name: str) -> Optional[str]:
         """The version of a Python distribution, or None."""
         return next((d.version for d in self.dists if d.name == canonical(name)), None)
@@ -67,48 +93,42 @@ def site_folders(prefix: Path) -> List[Path]:
     return [p for p in found if p.is_dir()]
 
 
-def in_prefix(path: str) -> str:
-    """A conda record's path as it lies in a prefix of Python 3.11; noarch packages may be recorded as packed."""
-    path = re.sub("^site-packages/", "lib/python3.11/site-packages/", path)
+def in_prefix(path: str, python: str) -> str:
+    """A conda record's path as it lies in a prefix; noarch packages may be recorded as packed. `python`: lib/python3.11."""
+    path = re.sub("^site-packages/", f"{python}/site-packages/", path)
     return re.sub("^python-scripts/", "bin/", path)
 
 
-def _owned_infos(paths: List[Dict[str, str]]) -> Dict[str, Dict[str, str]]:
+def _owned_infos(hashes: Dict[str, str]) -> Dict[str, Dict[str, str]]:
     infos: Dict[str, Dict[str, str]] = {}
-    for entry in paths:
-        folder, _, name = in_prefix(entry["_path"]).rpartition("/")
+    for path, sha in hashes.items():
+        folder, _, name = path.rpartition("/")
         if re.search(r"/site-packages/[^/]+\.(dist|egg)-info$", folder):  # not those that a package vendors
-            hashes = infos.setdefault(folder, {})
-            if name in ("RECORD", "INSTALLER"):
-                hashes[name] = entry.get("sha256_in_prefix") or entry.get("sha256") or ""
+            infos.setdefault(folder, {}).update({name: sha} if name in ("RECORD", "INSTALLER") else {})
     return infos
 
 
 def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
     records = []
+    python = next((p.parent.relative_to(prefix).as_posix() for p in site_folders(prefix) if prefix in p.parents), "lib/python")
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             channel = str(data.get("channel") or data.get("url", "")).rstrip("/")
             channel = re.sub(r"/(linux-64|noarch)(/.*)?$", "", channel).rsplit("/", 1)[-1]
+            hashes = {}
+            for entry in data["paths_data"]["paths"]:
+                file = entry.get("path_type", "hardlink") in ("hardlink", "copy")
+                sha = entry.get("sha256_in_prefix") or entry.get("sha256") or ""
+                hashes[in_prefix(entry["_path"], python)] = sha if file else ""
+            build = data.get("build") or data.get("build_string", "")
+            archive = (data.get("sha256") or "", data.get("md5") or "")
             records.append(
-                CondaRecord(
-                    data["name"],
-                    data["version"],
-                    data.get("build") or data.get("build_string", ""),
-                    channel,
-                    data.get("sha256") or "",
-                    data.get("md5") or "",
-                    path,
-                    _owned_infos(data.get("paths_data", {}).get("paths", [])),
-                )
+                CondaRecord(data["name"], data["version"], build, channel, *archive, path, hashes, _owned_infos(hashes))
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: is not a conda record ({type(error).__name__}: {error}); make the prefix anew")
     return records
-
-
-_HEADER = re.compile(r"^(Name|Version): *(\S+)", re.M)
 
 
 def info_name(folder: str) -> str:
@@ -121,9 +141,9 @@ def _dist(path: Path, owned: Dict[str, Dict[str, str]], prefix: Path) -> Dist:
     try:
         metadata = path / ("METADATA" if path.suffix == ".dist-info" else "PKG-INFO")
         with (metadata if path.is_dir() else path).open(encoding="utf-8", errors="replace") as file:
-            header: Dict[str, str] = dict(_HEADER.findall(file.read(4096)))
-        name, version = canonical(header["Name"]), header["Version"]
-    except (OSError, KeyError):
+            header = HeaderParser().parse(file, headersonly=True)  # the description may say "Name:" too
+        name, version = canonical(header["Name"]), header["Version"].strip()
+    except (OSError, TypeError, AttributeError):
         broken = f"{path}: has no readable METADATA; reinstall {name}"
     hashes = owned.get(path.relative_to(prefix).as_posix()) if prefix in path.parents else None
     # pip and uv replace a conda package in place, and leave conda's record of it as it was.
@@ -157,6 +177,83 @@ def read_prefix(prefix: Path) -> Installed:
     problems += [d.broken for d in dists if d.broken]
     backend = "conda" if (prefix / "conda-meta" / "history").exists() or conda else "pip"
     return Installed(prefix, backend, conda, dists, problems)
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    """A JSON object from a file; empty if it is not there, or is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return data if isinstance(data, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def record_entries(record: Path) -> Dict[Path, str]:
+    """path -> sha256 in hex (or empty) of all that a dist-info's RECORD lists. Raises ValueError if it is damaged."""
+    entries = {}
+    with contextlib.suppress(FileNotFoundError), record.open(encoding="utf-8", newline="") as file:
+        for row in filter(None, csv.reader(file)):
+            sha = base64.urlsafe_b64decode(row[1][7:] + "==").hex() if row[1:] and row[1].startswith("sha256=") else ""
+            entries[Path(os.path.normpath(record.parent.parent / row[0]))] = sha
+    return entries
+
+
+def recorded_files(installed: Installed) -> Dict[Path, str]:
+    """path -> sha256 in hex of every file that a conda record or a dist-info names; empty where it has no hash for it."""
+    files: Dict[Path, str] = {}
+    for record in installed.conda:
+        files.update((installed.prefix / path, sha) for path, sha in record.hashes.items())
+    for dist in installed.dists:
+        if dist.manager == "pip":
+            try:
+                files.update(record_entries(dist.path / "RECORD"))
+            except (OSError, ValueError, csv.Error):
+                files[dist.path / "RECORD"] = "damaged"  # no file has this hash
+    return files
+
+
+def unrecorded(prefix: Path, recorded: Iterable[Path]) -> List[Path]:
+    """The files and links of a prefix that no record names, without bytecode, conda-meta and our own notes."""
+    known = {str(path) for path in recorded} | {str(prefix / name) for name in OURS}
+    found = []
+    for folder, folders, files in os.walk(prefix):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        folders[:] = [n for n in folders if n != "__pycache__" and os.path.join(folder, n) != str(prefix / "conda-meta")]
+        found += [Path(folder, name) for name in files + links if os.path.join(folder, name) not in known]
+    return sorted(found)
+
+
+def snapshot(prefix: Path) -> Dict[str, Dict[str, str]]:
+    """What the records have no hash for, in a prefix that was just made: links and their targets, files and their sha256."""
+    links, files = {}, {}
+    recorded = recorded_files(read_prefix(prefix))
+    for path in {*unrecorded(prefix, recorded), *(p for p, sha in recorded.items() if not sha)}:
+        name = path.relative_to(prefix).as_posix()
+        if path.is_symlink():
+            links[name] = os.readlink(path)
+        elif path.is_file() and path.suffix != ".pyc":
+            files[name] = file_sha256(path)
+    return {"links": links, "files": files}
+
+
+def own_files(prefix: Path) -> List[Path]:
+    """The files in a prefix that nothing has installed: the user's own."""
+    left = read_json(prefix / INSTALLED)
+    known = {prefix / name for name in [*left.get("links", {}), *left.get("files", {})]}
+    return unrecorded(prefix, known | set(recorded_files(read_prefix(prefix)))) if left else []
+
+
+def added(installed: Installed) -> List[str]:
+    """What was installed beyond the lock that the prefix was made from, as requirements."""
+    left = read_json(installed.prefix / INSTALLED)
+    names = {*left.get("records", {}), *left.get("conda", []), "flash-attn"}
+    lines = [f"# by conda: {r.name}={r.version}" for r in installed.conda if r.name not in names]
+    for dist in installed.dists:
+        if dist.manager == "pip" and dist.name not in names:
+            url = read_json(dist.path / "direct_url.json")
+            editable = "-e " if url.get("dir_info", {}).get("editable") else f"{dist.name} @ "
+            lines.append(editable + url["url"] if "url" in url else f"{dist.name}=={dist.version}")
+    return sorted(lines) if left else []
 
 
 def record_hash(dist: Dist) -> str:

@@ -1,20 +1,248 @@
-"""The life of a prefix."""
+"""The life of a prefix: whose a folder is, what state it is in, how one takes another's place and how it comes back.
+
+    absent -> making -> installed -> verified; changed: made from other locks; moved: its scripts name another place
+
+A folder is ours if MARK lies in it and says that the set-up made it; it is written before anything else. What is not
+ours is never renamed, emptied or deleted. While a successor is made, the old prefix is OLD, beside it; it is given up
+only for a successor that was verified. docs/TECHNICAL_SETUP.md draws who moves a prefix from one state to another.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict
+from typing import Any, Dict, Iterator, Optional
+
+from lockedenv.console import Stop
+from lockedenv.installed import MARK, own_files, read_json
+from lockedenv.machine import write_atomically
+
+ABSENT, MAKING, INSTALLED, VERIFIED = "absent", "making", "installed", "verified"
+CHANGED, MOVED, FOREIGN, REMOVING = "changed", "moved", "foreign", "removing"
+SETUP = "setup"  # in MARK: the set-up made the folder, and may remove it; anything else: it was there before
 
 
-def stamp_path(prefix: Path) -> Path:
-    return prefix / "maximalcai.json"
+@dataclass(frozen=True)
+class Prefix:
+    """A place for an environment; `path` is absolute and holds no symbolic link."""
+
+    path: Path
+
+    @property
+    def old(self) -> Path:
+        return self.beside("old")
+
+    def beside(self, suffix: str) -> Path:
+        """A path beside the prefix, under its name: its lock, its predecessor, what is unpacked for it."""
+        return self.path.with_name(f"{self.path.name}.{suffix}")
+
+    def mark(self) -> Dict[str, Any]:
+        return read_json(self.path / MARK)
+
+    def write(self, **changes: Any) -> None:
+        """Changes what the mark says; the file is there, whole, at every moment."""
+        write_atomically(self.path / MARK, json.dumps({**self.mark(), **changes}, indent=1) + "\n")
+
+    def ours(self, folder: Optional[Path] = None) -> bool:
+        """Whether the set-up made a folder (the prefix, if none is named) as this prefix; an empty mark is a kill's."""
+        folder = folder or self.path
+        if folder.is_symlink() or not (folder / MARK).is_file():
+            return False
+        mark = read_json(folder / MARK)
+        return (folder == self.path and (mark.get("made_by") == SETUP or (folder / MARK).stat().st_size == 0)) or (
+            mark.get("made_by") == SETUP and mark.get("path") == str(self.path)
+        )
+
+    def state(self, digest: str = "") -> str:
+        """The state. `digest` is of the locks that it should have been made from; without it, they count as unchanged."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return ABSENT
+        if not self.ours():
+            return FOREIGN
+        mark = self.mark()
+        if mark.get("state") != INSTALLED:
+            return MAKING
+        if moved_from(self.path):
+            return MOVED
+        if digest and mark.get("locks") != digest:
+            return CHANGED
+        return VERIFIED if verified(mark) else INSTALLED
+
+    def recover(self) -> Optional[str]:
+        """Puts right what a killed run has left; gives a line for people if the old environment came back. Hold the lock."""
+        if not self.ours(self.old):
+            return None
+        state = self.state()
+        if read_json(self.old / MARK).get("state") == REMOVING or state == VERIFIED:
+            return self.give_up_old()
+        if state in (ABSENT, MAKING):
+            return self._old_back()
+        return None  # installed: it is to be verified; foreign: someone else's, the old one stays where it is
+
+    @contextlib.contextmanager
+    def replacing(self, backend: str) -> Iterator[None]:
+        """The block makes the prefix anew. Until it is installed, whatever ends the block brings the old one back."""
+        if self.old.exists() and not self.ours(self.old):
+            raise Stop(f"{self.old} is there and was not made by this script; move it away: the old environment goes there")
+        if self.state() == MAKING or (self.ours() and self.old.exists()):  # two that are not verified: the older one stays
+            remove(self.path)
+        elif self.ours():
+            self.write(path=str(self.path))  # it may have been moved here
+            self.path.rename(self.old)
+            follow(self.path, self.old)
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / MARK).touch()
+        self.write(made_by=SETUP, path=str(self.path), backend=backend, state=MAKING)
+        try:
+            yield
+        except BaseException:
+            if self.state() == MAKING:
+                remove(self.path)
+                if self.ours(self.old):
+                    print(self._old_back(), file=sys.stderr)
+            raise
+
+    def _old_back(self) -> str:
+        if self.path.exists() and not any(self.path.iterdir()):
+            self.path.rmdir()
+        elif self.path.exists():
+            remove(self.path)
+        self.old.rename(self.path)
+        follow(self.old, self.path)
+        return f"the old environment is back at {self.path}"
+
+    def settle(self, good: bool) -> Optional[str]:
+        """After a verification: if there are two, the one that is not verified goes; if neither is, both stay.
+
+        Gives a line for people, or None.
+        """
+        if not self.ours(self.old):
+            return None
+        if good:
+            return self.give_up_old()
+        if not verified(read_json(self.old / MARK)):
+            return f"neither the new environment nor the old one is verified; the old one stays at {self.old}"
+        self.write(state=MAKING)
+        return f"the new environment did not verify; {self._old_back()}"
+
+    def give_up_old(self) -> Optional[str]:
+        """Removes the old environment, and moves to PREFIX.kept-TIME what in it is of no package. Gives a line for people."""
+        kept, moved = self.beside(f"kept-{time.strftime('%Y%m%d-%H%M%S')}"), 0
+        for path in own_files(self.old):
+            target = kept / path.relative_to(self.old)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+            moved += 1
+        write_atomically(self.old / MARK, json.dumps({**read_json(self.old / MARK), "state": REMOVING}) + "\n")
+        remove(self.old)
+        return f"{moved} files of your own were in the old environment; they are in {kept}" if moved else None
 
 
-def read_stamp(prefix: Path) -> Dict[str, str]:
-    """What a finished prefix says of itself: backend, locks, finished. Empty if it is not finished."""
-    try:
-        stamp = json.loads(stamp_path(prefix).read_text())
-        return stamp if isinstance(stamp, dict) else {}
-    except (OSError, ValueError):
-        return {}
+def verified(mark: Dict[str, Any]) -> bool:
+    """Whether a mark says that something was verified, and that the last verification at each level passed."""
+    return bool(mark.get("verdicts")) and all(verdict.get("passed") for verdict in mark["verdicts"].values())
+
+
+def record_verdict(folder: Path, level: str, good: bool) -> None:
+    """Notes the outcome of a whole verification in a prefix's mark, if it has one that may be written."""
+    mark = read_json(folder / MARK)
+    if mark.get("state") == INSTALLED:
+        verdict = {"passed": good, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        with contextlib.suppress(OSError):
+            verdicts = {**mark.get("verdicts", {}), level: verdict}
+            write_atomically(folder / MARK, json.dumps({**mark, "verdicts": verdicts}, indent=1) + "\n")
+
+
+def moved_from(folder: Path) -> Optional[str]:
+    """The path that a prefix was made at, if it is another one: its scripts name that."""
+    made = read_json(folder / MARK).get("path", "")
+    with contextlib.suppress(OSError):
+        if made and made != str(folder) and not os.path.samefile(made, folder):
+            return str(made)
+        return None
+    return str(made)
+
+
+def remove(folder: Path) -> None:
+    """Empties a folder that has our mark, the mark last, so that a killed removal is still known as ours."""
+    assert (folder / MARK).is_file(), folder
+    for path in folder.iterdir():
+        if path.name != MARK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (folder / MARK).unlink()
+    folder.rmdir()
+
+
+def follow(before: Path, now: Path) -> None:
+    """Lets this program go on if its own interpreter was in the folder that was renamed: in an activated environment."""
+
+    def moved(place: str) -> str:
+        real = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
+        return str(now) + real[len(str(before)) :] if real.startswith(f"{before}/") else place
+
+    for name in ("executable", "_base_executable"):
+        setattr(sys, name, moved(getattr(sys, name, None) or ""))
+    for places in [sys.path, *(m.__path__ for m in list(sys.modules.values()) if isinstance(getattr(m, "__path__", 0), list))]:
+        places[:] = map(moved, places)
+
+
+def refuse(path: Path, backend: str, cache: Path) -> None:
+    """Raises Stop for a place where no environment can work."""
+    bad = sorted({c for c in str(path) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()})
+    if bad:
+        raise Stop(f"{path}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
+                   "choose another --prefix")  # fmt: skip
+    if backend == "conda" and len(os.fsencode(path)) > 255:
+        raise Stop(
+            f"the prefix has {len(os.fsencode(path))} characters, and conda packages have room for 255; choose a shorter --prefix"
+        )
+    if os.path.ismount(path):
+        raise Stop(
+            f"{path} is a mount point, which cannot be renamed; choose a folder in it, such as --prefix {path / 'maximalcai'}"
+        )
+    if path in [cache, *cache.parents]:
+        raise Stop(f"the cache {cache} lies in the prefix {path}, and would go with it; choose another with --cache")
+    if path.exists() and not path.is_dir():
+        raise Stop(f"{path} is there and is not a folder; choose another --prefix")
+
+
+ACTIVATE = """\
+# Enters the environment, in bash and zsh; `deactivate` leaves it.
+if command -v deactivate >/dev/null 2>&1; then deactivate >/dev/null 2>&1 || true; fi
+_maximalcai_path=$PATH _maximalcai_ps1=${{PS1-}}
+_maximalcai_hooks() {{
+  for _maximalcai_hook in $(command ls {hooks}/$1 2>/dev/null); do
+    case $_maximalcai_hook in *.sh) . {hooks}/$1/$_maximalcai_hook ;; esac
+  done
+}}
+export {variable}={prefix} PATH={bin}:$PATH
+PS1="("{name}") ${{PS1-}}"
+_maximalcai_hooks activate.d
+deactivate() {{
+  _maximalcai_hooks deactivate.d
+  export PATH=$_maximalcai_path
+  PS1=$_maximalcai_ps1
+  unset {variable} _maximalcai_path _maximalcai_ps1 _maximalcai_hook
+  unset -f deactivate _maximalcai_hooks
+}}
+"""
+
+
+def write_activate(path: Path, backend: str) -> None:
+    """PREFIX/activate: one way in for both backends, which needs nothing but the prefix."""
+    variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
+    places = {"prefix": path, "bin": path / "bin", "hooks": path / "etc/conda", "name": path.name}
+    quoted = {name: shlex.quote(str(place)) for name, place in places.items()}
+    write_atomically(path / "activate", ACTIVATE.format(variable=variable, **quoted))
+
+
+def enter_text(path: Path) -> str:
+    """The line that enters an environment, alone: it is copied."""
+    return f"enter it with:  source {shlex.quote(str(path / 'activate'))}"

@@ -8,6 +8,7 @@ import fcntl
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +17,15 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from lockedenv import ROOT
 from lockedenv.console import FULL_DISK, Stop, disk_text, redact
 
-_running: "Set[subprocess.Popen[Any]]" = set()
+_running: "Dict[subprocess.Popen[Any], bool]" = {}
 _stopped_by: List[int] = []
 _libc = ctypes.CDLL(None)
+FULL = 4_000_000  # bytes free under which a disk counts as full: a file that did not fit may already be gone again
 DROPPED = "CONDA_ MAMBA_ UV_ PIP_ PYTHON VIRTUAL_ENV XDG_CONFIG_"
 
 
@@ -42,20 +44,23 @@ def kill(process: "subprocess.Popen[Any]") -> None:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[Any], **options: Any) -> "Iterator[subprocess.Popen[Any]]":
-    """A process in a group of its own; the whole group ends with the block, with an interrupt, and with this program."""
+def started(command: Sequence[Any], gentle: bool = False, **options: Any) -> "Iterator[subprocess.Popen[Any]]":
+    """A process in a group of its own; the whole group ends with the block, with an interrupt, and with this program.
+
+    `gentle`: on an interrupt it gets a SIGTERM and a second to end what it has started in groups of their own.
+    """
     if _stopped_by:
         raise Interrupted(_stopped_by[0])
     words = [str(word) for word in command]
     options.setdefault("stdin", subprocess.DEVNULL)
     process = subprocess.Popen(words, start_new_session=True, preexec_fn=_end_with_parent, **options)
-    _running.add(process)
+    _running[process] = gentle
     try:
         yield process
     finally:
         kill(process)
         process.wait()
-        _running.discard(process)
+        del _running[process]
 
 
 def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options: Any) -> Tuple[Optional[int], str, str]:
@@ -77,30 +82,36 @@ def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options:
 
 
 def run(
-    command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool = False, hide: str = r"$^", **options: Any
+    command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool = False, hide: str = "$^", disk: Optional[Path] = None
 ) -> str:
     """Runs a command; what it says goes on to the terminal, lines that match `hide` left out, and is returned.
 
-    Raises Stop if it fails, with its last lines where they were not shown, and with the cause where it names a full disk.
+    Raises Stop if it fails, with its last lines where they were not shown. `disk`: where it writes; if that was full while
+    it ran, the Stop says so. The file system is asked, because micromamba 2.5.0 only says "Write failed".
     """
     said: List[str] = []
-    with started(command, env=environ, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as process:
+    least = FULL + 1
+    with started(command, env=environ, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
 
         def forward() -> None:
             assert process.stdout is not None
-            for raw in process.stdout:
-                line = redact(raw.decode(errors="replace").rstrip())
-                said.append(line)
-                if not quiet and not re.match(hide, line):
-                    print(f"      {line}", flush=True)
+            with process.stdout:
+                for raw in process.stdout:
+                    line = redact(raw.decode(errors="replace").rstrip())
+                    said.append(line)
+                    if not quiet and not re.match(hide, line):
+                        print(f"      {line}", flush=True)
 
         reader = threading.Thread(target=forward, daemon=True)
         reader.start()
+        while disk and process.poll() is None:
+            least = min(least, shutil.disk_usage(disk).free)
+            time.sleep(0.05)
         status = process.wait()
         reader.join(5)
     if status:
         text = "\n".join(said)
-        if re.search(r"No space left on device|os error 28|Errno 28", text):
+        if least <= FULL or re.search(r"No space left on device|os error 28|Errno 28", text):
             raise Stop(f"{what}: {FULL_DISK}")
         ended = f"exit {status}" if status > 0 else f"signal {-status}"
         tail = "\n  ".join(said[-8:]) if quiet else ""
@@ -148,7 +159,12 @@ def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[None]:
 
 def _interrupt(number: int, frame: object) -> None:
     _stopped_by.append(number)
-    for process in list(_running):  # whoever waits for one, in whatever thread, goes on at once
+    for process, gentle in list(_running.items()):  # whoever waits for one, in whatever thread, goes on at once
+        deadline = time.monotonic() + 1.5 * gentle
+        if gentle:
+            process.terminate()
+        while time.monotonic() < deadline and not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.02)
         kill(process)
     raise Interrupted(number)
 

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 
 from lockedenv import locks, machine
 from lockedenv.console import Steps, Stop
-from lockedenv.install import fetch
-from lockedenv.install.wheels import index_items, uv_environment
+from lockedenv.install import fetch, wheels
+from lockedenv.install.wheels import uv_environment
 from lockedenv.installed import file_sha256
 from lockedenv.machine import Gpu, size_text, version_tuple
 from lockedenv.process import holding, run
@@ -372,9 +372,8 @@ def _source(pin: locks.PipPackage, cache: Path, options: Options, steps: Steps) 
     if options.offline:
         raise Stop(f"{options.offline}/wheels has no source of flash-attn {pin.version} with the locked hash; "
                    f"collect it anew with --download-only {options.offline}")  # fmt: skip
-    item = index_items([pin], dict(os.environ))[0]
-    fetch.fetch([item], cache / "wheels", steps.say, steps.quiet)
-    return cache / "wheels" / item.name
+    wheels.fetch_files([pin], cache / "wheels", wheels.bring_uv(cache, steps), steps)
+    return _source(pin, cache, options, steps)
 
 
 def install(prefix: Path, cache: Path, uv: Path, gpus: List[Gpu], options: Options, steps: Steps) -> None:

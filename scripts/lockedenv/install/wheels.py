@@ -1,140 +1,242 @@
-"""The package index, uv, and the wheels that it installs by hash."""
+"""The pip layer: the index that this machine is set up with, uv, and the wheels that it installs by hash.
+
+Each tool runs without the user's settings, the index and its certificates apart. pip fetches uv, uv finds the wheels.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
 import re
 import shutil
-import subprocess
 import sys
-import zipfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
+from urllib.parse import unquote, urlsplit
 
 from lockedenv import locks
-from lockedenv.console import Steps, Stop, redact
-from lockedenv.install import fetch
-from lockedenv.installed import file_sha256
+from lockedenv.console import Steps, Stop
+from lockedenv.install import fetch, kept
+from lockedenv.installed import INSTALLED, file_sha256, read_json, read_prefix, recorded_files
 from lockedenv.machine import same_filesystem, version_tuple
+from lockedenv.prefix import Prefix
+from lockedenv.process import ask, clean, holding, run
 
 OLDEST_UV = (0, 5)
 CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")  # Debian's, Red Hat's
-
-# The package index -----------------------------------------------------------------------------------------------
-
-
-def configured_index(environ: Dict[str, str]) -> Optional[str]:
-    """The index that this machine is set up with, for uv or for pip; None if it is their default."""
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
-        if environ.get(name):
-            return environ[name]
-    return _first_answer("-m", "pip", "config", "get", "global.index-url")
-
-
-def _pip_default_index() -> Optional[str]:
-    """pip's own default, asked of pip: of an interpreter's, or of the one that ensurepip carries."""
-    program = (
-        "import sys, glob, os, importlib.util as u\n"
-        "if not u.find_spec('pip'):\n"
-        "    import ensurepip; sys.path += glob.glob(os.path.join(os.path.dirname(ensurepip.__file__), '_bundled/pip*.whl'))\n"
-        "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-    )
-    return _first_answer("-c", program)
+# What pip calls a setting, and uv; a credential helper and time-outs are the index's too.
+SETTINGS = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_EXTRA_INDEX_URL",
+    "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE",
+}
+KEPT = (
+    "UV_INDEX",
+    "UV_DEFAULT_INDEX",
+    "UV_EXTRA_INDEX",
+    "UV_FIND_LINKS",
+    "UV_KEYRING",
+    "UV_INSECURE",
+    "UV_HTTP",
+    "UV_SYSTEM_CERTS",
+)
 
 
-def _first_answer(*arguments: str) -> Optional[str]:
-    """What this interpreter prints, or else the one that its virtual environment, often without pip, was made of."""
+@functools.lru_cache()
+def pip_command() -> List[str]:
+    """This machine's pip: an interpreter's, the one that its virtual environment was made of, or ensurepip's; or empty."""
+    bundled = "import ensurepip, glob, os; print(glob.glob(os.path.dirname(ensurepip.__file__) + '/_bundled/pip-*.whl')[0])"
     for python in dict.fromkeys([sys.executable, getattr(sys, "_base_executable", sys.executable)]):
-        done = subprocess.run([python, *arguments], capture_output=True, text=True)
-        if done.returncode == 0 and done.stdout.strip():
-            return done.stdout.strip()
-    return None
+        if ask([python, "-m", "pip", "--version"])[0] == 0:
+            return [python, "-m", "pip"]
+        status, said, _ = ask([python, "-c", bundled])
+        if status == 0:
+            return [python, f"{said.strip()}/pip"]
+    return []
 
 
-def index_items(pins: List[locks.PipPackage], environ: Dict[str, str]) -> List[fetch.Item]:
-    """Where the index keeps the files of these hashes. Raises Stop if there is no index, or it lacks one."""
-    index = configured_index(environ) or _pip_default_index()
-    if not index:
-        raise Stop("no package index is known: install python3-pip, or set UV_DEFAULT_INDEX")
-    items = []
-    for pin in pins:
-        page = f"{index.rstrip('/')}/{pin.name}/"
-        found = re.search(rf'href="([^"#]+)#sha256={pin.sha256}"', _page(page))
-        if not found:
-            raise Stop(f"{redact(page)} has no file of sha256 {pin.sha256} ({pin.name} {pin.version}); "
-                       "use another index, or lock anew with scripts/lock.sh")  # fmt: skip
-        from urllib.parse import urljoin
-
-        url = urljoin(page, found[1].replace("&amp;", "&"))
-        items.append(fetch.Item(url.rsplit("/", 1)[1].split("?")[0], pin.sha256, pin.size, [url]))
-    return items
-
-
-def _page(url: str) -> str:
-    if not shutil.which("curl"):
-        raise Stop("curl is not installed; install it with: apt-get install curl")
-    options = ["--disable", "--config", "-", "--fail", "--silent", "--location", "--compressed", "--retry", "4"]
-    command = ["curl", *options, "--connect-timeout", "10", "--max-time", "60"]
-    request = f'url = "{url}"\nheader = "Accept: text/html"\n'
-    done = subprocess.run(command, input=request, capture_output=True, text=True)
-    if done.returncode:
-        raise Stop(f"the package index does not answer: {redact(url)} (curl {done.returncode}); check the network")
-    return done.stdout
-
-
-# uv --------------------------------------------------------------------------------------------------------------
-
-
-def uv_folder(prefix: Path) -> Path:
-    """uv's cache if the cache is on another disk than the prefix; removed when the prefix is finished."""
-    return prefix.with_name(prefix.name + ".uv")
+def index_settings(environ: Dict[str, str]) -> Dict[str, str]:
+    """The index as uv's variables: from uv's own, otherwise from pip's variables and configuration files."""
+    found = {name: value for name, value in environ.items() if name.startswith(KEPT) or name == "SSL_CERT_FILE"}
+    if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX"} & set(found) and pip_command():
+        _, said, _ = ask([*pip_command(), "config", "list"], env=environ)
+        for scope in ("global", "install", ":env:"):
+            for name, value in re.findall(rf"^{scope}\.([\w-]+)=('.*'|\".*\")$", said, re.M):
+                if name in SETTINGS and not environ.get(SETTINGS[name]):
+                    found[SETTINGS[name]] = " ".join(ast.literal_eval(value).split())
+    for bundle in CERTIFICATES:  # uv's own list of authorities lacks a company's; the machine's has it
+        if "SSL_CERT_FILE" not in found and Path(bundle).exists():
+            found["SSL_CERT_FILE"] = bundle
+    return found
 
 
 def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[str, str]:
     """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy."""
     together = same_filesystem(cache, prefix.parent)
     ours = {
-        "UV_CACHE_DIR": str(cache / "uv" if together else uv_folder(prefix)),
+        "UV_CACHE_DIR": str(cache / "uv" if together else Prefix(prefix).beside("uv")),
         "UV_PYTHON_INSTALL_DIR": str(cache / "python"),
         "UV_LINK_MODE": "hardlink",
-        "UV_HTTP_TIMEOUT": environ.get("UV_HTTP_TIMEOUT", "120"),
+        "UV_HTTP_TIMEOUT": "120",
+        "UV_NO_CONFIG": "1",
+        # As pip has it: a version may come from any index. The hash says which file.
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
     }
-    if not any(environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")):
-        index = configured_index(environ)
-        if index:
-            ours["UV_DEFAULT_INDEX"] = index
-    if not environ.get("SSL_CERT_FILE"):  # uv's own list of authorities lacks a company's; the machine's has it
-        bundles = [environ.get("PIP_CERT", ""), *CERTIFICATES]
-        ours.update({"SSL_CERT_FILE": bundle for bundle in bundles[::-1] if bundle and Path(bundle).exists()})
-    return {**environ, **ours}
+    return {**clean(environ), **ours, **index_settings(environ)}
+
+
+def run_uv(
+    command: List[Any], environ: Dict[str, str], what: str, quiet: bool, hide: str = "$^", disk: Optional[Path] = None
+) -> None:
+    """Runs uv with the index alone, and if that fails with the extra ones. Raises Stop.
+
+    pip takes the file with the right hash from any of them; uv takes the first index that has the version, right or not.
+    """
+    extra = {"UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"} & set(environ)
+    if extra:
+        try:
+            run(command, {k: v for k, v in environ.items() if k not in extra}, what, quiet=True)
+            return
+        except Stop:
+            pass
+    run(command, environ, what, quiet, hide, disk)
+
+
+def requirement(pin: locks.PipPackage) -> str:
+    return f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n"
+
+
+def by_hash(folder: Path, pattern: str, sha256: str) -> Optional[Path]:
+    return next((path for path in folder.glob(pattern) if file_sha256(path) == sha256), None)
 
 
 def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
-    """The locked uv: from the cache, or from the index by hash, or one from PATH that is new enough. Raises Stop."""
+    """The locked uv, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop."""
     pin = next(p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name == "uv")
-    uv = cache / "bin" / f"uv-{pin.version}"
-    if uv.exists():
-        return uv
-    try:
-        if offline:
-            wheels = [p for p in (offline / "wheels").glob("uv-*.whl") if file_sha256(p) == pin.sha256]
-            if not wheels:
-                raise Stop(f"{offline}/wheels has no uv {pin.version}; collect it anew with --download-only {offline}")
-            wheel = wheels[0]
+    folders = [offline / "wheels"] if offline else [cache / "wheels"]
+    wheel = by_hash(folders[0], "uv-*.whl", pin.sha256)
+    if not wheel and offline:
+        raise Stop(f"{folders[0]} has no uv {pin.version}; collect it anew with --download-only {offline}")
+    return kept.program(wheel or _fetch_uv(pin, folders[0]), ".data/scripts/uv", f"uv-{pin.sha256[:12]}", cache)
+
+
+def _fetch_uv(pin: locks.PipPackage, folder: Path) -> Path:
+    environ, found = dict(os.environ), shutil.which("uv")
+    index = index_settings(environ)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as tmp:
+        (Path(tmp) / "uv.txt").write_text(requirement(pin))
+        if pip_command():
+            names = {uv: f"PIP_{pip.replace('-', '_').upper()}" for pip, uv in SETTINGS.items()}
+            ours = {names[name]: value for name, value in index.items() if name in names}
+            options = [
+                "download",
+                "--quiet",
+                "--require-hashes",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--no-cache-dir",
+                "--dest",
+                tmp,
+            ]
+            environ = clean(environ, PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1", **ours)
+            run([*pip_command(), *options, "-r", f"{tmp}/uv.txt"], environ, f"fetching uv {pin.version} with pip", quiet=True)
+        elif found and version_tuple(ask([found, "--version"])[1]) >= OLDEST_UV:
+            item = _locate([pin], Path(found))
+            fetch.fetch(item, Path(tmp), lambda text: None, quiet=True)
         else:
-            item = index_items([pin], dict(os.environ))[0]
-            fetch.fetch([item], cache / "wheels", steps.say, quiet=True)
-            wheel = cache / "wheels" / item.name
-    except (Stop, fetch.FetchError):
-        found = shutil.which("uv")
-        if found and version_tuple(subprocess.run([found, "--version"], capture_output=True, text=True).stdout) >= OLDEST_UV:
-            return Path(found)
-        raise
-    uv.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(wheel) as archive:
-        member = next(name for name in archive.namelist() if name.endswith(".data/scripts/uv"))
-        beside = uv.with_name(f".uv.{os.getpid()}")
-        beside.write_bytes(archive.read(member))
-        beside.chmod(0o755)
-        beside.replace(uv)
-    return uv
+            raise Stop("no pip here to fetch uv with; install it with: apt-get install python3-pip")
+        wheel = by_hash(Path(tmp), "uv-*.whl", pin.sha256)
+        if not wheel:
+            raise Stop(f"the package index has no uv {pin.version} with the locked hash; use another index")
+        return wheel.replace(folder / wheel.name)
+
+
+def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
+    """Where the index keeps the files of these hashes. Raises Stop if it lacks one."""
+    with tempfile.TemporaryDirectory() as tmp:
+        out, asked, config = Path(tmp, "pylock.toml"), Path(tmp, "asked.txt"), Path(tmp, "uv.toml")
+        asked.write_text("".join(map(requirement, pins)))
+        # An sdist would be built to learn what it depends on, which nobody asks here.
+        known = (
+            '[[dependency-metadata]]\nname = "{0.name}"\nversion = "{0.version}"\nrequires-dist = []\n'.format(p) for p in pins
+        )
+        config.write_text("".join(known))
+        environ = {**uv_environment(Path(tmp), Path(tmp), dict(os.environ)), "UV_CONFIG_FILE": str(config)}
+        del environ["UV_NO_CONFIG"]
+        target = ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--no-deps"]
+        command = [uv, "pip", "compile", "--quiet", "--format", "pylock.toml", "-o", out, *target, asked]
+        run_uv(command, environ, "asking the package index where the files are", quiet=True)
+        found = re.findall(r'(?:url|path) = "([^"]+)"[^{}]*hashes = \{ sha256 = "([0-9a-f]{64})"', out.read_text())
+    urls = {sha: url for url, sha in found}
+    lacking = [f"{pin.name} {pin.version}" for pin in pins if pin.sha256 not in urls]
+    if lacking:
+        raise Stop(f"the package index has no file with the locked hash of {', '.join(lacking)}; use another index")
+    hosts = [urlsplit(url) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL") for url in environ.get(name, "").split()]
+    items = []
+    for pin in pins:
+        url = urls[pin.sha256]
+        for index in hosts:  # the page of an index with a password names its files without it
+            if index.username and urlsplit(url).hostname == index.hostname:
+                url = url.replace("://", f"://{index.netloc.rpartition('@')[0]}@", 1)
+        name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+        items.append(fetch.Item(name, pin.sha256, pin.size, [url if "://" in url else Path(url).as_uri()]))
+    return items
+
+
+def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, steps: Steps) -> None:
+    """The wheels and sources of these pins into a folder, by hash; what is there is not asked for. Raises Stop."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        there = set(pool.map(file_sha256, folder.glob("*-*")))
+    missing = [pin for pin in pins if pin.sha256 not in there]
+    if missing:
+        fetch.fetch(_locate(missing, uv), folder, steps.note, steps.quiet)
+
+
+def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
+    """The locked wheels in a prefix that are not what their install by hash left: they are to be installed again."""
+    installed, names, wrong = read_prefix(prefix), {pin.name for pin in pins}, []
+    records = read_json(prefix / INSTALLED).get("records", {})
+    for dist in [d for d in installed.dists if d.name in names and d.manager == "pip"]:
+        files = {path: sha for path, sha in recorded_files(installed.only(dist)).items() if sha}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            right = bool(files) and list(pool.map(file_sha256, files)) == list(files.values())
+        as_left = records.get(dist.name) in (None, file_sha256(dist.path / "RECORD"))
+        if not (right and as_left) or (dist.path / "direct_url.json").exists():
+            wrong.append(dist.name)
+        if not files:  # uv cannot take away what no RECORD lists, and then refuses to put it there again
+            kept.discard(dist.path)
+    return wrong
+
+
+def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: Path, steps: Steps) -> None:
+    """The wheels of a lock, by hash, in parallel, from the index, the cache or the offline folder. Raises Stop.
+
+    What is there and is not as its install left it is installed again; what the user added stays.
+    """
+    pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
+    command = [uv, "pip", "install", "--python", prefix / "bin/python", "--require-hashes", "--no-deps"]
+    for name in damaged(prefix, pins):
+        command += ["--reinstall-package", name]
+    folder = offline / "wheels" if offline else None
+    if not folder and not same_filesystem(cache, prefix):
+        # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
+        folder = cache / "wheels"
+        fetch_files(pins, folder, uv, steps)
+    if folder:
+        command += ["--no-index", "--find-links", folder]
+    with holding(cache / "uv.lock", f"the cache {cache}"):
+        for path in kept.drop_changed(cache, cache.glob("uv/archive-v*/*")):
+            if not kept.whole_wheel(path):
+                kept.discard(path)
+        try:  # all in the cache: then no index is asked, and none needs to answer
+            run([*command, "--offline", "-r", lock], environ, "looking in the cache", quiet=True)
+        except Stop:
+            hide = r" [+~-] \S+==|Using Python|Resolved|Audited"  # uv lists every package that it installed
+            run_uv([*command, "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide, disk=prefix)
+        kept.note(cache, cache.glob("uv/archive-v*/*"))

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from lockedenv import ROOT
 from lockedenv.process import started
@@ -48,7 +48,7 @@ def run_child(check: Check, python: Path, device: str, environ: Dict[str, str]) 
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         answer, log = Path(folder, "result.json"), Path(folder, "log")
         command = [str(python), "-X", "faulthandler", "-m", "lockedenv.verify.child", check.name, device, str(answer)]
-        options = {"stderr": subprocess.STDOUT, "cwd": folder, "env": {**environ, "TMPDIR": folder}}
+        options: Any = {"stderr": subprocess.STDOUT, "cwd": folder, "env": {**environ, "TMPDIR": folder}}
         status: Optional[int] = None
         try:
             with log.open("wb") as output, started(command, stdout=output, **options) as process:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from lockedenv import locks, machine
-from lockedenv.installed import read_prefix
+from lockedenv.console import Stop
+from lockedenv.installed import MARK, Installed, read_prefix
+from lockedenv.prefix import record_verdict
 from lockedenv.process import run_script
 from lockedenv.provenance import compare, manifest
 from lockedenv.verify.checks import FULL, QUICK, Check, Context, load
@@ -41,6 +43,11 @@ def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
     except machine.MachineError as error:
         context.gpu_error = str(error)
     return context
+
+
+def known(installed: Installed) -> bool:
+    """Whether there is something to verify: a script has worked on this prefix, or it is a conda one, or it has torch."""
+    return (installed.prefix / MARK).exists() or bool(installed.conda) or installed.version("torch") is not None
 
 
 def run_checks(context: Context, checks: List[Check], report: Report) -> List[Result]:
@@ -193,12 +200,19 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     report = Report(sys.stdout)
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)
+    if not (args.only or context.lock_error or known(context.installed)):
+        raise Stop(
+            f"this is {sys.executable}, where no lock was installed; run the environment's own: source ~/maximalcai/activate, or "
+            f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
+        )
     context.progress = report.progress
     report.head(f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}")
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds)
     status = exit_status(results, args.strict)
+    if not args.only and args.skip in ("", "flash-attn") and args.gpu != "off":
+        record_verdict(context.installed.prefix, args.level, exit_status(results) == 0)
     if args.json:
         document = as_json(context, args.level, results, seconds, status)
         machine.write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")

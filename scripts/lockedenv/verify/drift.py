@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, List
 
-from lockedenv.installed import Dist, Installed, info_name
+from lockedenv.console import redact
+from lockedenv.installed import INSTALLED, Dist, Installed, file_sha256, info_name, read_json
 from lockedenv.locks import CondaPackage, PipPackage, canonical
 
-REMAKE = "make the environment anew: scripts/setup_runpod_environment.sh --force"
-REPAIR = "scripts/post_create.sh puts the pip layer right"
+REMAKE = "rebuild the environment: scripts/setup_runpod_environment.sh --force (it lists what you have added)"
+REPAIR = "scripts/post_create.sh puts the pip layer right, and keeps what you have added"
 
 
 @dataclass
@@ -65,8 +66,8 @@ def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Fin
 
 
 def pip_findings(locked: List[PipPackage], installed: Installed, remedy: str) -> List[Finding]:
-    """Wheels: missing, twice, another version, or put there by conda."""
-    found = []
+    """Wheels: missing, twice, another version, put there by conda, or not from the locked wheel."""
+    found, records = [], read_json(installed.prefix / INSTALLED).get("records", {})
     for package in locked:
         dists = [d for d in installed.dists if d.name == package.name]
         if not dists:
@@ -80,6 +81,14 @@ def pip_findings(locked: List[PipPackage], installed: Installed, remedy: str) ->
             found.append(Finding(package.name, f"version is {wrong[0].version}, locked is {package.version}", remedy))
         elif dists[0].manager == "conda":
             found.append(Finding(package.name, "installed by conda, locked from PyPI", remedy))
+        else:
+            url, record = read_json(dists[0].path / "direct_url.json").get("url"), dists[0].path / "RECORD"
+            if url:
+                found.append(Finding(package.name, f"installed from {redact(url)}, not from the locked wheel", remedy))
+            elif "sha256=" not in (record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""):
+                found.append(Finding(package.name, f"{record} lists no files", remedy))
+            elif records.get(package.name) not in (None, file_sha256(record)):
+                found.append(Finding(package.name, "its RECORD is not the one that the install by hash left", remedy))
     return found
 
 

@@ -1,63 +1,91 @@
-"""Every installed file against the hash that its installer recorded: disks flip bits, and people edit site-packages."""
+"""Every installed file against the hash that its installer recorded, and the files that nobody has recorded."""
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, Iterator, Tuple
+from typing import Dict, List
 
-from lockedenv.installed import Installed, file_sha256, in_prefix
+from lockedenv.installed import INSTALLED, file_sha256, read_json, recorded_files, unrecorded
 from lockedenv.machine import size_text
 from lockedenv.verify.checks import FULL, Context, check, first
-from lockedenv.verify.drift import REMAKE
-from lockedenv.verify.results import Result, failed, passed
+from lockedenv.verify.drift import REMAKE, REPAIR
+from lockedenv.verify.results import Result, failed, passed, warned
+
+AT_START = ("sitecustomize", "usercustomize")
+VENV = "_virtualenv"  # what uv puts into a virtual environment that it makes
 
 
-def recorded_files(installed: Installed) -> Dict[Path, str]:
-    """path -> sha256 in hex, for every file that conda-meta or a dist-info's RECORD gives a hash for."""
-    files: Dict[Path, str] = {}
-    for record in installed.conda:
-        data = json.loads(record.file.read_text(encoding="utf-8"))
-        for entry in data.get("paths_data", {}).get("paths", []):
-            sha = entry.get("sha256_in_prefix") or entry.get("sha256")
-            if sha and entry.get("path_type") in ("hardlink", "copy"):
-                files[installed.prefix / in_prefix(entry["_path"])] = sha
-    for dist in installed.dists:
-        if dist.manager == "pip" and (dist.path / "RECORD").is_file():
-            files.update(_record_entries(dist.path / "RECORD"))
-    return files
+@check("startup", "what runs at every start of Python (.pth files, sitecustomize) is of a locked package")
+def startup(context: Context) -> Result:
+    installed = context.installed
+    owned: "Dict[Path, str] | None" = None
+    wrong, seen = [], 0
+    for folder in [*installed.sites, *{site.parent for site in installed.sites if installed.backend == "conda"}]:
+        for path in folder.iterdir():
+            if path.suffix == ".pth" or path.name.split(".")[0] in AT_START:
+                seen += 1
+                owned = recorded_files(installed) if owned is None else owned
+                if path not in owned and not (path.name == f"{VENV}.pth" and path.read_text().strip() == f"import {VENV}"):
+                    wrong.append(f"{installed.inside(path)}: no package has it, and it runs at every start of Python")
+    if wrong:
+        return failed(first(wrong), "if you did not put it there, remove it", wrong[1:])
+    return passed(f"{seen} files, all of packages")
 
 
-def _record_entries(record: Path) -> Iterator[Tuple[Path, str]]:
-    with record.open(encoding="utf-8", newline="") as file:
-        for row in csv.reader(file):
-            if len(row) == 3 and row[1].startswith("sha256="):
-                sha = base64.urlsafe_b64decode(row[1][7:] + "==").hex()
-                yield Path(os.path.normpath(record.parent.parent / row[0])), sha
-
-
-@check("files", "every file of both layers is byte for byte what its installer recorded", level=FULL)
+@check("files", "every file and link of both layers is byte for byte what its installer left", level=FULL)
 def files(context: Context) -> Result:
-    wanted = recorded_files(context.installed)
-    prefix, wrong, done, size = context.installed.prefix, [], 0, 0
-    owners = {path: path.relative_to(prefix) if prefix in path.parents else path for path in wanted}
+    installed, prefix = context.installed, context.installed.prefix
+    left, recorded = read_json(prefix / INSTALLED), recorded_files(installed)
+    wanted = {**{prefix / name: sha for name, sha in left.get("files", {}).items()}, **{p: s for p, s in recorded.items() if s}}
+    wrong: Dict[Path, str] = {}
+    size = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the interpreter while it hashes
-        for path, sha in zip(wanted, pool.map(file_sha256, wanted)):
-            done += 1
+        for done, (path, sha) in enumerate(zip(wanted, pool.map(file_sha256, wanted))):
             if done % 500 == 0:
                 context.progress(f"files: {done} of {len(wanted)} hashed")
             if sha == wanted[path]:
                 size += path.stat().st_size
             else:
-                wrong.append(f"{owners[path]}: {_what(path, sha)}")
+                wrong[path] = _what(path, sha)
+    for name, target in left.get("links", {}).items():
+        path = prefix / name
+        if not path.is_symlink():
+            wrong[path] = "no longer a link" if path.exists() else "missing"
+        elif os.readlink(path) != target:
+            wrong[path] = f"links to {os.readlink(path)}, not to {target}"
+    measured = {"files": len(wanted), "links": len(left.get("links", {})), "bytes": size}
     if wrong:
-        return failed(first(wrong), REMAKE, wrong[1:], files=len(wanted))
-    return passed(f"{len(wanted)} files, {size_text(size)}, all as recorded", files=len(wanted), bytes=size)
+        wheels = {p for d in installed.dists if d.manager == "pip" for p in recorded_files(installed.only(d))}
+        lines = [f"{installed.inside(path)}: {what}" for path, what in sorted(wrong.items())]
+        return failed(first(lines), REPAIR if set(wrong) <= wheels else REMAKE, lines[1:], **measured)
+    said = f"{len(wanted)} files, {size_text(size)}, and {measured['links']} links, all as installed"
+    stray = strays(context, [*recorded, *(prefix / name for kind in ("files", "links") for name in left.get(kind, {}))])
+    if stray:
+        return warned(f"{said}; {first(stray)}", "remove what you did not put there", stray[1:], **measured)
+    return passed(said, **measured)
+
+
+def strays(context: Context, known: List[Path]) -> List[str]:
+    """Files that nothing has installed, in a locked package's folder or where they come before a locked module."""
+    installed = context.installed
+    locked = {p.name for p in context.conda_lock} | {p.name for p in context.pip_lock}
+    modules: Dict[Path, str] = {}
+    for dist in installed.dists:
+        if dist.name in locked:
+            for path in recorded_files(installed.only(dist)):
+                site = next((site for site in installed.sites if site in path.parents), None)
+                if site and path.suffix in (".py", ".so"):
+                    modules[site / path.relative_to(site).parts[0].split(".")[0]] = dist.name
+    found = []
+    for path in unrecorded(installed.prefix, known):
+        site = next((site for site in installed.sites if site in path.parents), None)
+        top = site and site / path.relative_to(site).parts[0].split(".")[0]
+        if top in modules:
+            found.append(f"{installed.inside(path)}: is of no package, beside {modules[top]}'s own files")
+    return found
 
 
 def _what(path: Path, sha: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import List
 
 from lockedenv.locks import FLASH_ATTN_LOCK, read_pip_lock
+from lockedenv.prefix import moved_from
 from lockedenv.verify.checks import Context, check, first
 from lockedenv.verify.drift import REMAKE, REPAIR, Finding, conda_findings, duplicates, extras, pip_findings
 from lockedenv.verify.results import Result, failed, passed, skipped
@@ -24,6 +27,20 @@ def locks(context: Context) -> Result:
     return passed(f"{len(context.conda_lock)} conda packages, {len(context.pip_lock)} wheels")
 
 
+@check("place", "the environment is where it was made: its scripts name that path")
+def place(context: Context) -> Result:
+    prefix = context.installed.prefix
+    made = moved_from(prefix)
+    for name in ("accelerate", "tqdm", "torchrun"):  # without our mark, one of these has the path in its first lines
+        if not made and (prefix / "bin" / name).is_file():
+            found = re.search(r"(/.*?)/bin/python", (prefix / "bin" / name).read_text(encoding="utf-8", errors="replace")[:600])
+            made = found[1] if found and Path(found[1]).resolve() != prefix.resolve() else ""
+    if made:
+        return failed(f"the environment was made at {made} and moved to {prefix}: its scripts name the old place",
+                      f"move it back, or rebuild it: scripts/setup_runpod_environment.sh --force --prefix {prefix}")  # fmt: skip
+    return passed(f"it was made at {prefix}")
+
+
 @check("conda-layer", "each conda package is the locked one: version, build, channel, archive hash, once, not by pip")
 def conda_layer(context: Context) -> Result:
     if context.installed.backend != "conda":
@@ -39,9 +56,8 @@ def conda_layer(context: Context) -> Result:
 def pip_layer(context: Context) -> Result:
     if context.lock_error:
         return failed("there is no lock to compare with", "see the check `locks`")
-    remedy = REPAIR if context.installed.backend == "conda" else REMAKE
-    findings = [Finding("dist-info", p, remedy) for p in context.installed.problems if "METADATA" in p]
-    findings += pip_findings(context.pip_lock, context.installed, remedy)
+    findings = [Finding("dist-info", p, REPAIR) for p in context.installed.problems if "METADATA" in p]
+    findings += pip_findings(context.pip_lock, context.installed, REPAIR)
     findings += duplicates(context.installed, [p.name for p in context.pip_lock])
     built = [p for p in read_pip_lock(FLASH_ATTN_LOCK) if context.installed.version(p.name) == p.version]
     also = "".join(f", and {p.name} {p.version}" for p in built)

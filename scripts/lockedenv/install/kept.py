@@ -1,0 +1,104 @@
+"""What the cache holds unpacked is believed only while it is as it was when it came out of its archive, by hash.
+
+Files in a prefix are links to it: whoever edits one in place edits the cache, and every prefix that comes after. So a
+note keeps the size and the time of change of every file; what differs from its note is thrown away and unpacked anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Dict, Iterable, List, Optional, Union
+
+from lockedenv.console import Stop
+from lockedenv.installed import file_sha256, read_json, record_entries
+from lockedenv.machine import write_atomically
+
+NOTES = "unpacked.json"
+
+
+def signature(path: Path) -> str:
+    """A sha256 over names, sizes, times of change and link targets of a file or of all that is in a folder."""
+    rows = []
+    folders = [str(path)] if path.is_dir() else []
+    entries = [] if folders else [(path.name, path.lstat(), "")]
+    while folders:
+        for entry in os.scandir(folders.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                target = os.readlink(entry.path) if entry.is_symlink() else ""
+                entries.append((os.path.relpath(entry.path, path), entry.stat(follow_symlinks=False), target))
+    rows = [(name, stat.st_size, stat.st_mtime_ns, target) for name, stat, target in entries]
+    return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
+
+
+def note(cache: Path, paths: Iterable[Path]) -> None:
+    """Notes what was just unpacked, by hash."""
+    found = {str(path.relative_to(cache)): signature(path) for path in paths if path.exists()}
+    write_atomically(cache / NOTES, json.dumps({**read_json(cache / NOTES), **found}, indent=0) + "\n")
+
+
+def drop_changed(cache: Path, paths: Iterable[Path]) -> List[Path]:
+    """Removes what is not as it was noted; gives what is there without a note, as a killed run leaves it."""
+    notes: Dict[str, str] = read_json(cache / NOTES)
+    unknown = []
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            known = notes.get(str(path.relative_to(cache)))
+            if not known:
+                unknown.append(path)
+            elif known != signature(path):
+                discard(path)
+    return unknown
+
+
+def discard(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def whole_wheel(folder: Path) -> bool:
+    """Whether an unpacked wheel holds just the files that its RECORD lists, each with its hash."""
+    for record in folder.glob("*.dist-info/RECORD"):
+        try:
+            wanted = {path: sha for path, sha in record_entries(record).items() if sha}
+        except (OSError, ValueError):
+            return False
+        there = {path for path in folder.rglob("*") if path.is_file() and path.parent != record.parent}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return there <= set(wanted) and list(pool.map(file_sha256, wanted)) == list(wanted.values())
+    return False
+
+
+def program(archive: Path, member: str, name: str, cache: Path) -> Path:
+    """A program out of an archive whose hash was checked, kept in the cache. `member` is the end of its name there."""
+    target = cache / "bin" / name
+    if drop_changed(cache, [target]) or not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        with _member(archive, member) as source, beside.open("wb") as file:
+            shutil.copyfileobj(source, file)
+        beside.chmod(0o755)
+        beside.replace(target)
+        note(cache, [target])
+    return target
+
+
+def _member(archive: Path, member: str) -> IO[bytes]:
+    opened: Union[zipfile.ZipFile, tarfile.TarFile]
+    source: Optional[IO[bytes]] = None
+    if zipfile.is_zipfile(archive):
+        opened = zipfile.ZipFile(archive)
+        source = next((opened.open(name) for name in opened.namelist() if name.endswith(member)), None)
+    else:
+        opened = tarfile.open(archive)
+        source = next((opened.extractfile(info) for info in opened if info.name.endswith(member) and info.isfile()), None)
+    if not source:
+        raise Stop(f"{archive} holds no {member}; remove it, and it is fetched anew")
+    return source
