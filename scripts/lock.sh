@@ -26,7 +26,7 @@ main() {
     exit 2
   }
   # conda-lock's own interpreter has the YAML and packaging libraries that the locking uses.
-  PYTHONPATH=$root/scripts exec "$(dirname "$(readlink -f "$conda_lock")")/python" -m lockedenv.lock.relock "$@"
+  PYTHONPATH=$root/scripts PYTHONDONTWRITEBYTECODE=1 exec "$(dirname "$(readlink -f "$conda_lock")")/python" -m lockedenv.lock.relock "$@"
 }
 
 main "$@"

@@ -9,7 +9,7 @@ main() {
     echo "post_create.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
     exit 1
   fi
-  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m lockedenv.install.post_create "$@"
+  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 -m lockedenv.install.post_create "$@"
 }
 
 main "$@"

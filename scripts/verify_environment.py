@@ -11,6 +11,7 @@ from pathlib import Path
 
 if sys.version_info < (3, 8):
     sys.exit("verify_environment.py: needs Python 3.8 or newer to start; run it with the environment's own python")
+sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
@@ -220,23 +222,66 @@ class Machine:
     def setup(self, *options: Any, **environ: str) -> "subprocess.CompletedProcess[str]":
         return sh(*self.command(*options), check=False, env={**self.environ, **environ})
 
+    def setup_mounted(self, script: str, *options: Any) -> "subprocess.CompletedProcess[str]":
+        """After a script in a mount namespace of its own; {folder} and {prefix} are filled in."""
+        prepare = script.format(folder=self.folder, prefix=self.prefix) + ' && exec "$@"'
+        mounted = ["unshare", "--mount", "--map-root-user", "bash", "-c", prepare, "bash"]
+        return sh(*mounted, *self.command(*options), check=False, env=self.environ)
+
     def setup_on_small_disk(self, size: str) -> "subprocess.CompletedProcess[str]":
         """With the prefix on a disk of its own, a tmpfs of this size."""
-        small = self.folder / "small"
-        small.mkdir()
-        command = self.command()
-        command[command.index(str(self.prefix))] = str(small / "env")
-        script = f'mount -t tmpfs -o size={size} none {small} && exec "$@"'
-        mounted = ["unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash"]
-        return sh(*mounted, *command, check=False, env=self.environ)
+        self.prefix = self.folder / "small/env"
+        return self.setup_mounted(f"mkdir {{folder}}/small && mount -t tmpfs -o size={size} none {{folder}}/small")
 
-    def assert_verified(self, done: "subprocess.CompletedProcess[str]") -> None:
-        assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
+    def verify(self, *options: Any) -> str:
         program = self.project / "scripts/verify_environment.py"
-        again = sh(self.prefix / "bin/python", program, "--level", "quick", env=clean_environ())
-        assert VERIFIED in again.stdout
-        leftovers = {p.name for p in self.folder.iterdir()} & {"env.old", "env.making"}
-        assert not leftovers
+        return sh(self.prefix / "bin/python", program, *options, check=False, env=clean_environ()).stdout
+
+    def assert_verified(self, done: "subprocess.CompletedProcess[str]", old: bool = False, at: "Machine | None" = None) -> None:
+        assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
+        assert VERIFIED in (at or self).verify("--level", "quick")
+        assert (self.folder / "env.old").exists() == old
+
+    def slow_verify(self, slow: bool) -> None:
+        """Makes the verification last: a check in a child of its own sleeps."""
+        module = self.project / "scripts/lockedenv/verify/checks/data.py"
+        text = module.read_text().split("# slow")[0]
+        check = '# slow\n\n\n@check("slow", "sleeps", "quick", child=True)\ndef slow(device: str) -> Result:\n    import time\n\n'
+        module.write_text(text + check + "    time.sleep(600)\n    return passed('slept')\n" if slow else text)
+
+    def until(self, step: str, *options: Any, slow_verify: bool = False) -> "Tuple[subprocess.Popen[str], str]":
+        """Starts the command and waits until a step begins; with `slow_verify`, until the check that sleeps does."""
+        self.slow_verify(slow_verify)
+        process = subprocess.Popen(
+            self.command(*options), env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        said = ""
+        assert process.stdout
+        for line in process.stdout:
+            said += line
+            if re.match(rf"\[\d/\d\] {step}", line):
+                break
+        while slow_verify and not sh("pgrep", "-f", "verify.child slow", check=False).stdout:
+            assert process.poll() is None, said
+            time.sleep(0.05)
+        return process, said
+
+    def assert_killed_during(self, step: str) -> None:
+        process, said = self.until(step)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout and re.search(rf"\] {step}", said), said
+        process.stdout.close()
+
+
+def relock(machine: Machine) -> None:
+    """Another lock: without one of its packages."""
+    lock = machine.project / "conda-lock.yml"
+    text = lock.read_text()
+    entry = re.search(r"- name: libcufft\n(?:  .*\n)+", text)
+    assert entry
+    lock.write_text(text.replace(entry[0], ""))
 
 
 @pytest.fixture

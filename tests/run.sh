@@ -6,7 +6,7 @@ set -euo pipefail
 
 tools() {
   # The locked uv by hash, then Python 3.11 and the locked tools, in the cache.
-  PYTHONPATH=scripts python3 - <<'PY'
+  PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 python3 - <<'PY'
 import os
 from lockedenv import ROOT
 from lockedenv.console import Steps

@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Dict
 
 import pytest
-from conftest import FAST, ROOT, VERIFIED, CondaEnvironment, LocalChannel, Machine, clean_environ, pin_micromamba, sh
+from conftest import ROOT, VERIFIED, CondaEnvironment, LocalChannel, Machine, relock, sh
 from fault_server import FaultServer, Handler
 
 
@@ -159,15 +159,6 @@ def test_interrupted_it_says_so_and_goes_on(machine: Machine, server: FaultServe
     assert process.returncode == 143 and "interrupted; run it again to go on" in said and "Traceback" not in said, said
     server.fault = None
     machine.assert_verified(machine.setup())
-
-
-def relock(machine: Machine, **changes: str) -> None:
-    """Another lock: without one of its packages."""
-    lock = machine.project / "conda-lock.yml"
-    text = lock.read_text()
-    entry = re.search(r"- name: libcufft\n(?:  .*\n)+", text)
-    assert entry
-    lock.write_text(text.replace(entry[0], ""))
 
 
 def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(machine: Machine, tmp_path: Path) -> None:

@@ -185,9 +185,9 @@ def follow(before: Path, now: Path) -> None:
 
     def moved(place: str) -> str:
         real = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
-        return str(now) + real[len(str(before)) :] if real.startswith(f"{before}/") else place
+        return str(now) + real[len(str(before)) :] if f"{real}/".startswith(f"{before}/") else place
 
-    for name in ("executable", "_base_executable"):
+    for name in ("executable", "_base_executable", "prefix", "exec_prefix"):
         setattr(sys, name, moved(getattr(sys, name, None) or ""))
     for places in [sys.path, *(m.__path__ for m in list(sys.modules.values()) if isinstance(getattr(m, "__path__", 0), list))]:
         places[:] = map(moved, places)

@@ -245,8 +245,8 @@ def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List
     if state == FOREIGN:
         raise Stop(f"{target.path} is there and was not made by this script; choose another --prefix, or remove it yourself")
     if state == MOVED and not args.force:
-        raise Stop(f"{target.path} was made at {prefix.moved_from(target.path)}, and its scripts name that place: move it back, or "
-                   "rebuild it here with --force")  # fmt: skip
+        raise Stop(f"{target.path} was made at {prefix.moved_from(target.path)}, and its scripts name that place: move it back, "
+                   "or rebuild it here with --force")  # fmt: skip
     if state in (INSTALLED, VERIFIED) and not args.force and args.backend in ("auto", made_by):
         steps = Steps(2, options.quiet)
         steps.say(f"{target.path} is installed, from these locks: it is verified again (--force rebuilds it)")

@@ -34,6 +34,7 @@ def environment(prefix: Path, device: str, environ: Dict[str, str]) -> Dict[str,
     ours = {
         "PATH": f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}",
         "PYTHONPATH": str(ROOT / "scripts"),
+        "PYTHONDONTWRITEBYTECODE": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONWARNINGS": "ignore",
