@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import shutil
@@ -192,7 +193,7 @@ class CondaEnvironment:
 @pytest.fixture
 def broken(conda_environment: CondaEnvironment, tmp_path: Path) -> CondaEnvironment:
     """A copy of the conda environment and its project, to break."""
-    sh("cp", "-a", conda_environment.prefix, tmp_path / "env")
+    copy_environment(conda_environment.prefix, tmp_path / "env")
     shutil.copytree(conda_environment.project, tmp_path / "project")
     return CondaEnvironment(tmp_path / "project", tmp_path / "env", conda_environment.cache, "")
 
@@ -273,6 +274,27 @@ class Machine:
         process.wait()
         assert process.stdout and re.search(rf"\] {step}", said), said
         process.stdout.close()
+
+
+def remark(folder: Path, **changes: Any) -> None:
+    """Changes what a prefix's mark says."""
+    path = folder / "maximalcai.json"
+    text = json.dumps({**json.loads(path.read_text()), **changes})
+    path.unlink()  # it may be a link to another prefix's
+    path.write_text(text)
+
+
+def copy_environment(source: Path, target: Path, links: bool = False) -> Path:
+    """A copy of an environment, or one of hard links, that works at its own place."""
+    sh("cp", "-al" if links else "-a", source, target)
+    remark(target, path=str(target))
+    for script in (target / "bin").iterdir():
+        if not script.is_symlink() and str(source).encode() in script.read_bytes()[:300]:
+            text = script.read_bytes().replace(str(source).encode(), str(target).encode())
+            script.unlink()
+            script.write_bytes(text)
+            script.chmod(0o755)
+    return target
 
 
 def relock(machine: Machine) -> None:
