@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any, Callable, List
 
 import pytest
-from conftest import ROOT, CondaEnvironment, clean_environ, sh
+from conftest import ROOT, CondaEnvironment, clean_environ, copy_environment, sh
 from lockedenv import locks, machine
 from lockedenv.console import Steps, Stop
-from lockedenv.install import flash
+from lockedenv.install import flash, flash_build, flash_plan
+from lockedenv.install.options import Options
+from lockedenv.installed import file_sha256
 from lockedenv.machine import GIB
+from lockedenv.prefix import Prefix
 from lockedenv.process import holding
+from lockedenv.verify.results import Result, failed
 
 PIN = locks.PipPackage("flash-attn", "2.8.3.post2", "d" * 64)
-TORCH = flash.Torch("2.5.1", "12.4", False, "cp311", "linux_x86_64")
+TORCH = flash_plan.Torch("2.5.1", "12.4", False, "cp311", "linux_x86_64")
 H100 = "NVIDIA H100 80GB HBM3, 550.54.14, 81559, 9.0, GPU-1, Disabled"
 H200 = "NVIDIA H200, 560.35.03, 143771, 9.0, GPU-2, Disabled"
 A100 = "NVIDIA A100-SXM4-80GB, 550.54.14, 81920, 8.0, GPU-3, Disabled"
@@ -41,14 +45,14 @@ B200 = "NVIDIA B200, 570.1, 183359, 10.0, GPU-7, Disabled"
     ids=["H100", "H200", "A100", "mixed", "MIG", "L40S", "none"],
 )
 def test_architectures_from_the_gpus(text: str, archs: List[str]) -> None:
-    assert flash.architectures(machine.parse_gpus(text)) == archs
+    assert flash_plan.architectures(machine.parse_gpus(text)) == archs
 
 
 def test_architectures_asked_for_and_refused() -> None:
-    assert flash.architectures([], "90") == ["90"] and flash.architectures([], "9.0,80") == ["80", "90"]
+    assert flash_plan.architectures([], "90") == ["90"] and flash_plan.architectures([], "9.0,80") == ["80", "90"]
     for gpus, asked, name in ((V100, "", "7.0"), (B200, "", "10.0"), ("", "120", "12.0")):
         with pytest.raises(Stop, match=f"cannot be built for compute capability {name} with CUDA 12.4"):
-            flash.architectures(machine.parse_gpus(gpus), asked)
+            flash_plan.architectures(machine.parse_gpus(gpus), asked)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +67,8 @@ def test_architectures_asked_for_and_refused() -> None:
     ],
 )
 def test_jobs_by_cpus_and_memory(cpus: float, free: int, threads: int, jobs: int) -> None:
-    assert flash.job_count(cpus, free, threads)[0] == jobs
-    assert "free at" in flash.job_count(cpus, free, threads)[1]
+    assert flash_plan.job_count(cpus, free, threads)[0] == jobs
+    assert "free at" in flash_plan.job_count(cpus, free, threads)[1]
 
 
 def tree(root: Path, **files: str) -> Path:
@@ -112,13 +116,13 @@ def test_no_limits(tmp_path: Path) -> None:
 
 
 def test_the_key_changes_with_every_part() -> None:
-    base = flash.key(PIN, TORCH, ["90"])
+    base = flash_plan.key(PIN, TORCH, ["90"])
     assert base == "flash_attn-2.8.3.post2-dddddddddddd-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
     others = [
-        flash.key(locks.PipPackage("flash-attn", "2.8.4", "d" * 64), TORCH, ["90"]),
-        flash.key(locks.PipPackage("flash-attn", "2.8.3.post2", "e" * 64), TORCH, ["90"]),
-        flash.key(PIN, TORCH, ["80", "90"]),
-        *(flash.key(PIN, flash.Torch(*parts), ["90"]) for parts in (
+        flash_plan.key(locks.PipPackage("flash-attn", "2.8.4", "d" * 64), TORCH, ["90"]),
+        flash_plan.key(locks.PipPackage("flash-attn", "2.8.3.post2", "e" * 64), TORCH, ["90"]),
+        flash_plan.key(PIN, TORCH, ["80", "90"]),
+        *(flash_plan.key(PIN, flash_plan.Torch(*parts), ["90"]) for parts in (
             ("2.5.0", "12.4", False, "cp311", "linux_x86_64"),
             ("2.5.1", "12.1", False, "cp311", "linux_x86_64"),
             ("2.5.1", "12.4", True, "cp311", "linux_x86_64"),
@@ -127,6 +131,14 @@ def test_the_key_changes_with_every_part() -> None:
         )),
     ]  # fmt: skip
     assert len({base, *others}) == 9
+
+
+def test_a_built_wheel_is_kept_by_what_compiled_it_and_taken_where_its_glibc_is_no_newer() -> None:
+    base, tools = flash_plan.key(PIN, TORCH, ["90"]), flash_plan.Toolchain(Path(), "12.4", Path(), Path(), "13.3.0", Path())
+    name = flash_plan.full_key(base, tools, "2.36")
+    assert name == f"{base}-nvcc12.4-gcc13.3.0-glibc2.36"
+    here = [glibc for glibc in ("2.28", "2.35", "2.36", "2.40") if flash_plan.runs_here(name, base, glibc)]
+    assert here == ["2.36", "2.40"] and not flash_plan.runs_here(name, flash_plan.key(PIN, TORCH, ["80"]), "2.36")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +155,7 @@ def test_the_key_changes_with_every_part() -> None:
     ],
 )
 def test_which_part_of_a_wheel_does_not_fit(name: str, said: str) -> None:
-    misfit = flash.wheel_misfit(name, TORCH)
+    misfit = flash_plan.wheel_misfit(name, TORCH)
     assert misfit is None if said is None else misfit and said in misfit
 
 
@@ -160,7 +172,7 @@ def test_which_part_of_a_wheel_does_not_fit(name: str, said: str) -> None:
     ],
 )
 def test_toolchains(nvcc: str, gcc: str, refused: str, warned: str) -> None:
-    refusal, warning = flash.toolchain_problem("12.4", nvcc, gcc)
+    refusal, warning = flash_plan.toolchain_problem("12.4", nvcc, gcc)
     assert refusal.startswith(refused) and bool(refusal) == bool(refused)
     assert warning.startswith(warned) and bool(warning) == bool(warned)
 
@@ -183,7 +195,7 @@ def test_toolchains(nvcc: str, gcc: str, refused: str, warned: str) -> None:
     ],
 )
 def test_the_likely_cause_of_a_failed_build(log: str, kind: str, said: str) -> None:
-    found = flash.likely_cause("[1/73] nvcc ...\n" + log)
+    found = flash_build.likely_cause("[1/73] nvcc ...\n" + log)
     assert found[0] == kind and said in found[1] and found[2]
 
 
@@ -194,17 +206,17 @@ def test_a_damaged_wheel_is_set_aside(tmp_path: Path, quiet_steps: Steps) -> Non
     (tmp_path / "built").mkdir()
     wheel = tmp_path / "built/flash_attn-1-cp311-cp311-linux_x86_64.whl"
     wheel.write_bytes(b"wheel")
-    folder = tmp_path / "key"
-    assert flash.cached_wheel(folder, quiet_steps) is None
+    folder = tmp_path / f"key-nvcc12.4-gcc13.3-glibc{flash.GLIBC}"
+    assert flash.cached_wheel(tmp_path, "key", quiet_steps) is None
     kept = flash.keep(wheel, folder, {"nvcc": "12.4"})
-    assert flash.cached_wheel(folder, quiet_steps) == kept
+    assert flash.cached_wheel(tmp_path, "key", quiet_steps) == kept
     info = json.loads((folder / "wheel.json").read_text())
     assert info["nvcc"] == "12.4" and len(info["sha256"]) == 64
     kept.write_bytes(b"whee1")
-    assert flash.cached_wheel(folder, quiet_steps) is None and not folder.exists()
-    assert next(tmp_path.glob("key.damaged-*")).is_dir()
+    assert flash.cached_wheel(tmp_path, "key", quiet_steps) is None and not folder.exists()
+    assert next(tmp_path.glob("damaged-*-key-*")).is_dir()
     folder.mkdir()  # a folder without its JSON
-    assert flash.cached_wheel(folder, quiet_steps) is None and not folder.exists()
+    assert flash.cached_wheel(tmp_path, "key", quiet_steps) is None and not folder.exists()
 
 
 def test_a_second_pod_that_finishes_later_changes_nothing(tmp_path: Path, quiet_steps: Steps) -> None:
@@ -253,12 +265,12 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tools(tmp_path: Path) -> flash.Toolchain:
-    return flash.Toolchain(tmp_path / "cuda", "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", tmp_path)
+def tools(tmp_path: Path) -> flash_plan.Toolchain:
+    return flash_plan.Toolchain(tmp_path / "cuda", "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", tmp_path)
 
 
 @pytest.fixture
-def build(source: Path, tools: flash.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment) -> Callable[..., Path]:
+def build(source: Path, tools: flash_plan.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment) -> Callable[..., Path]:
     """Builds the source with a setup.py that begins with the given lines, with the conda environment's pip."""
 
     def run(before: str, jobs: int = 4) -> Path:
@@ -266,7 +278,7 @@ def build(source: Path, tools: flash.Toolchain, tmp_path: Path, conda_environmen
         work = tmp_path / "work"
         work.mkdir(exist_ok=True)
         prefix = conda_environment.prefix
-        return flash.build(source, work, prefix, tools, ["90"], jobs, tmp_path / "log", Steps(1, False))
+        return flash_build.build(source, work, prefix, tools, ["90"], jobs, tmp_path / "log", Steps(1, False))
 
     return run
 
@@ -302,9 +314,9 @@ def test_an_oom_killed_compiler_is_recognised(build: Callable[..., Path]) -> Non
 def test_a_full_disk_is_named(source: Path, tmp_path: Path, conda_environment: CondaEnvironment) -> None:
     (source / "setup.py").write_text(SETUP.format(before='open("big", "wb").write(bytes(4_000_000))'))
     program = (
-        "import sys; from pathlib import Path; from lockedenv.install import flash; from lockedenv.console import Steps, Stop\n"
-        "t = Path(sys.argv[1]); tools = flash.Toolchain(t, '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', t)\n"
-        "try: flash.build(Path(sys.argv[2]), t / 'small', Path(sys.argv[3]), tools, ['90'], 1, t / 'log', Steps(1, True))\n"
+        "import sys; from pathlib import Path; from lockedenv.install import flash_build, flash_plan; from lockedenv.console import Steps, Stop\n"
+        "t = Path(sys.argv[1]); tools = flash_plan.Toolchain(t, '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', t)\n"
+        "try: flash_build.build(Path(sys.argv[2]), t / 'small', Path(sys.argv[3]), tools, ['90'], 1, t / 'log', Steps(1, True))\n"
         "except Stop as error: print(error)"
     )
     (tmp_path / "small").mkdir()
@@ -322,35 +334,92 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
         SETUP.format(before="print('[1/9] nvcc', flush=True); time.sleep(float(os.environ['SLOW']))")
     )
     program = (
-        "import os, sys; from pathlib import Path; from lockedenv import locks; from lockedenv.install import flash; from lockedenv.console import Steps; from lockedenv.process import holding\n"
-        "flash.find_toolchain = lambda *a: flash.Toolchain(Path('/usr'), '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', Path('/usr'))\n"
+        "import sys; from pathlib import Path; from lockedenv import locks; from lockedenv.install import flash, flash_plan\n"
+        "from lockedenv.console import Steps; from lockedenv.process import holding\n"
+        "tools = flash_plan.Toolchain(Path('/usr'), '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', Path('/usr'))\n"
+        "flash_plan.find_toolchain = lambda *a: tools\n"
         f"flash._source = lambda *a: Path({str(source)!r})\n"
-        "cache = Path(sys.argv[1]); folder = cache / 'flash-attn' / 'key'; folder.parent.mkdir(parents=True, exist_ok=True)\n"
-        "with holding(folder.parent / 'key.lock', 'the wheel'):\n"
-        "    found = flash.cached_wheel(folder, Steps(1, True))\n"
-        "    print('cached' if found else flash._build_and_keep(Path(sys.argv[2]), cache, folder, flash.Torch('2.5.1', '12.4', False, 'cp311', 'x'), ['90'], flash.Options(), locks.PipPackage('flash-attn', '1.0', 'd'), Steps(1, True)))"
+        "from lockedenv.install.options import Options; from lockedenv.prefix import Prefix\n"
+        "options = Options(cache=Path(sys.argv[1]), target=Prefix(Path(sys.argv[2])), offline=None, jobs=0)\n"
+        "cache, steps = options.cache / 'flash-attn', Steps(1, True); cache.mkdir(parents=True, exist_ok=True)\n"
+        "torch, pin = flash_plan.Torch('2.5.1', '12.4', False, 'cp311', 'x'), locks.PipPackage('flash-attn', '1.0', 'd')\n"
+        "with holding(cache / 'key.lock', 'the wheel'):\n"
+        "    found = flash.cached_wheel(cache, 'key', steps)\n"
+        "    print('cached' if found else flash.build_and_keep(options, 'key', torch, ['90'], pin, steps))"
     )
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"), TMPDIR=str(tmp_path))
     command = [sys.executable, "-c", program, str(cache), str(conda_environment.prefix)]
 
     def builders() -> List[str]:
-        return sh("pgrep", "-f", str(source), check=False).stdout.split()
+        return sh(
+            "grep", "-lsa", f"TMPDIR={tmp_path}/maximalcai-flash-attn", *Path("/proc").glob("[0-9]*/environ"), check=False
+        ).stdout.split()
 
     slow = subprocess.Popen(command, env={**environ, "SLOW": "600"}, stdout=subprocess.DEVNULL, start_new_session=True)
-    log = cache / "logs/key.log"
+    key = f"key-nvcc12.4-gcc12.2-glibc{flash.GLIBC}"
+    log = cache / f"logs/{key}.log"
     while not (log.exists() and "[1/9]" in log.read_text()):
         assert slow.poll() is None
         time.sleep(0.1)
     os.killpg(slow.pid, signal.SIGKILL)
     slow.wait()
-    assert not (cache / "flash-attn/key").exists()
-    assert builders(), "what the killed one had started, in a group of its own, still runs"
+    assert not (cache / "flash-attn" / key).exists()
+    assert builders(), "pip ends with the killed one; what pip had started still runs"
     # Two at once: one builds, the other takes what was built.
     both = [subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted(p.communicate()[0].strip().rsplit("/", 1)[-1] for p in both)
     assert said == ["cached", "flash_attn-1.0-py3-none-any.whl"]
     assert not builders()
     assert not list(tmp_path.glob("maximalcai-flash-attn-*"))
+
+
+def test_the_users_pip_settings_do_not_reach_the_build(build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_CONSTRAINT", "PIP_CONFIG_FILE", "PIP_TARGET"):
+        monkeypatch.setenv(name, "/nowhere")
+    assert build("pass").exists()
+
+
+@pytest.fixture
+def proving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Result], str]:
+    """Installs a cached wheel whose GPU check gives a result; gives what is said, and what becomes of the wheel."""
+    base = flash_plan.key(locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0], TORCH, ["90"])
+    version, cache = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0].version, tmp_path / "cache/flash-attn"
+    (tmp_path / "env").mkdir()
+    (tmp_path / "w.whl").write_bytes(b"two hours of work")
+    monkeypatch.setattr(flash, "ask", lambda *a, **k: (0, version + "\n", ""))
+    monkeypatch.setattr(flash, "run", lambda *a, **k: "")
+    monkeypatch.setattr(flash_plan, "probe_torch", lambda prefix: TORCH)
+    options = Options(cache=tmp_path / "cache", target=Prefix(tmp_path / "env"), offline=None, arch="", jobs=0, wheel="")
+
+    def install(result: Result) -> str:
+        cache.mkdir(parents=True, exist_ok=True)
+        folder = cache / f"{base}-nvcc12.4-gcc12.2-glibc{flash.GLIBC}"
+        flash.keep(tmp_path / "w.whl", folder, {})
+        monkeypatch.setattr(flash, "run_child", lambda *a, **k: result)
+        said: List[str] = []
+        steps = Steps(1, True)
+        monkeypatch.setattr(steps, "note", said.append)
+        try:
+            flash.install(options, Path("uv"), machine.parse_gpus(H100), steps)
+        except Stop as error:
+            said.append(str(error))
+        return "\n".join([*said, "kept" if folder.exists() else "deleted"])
+
+    return install
+
+
+@pytest.mark.parametrize(
+    "said", ["RuntimeError: CUDA out of memory", "no answer within 120 s; stopped", "no kernel image is available"]
+)
+def test_a_gpu_that_cannot_prove_a_wheel_is_not_the_wheels_fault(said: str, proving: Callable[[Result], str]) -> None:
+    """Any failure deleted the shared wheel, two hours of work."""
+    text = proving(failed(said, "remedy"))
+    assert f"flash-attn is installed, and its proof could not run: {said}" in text and text.endswith("kept"), text
+
+
+def test_wrong_values_are_the_wheels_fault(proving: Callable[[Result], str]) -> None:
+    text = proving(failed("cuda: out error 1.0e+00, bound 1.0e-02", "remedy", [], **{"bf16 d64, error over bound": 100.0}))
+    assert "is not right, so it was removed again, from the cache too: cuda: out error" in text and text.endswith("deleted")
 
 
 # Through post_create.sh ------------------------------------------------------------------------------------------
@@ -379,6 +448,35 @@ def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_enviro
         out = post_create(pip_environment, "--wheel", wheel, *hashed, check=False)
         assert said in out and "Traceback" not in out, out
     assert not list(pip_environment.glob("lib/python3.11/site-packages/flash_attn*"))
+
+
+def fake_flash_attn(folder: Path, python: Path, version: str, code: str) -> Path:
+    """A wheel of flash-attn's name and modules, of plain Python."""
+    folder.mkdir()
+    for name, text in (("flash_attn", code), ("flash_attn_2_cuda", "")):
+        (folder / f"{name}.py").write_text(text)
+    modules = "py_modules=['flash_attn', 'flash_attn_2_cuda']"
+    (folder / "setup.py").write_text(f"from setuptools import setup; setup(name='flash_attn', version='{version}', {modules})")
+    options = ["-q", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "built"]
+    sh(python, "-m", "pip", "wheel", *options, folder)
+    return next((folder / "built").glob("*.whl"))
+
+
+def test_a_given_wheel_may_have_a_relative_path_and_is_kept(pip_environment: Path, tmp_path: Path) -> None:
+    prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
+    code = "__version__ = '2.8.3'\nflash_attn_func = None\n"
+    wheel = fake_flash_attn(tmp_path / "source", prefix / "bin/python", "2.8.3", code)
+    name = "flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl"
+    (tmp_path / "wheels").mkdir()
+    repacked = "import sys, zipfile; a, b = (zipfile.ZipFile(sys.argv[1]), zipfile.ZipFile(sys.argv[2], 'w'))\n"
+    repacked += "for n in a.namelist(): b.writestr(n, a.read(n).replace(b'Tag: py3-none-any', b'Tag: cp311-cp311-linux_x86_64'))"
+    sh(sys.executable, "-c", repacked, wheel, tmp_path / "wheels" / name)
+    given = ["--wheel", f"wheels/{name}", "--sha256", file_sha256(tmp_path / "wheels" / name)]
+    command = [ROOT / "scripts/post_create.sh", "--prefix", prefix, "--level", "quick", "--arch", "90"]
+    done = sh(*command, *given, cwd=tmp_path, check=False, env=clean_environ())
+    assert done.returncode == 0 and "flash-attn 2.8.3" in done.stdout, done.stdout
+    assert f"{name} is installed\n" in sh(*command, *given, cwd=tmp_path, env=clean_environ()).stdout
+    assert f"{name} is installed, as --wheel gave it" in sh(*command, env=clean_environ()).stdout, "nothing is built over it"
 
 
 @pytest.fixture(scope="session")
@@ -422,7 +520,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
 def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment: Path, cuda_home: Path, tmp_path: Path) -> None:
     """The whole path of post_create.sh --arch 90 with nvcc 12.4, on a package of flash-attn's shape with one kernel."""
     prefix, project = tmp_path / "env", tmp_path / "project"
-    sh("cp", "-al", pip_environment, prefix)
+    copy_environment(pip_environment, prefix, links=True)
     folder = tmp_path / "flash_attn-2.8.3.post2"
     (folder / "flash_attn").mkdir(parents=True)
     (folder / "flash_attn/__init__.py").write_text("__version__ = '2.8.3.post2'\nflash_attn_func = None\n")
@@ -446,16 +544,16 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment:
     assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl built" in said
     assert "75 wheels as locked, and flash-attn 2.8.3.post2\n" in said
     key = f"flash_attn-2.8.3.post2-{sha[:12]}-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
-    info = json.loads((cache / "flash-attn" / key / "wheel.json").read_text())
+    info = json.loads(next((cache / "flash-attn").glob(f"{key}-nvcc12.4-gcc*-glibc{flash.GLIBC}/wheel.json")).read_text())
     assert info["nvcc"] == "12.4" and info["archs"] == ["90"]
     library = next(prefix.glob("lib/python3.11/site-packages/flash_attn_2_cuda*.so"))
     assert b"sm_90" in library.read_bytes()
     done = sh(prefix / "bin/python", "-c", "import torch, flash_attn_2_cuda as f; f.run(torch.ones(4))", check=False)
     assert "x must be on a GPU" in done.stdout
     # Again: nothing to do. In another prefix: from the cache, without a compiler.
-    assert f"{key} is installed" in post_create(prefix, *options, project=project)
+    assert re.search(f"{key}-nvcc.* is installed", post_create(prefix, *options, project=project))
     other = tmp_path / "other"
-    sh("cp", "-al", pip_environment, other)
+    copy_environment(pip_environment, other, links=True)
     said = post_create(other, *options, project=project)
     assert "flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl from the cache" in said
     sh(other / "bin/python", "-c", "import torch, flash_attn, flash_attn_2_cuda")
@@ -464,31 +562,20 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment:
 def test_a_wheel_that_is_not_right_is_not_left_anywhere(pip_environment: Path, tmp_path: Path) -> None:
     """It installs and does not import: it is removed from the prefix and from the cache."""
     prefix, cache = tmp_path / "env", tmp_path / "cache"
-    sh("cp", "-al", pip_environment, prefix)
+    copy_environment(pip_environment, prefix, links=True)
     pin = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0]
-    folder = cache / "flash-attn" / flash.key(pin, TORCH, ["90"])
-    (tmp_path / "flash_attn.py").write_text("raise ImportError('undefined symbol: _ZN3c104cuda')")
-    (tmp_path / "setup.py").write_text(
-        f"from setuptools import setup; setup(name='flash_attn', version='{pin.version}', py_modules=['flash_attn'])"
-    )
-    sh(
-        prefix / "bin/python",
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        tmp_path / "built",
-        tmp_path,
-    )
+    folder = cache / "flash-attn" / f"{flash_plan.key(pin, TORCH, ['90'])}-nvcc12.4-gcc12.2-glibc{flash.GLIBC}"
+    code = "raise ImportError('undefined symbol: _ZN3c104cuda')"
+    wheel = fake_flash_attn(tmp_path / "source", prefix / "bin/python", pin.version, code)
     folder.parent.mkdir(parents=True)
-    flash.keep(next((tmp_path / "built").glob("*.whl")), folder, {})
+    flash.keep(wheel, folder, {})
     said = post_create(prefix, "--cache", cache, "--arch", "90", check=False)
     assert "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError" in said
     assert not folder.exists() and not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
     assert "verified: every check that ran has passed" in said, "the environment works without it"
+    last = said.splitlines()[-3:]
+    assert last[0].startswith("verified, but not all that was asked for is there: flash-attn is missing"), last
+    assert last[1].startswith("verified, with the exception above: ") and last[2].startswith("enter it with:  source "), last
 
 
 @pytest.mark.long
@@ -497,7 +584,7 @@ def test_flash_attn_itself(pip_environment: Path, cuda_home: Path, tmp_path: Pat
     cache, seconds = tmp_path / "cache", []
     for name in ("first", "second"):
         prefix = tmp_path / name
-        sh("cp", "-al", pip_environment, prefix)
+        copy_environment(pip_environment, prefix, links=True)
         started = time.monotonic()
         post_create(prefix, "--cache", cache, "--arch", "90", CUDA_HOME=str(cuda_home))
         seconds.append(time.monotonic() - started)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import shutil
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Iterator
 
 import jsonschema
 import pytest
 from conftest import ROOT, clean_environ, sh
-from lockedenv import locks
-from lockedenv.console import Stop
+from lockedenv.console import Steps, Stop
 from lockedenv.install import wheels
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
@@ -24,7 +23,7 @@ def test_one_command_ends_in_a_verified_environment(pip_environment: Path) -> No
     said = (pip_environment / "said.txt").read_text()
     assert [f"[{n}/6]" in said for n in range(1, 7)] == [True] * 6
     assert "backend      pip: as asked" in said
-    assert f"enter it with:  source {pip_environment}/bin/activate" in said
+    assert f"enter it with:  source {pip_environment}/activate" in said and "Activate with" not in said
     program = (
         "import torch, transformers, bitsandbytes, peft, accelerate, datasets, scipy, statsmodels;"
         "print(torch.__version__, torch.version.cuda, transformers.__version__)"
@@ -34,12 +33,27 @@ def test_one_command_ends_in_a_verified_environment(pip_environment: Path) -> No
 
 
 def test_a_second_run_has_nothing_to_do(pip_environment: Path) -> None:
-    done = sh(SETUP, "--backend", "pip", "--prefix", pip_environment, env=clean_environ())
-    assert "nothing to do but verify it" in done.stdout and "verified: every check that ran has passed" in done.stdout
-    assert "Fetch" not in done.stdout
-    assert f"\nenter it with:  source {pip_environment}/bin/activate\n" in done.stdout, "a line to copy, with nothing after it"
-    quiet = sh(SETUP, "--prefix", pip_environment, "--quiet", env=clean_environ())
+    command = [SETUP, "--backend", "pip", "--prefix", pip_environment, "--level", "quick"]
+    done = sh(*command, env=clean_environ())
+    assert "it is verified again" in done.stdout and "verified: every check that ran has passed" in done.stdout
+    assert "Fetch" not in done.stdout and "[1/2] flash-attn" in done.stdout and "[2/2] Verify, quick level" in done.stdout
+    assert f"\nenter it with:  source {pip_environment}/activate\n" in done.stdout, "a line to copy, with nothing after it"
+    quiet = sh(*command, "--quiet", env=clean_environ())
     assert quiet.stdout == "verified: every check that ran has passed\n"
+
+
+def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
+    """As on an air-gapped Debian 13, whose Python is another."""
+    for name in ("scripts", "locks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("requirements.txt", "conda-lock.yml"):
+        shutil.copy2(ROOT / name, tmp_path)
+    module = tmp_path / "scripts/lockedenv/install/setup.py"
+    module.write_text(module.read_text().replace('PYTHON = "3.11"', 'PYTHON = "3.19"'))
+    command = [tmp_path / "scripts/setup_runpod_environment.sh", "--backend", "pip", "--prefix", tmp_path / "env"]
+    done = sh(*command, check=False, env=clean_environ())
+    assert done.returncode == 1 and "no Python 3.19 here, and uv could not fetch one: apt-get install python3.19" in done.stdout
+    assert "Traceback" not in done.stdout and not (tmp_path / "env").exists(), done.stdout
 
 
 def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:
@@ -55,7 +69,10 @@ def test_the_whole_verifier_on_the_real_environment(pip_environment: Path, tmp_p
     """Full level, as a user runs it, from another directory; the document is the documented one."""
     target = tmp_path / "new" / "verify.json"
     program = ROOT / "scripts/verify_environment.py"
-    done = sh(pip_environment / "bin/python", program, "--json", target, check=False, cwd=tmp_path, env=clean_environ())
+    # As one node of a RunPod cluster, whose other nodes do not answer.
+    cluster = {"WORLD_SIZE": "2", "RANK": "1", "NODE_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "9"}
+    command = [pip_environment / "bin/python", program, "--json", target]
+    done = sh(*command, check=False, cwd=tmp_path, env=clean_environ(**cluster))
     assert done.returncode == 0, done.stdout
     document: Dict[str, Any] = json.loads(target.read_text())
     jsonschema.validate(document, json.loads((SCHEMAS / "verify.schema.json").read_text()))
@@ -118,12 +135,20 @@ def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
     assert done.returncode == 1 and "has no bin/python: it is not an environment" in done.stdout
 
 
-def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture
+def no_memory() -> Iterator[None]:
+    wheels.pip_command.cache_clear()
+    yield
+    wheels.pip_command.cache_clear()
+
+
+def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(
+    no_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    pin = next(p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name == "idna")
-    assert wheels.index_items([pin], dict(os.environ))[0].name.startswith("idna-")
+    assert wheels.pip_command()[0] == sys._base_executable  # type: ignore[attr-defined]
     monkeypatch.setattr(sys, "_base_executable", "/bin/false")
-    with pytest.raises(Stop, match="no package index is known: install python3-pip, or set UV_DEFAULT_INDEX"):
-        wheels.index_items([pin], dict(os.environ))
+    monkeypatch.setenv("PATH", "/nowhere")
+    wheels.pip_command.cache_clear()
+    with pytest.raises(Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"):
+        wheels.bring_uv(tmp_path, Steps(1, True))

@@ -240,6 +240,31 @@ def test_the_second_run_is_quick_only_if_the_last_full_one_passed(machine: Machi
     assert "Verify, full level" in sh(*command, check=False, env=environ).stdout
 
 
+def test_a_finished_prefix_whose_conda_package_was_replaced_is_not_verified(machine: Machine) -> None:
+    machine.assert_verified(machine.setup())
+    record = next((machine.prefix / "conda-meta").glob("tqdm-*.json"))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "version": "99.0"}))
+    done = machine.setup()
+    assert done.returncode == 1 and "tqdm: version is 99.0, locked is" in done.stdout and "is not verified" in done.stdout
+
+
+def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) -> None:
+    done = machine.setup("--dry-run", "--arch", "90")
+    assert "flash-attn   built for sm_90 with the lock's nvcc and g++, 2 jobs at a time" in done.stdout, done.stdout
+    assert not machine.prefix.exists() and not machine.cache.exists()
+    machine.assert_verified(machine.setup())
+    done = machine.setup("--dry-run")
+    assert (
+        "is installed, from these locks: it is verified again (--force rebuilds it)" in done.stdout and "anew" not in done.stdout
+    )
+    (machine.folder / "bin").mkdir()
+    for name in ("nvcc", "g++"):
+        (machine.folder / "bin" / name).write_text("#!/bin/sh\necho release 11.8, 9.9.9\n")
+        (machine.folder / "bin" / name).chmod(0o755)
+    plan = machine.setup("--dry-run", "--arch", "90", "--backend", "pip", PATH=f"{machine.folder}/bin:{machine.environ['PATH']}")
+    assert "flash-attn   flash-attn cannot be built: nvcc is of CUDA 11.8, torch is built for 12.4" in plan.stdout, plan.stdout
+
+
 # What the user has added -----------------------------------------------------------------------------------------
 
 
@@ -431,6 +456,23 @@ def test_the_verifier_run_by_another_python_says_which_one_it_is(conda_environme
     done = sh("/usr/bin/python3", ROOT / "scripts/verify_environment.py", check=False, env=clean_environ())
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 1
     assert "this is /usr/bin/python3, where no lock was installed; run the environment's own" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_verifier_leaves_nothing_running(number: int, status: int, machine: Machine) -> None:
+    """Ctrl-C took 30 s and ended in a traceback; SIGTERM orphaned the checks."""
+    machine.assert_verified(machine.setup())
+    machine.slow_verify(True)
+    program = [machine.prefix / "bin/python", machine.project / "scripts/verify_environment.py", "--level", "quick"]
+    process = subprocess.Popen(program, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not sh("pgrep", "-f", "verify.child slow", check=False).stdout:
+        assert process.poll() is None
+    process.send_signal(number)
+    said = process.communicate(timeout=20)[0]
+    assert (
+        process.returncode == status and said.count("interrupted; run it again to go on") == 1 and "Traceback" not in said
+    ), said
+    assert not sh("pgrep", "-f", "verify.child slow", check=False).stdout
 
 
 def test_a_reader_that_goes_away_is_no_traceback(conda_environment: CondaEnvironment) -> None:

@@ -10,7 +10,8 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional
@@ -24,10 +25,7 @@ OURS = (MARK, INSTALLED, "maximalcai-manifest.json", "maximalcai-flash-attn", "a
 
 @dataclass
 class CondaRecord:
-    """One conda-meta record, kept in `file`. `infos`: its dist-infos, each with the sha256 of RECORD and INSTALLER.
-
-    `hashes`: path in the prefix -> sha256 in hex, empty where the record has none (links, generated scripts, bytecode).
-    """
+    """One conda-meta record. `hashes`: path in the prefix -> sha256 in hex, empty where it has none (links, scripts, bytecode)."""
 
     name: str
     version: str
@@ -35,9 +33,17 @@ class CondaRecord:
     channel: str
     sha256: str
     md5: str
-    file: Path
-    hashes: Dict[str, str] = field(default_factory=dict)
-    infos: Dict[str, Dict[str, str]] = field(default_factory=dict)
+    hashes: Dict[str, str]
+
+    @property
+    def infos(self) -> Dict[str, Dict[str, str]]:
+        """Its dist-infos, each with the sha256 of RECORD and INSTALLER; not those that a package vendors."""
+        infos: Dict[str, Dict[str, str]] = {}
+        for path, sha in self.hashes.items():
+            folder, _, name = path.rpartition("/")
+            if folder.endswith("-info") and re.search(r"/site-packages/[^/]+\.(dist|egg)-info$", folder):
+                infos.setdefault(folder, {}).update({name: sha} if name in ("RECORD", "INSTALLER") else {})
+        return infos
 
 
 @dataclass
@@ -93,24 +99,9 @@ def site_folders(prefix: Path) -> List[Path]:
     return [p for p in found if p.is_dir()]
 
 
-def in_prefix(path: str, python: str) -> str:
-    """A conda record's path as it lies in a prefix; noarch packages may be recorded as packed. `python`: lib/python3.11."""
-    path = re.sub("^site-packages/", f"{python}/site-packages/", path)
-    return re.sub("^python-scripts/", "bin/", path)
-
-
-def _owned_infos(hashes: Dict[str, str]) -> Dict[str, Dict[str, str]]:
-    infos: Dict[str, Dict[str, str]] = {}
-    for path, sha in hashes.items():
-        folder, _, name = path.rpartition("/")
-        if re.search(r"/site-packages/[^/]+\.(dist|egg)-info$", folder):  # not those that a package vendors
-            infos.setdefault(folder, {}).update({name: sha} if name in ("RECORD", "INSTALLER") else {})
-    return infos
-
-
 def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
     records = []
-    python = next((p.parent.relative_to(prefix).as_posix() for p in site_folders(prefix) if prefix in p.parents), "lib/python")
+    site = next((p.relative_to(prefix).as_posix() for p in site_folders(prefix) if prefix in p.parents), "site-packages")
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -120,12 +111,12 @@ def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
             for entry in data["paths_data"]["paths"]:
                 file = entry.get("path_type", "hardlink") in ("hardlink", "copy")
                 sha = entry.get("sha256_in_prefix") or entry.get("sha256") or ""
-                hashes[in_prefix(entry["_path"], python)] = sha if file else ""
+                # A noarch package may be recorded as it was packed.
+                name = re.sub("^python-scripts/", "bin/", re.sub("^site-packages/", f"{site}/", entry["_path"]))
+                hashes[name] = sha if file else ""
             build = data.get("build") or data.get("build_string", "")
             archive = (data.get("sha256") or "", data.get("md5") or "")
-            records.append(
-                CondaRecord(data["name"], data["version"], build, channel, *archive, path, hashes, _owned_infos(hashes))
-            )
+            records.append(CondaRecord(data["name"], data["version"], build, channel, *archive, hashes))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: is not a conda record ({type(error).__name__}: {error}); make the prefix anew")
     return records
@@ -161,6 +152,13 @@ def file_sha256(path: Path) -> str:
     except OSError:
         return ""
     return digest.hexdigest()
+
+
+def hashes(paths: Iterable[Path]) -> Dict[Path, str]:
+    """The sha256 of each file, by all cores: hashlib lets go of the interpreter while it hashes."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(paths)
+        return dict(zip(found, pool.map(file_sha256, found)))
 
 
 def read_prefix(prefix: Path) -> Installed:
@@ -225,15 +223,13 @@ def unrecorded(prefix: Path, recorded: Iterable[Path]) -> List[Path]:
 
 def snapshot(prefix: Path) -> Dict[str, Dict[str, str]]:
     """What the records have no hash for, in a prefix that was just made: links and their targets, files and their sha256."""
-    links, files = {}, {}
     recorded = recorded_files(read_prefix(prefix))
-    for path in {*unrecorded(prefix, recorded), *(p for p, sha in recorded.items() if not sha)}:
-        name = path.relative_to(prefix).as_posix()
-        if path.is_symlink():
-            links[name] = os.readlink(path)
-        elif path.is_file() and path.suffix != ".pyc":
-            files[name] = file_sha256(path)
-    return {"links": links, "files": files}
+    paths = {*unrecorded(prefix, recorded), *(path for path, sha in recorded.items() if not sha and path.suffix != ".pyc")}
+    files = hashes(path for path in paths if path.is_file() and not path.is_symlink())
+    return {
+        "links": {path.relative_to(prefix).as_posix(): os.readlink(path) for path in paths if path.is_symlink()},
+        "files": {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()},
+    }
 
 
 def own_files(prefix: Path) -> List[Path]:

@@ -23,9 +23,11 @@ from typing import Any, Dict, Iterator, Optional
 from lockedenv.console import Stop
 from lockedenv.installed import MARK, own_files, read_json
 from lockedenv.machine import write_atomically
+from lockedenv.process import end_orphans, holding
 
 ABSENT, MAKING, INSTALLED, VERIFIED = "absent", "making", "installed", "verified"
 CHANGED, MOVED, FOREIGN, REMOVING = "changed", "moved", "foreign", "removing"
+WORKS_ON = "MAXIMALCAI_WORKS_ON"
 SETUP = "setup"  # in MARK: the set-up made the folder, and may remove it; anything else: it was there before
 
 
@@ -42,6 +44,14 @@ class Prefix:
     def beside(self, suffix: str) -> Path:
         """A path beside the prefix, under its name: its lock, its predecessor, what is unpacked for it."""
         return self.path.with_name(f"{self.path.name}.{suffix}")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the prefix's lock; what a killed run has left working on it is ended first."""
+        with holding(self.beside("lock"), f"the environment {self.path}"):
+            end_orphans(f"{WORKS_ON}={self.path}")
+            os.environ[WORKS_ON] = str(self.path)  # all that this run starts inherits it
+            yield
 
     def mark(self) -> Dict[str, Any]:
         return read_json(self.path / MARK)

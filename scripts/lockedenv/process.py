@@ -63,6 +63,19 @@ def started(command: Sequence[Any], gentle: bool = False, **options: Any) -> "It
         del _running[process]
 
 
+def end_orphans(entry: str) -> None:
+    """Ends what a run that was killed with -9 has left working: all that has `entry` (NAME=value) in its environment."""
+    deadline, left = time.monotonic() + 5, [0]
+    while left and time.monotonic() < deadline:
+        left = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if entry.encode() in (process / "environ").read_bytes().split(b"\0"):
+                    left.append(int(process.name))
+                    os.kill(left[-1], signal.SIGKILL)
+        time.sleep(0.02 * bool(left))
+
+
 def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options: Any) -> Tuple[Optional[int], str, str]:
     """(exit status, standard output, standard error) of a command; never raises for what the command does.
 
@@ -81,17 +94,16 @@ def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options:
     return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def run(
-    command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool = False, hide: str = "$^", disk: Optional[Path] = None
-) -> str:
-    """Runs a command; what it says goes on to the terminal, lines that match `hide` left out, and is returned.
+def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool = False, hide: str = "$^",
+        disk: Optional[Path] = None, on_line: Optional[Callable[[str], None]] = None, cwd: Any = "/") -> str:  # fmt: skip
+    """Runs a command; what it says is returned, and goes to `on_line` or to the terminal, lines that match `hide` left out.
 
-    Raises Stop if it fails, with its last lines where they were not shown. `disk`: where it writes; if that was full while
-    it ran, the Stop says so. The file system is asked, because micromamba 2.5.0 only says "Write failed".
+    Raises Stop if it fails, with its last lines where they were not shown, or says that the disk is full. `disk`: where it
+    writes; that file system is asked while it runs, because micromamba 2.5.0 only says "Write failed".
     """
     said: List[str] = []
     least = FULL + 1
-    with started(command, env=environ, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with started(command, env=environ, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
 
         def forward() -> None:
             assert process.stdout is not None
@@ -99,7 +111,9 @@ def run(
                 for raw in process.stdout:
                     line = redact(raw.decode(errors="replace").rstrip())
                     said.append(line)
-                    if not quiet and not re.match(hide, line):
+                    if on_line:
+                        on_line(line)
+                    elif not quiet and not re.match(hide, line):
                         print(f"      {line}", flush=True)
 
         reader = threading.Thread(target=forward, daemon=True)
@@ -110,8 +124,7 @@ def run(
         status = process.wait()
         reader.join(5)
     if status:
-        text = "\n".join(said)
-        if least <= FULL or re.search(r"No space left on device|os error 28|Errno 28", text):
+        if least <= FULL or re.search(r"No space left on device|os error 28|Errno 28", "\n".join(said)):
             raise Stop(f"{what}: {FULL_DISK}")
         ended = f"exit {status}" if status > 0 else f"signal {-status}"
         tail = "\n  ".join(said[-8:]) if quiet else ""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -205,6 +209,52 @@ def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
     assert outcomes["exact"] > 0.8 * RUNS and faults > 8 * RUNS
 
 
+def test_two_runs_that_share_a_folder_fetch_each_file_once(site: Path, tmp_path: Path) -> None:
+    """They tore each other's `.part` files: FileNotFoundError."""
+    program = (
+        "import sys; from pathlib import Path; from test_fetch import items; from lockedenv.install import fetch\n"
+        "fetch.fetch(items(sys.argv[1]), Path(sys.argv[2]), print, quiet=True)"
+    )
+    with FaultServer(site) as server:
+        server.fault = lambda handler, content, start: time.sleep(0.02) or False  # type: ignore[func-returns-value]
+        command = [sys.executable, "-c", program, server.address, str(tmp_path / "pkgs")]
+        environ = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+        both = [subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        said = [process.communicate()[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0, 0] and "Traceback" not in "".join(said), said
+        assert set(server.requests.values()) == {1}
+    assert_exact(tmp_path / "pkgs")
+
+
+@pytest.fixture
+def old_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A curl that answers as 7.68 does: %{exitcode} and %{errormsg}, which it does not know, are empty."""
+    (tmp_path / "bin").mkdir()
+    script = f'#!/bin/bash\nexec {shutil.which("curl")} "${{@//%{{exitcode\\}}\\t%{{errormsg\\}}/\\t}}"\n'
+    (tmp_path / "bin/curl").write_text(script)
+    (tmp_path / "bin/curl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+
+
+def test_an_old_curl_settles_files_of_unknown_size(site: Path, tmp_path: Path, old_curl: None, monkeypatch: Any) -> None:
+    """Ubuntu 20.04's and Debian 11's: pytorch's archive, whose size no channel records, never settled."""
+    said = sh(
+        "curl", "--silent", "--write-out", "%{http_code}\\t%{exitcode}\\t%{errormsg}|", "http://127.0.0.1:9", check=False
+    ).stdout
+    assert said == "000\t\t|", said
+    unsized = [Item(item.name, item.sha256, 0, item.sources) for item in items("{}")]
+    with FaultServer(site) as server:
+        for item in unsized:
+            item.sources = [source.format(server.address) for source in item.sources]
+        server.fault = times(1, truncate)
+        fetch.fetch(unsized, tmp_path / "pkgs", lambda text: None, quiet=True)
+        assert_exact(tmp_path / "pkgs")
+        monkeypatch.setattr(fetch, "ROUNDS", 3)
+        server.fault = unavailable
+        with pytest.raises(FetchError, match="HTTP 503"):
+            fetch.fetch(unsized, tmp_path / "other", lambda text: None, quiet=True)
+
+
 def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     """A file system of 300 kB, in a mount namespace of its own."""
     program = (
@@ -216,7 +266,7 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     small.mkdir()
     with FaultServer(site) as server:
         mount = f'mount -t tmpfs -o size=300k none {small} && python -c "$0" {server.address} {small}/pkgs'
-        environ = {**__import__("os").environ, "PYTHONPATH": ":".join(__import__("sys").path)}
+        environ = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
         done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", mount, program, env=environ)
     assert "No space left on the disk of" in done.stdout and "what is there is kept" in done.stdout, done.stdout
 
@@ -225,6 +275,7 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     "text, clean",
     [
         ("https://user:hunter2@mirror.example/x", "https://***@mirror.example/x"),
+        ("https://user:p@ss@w@rd@mirror.example/x", "https://***@mirror.example/x"),
         ("https://mirror.example/t/ab-123/conda-forge/x", "https://mirror.example/t/***/conda-forge/x"),
         ("GET https://mirror.example/x?token=abc failed", "GET https://mirror.example/x?*** failed"),
     ],

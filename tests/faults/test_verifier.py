@@ -322,6 +322,20 @@ def test_strays_in_a_locked_package_are_a_warning_and_what_extras_own_is_nothing
     assert "numpy.py: is of no package, beside numpy's own files" in done.stdout
 
 
+def test_what_was_added_and_does_not_fit_is_a_warning(broken: CondaEnvironment) -> None:
+    """`pip check` failed, and the verdict did not say so."""
+    assert "PASS  requirements" in broken.verify("--only", "requirements").stdout
+    uv("install", "--no-deps", "requests==2.32.3")(broken)
+    done = broken.verify("--level", "quick")
+    assert done.returncode == 0 and "WARN  requirements     The package `requests` requires `" in done.stdout, done.stdout
+
+
+def test_a_locale_without_unicode_is_no_traceback(broken: CondaEnvironment) -> None:
+    dist("caf\u00e9", "1.0")(broken)
+    done = broken.verify("--level", "quick", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0 and "Traceback" not in done.stdout, done.stdout
+
+
 def test_the_name_and_version_are_the_headers_not_the_descriptions(tmp_path: Path) -> None:
     """distro 1.9.0 was reported as antergos 2015.10, which its description quotes."""
     info = tmp_path / "lib/python3.11/site-packages/distro-1.9.0.dist-info"

@@ -33,8 +33,7 @@ def archive_items(packages: List[CondaPackage], mirrors: List[str], offline: Opt
     items = []
     for p in packages:
         online = [*(fetch.address(mirror, p.url) for mirror in mirrors), p.url]
-        sources = [(offline / "pkgs" / p.filename).as_uri()] if offline else online
-        items.append(Item(p.filename, p.sha256, p.size, sources))
+        items.append(Item(p.filename, p.sha256, p.size, [(offline / "pkgs" / p.filename).as_uri()] if offline else online))
     return items
 
 
@@ -43,24 +42,14 @@ def channel_problem(mirrors: List[str]) -> Optional[str]:
     if not shutil.which("curl"):
         return "curl is not installed (apt-get install curl)"
     smallest = {p.channel: p for p in sorted(locks.read_conda_lock().packages, key=lambda p: -p.size)}
+    options = (
+        "--disable --netrc-optional --config - --head --location --fail --silent --show-error --connect-timeout 5 --max-time 10"
+    )
 
     def ask_for(package: CondaPackage) -> Optional[str]:
         said = ""
         for source in archive_items([package], mirrors)[0].sources:
-            command = [
-                "curl",
-                "--disable",
-                "--netrc-optional",
-                "--config",
-                "-",
-                "--head",
-                "--location",
-                "--fail",
-                "--silent",
-                "--show-error",
-            ]
-            limits = ["--output", os.devnull, "--connect-timeout", "5", "--max-time", "10"]
-            status, _, said = ask([*command, *limits], input=f'url = "{source}"\n')
+            status, _, said = ask(["curl", *options.split(), "--output", os.devnull], input=f'url = "{source}"\n')
             if status == 0:
                 return None
         return f"the channel {package.channel} does not answer ({redact(' '.join(said.split()))})"
@@ -111,4 +100,4 @@ def create(prefix: Prefix, cache: Path, micromamba: Path, steps: Steps) -> None:
     missing = [p.name for p in packages if p.stem not in records]
     if missing or not (prefix.path / "bin/python").exists():
         raise Stop(f"micromamba said it was done, and {len(missing)} packages are missing ({', '.join(missing[:3])}...); "
-                   f"remove {cache / 'pkgs'}, and run again")  # fmt: skip
+                   f"remove {archives}, and run again")  # fmt: skip

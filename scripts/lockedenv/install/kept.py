@@ -12,12 +12,11 @@ import os
 import shutil
 import tarfile
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Dict, Iterable, List, Optional, Union
+from typing import IO, Dict, Iterable, List, Optional
 
 from lockedenv.console import Stop
-from lockedenv.installed import file_sha256, read_json, record_entries
+from lockedenv.installed import hashes, read_json, record_entries
 from lockedenv.machine import write_atomically
 
 NOTES = "unpacked.json"
@@ -25,17 +24,16 @@ NOTES = "unpacked.json"
 
 def signature(path: Path) -> str:
     """A sha256 over names, sizes, times of change and link targets of a file or of all that is in a folder."""
-    rows = []
-    folders = [str(path)] if path.is_dir() else []
-    entries = [] if folders else [(path.name, path.lstat(), "")]
+    rows, folders = [], [str(path)] if path.is_dir() else []
+    stat = path.lstat()
+    rows += [] if folders else [(path.name, stat.st_size, stat.st_mtime_ns, "")]
     while folders:
         for entry in os.scandir(folders.pop()):
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
             else:
-                target = os.readlink(entry.path) if entry.is_symlink() else ""
-                entries.append((os.path.relpath(entry.path, path), entry.stat(follow_symlinks=False), target))
-    rows = [(name, stat.st_size, stat.st_mtime_ns, target) for name, stat, target in entries]
+                stat, target = entry.stat(follow_symlinks=False), os.readlink(entry.path) if entry.is_symlink() else ""
+                rows.append((entry.path[len(str(path)) :], stat.st_size, stat.st_mtime_ns, target))
     return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
 
 
@@ -50,12 +48,12 @@ def drop_changed(cache: Path, paths: Iterable[Path]) -> List[Path]:
     notes: Dict[str, str] = read_json(cache / NOTES)
     unknown = []
     for path in paths:
-        if path.exists() or path.is_symlink():
-            known = notes.get(str(path.relative_to(cache)))
-            if not known:
-                unknown.append(path)
-            elif known != signature(path):
+        known = notes.get(str(path.relative_to(cache)))
+        if (path.exists() or path.is_symlink()) and known != signature(path):
+            if known:
                 discard(path)
+            else:
+                unknown.append(path)
     return unknown
 
 
@@ -71,8 +69,7 @@ def whole_wheel(folder: Path) -> bool:
         except (OSError, ValueError):
             return False
         there = {path for path in folder.rglob("*") if path.is_file() and path.parent != record.parent}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return there <= set(wanted) and list(pool.map(file_sha256, wanted)) == list(wanted.values())
+        return there <= set(wanted) and hashes(wanted) == wanted
     return False
 
 
@@ -91,14 +88,13 @@ def program(archive: Path, member: str, name: str, cache: Path) -> Path:
 
 
 def _member(archive: Path, member: str) -> IO[bytes]:
-    opened: Union[zipfile.ZipFile, tarfile.TarFile]
-    source: Optional[IO[bytes]] = None
+    found: Optional[IO[bytes]] = None
     if zipfile.is_zipfile(archive):
-        opened = zipfile.ZipFile(archive)
-        source = next((opened.open(name) for name in opened.namelist() if name.endswith(member)), None)
+        wheel = zipfile.ZipFile(archive)
+        found = next((wheel.open(name) for name in wheel.namelist() if name.endswith(member)), None)
     else:
-        opened = tarfile.open(archive)
-        source = next((opened.extractfile(info) for info in opened if info.name.endswith(member) and info.isfile()), None)
-    if not source:
+        tar = tarfile.open(archive)
+        found = next((tar.extractfile(info) for info in tar if info.name.endswith(member) and info.isfile()), None)
+    if not found:
         raise Stop(f"{archive} holds no {member}; remove it, and it is fetched anew")
-    return source
+    return found

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
 
 from lockedenv import locks, machine, prefix
 from lockedenv.console import Steps, Stop
-from lockedenv.install import conda, fetch, post_create, wheels
+from lockedenv.install import conda, fetch, flash, post_create, wheels
+from lockedenv.install.options import Options, add_options, add_setup_options
 from lockedenv.installed import added, own_files, read_prefix
 from lockedenv.machine import size_text, version_tuple
 from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED, Prefix
-from lockedenv.process import ask, holding, run, run_script
+from lockedenv.process import ask, run, run_script
+from lockedenv.verify.checks.surroundings import compile_problem
 
 # The one archive whose size the channel's metadata lacked when it was locked is pytorch's; its Python 3.12 twin has
 # 1,571,072,276 bytes.
@@ -26,18 +28,6 @@ UNKNOWN_SIZE = 1_600_000_000
 WHEEL_GROWTH, CONDA_GROWTH = 1.9, 2.5
 STEPS = 3 + post_create.STEPS
 PYTHON = "3.11"
-
-
-@dataclass
-class Plan:
-    """What a run is to do. `needs` are (folder, bytes, what for), one for each file system; `state` is the prefix's."""
-
-    options: post_create.Options
-    backend: str
-    why: str
-    mirrors: List[str]
-    state: str
-    needs: List[Tuple[Path, int, str]]
 
 
 # Deciding --------------------------------------------------------------------------------------------------------
@@ -71,17 +61,16 @@ def refuse_unusable(folder: Path) -> None:
         )
 
 
-def choose_backend(asked: str, offline: Optional[Path], mirrors: List[str], cache: Path) -> Tuple[str, str]:
+def choose_backend(options: Options) -> Tuple[str, str]:
     """(backend, why)."""
-    if asked != "auto":
-        return asked, "as asked"
-    if offline:
-        there = (offline / "pkgs").is_dir()
+    if options.backend != "auto":
+        return options.backend, "as asked"
+    if options.offline:
+        there = (options.offline / "pkgs").is_dir()
         return ("conda", "the offline folder has its archives") if there else ("pip", "the offline folder has wheels alone")
-    packages = locks.read_conda_lock().packages
-    if all((cache / "pkgs" / p.filename).exists() for p in packages):
+    if all((options.cache / "pkgs" / p.filename).exists() for p in locks.read_conda_lock().packages):
         return "conda", "all its archives are in the cache"
-    problem = conda.channel_problem(mirrors)
+    problem = conda.channel_problem(options.mirrors)
     return ("pip", problem) if problem else ("conda", "its channels answer")
 
 
@@ -116,17 +105,18 @@ def refuse_small_disks(needs: List[Tuple[Path, int, str]], backend: str) -> None
 # Doing -----------------------------------------------------------------------------------------------------------
 
 
-def create_venv(options: post_create.Options, uv: Path) -> None:
+def create_venv(options: Options, uv: Path) -> None:
     """An empty virtual environment of the locked Python: the machine's, or one that uv brings. Raises Stop."""
-    path, environ = options.prefix.path, wheels.uv_environment(options.cache, options.prefix.path, dict(os.environ))
+    path, environ = options.target.path, wheels.uv_environment(options.cache, options.target.path, dict(os.environ))
     if options.offline:
         environ.update(UV_PYTHON_INSTALL_DIR=str(options.offline / "python"), UV_PYTHON_DOWNLOADS="never")
-    if ask([uv, "python", "find", PYTHON], env=environ)[0] != 0 and options.offline:
+    there = ask([uv, "python", "find", PYTHON], env=environ)[0] == 0
+    if options.offline and not there:
         raise Stop(f"no Python {PYTHON} here, and {options.offline} has none: {INSTALL_PYTHON}")
     try:  # the mark lies there already
         run([uv, "venv", "--quiet", "--python", PYTHON, "--no-project", "--allow-existing", path], environ, "uv venv", quiet=True)
     except Stop as error:
-        if ask([uv, "python", "find", PYTHON], env=environ)[0] == 0:
+        if there:
             raise
         raise Stop(f"no Python {PYTHON} here, and uv could not fetch one: {INSTALL_PYTHON}\n  {error}") from None
 
@@ -134,27 +124,27 @@ def create_venv(options: post_create.Options, uv: Path) -> None:
 INSTALL_PYTHON = f"apt-get install python{PYTHON} (Debian 12, Ubuntu 22.04), or use the conda backend, which brings its own"
 
 
-def install(plan: Plan, steps: Steps) -> int:
+def install(options: Options, backend: str, steps: Steps) -> int:
     """Creates, finishes and verifies the prefix; gives the exit status. Until it is installed, the old one can come back."""
-    options, target = plan.options, plan.options.prefix
-    with steps.step("Fetch the archives" if plan.backend == "conda" else "Fetch uv"):
-        if plan.backend == "conda":
-            tool = conda.fetch_archives(options.cache, plan.mirrors, options.offline, steps)
+    target = options.target
+    with steps.step("Fetch the archives" if backend == "conda" else "Fetch uv"):
+        if backend == "conda":
+            tool = conda.fetch_archives(options.cache, options.mirrors, options.offline, steps)
         else:
             tool = wheels.bring_uv(options.cache, steps, options.offline)
     extras = keep_list(target)
-    with target.replacing(plan.backend):
+    with target.replacing(backend):
         with steps.step(f"Create {target.path}"):
-            if plan.backend == "conda":
+            if backend == "conda":
                 conda.create(target, options.cache, tool, steps)
             else:
                 create_venv(options, tool)
-            prefix.write_activate(target.path, plan.backend)
-            post_create.note_created(target.path)
-        status = post_create.finish(options, plan.backend, steps, extras if options.keep_extras else None)
+            prefix.write_activate(target.path, backend)
+            post_create.note_installed(target.path)
+        status = post_create.finish(options, backend, steps, extras if options.keep_extras else None)
     if extras and not options.keep_extras:
-        command = post_create.restoring(target, extras, target.path / "bin/uv")
-        steps.say(f"your own packages are listed in {extras}; this brings them back:\n{' '.join(command)}")
+        command = " ".join(map(shlex.quote, post_create.restoring(target, extras, target.path / "bin/uv")))
+        steps.say(f"your own packages are listed in {extras}; this brings them back:\n{command}")
     return status
 
 
@@ -167,7 +157,7 @@ def keep_list(target: Prefix) -> Optional[Path]:
     return target.beside("extras.txt") if lines else None
 
 
-def download_only(folder: Path, mirrors: List[str], steps: Steps, quiet: bool) -> None:
+def download_only(folder: Path, mirrors: List[str], steps: Steps) -> None:
     """Everything for both layers into a folder: archives, wheels, flash-attn's source, micromamba, uv, Python."""
     archives = conda.archive_items([*locks.read_conda_lock().packages, conda.MICROMAMBA], mirrors)
     problem = conda.channel_problem(mirrors)
@@ -175,7 +165,7 @@ def download_only(folder: Path, mirrors: List[str], steps: Steps, quiet: bool) -
         if problem:
             steps.note(f"left out: {problem}; the folder will do for the pip backend alone")
         else:
-            fetch.fetch(archives, folder / "pkgs", steps.note, quiet)
+            fetch.fetch(archives, folder / "pkgs", steps.note, steps.quiet)
     pins = locks.read_pip_lock(locks.REQUIREMENTS) + locks.read_pip_lock(locks.FLASH_ATTN_LOCK)
     with steps.step(f"Fetch {len(pins)} wheels and sources"):
         uv = wheels.bring_uv(folder, steps)
@@ -196,99 +186,92 @@ def parser() -> argparse.ArgumentParser:
         epilog="Default prefix: ~/maximalcai. Exit status: 0 verified, 1 not, 2 wrong usage, 130 and 143 interrupted.",
         allow_abbrev=False,
     )
-    post_create.add_options(p)
-    p.add_argument("--backend", choices=["auto", "conda", "pip"], default="auto",
-                   help="auto: conda where its channels answer, otherwise PyPI's wheels of the same versions")  # fmt: skip
-    p.add_argument("--mirror", default=os.environ.get("MAXIMALCAI_MIRROR", ""), metavar="URL,...",
-                   help="fetch conda archives from here first (default: $MAXIMALCAI_MIRROR); any is safe")  # fmt: skip
-    p.add_argument("--download-only", type=Path, metavar="DIR", help="collect everything in DIR, and install nothing")
-    p.add_argument("--force", action="store_true", help="rebuild a finished environment; the old one stays until it is verified")
-    p.add_argument(
-        "--keep-extras", action="store_true", help="install the packages that you added into the rebuilt environment too"
-    )
-    p.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add_options(p)
+    add_setup_options(p)
     return p
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    args = parser().parse_args(arguments)
-    mirrors = [m for m in args.mirror.split(",") if m]
+    options = parser().parse_args(arguments, Options())
 
     def work() -> int:
         refuse_other_machines()
-        if args.download_only:
-            folder = args.download_only.expanduser().resolve()
+        if options.download_only:
+            folder = options.download_only.expanduser().resolve()
             refuse_unusable(folder)
-            download_only(folder, mirrors, Steps(3, args.quiet), args.quiet)
+            download_only(folder, options.mirrors, Steps(3, options.quiet))
             return 0
-        path = (args.prefix or machine.home() / "maximalcai").expanduser().resolve()  # through a link: what it points to
-        options = post_create.options_of(args, path)
-        prefix.refuse(path, args.backend, options.cache)
-        for folder in (path, options.cache):
+        options.settle(options.prefix or machine.home() / "maximalcai")
+        target = options.target
+        prefix.refuse(target.path, options.backend, options.cache)
+        for folder in (target.path, options.cache):
             refuse_unusable(folder)
-        if args.dry_run:
-            return set_up(args, options, mirrors)
-        with holding(options.prefix.beside("lock"), f"the environment {path}"):
-            line = options.prefix.recover()
+        if options.dry_run:
+            return set_up(options)
+        with target.held():
+            line = target.recover()
             if line:
                 print(line, file=sys.stderr)
-            return set_up(args, options, mirrors)
+            return set_up(options)
 
     return run_script("setup_runpod_environment.sh", work)
 
 
-def set_up(args: argparse.Namespace, options: post_create.Options, mirrors: List[str]) -> int:
+def set_up(options: Options) -> int:
     """The run proper, with the prefix's lock held."""
-    target = options.prefix
+    target = options.target
     made_by = target.mark().get("backend", "pip")
     state = target.state(locks.digest(made_by))
     if state == FOREIGN:
         raise Stop(f"{target.path} is there and was not made by this script; choose another --prefix, or remove it yourself")
-    if state == MOVED and not args.force:
+    if state == MOVED and not options.force:
         raise Stop(f"{target.path} was made at {prefix.moved_from(target.path)}, and its scripts name that place: move it back, "
                    "or rebuild it here with --force")  # fmt: skip
-    if state in (INSTALLED, VERIFIED) and not args.force and args.backend in ("auto", made_by):
-        steps = Steps(2, options.quiet)
+    finished = state in (INSTALLED, VERIFIED) and not options.force and options.backend in ("auto", made_by)
+    steps = Steps(2 if finished else STEPS, options.quiet)
+    backend, needs = made_by, []
+    if finished:
         steps.say(f"{target.path} is installed, from these locks: it is verified again (--force rebuilds it)")
-        if args.dry_run:
-            steps.say("this was a dry run: nothing was changed")
-            return 0
-        return post_create.again(options, steps)
-    steps = Steps(STEPS, options.quiet)
-    with steps.step("Look at the machine"):
-        backend, why = choose_backend(args.backend, options.offline, mirrors, options.cache)
-        prefix.refuse(target.path, backend, options.cache)
-        plan = Plan(options, backend, why, mirrors, state, needed_space(backend, target.path, options.cache))
-        describe(plan, steps)
-        post_create.refuse_misleading_variables(target.path)
-        problem = machine.driver_problem(machine.gpus())
-        if problem:
-            raise Stop(problem)
-        refuse_small_disks(plan.needs, backend)
-    if args.dry_run:
+    else:
+        with steps.step("Look at the machine"):
+            backend, why = choose_backend(options)
+            steps.note(f"backend      {backend}: {why}")
+            prefix.refuse(target.path, backend, options.cache)
+            needs = needed_space(backend, target.path, options.cache)
+            gpus = machine.gpus()
+            describe(options, state, needs, steps)
+            steps.note(f"flash-attn   {flash.outlook(options, backend, gpus)}")
+            post_create.refuse_misleading_variables(target.path)
+            for problem in (
+                machine.driver_problem(gpus),
+                compile_problem(target.path, backend, dict(os.environ)) if gpus else None,
+            ):
+                if problem:
+                    raise Stop(problem)
+            refuse_small_disks(needs, backend)
+    if options.dry_run:
         steps.say("this was a dry run: nothing was changed")
         return 0
-    return install(plan, steps)
+    return post_create.again(options, steps) if finished else install(options, backend, steps)
 
 
-def describe(plan: Plan, steps: Steps) -> None:
-    """What is going to be done, and where; what will be gone afterwards."""
-    target = plan.options.prefix
+def describe(options: Options, state: str, needs: List[Tuple[Path, int, str]], steps: Steps) -> None:
+    """Where it is going to be, and what that needs; what will be gone afterwards."""
+    target = options.target
     why = {ABSENT: "", CHANGED: " (rebuilt: the locks have changed)", MAKING: " (started anew: an earlier run did not finish)"}
-    steps.note(f"backend      {plan.backend}: {plan.why}")
-    steps.note(f"environment  {target.path}{why.get(plan.state, ' (rebuilt)')}")
-    steps.note(f"cache        {plan.options.cache}")
-    for folder, needed, what in plan.needs:
+    steps.note(f"environment  {target.path}{why.get(state, ' (rebuilt)')}")
+    steps.note(f"cache        {options.cache}")
+    for folder, needed, what in needs:
         free = machine.free_bytes(folder)
         steps.note(f"disk         {what}: about {size_text(needed)} of {size_text(free)} free at {folder}")
-    if len(plan.needs) > 1:
+    if len(needs) > 1:
         steps.note("the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")
-    if plan.state in (ABSENT, MAKING):
+    if state in (ABSENT, MAKING):
         return
     steps.note(f"the old environment is kept at {target.old} until the new one is verified")
     extras, own = added(read_prefix(target.path)), own_files(target.path)
     for line in extras[:20]:
-        steps.note(f"goes         {line}" + ("" if plan.options.keep_extras else f" (listed in {target.beside('extras.txt')})"))
+        steps.note(f"goes         {line}" + ("" if options.keep_extras else f" (listed in {target.beside('extras.txt')})"))
     for path in own[:20]:
         steps.note(f"moves        {path.relative_to(target.path)}, your own file, to {target.path}.kept-*")
     for what, count in (("packages", len(extras) - 20), ("files", len(own) - 20)):

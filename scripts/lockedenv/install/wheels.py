@@ -12,7 +12,6 @@ import re
 import shutil
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 from urllib.parse import unquote, urlsplit
@@ -20,30 +19,16 @@ from urllib.parse import unquote, urlsplit
 from lockedenv import locks
 from lockedenv.console import Steps, Stop
 from lockedenv.install import fetch, kept
-from lockedenv.installed import INSTALLED, file_sha256, read_json, read_prefix, recorded_files
+from lockedenv.installed import INSTALLED, file_sha256, hashes, read_json, read_prefix, recorded_files
 from lockedenv.machine import same_filesystem, version_tuple
 from lockedenv.prefix import Prefix
 from lockedenv.process import ask, clean, holding, run
 
-OLDEST_UV = (0, 5)
 CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")  # Debian's, Red Hat's
 # What pip calls a setting, and uv; a credential helper and time-outs are the index's too.
-SETTINGS = {
-    "index-url": "UV_DEFAULT_INDEX",
-    "extra-index-url": "UV_EXTRA_INDEX_URL",
-    "find-links": "UV_FIND_LINKS",
-    "cert": "SSL_CERT_FILE",
-}
-KEPT = (
-    "UV_INDEX",
-    "UV_DEFAULT_INDEX",
-    "UV_EXTRA_INDEX",
-    "UV_FIND_LINKS",
-    "UV_KEYRING",
-    "UV_INSECURE",
-    "UV_HTTP",
-    "UV_SYSTEM_CERTS",
-)
+SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_EXTRA_INDEX_URL", "find-links": "UV_FIND_LINKS",
+            "cert": "SSL_CERT_FILE"}  # fmt: skip
+KEPT = "UV_INDEX UV_DEFAULT_INDEX UV_EXTRA_INDEX UV_FIND_LINKS UV_KEYRING UV_INSECURE UV_HTTP UV_SYSTEM_CERTS SSL_CERT_FILE"
 
 
 @functools.lru_cache()
@@ -61,7 +46,7 @@ def pip_command() -> List[str]:
 
 def index_settings(environ: Dict[str, str]) -> Dict[str, str]:
     """The index as uv's variables: from uv's own, otherwise from pip's variables and configuration files."""
-    found = {name: value for name, value in environ.items() if name.startswith(KEPT) or name == "SSL_CERT_FILE"}
+    found = {name: value for name, value in environ.items() if name.startswith(tuple(KEPT.split()))}
     if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX"} & set(found) and pip_command():
         _, said, _ = ask([*pip_command(), "config", "list"], env=environ)
         for scope in ("global", "install", ":env:"):
@@ -83,8 +68,7 @@ def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[s
         "UV_LINK_MODE": "hardlink",
         "UV_HTTP_TIMEOUT": "120",
         "UV_NO_CONFIG": "1",
-        # As pip has it: a version may come from any index. The hash says which file.
-        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",  # as pip has it: a version may come from any index; the hash says which file
     }
     return {**clean(environ), **ours, **index_settings(environ)}
 
@@ -97,13 +81,12 @@ def run_uv(
     pip takes the file with the right hash from any of them; uv takes the first index that has the version, right or not.
     """
     extra = {"UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"} & set(environ)
-    if extra:
-        try:
-            run(command, {k: v for k, v in environ.items() if k not in extra}, what, quiet=True)
-            return
-        except Stop:
-            pass
-    run(command, environ, what, quiet, hide, disk)
+    try:
+        run(command, {k: v for k, v in environ.items() if k not in extra}, what, quiet or bool(extra), hide, disk)
+    except Stop:
+        if not extra:
+            raise
+        run(command, environ, what, quiet, hide, disk)
 
 
 def requirement(pin: locks.PipPackage) -> str:
@@ -116,45 +99,32 @@ def by_hash(folder: Path, pattern: str, sha256: str) -> Optional[Path]:
 
 def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
     """The locked uv, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop."""
-    pin = next(p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name == "uv")
-    folders = [offline / "wheels"] if offline else [cache / "wheels"]
-    wheel = by_hash(folders[0], "uv-*.whl", pin.sha256)
-    if not wheel and offline:
-        raise Stop(f"{folders[0]} has no uv {pin.version}; collect it anew with --download-only {offline}")
-    return kept.program(wheel or _fetch_uv(pin, folders[0]), ".data/scripts/uv", f"uv-{pin.sha256[:12]}", cache)
+    pin, folder = next(p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name == "uv"), (offline or cache) / "wheels"
+    wheel = by_hash(folder, "uv-*.whl", pin.sha256)
+    if not wheel:
+        if offline:
+            raise Stop(f"{folder} has no uv {pin.version}; collect it anew with --download-only {offline}")
+        _fetch_uv(pin, folder, steps)
+        wheel = by_hash(folder, "uv-*.whl", pin.sha256)
+    if not wheel:
+        raise Stop(f"the package index has no uv {pin.version} with the locked hash; use another index")
+    return kept.program(wheel, ".data/scripts/uv", f"uv-{pin.sha256[:12]}", cache)
 
 
-def _fetch_uv(pin: locks.PipPackage, folder: Path) -> Path:
+def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps) -> None:
     environ, found = dict(os.environ), shutil.which("uv")
-    index = index_settings(environ)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as tmp:
-        (Path(tmp) / "uv.txt").write_text(requirement(pin))
-        if pip_command():
-            names = {uv: f"PIP_{pip.replace('-', '_').upper()}" for pip, uv in SETTINGS.items()}
-            ours = {names[name]: value for name, value in index.items() if name in names}
-            options = [
-                "download",
-                "--quiet",
-                "--require-hashes",
-                "--no-deps",
-                "--only-binary",
-                ":all:",
-                "--no-cache-dir",
-                "--dest",
-                tmp,
-            ]
-            environ = clean(environ, PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1", **ours)
-            run([*pip_command(), *options, "-r", f"{tmp}/uv.txt"], environ, f"fetching uv {pin.version} with pip", quiet=True)
-        elif found and version_tuple(ask([found, "--version"])[1]) >= OLDEST_UV:
-            item = _locate([pin], Path(found))
-            fetch.fetch(item, Path(tmp), lambda text: None, quiet=True)
-        else:
-            raise Stop("no pip here to fetch uv with; install it with: apt-get install python3-pip")
-        wheel = by_hash(Path(tmp), "uv-*.whl", pin.sha256)
-        if not wheel:
-            raise Stop(f"the package index has no uv {pin.version} with the locked hash; use another index")
-        return wheel.replace(folder / wheel.name)
+    if not pip_command():
+        if found and version_tuple(ask([found, "--version"])[1]) >= (0, 5):
+            return fetch_files([pin], folder, Path(found), steps)
+        raise Stop("no pip here to fetch uv with; install it with: apt-get install python3-pip")
+    names = {uv: f"PIP_{pip.replace('-', '_').upper()}" for pip, uv in SETTINGS.items()}
+    index = {names[name]: value for name, value in index_settings(environ).items() if name in names}
+    options = "--quiet --require-hashes --no-deps --only-binary :all: --no-cache-dir --disable-pip-version-check".split()
+    with holding(folder.with_name("wheels.lock"), f"the cache {folder}"), tempfile.TemporaryDirectory() as tmp:
+        asked = Path(tmp, "uv.txt")
+        asked.write_text(requirement(pin))
+        command = [*pip_command(), "download", *options, "--dest", folder, "-r", asked]
+        run(command, clean(environ, PIP_CONFIG_FILE=os.devnull, **index), f"fetching uv {pin.version} with pip", quiet=True)
 
 
 def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
@@ -163,10 +133,8 @@ def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
         out, asked, config = Path(tmp, "pylock.toml"), Path(tmp, "asked.txt"), Path(tmp, "uv.toml")
         asked.write_text("".join(map(requirement, pins)))
         # An sdist would be built to learn what it depends on, which nobody asks here.
-        known = (
-            '[[dependency-metadata]]\nname = "{0.name}"\nversion = "{0.version}"\nrequires-dist = []\n'.format(p) for p in pins
-        )
-        config.write_text("".join(known))
+        known = '[[dependency-metadata]]\nname = "{0.name}"\nversion = "{0.version}"\nrequires-dist = []\n'
+        config.write_text("".join(map(known.format, pins)))
         environ = {**uv_environment(Path(tmp), Path(tmp), dict(os.environ)), "UV_CONFIG_FILE": str(config)}
         del environ["UV_NO_CONFIG"]
         target = ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--no-deps"]
@@ -191,8 +159,7 @@ def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
 
 def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, steps: Steps) -> None:
     """The wheels and sources of these pins into a folder, by hash; what is there is not asked for. Raises Stop."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        there = set(pool.map(file_sha256, folder.glob("*-*")))
+    there = set(hashes(folder.glob("*-*")).values())
     missing = [pin for pin in pins if pin.sha256 not in there]
     if missing:
         fetch.fetch(_locate(missing, uv), folder, steps.note, steps.quiet)
@@ -204,10 +171,8 @@ def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
     records = read_json(prefix / INSTALLED).get("records", {})
     for dist in [d for d in installed.dists if d.name in names and d.manager == "pip"]:
         files = {path: sha for path, sha in recorded_files(installed.only(dist)).items() if sha}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            right = bool(files) and list(pool.map(file_sha256, files)) == list(files.values())
         as_left = records.get(dist.name) in (None, file_sha256(dist.path / "RECORD"))
-        if not (right and as_left) or (dist.path / "direct_url.json").exists():
+        if not (files and hashes(files) == files and as_left) or (dist.path / "direct_url.json").exists():
             wrong.append(dist.name)
         if not files:  # uv cannot take away what no RECORD lists, and then refuses to put it there again
             kept.discard(dist.path)
@@ -221,15 +186,13 @@ def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: 
     """
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", "--require-hashes", "--no-deps"]
-    for name in damaged(prefix, pins):
-        command += ["--reinstall-package", name]
+    command += [word for name in damaged(prefix, pins) for word in ("--reinstall-package", name)]
     folder = offline / "wheels" if offline else None
     if not folder and not same_filesystem(cache, prefix):
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
         folder = cache / "wheels"
         fetch_files(pins, folder, uv, steps)
-    if folder:
-        command += ["--no-index", "--find-links", folder]
+    command += ["--no-index", "--find-links", folder] if folder else []
     with holding(cache / "uv.lock", f"the cache {cache}"):
         for path in kept.drop_changed(cache, cache.glob("uv/archive-v*/*")):
             if not kept.whole_wheel(path):

@@ -9,8 +9,9 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from lockedenv import locks, machine
 from lockedenv.console import Stop
@@ -52,51 +53,47 @@ def known(installed: Installed) -> bool:
 
 def run_checks(context: Context, checks: List[Check], report: Report) -> List[Result]:
     """Runs the checks, children side by side where CPUs and memory allow, and reports them in order."""
-    results: Dict[str, Result] = {}
+    results: List[Result] = []
 
-    def finish(check: Check, result: Result) -> None:
-        result.check = check.name
-        results[check.name] = result
+    def finish(check: Check, work: Callable[[], Result]) -> None:
+        started = time.monotonic()
+        try:
+            result = work()
+        except Exception as error:  # a crash is a result
+            result = failed(f"the check itself failed: {type(error).__name__}: {error}", check.remedy)
+        result.check, result.seconds = check.name, result.seconds or time.monotonic() - started
+        results.append(result)
         report.result(result)
 
+    def answer(check: Check, future: "Future[Result]") -> Result:
+        started = time.monotonic()
+        while not future.done():
+            report.progress(f"{check.name}: {time.monotonic() - started:.0f} s")
+            time.sleep(0.1 if report.terminal else 0.01)
+        return future.result()
+
     children = [c for c in checks if c.child]
-    for check in checks:
-        if not check.child:
-            started = time.monotonic()
-            try:
-                result = check.function(context)
-            except Exception as error:  # a crash is a result
-                result = failed(f"the check itself failed: {type(error).__name__}: {error}", check.remedy)
-            result.seconds = time.monotonic() - started
-            finish(check, result)
-    room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1)) if children else 1
-    workers = max(1, min(int(machine.cpu_limit()), room, len(children) or 1))
-    with ThreadPoolExecutor(workers) as pool:  # an interrupt ends the children, and with them the waiting at its end
+    for check in (c for c in checks if not c.child):
+        finish(check, partial(check.function, context))
+    room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1))
+    with ThreadPoolExecutor(max(1, min(int(machine.cpu_limit()), room))) as pool:  # an interrupt ends the children
         side_by_side = [(c, pool.submit(_child, context, c)) for c in children if not c.alone]
         for check, future in side_by_side:
-            finish(check, _await(check, future, report))
+            finish(check, partial(answer, check, future))
         for check in (c for c in children if c.alone):
-            finish(check, _await(check, pool.submit(_child, context, check), report))
-    return list(results.values())
+            finish(check, partial(answer, check, pool.submit(_child, context, check)))
+    return results
 
 
 def _child(context: Context, check: Check) -> Result:
     if check.gpu and context.device == "cpu":
         reason = "--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine"
         return skipped(f"{reason}, and this has no CPU path")
-    environ = environment(context.installed.prefix, context.device, context.environ)
     started = time.monotonic()
+    environ = environment(context.installed.prefix, context.device, context.environ)
     result = run_child(check, context.installed.python, context.device, environ)
     result.seconds = result.seconds or time.monotonic() - started
     return result
-
-
-def _await(check: Check, future: "Future[Result]", report: Report) -> Result:
-    started = time.monotonic()
-    while not future.done():
-        report.progress(f"{check.name}: {time.monotonic() - started:.0f} s")
-        time.sleep(0.1 if report.terminal else 0.01)
-    return future.result()
 
 
 def select(registry: Dict[str, Check], level: str, only: str, skip: str) -> List[Check]:
@@ -125,19 +122,15 @@ def as_json(context: Context, level: str, results: List[Result], seconds: float,
     }
 
 
-def compare_manifests(paths: List[Path], p: argparse.ArgumentParser) -> int:
-    """Prints what differs between two manifests, or one and this machine; 1 if the fingerprints differ."""
+def compare_manifests(paths: List[Path]) -> int:
+    """Prints what differs between two manifests, or one and this machine; 1 if the fingerprints differ. Raises ManifestError."""
     if len(paths) > 2:
-        p.error("--compare takes one manifest or two")
-    try:
-        documents = [compare.read(path) for path in paths]
-    except compare.ManifestError as error:
-        p.error(str(error))
+        raise compare.ManifestError("--compare takes one manifest or two")
+    documents, names = [compare.read(path) for path in paths], [*map(str, paths), "this machine"]
     if len(documents) == 1:
         context = make_context(Path(sys.prefix))
         documents.append(manifest.make(context.installed, context.gpus))
-    names = (str(paths[0]), str(paths[1]) if len(paths) == 2 else "this machine")
-    print(compare.comparison(documents[0], documents[1], names))
+    print(compare.comparison(documents[0], documents[1], (names[0], names[1])))
     return int(documents[0]["fingerprint"] != documents[1]["fingerprint"])
 
 
@@ -148,18 +141,19 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 all good, 1 a check failed, 2 wrong usage.",
         allow_abbrev=False,
     )
-    p.add_argument("--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)")
-    p.add_argument("--only", metavar="NAME,...", default="", help="run these checks alone")
-    p.add_argument("--skip", metavar="NAME,...", default="", help="leave these checks out")
-    p.add_argument("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
-    p.add_argument("--json", metavar="FILE", help="write the results as JSON")
-    p.add_argument("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
-    p.add_argument("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
-    p.add_argument("--compare", metavar="MANIFEST", nargs="+", help="what differs between two manifests, or one and this machine")
-    p.add_argument("--distributed", action="store_true", help="under torchrun: the same environment on every rank?")
-    p.add_argument("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
-    p.add_argument("--strict", action="store_true", help="a warning fails too")
-    p.add_argument("--list", action="store_true", help="say what each check proves, and run none")
+    add = p.add_argument
+    add("--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)")
+    add("--only", metavar="NAME,...", default="", help="run these checks alone")
+    add("--skip", metavar="NAME,...", default="", help="leave these checks out")
+    add("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
+    add("--json", metavar="FILE", help="write the results as JSON")
+    add("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
+    add("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
+    add("--compare", metavar="MANIFEST", nargs="+", type=Path, help="what differs between two manifests, or one and this machine")
+    add("--distributed", action="store_true", help="under torchrun: the same environment on every rank?")
+    add("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
+    add("--strict", action="store_true", help="a warning fails too")
+    add("--list", action="store_true", help="say what each check proves, and run none")
     return p
 
 
@@ -176,19 +170,19 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         for check in registry.values():
             print(f"{check.name:<16} {check.level:<5}  {check.proves}")
         return 0
-    if args.compare:
-        return compare_manifests([Path(p) for p in args.compare], p)
+    try:
+        if args.compare:
+            return compare_manifests(args.compare)
+        checks = select(registry, args.level, args.only, args.skip)
+    except (ValueError, compare.ManifestError) as error:
+        p.error(str(error))
     if args.distributed:
         from lockedenv.provenance import distributed
 
         context = make_context(Path(sys.prefix), args.gpu)
         return distributed.main(context.installed, context.gpus, args.timeout or 120)
-    try:
-        checks = select(registry, args.level, args.only, args.skip)
-        if args.timeout:
-            checks = [replace(check, timeout=args.timeout) for check in checks]
-    except ValueError as error:
-        p.error(str(error))
+    if args.timeout:
+        checks = [replace(check, timeout=args.timeout) for check in checks]
     for target in filter(None, [args.json, args.manifest]):
         try:  # now, not after a minute of checks
             machine.write_atomically(Path(target + ".probe"), "")
@@ -206,7 +200,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
         )
     context.progress = report.progress
-    report.head(f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}")
+    report.say(f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}")
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Dict, List
 
@@ -42,14 +43,13 @@ def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Fin
             twice = " and ".join(f"{r.version} {r.build}" for r in records)
             found.append(Finding(package.name, f"has {len(records)} conda records: {twice}", REMAKE))
         record = records[0]
-        checks = (
+        for what, has, wants in (
             ("version", record.version, package.version),
             ("build", record.build, package.build),
             ("channel", record.channel, package.channel),
             ("archive sha256", record.sha256 or package.sha256, package.sha256),
             ("archive md5", record.md5 or package.md5, package.md5),
-        )
-        for what, has, wants in checks:
+        ):
             if has != wants:
                 found.append(Finding(package.name, f"{what} is {has}, locked is {wants}", REMAKE))
                 break
@@ -94,11 +94,10 @@ def pip_findings(locked: List[PipPackage], installed: Installed, remedy: str) ->
 
 def duplicates(installed: Installed, named: List[str]) -> List[Finding]:
     """Distributions that are there twice and that no lock names (those are found above)."""
-    counts: Dict[str, int] = {}
-    for dist in installed.dists:
-        counts[dist.name] = counts.get(dist.name, 0) + 1
-    names = [name for name, count in counts.items() if count > 1 and name not in named]
-    return [Finding(name, f"installed {counts[name]} times", f"uninstall it: pip uninstall {name}") for name in names]
+    counts = Counter(dist.name for dist in installed.dists if dist.name not in named)
+    return [
+        Finding(n, f"installed {count} times", f"uninstall it: pip uninstall {n}") for n, count in counts.items() if count > 1
+    ]
 
 
 def extras(conda: List[CondaPackage], pip: List[PipPackage], installed: Installed) -> List[str]:

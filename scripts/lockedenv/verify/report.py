@@ -26,7 +26,7 @@ class Report:
     def _paint(self, verdict: str, text: str) -> str:
         return f"\033[{_COLOURS[verdict]}m{text}\033[0m" if self.colour else text
 
-    def _print(self, text: str) -> None:
+    def say(self, text: str) -> None:
         self.progress("")
         print(text, file=self.out, flush=True)
 
@@ -36,35 +36,32 @@ class Report:
             self.out.write("\r\033[K" + text[: self.width - 1])
             self.out.flush()
 
-    def head(self, text: str) -> None:
-        self._print(text)
-
     def result(self, result: Result) -> None:
         """One line for a result; remedy and details, wrapped, under one that is not a pass."""
         seconds = f" ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
-        self._print(f"{self._paint(result.verdict, result.verdict.upper())}  {result.check:<16} {result.summary}{seconds}")
+        self.say(f"{self._paint(result.verdict, result.verdict.upper())}  {result.check:<16} {result.summary}{seconds}")
         if result.verdict in (FAIL, WARN):
             for line in result.details[:_SHOWN_DETAILS]:
                 self._wrapped("      - ", line)
             if len(result.details) > _SHOWN_DETAILS:
-                self._print(f"      - and {len(result.details) - _SHOWN_DETAILS} more; --json FILE has them all")
+                self.say(f"      - and {len(result.details) - _SHOWN_DETAILS} more; --json FILE has them all")
             if result.remedy:
                 self._wrapped("      > ", result.remedy)
 
     def _wrapped(self, lead: str, text: str) -> None:
         for part in textwrap.wrap(text, self.width - len(lead), break_long_words=False, break_on_hyphens=False) or [""]:
-            self._print(lead + part)
+            self.say(lead + part)
             lead = " " * len(lead)
 
     def summary(self, results: List[Result], seconds: float) -> None:
         counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in (PASS, WARN, FAIL, SKIP)}
         words = {PASS: "passed", WARN: "warned", FAIL: "failed", SKIP: "skipped"}
         said = ", ".join(f"{counts[v]} {words[v]}" for v in words if counts[v] or v in (PASS, FAIL))
-        self._print(f"{said} in {seconds:.1f} s")
+        self.say(f"{said} in {seconds:.1f} s")
         bad = [r.check for r in results if r.verdict == FAIL]
         if bad:
-            self._print(self._paint(FAIL, f"NOT the verified environment: {', '.join(bad)}"))
+            self.say(self._paint(FAIL, f"NOT the verified environment: {', '.join(bad)}"))
         elif counts[PASS]:
-            self._print(self._paint(PASS, "verified: every check that ran has passed"))
+            self.say(self._paint(PASS, "verified: every check that ran has passed"))
         else:
-            self._print("nothing was checked")
+            self.say("nothing was checked")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List
 
-from lockedenv.installed import INSTALLED, file_sha256, read_json, recorded_files, unrecorded
+from lockedenv.installed import INSTALLED, hashes, read_json, recorded_files, unrecorded
 from lockedenv.machine import size_text
 from lockedenv.verify.checks import FULL, Context, check, first
 from lockedenv.verify.drift import REMAKE, REPAIR
@@ -40,16 +39,10 @@ def files(context: Context) -> Result:
     installed, prefix = context.installed, context.installed.prefix
     left, recorded = read_json(prefix / INSTALLED), recorded_files(installed)
     wanted = {**{prefix / name: sha for name, sha in left.get("files", {}).items()}, **{p: s for p, s in recorded.items() if s}}
-    wrong: Dict[Path, str] = {}
-    size = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the interpreter while it hashes
-        for done, (path, sha) in enumerate(zip(wanted, pool.map(file_sha256, wanted))):
-            if done % 500 == 0:
-                context.progress(f"files: {done} of {len(wanted)} hashed")
-            if sha == wanted[path]:
-                size += path.stat().st_size
-            else:
-                wrong[path] = _what(path, sha)
+    context.progress(f"files: {len(wanted)} to be hashed")
+    has = hashes(wanted)
+    wrong = {path: _what(path, has[path]) for path, sha in wanted.items() if has[path] != sha}
+    size = sum(path.stat().st_size for path in wanted if path not in wrong)
     for name, target in left.get("links", {}).items():
         path = prefix / name
         if not path.is_symlink():

@@ -8,9 +8,10 @@ from typing import List
 
 from lockedenv.locks import FLASH_ATTN_LOCK, read_pip_lock
 from lockedenv.prefix import moved_from
+from lockedenv.process import ask, clean
 from lockedenv.verify.checks import Context, check, first
 from lockedenv.verify.drift import REMAKE, REPAIR, Finding, conda_findings, duplicates, extras, pip_findings
-from lockedenv.verify.results import Result, failed, passed, skipped
+from lockedenv.verify.results import Result, failed, passed, skipped, warned
 
 
 def _verdict(findings: List[Finding], good: str) -> Result:
@@ -67,3 +68,18 @@ def pip_layer(context: Context) -> Result:
         result.summary += f"; beyond the lock: {', '.join(extra[:4])}" + (f" and {len(extra) - 4} more" * (len(extra) > 4))
         result.measured["extra"] = extra
     return result
+
+
+@check("requirements", "every installed package finds what it requires, in a version that it accepts")
+def requirements(context: Context) -> Result:
+    uv = context.installed.prefix / "bin/uv"
+    status, said, why = ask(
+        [uv, "pip", "check", "--no-config", "--python", context.installed.python], 60, env=clean(context.environ)
+    )
+    if status is None:
+        return skipped(f"uv does not start ({why}); the layers' checks say why")
+    lines = re.findall(r"The package .*", said + why)
+    if lines:
+        remedy = "what you have added and what is locked do not fit: uninstall it, or install a version that fits"
+        return warned(first(lines), remedy, lines[1:])
+    return passed("uv pip check: all requirements are met")

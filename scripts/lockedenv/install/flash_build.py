@@ -1,0 +1,95 @@
+"""flash-attn, built: one wheel of its hashed source, in a folder of its own, with a log, an estimate and a diagnosis."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, TextIO, Tuple
+
+from lockedenv.console import Steps, Stop
+from lockedenv.install.flash_plan import APT_NVCC, Toolchain
+from lockedenv.process import clean, run
+
+_CAUSES = (
+    (r"died due to signal 9|Killed signal|signal 9 \(Kill|\bKilled\b|failed \(signal 9\)", "memory",
+     "a compiler was killed for memory", "use --jobs with fewer, or a pod with more memory"),
+    (r"No space left on device|Errno 28", "disk", "No space left on device", "free some disk; TMPDIR says where it builds"),
+    (r"unsupported GNU version|#error -- unsupported", "gcc", "nvcc does not take this gcc", "apt-get install g++-12"),
+    (r"mismatches the version that was used to compile", "nvcc", "nvcc is of another CUDA than torch", APT_NVCC),
+    (r"fatal error: (\S+): No such file", "header", "a header is missing: {0}", "install the -dev package that has it"),
+    (r"nvcc(?: fatal|: not found)|nvcc fatal *: .*", "nvcc", "nvcc refuses its arguments", APT_NVCC),
+    (r"ModuleNotFoundError: No module named '(\w+)'", "module", "the build needs the Python package {0}",
+     "scripts/post_create.sh installs it from the lock"),
+)  # fmt: skip
+
+
+def likely_cause(log: str) -> Tuple[str, str, str]:
+    """(kind, cause, remedy) of a failed build, from its log; the first that fits, in order of how sure it is."""
+    for pattern, kind, cause, remedy in _CAUSES:
+        match = re.search(pattern, log)
+        if match:
+            return kind, cause.format(*match.groups()), remedy
+    return "unknown", "the cause is not known", "read the log"
+
+
+def variables(work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs: int) -> Dict[str, str]:
+    """What flash-attn's setup.py runs with. The user's own settings of pip do not reach it."""
+    return clean(
+        dict(os.environ),
+        PATH=f"{tools.cuda_home / 'bin'}:{prefix / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+        CUDA_HOME=str(tools.cuda_home),
+        CC=str(tools.cc),
+        CXX=str(tools.cxx),
+        CPATH=str(tools.headers),
+        TMPDIR=str(work),
+        FLASH_ATTENTION_FORCE_BUILD="TRUE",
+        FLASH_ATTN_CUDA_ARCHS=";".join(archs),
+        TORCH_CUDA_ARCH_LIST=";".join(f"{a[:-1]}.{a[-1]}" for a in archs),
+        MAX_JOBS=str(jobs),
+        NVCC_THREADS=os.environ.get("NVCC_THREADS", "1"),
+        PIP_CONFIG_FILE=os.devnull,
+    )
+
+
+def follower(log: TextIO, steps: Steps) -> Callable[[str], None]:
+    """Takes the build's lines into its log; tells every 15 s how many kernels are compiled and how long the rest takes."""
+    started = shown = time.monotonic()
+
+    def follow(line: str) -> None:
+        nonlocal shown
+        print(line, file=log, flush=True)
+        step, now = re.match(r"\s*\[(\d+)/(\d+)\]", line), time.monotonic()
+        if step and (now - shown > 15 or step[1] == step[2]):
+            shown, done, total = now, int(step[1]), int(step[2])
+            left = (now - started) / done * (total - done)
+            steps.note(f"{done} of {total} kernels, {now - started:.0f} s, about {left:.0f} s left")
+
+    return follow
+
+
+def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs: int, log: Path, steps: Steps,
+          again: bool = True) -> Path:  # fmt: skip
+    """Builds a wheel of a source archive in `work`. Raises Stop with the cause and the log's last lines.
+
+    Killed for memory, it tries once more with half the jobs.
+    """
+    out = work / "wheel"
+    options = ["--no-build-isolation", "--no-deps", "--no-cache-dir", "--no-index", "--verbose", "--wheel-dir", out]
+    command = [prefix / "bin/python", "-m", "pip", "wheel", *options, source]
+    steps.note(f"the full log: {log}")
+    try:
+        with log.open("w", encoding="utf-8") as file:
+            run(command, variables(work, prefix, tools, archs, jobs), "pip wheel", on_line=follower(file, steps), cwd=work)
+    except Stop as error:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        kind, cause, remedy = likely_cause(f"{text}\n{error}")
+        if kind == "memory" and jobs > 1 and again:
+            steps.note(f"{cause}; trying once more with {jobs // 2} job{'s' * (jobs > 3)}")
+            shutil.rmtree(out, ignore_errors=True)
+            return build(source, work, prefix, tools, archs, jobs // 2, log, steps, again=False)
+        tail = "\n  ".join(text.strip().splitlines()[-12:])
+        raise Stop(f"building flash-attn failed: {cause}; {remedy}.\n  {tail}\nThe full log: {log}") from None
+    return next(out.glob("*.whl"))

@@ -1,0 +1,162 @@
+"""flash-attn, decided: what to compile for, with which compilers, how many at a time, and whether a wheel fits."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from lockedenv import locks
+from lockedenv.console import Stop
+from lockedenv.machine import Gpu, size_text, version_tuple
+from lockedenv.process import ask, clean
+
+# One compile job's peak over a whole build, measured: 7.07 GB (cicc; nvcc 12.4, sm_90, one thread).
+JOB_MEMORY = 7.5e9
+# CUDA 12.4's nvcc takes gcc up to 13.
+# https://docs.nvidia.com/cuda/archive/12.4.1/cuda-installation-guide-linux/#host-compiler-support-policy
+CUDA, NEWEST_GCC = "12.4", 13
+# flash-attn 2.8 has kernels for Ampere and Hopper that nvcc 12.4 can compile; 100 and 120 need nvcc 12.8.
+ARCHS = ("80", "90")
+APT_NVCC = "install nvcc 12.4 (conda backend: it is in the lock; Ubuntu: NVIDIA's package cuda-nvcc-12-4)"
+
+
+@dataclass
+class Torch:
+    """The torch that flash-attn is built against."""
+
+    version: str
+    cuda: str
+    cxx11abi: bool
+    python: str
+    platform: str
+
+
+@dataclass
+class Toolchain:
+    """`cuda_home` has bin/nvcc; `headers` is the folder of cuda_runtime.h."""
+
+    cuda_home: Path
+    nvcc: str
+    cc: Path
+    cxx: Path
+    gcc: str
+    headers: Path
+    warning: str = ""
+
+
+def locked_torch() -> Torch:
+    """The torch of the lock, for a plan before there is a prefix. Its C++ ABI is the old one in conda's build and in PyPI's."""
+    version = next(p.version for p in locks.read_conda_lock().packages if p.name == "pytorch")
+    return Torch(version, CUDA, False, "cp311", "linux_x86_64")
+
+
+def probe_torch(prefix: Path) -> Torch:
+    """The torch of a prefix, as its own interpreter reports it. Raises Stop if it cannot be imported there."""
+    program = (
+        "import json, sys, sysconfig, torch; print(json.dumps([torch.__version__.split('+')[0], torch.version.cuda or '',"
+        "torch._C._GLIBCXX_USE_CXX11_ABI, 'cp%d%d' % sys.version_info[:2], sysconfig.get_platform().replace('-', '_')]))"
+    )
+    status, said, why = ask([prefix / "bin/python", "-c", program], 120, cwd="/", env=clean(dict(os.environ)))
+    if status != 0:
+        raise Stop(f"torch cannot be imported in {prefix} ({''.join(why.strip().splitlines()[-1:])}); "
+                   "scripts/verify_environment.py says what is wrong")  # fmt: skip
+    return Torch(*json.loads(said.strip().splitlines()[-1]))
+
+
+def architectures(gpus: List[Gpu], asked: str = "") -> List[str]:
+    """What to compile for: `asked` ("90" or "80,90"), otherwise what the GPUs are. Raises Stop for what cannot be."""
+    # Code for 8.0 runs on 8.6 and 8.9.
+    found = [a.replace(".", "") for a in re.split(r"[,;]", asked)] if asked else [gpu.arch[:-1] + "0" for gpu in gpus]
+    for arch in found:
+        if arch not in ARCHS:
+            raise Stop(f"flash-attn cannot be built for compute capability {arch[:-1]}.{arch[-1:]} with CUDA {CUDA} "
+                       f"(it can for {' and '.join(ARCHS)}); use --no-flash-attn")  # fmt: skip
+    return sorted(set(found))
+
+
+def job_count(cpus: float, free: int, threads: int = 1) -> Tuple[int, str]:
+    """How many compile jobs to run, and why: CPUs and free memory in bytes, over what one job with its threads needs."""
+    need = JOB_MEMORY * threads
+    why = f"{cpus:g} CPUs, {size_text(free)} free at {size_text(need)} a job of {threads} thread{'s' * (threads > 1)}"
+    return max(1, int(min(cpus / threads, free / need))), why
+
+
+def key(pin: locks.PipPackage, torch: Torch, archs: List[str]) -> str:
+    """What a wheel must have been built from and for to be the one that is wanted."""
+    parts = [f"flash_attn-{pin.version}", pin.sha256[:12], f"torch{torch.version}", f"cu{torch.cuda}"]
+    parts += [f"abi{int(torch.cxx11abi)}", torch.python, "sm" + "+".join(archs), torch.platform]
+    return "-".join(parts)
+
+
+def full_key(base: str, tools: Toolchain, glibc: str) -> str:
+    """The name of a built wheel's folder in the cache: its key, and what compiled it."""
+    return f"{base}-nvcc{tools.nvcc}-gcc{tools.gcc}-glibc{glibc}"
+
+
+def runs_here(folder: str, base: str, glibc: str) -> bool:
+    """Whether the wheel of a cache folder is the wanted one, and built on a glibc no newer than this machine's."""
+    built = re.fullmatch(re.escape(base) + r"-nvcc[\d.]+-gcc[\d.]+-glibc([\d.]+)", folder)
+    return built is not None and version_tuple(built[1]) <= version_tuple(glibc)
+
+
+def wheel_misfit(filename: str, torch: Torch) -> Optional[str]:
+    """Which part of a prebuilt wheel's name does not fit the environment, or None."""
+    match = re.match(r"flash_attn-([^-+]+)(?:\+([^-]+))?-(cp\d+)-(\w+)-(.+)\.whl$", filename)
+    if not match:
+        return f"{filename} is not the name of a flash-attn wheel"
+    _, local, python, _, platform = match.groups()
+    wants = [("Python", python, torch.python), ("platform", platform.split("_")[0], "linux")]
+    for pattern, what, has in (
+        (r"cu(\d\d)", "CUDA", torch.cuda.split(".")[0]),
+        (r"torch(\d+\.\d+)", "torch", ".".join(torch.version.split(".")[:2])),
+        (r"cxx11abi(TRUE|FALSE)", "C++ ABI", str(torch.cxx11abi).upper()),
+    ):
+        found = re.search(pattern, local or "")
+        wants += [(what, found[1], has)] if found else []
+    wrong = [f"{what} {wheel}, the environment has {has}" for what, wheel, has in wants if wheel != has]
+    return f"{filename} is for {'; for '.join(wrong)}" if wrong else None
+
+
+def toolchain_problem(cuda: str, nvcc: str, gcc: str) -> Tuple[str, str]:
+    """(refusal, warning) for torch's CUDA, nvcc's version and gcc's; empty where all is well."""
+    if not nvcc:
+        return f"no nvcc found: {APT_NVCC}, or use --wheel or --no-flash-attn", ""
+    if version_tuple(nvcc)[0] != version_tuple(cuda)[0]:
+        return f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: {APT_NVCC}", ""
+    if not gcc:
+        return "no g++ found: apt-get install g++-12", ""
+    if version_tuple(gcc)[0] > NEWEST_GCC:
+        return f"g++ is {gcc}, nvcc {nvcc} takes up to {NEWEST_GCC}: apt-get install g++-12", ""
+    differs = version_tuple(nvcc)[:2] != version_tuple(cuda)[:2]
+    return "", f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: it should work within a major version" * differs
+
+
+def _version_of(program: Path, option: str, pattern: str) -> str:
+    match = re.search(pattern, ask([program, option], 60)[1])
+    return match[1] if match else ""
+
+
+def find_toolchain(prefix: Path, cuda: str, environ: Dict[str, str]) -> Toolchain:
+    """nvcc and gcc from the prefix, else the machine's that fit best. Raises Stop naming what to install."""
+    homes = [str(prefix), environ.get("CUDA_HOME", ""), f"/usr/local/cuda-{cuda}", "/usr/local/cuda"]
+    homes.append(os.path.realpath(shutil.which("nvcc", path=environ.get("PATH")) or "")[: -len("/bin/nvcc")])
+    found = [(home, _version_of(Path(home, "bin/nvcc"), "--version", r"release (\d+\.\d+)")) for home in filter(None, homes)]
+    fit = sorted(filter(lambda f: f[1], found), key=lambda f: (f[1] != cuda, f[1].split(".")[0] != cuda.split(".")[0]))
+    home, nvcc = Path(fit[0][0]) if fit else prefix, fit[0][1] if fit else ""
+    names = [str(prefix / "bin/g++"), environ.get("CXX", ""), *(f"g++-{n}" for n in (NEWEST_GCC, 12, 11)), "g++"]
+    cxx = Path(next(filter(None, (shutil.which(name, path=environ.get("PATH")) for name in filter(None, names))), "g++"))
+    gcc = _version_of(cxx, "-dumpfullversion", r"(\d+[\d.]*)")
+    refusal, warning = toolchain_problem(cuda, nvcc, gcc)
+    headers = next(
+        (f for f in (home / "include", home / "targets/x86_64-linux/include") if (f / "cuda_runtime.h").exists()), None
+    )
+    if not refusal and not headers:
+        refusal = f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {CUDA}"
+    if refusal or not headers:
+        raise Stop(f"flash-attn cannot be built: {refusal}")
+    return Toolchain(home, nvcc, cxx.with_name(cxx.name.replace("g++", "gcc")), cxx, gcc, headers, warning)
