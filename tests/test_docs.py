@@ -127,7 +127,7 @@ def test_every_check_has_a_name_a_proof_and_a_remedy() -> None:
 
 
 # What ends a script or is a check's verdict, and the names that such words are put together under.
-SPOKEN = {"Stop", "FetchError", "LockError", "MachineError", "RelockError", "ManifestError", "failed", "warned", "error"}
+SPOKEN = {"Stop", "FetchError", "LockError", "MachineError", "ManifestError", "failed", "warned", "error"}
 GATHERED = {"said", "problem", "broken", "wrong", "problems", "reasons", "bad", "FULL_DISK"}
 
 

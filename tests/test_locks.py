@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import pytest
 import rattler
 import yaml
+from conda_lock.lockfile import parse_conda_lock_file
 from conftest import ROOT, sh
 from lockedenv import locks
+from lockedenv.console import Stop
 from lockedenv.lock import relock
 from packaging.requirements import Requirement
 
@@ -39,18 +43,18 @@ def conda_entries(root: Path) -> List[str]:
 def dependencies_met(root: Path) -> List[str]:
     virtual = yaml.safe_load((root / "locks/virtual-packages.yml").read_text())["subdirs"]["linux-64"]["packages"]
     records = {
-        p.name: rattler.PackageRecord(p.name, p.version, rattler.BuildString(p.build), 0, p.subdir)
+        p.name: rattler.PackageRecord(p.name, p.version, rattler.BuildString(p.build), 0, p.url.split("/")[-2])
         for p in locks.read_conda_lock(root / "conda-lock.yml").packages
     }
     for name, value in virtual.items():
         version, _, build = str(value).partition(" ")
         records[name] = rattler.PackageRecord(name, version, rattler.BuildString(build or "0"), 0, "linux-64")
     wrong = []
-    for package in locks.read_conda_lock(root / "conda-lock.yml").packages:
-        for name, version in package.depends.items():
+    for package in yaml.safe_load((root / "conda-lock.yml").read_text())["package"]:
+        for name, version in package["dependencies"].items():
             spec = rattler.MatchSpec(f"{name} {version}")
             if name not in records or not spec.matches(records[name]):
-                wrong.append(f"{package.name} needs {spec}, locked is {records.get(name)}")
+                wrong.append(f"{package['name']} needs {spec}, locked is {records.get(name)}")
     return wrong
 
 
@@ -137,24 +141,28 @@ def replaced(path: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def version_of(name: str) -> str:
+    return f'"{name}", "version": "[^"]*"'
+
+
 BROKEN: List[Any] = [
     ("conda_entries", replaced("conda-lock.yml", "org/conda-forge/noarch/tqdm", "org/defaults/noarch/tqdm")),
     ("conda_entries", replaced("conda-lock.yml", "conda.anaconda.org/nvidia", "mirror.example/nvidia")),
     ("conda_entries", replaced("conda-lock.yml", r"noarch/tqdm-[\d.]+-", "noarch/tqdm-1.0-")),
-    ("dependencies_met", replaced("conda-lock.yml", "llvm-openmp: <16", "llvm-openmp: <15")),
-    ("dependencies_met", replaced("conda-lock.yml", "    mpmath: .*", "    nowhere: ''")),
-    ("dependencies_met", replaced("conda-lock.yml", "torchtriton: 3.1.0", "torchtriton: 3.1.0 py312")),
+    ("dependencies_met", replaced("conda-lock.yml", '"llvm-openmp": "<16', '"llvm-openmp": "<15')),
+    ("dependencies_met", replaced("conda-lock.yml", '"mpmath": "[^"]*"', '"nowhere": ""')),
+    ("dependencies_met", replaced("conda-lock.yml", '"torchtriton": "3.1.0', '"torchtriton": "3.1.0 py312')),
     ("dependencies_met", replaced("locks/virtual-packages.yml", '__glibc: "2.35"', '__glibc: "2.12"')),
-    ("cuda_is_12_4", replaced("conda-lock.yml", "name: libcurand\n  version: .*", "name: libcurand\n  version: 10.3.9.90")),
-    ("cuda_is_12_4", replaced("conda-lock.yml", "name: cuda-nvcc", "name: cuda-nvcc-tools")),
+    ("cuda_is_12_4", replaced("conda-lock.yml", version_of("libcurand"), '"libcurand", "version": "10.3.9.90"')),
+    ("cuda_is_12_4", replaced("conda-lock.yml", '"name": "cuda-nvcc"', '"name": "cuda-nvcc-tools"')),
     ("cuda_is_12_4", replaced("conda-lock.yml", "py3.11_cuda12.4_cudnn9.1.0_0", "py3.11_cpu_0")),
-    ("cuda_is_12_4", replaced("conda-lock.yml", "name: mkl\n  version: .*", "name: mkl\n  version: 2024.1.0")),
+    ("cuda_is_12_4", replaced("conda-lock.yml", version_of("mkl"), '"mkl", "version": "2024.1.0"')),
     ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "numpy==")),
     ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "nvidia-cublas-cu12==")),
     ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "torch==")),
     ("floors_hold", replaced("locks/pip.txt", "peft==[0-9.]+", "peft==0.5.0")),
     ("floors_hold", replaced("locks/flash-attn.txt", "==2[^ ]+", "==2.2.0")),
-    ("floors_hold", replaced("conda-lock.yml", "name: numpy\n  version: .*", "name: numpy\n  version: 1.23.0")),
+    ("floors_hold", replaced("conda-lock.yml", version_of("numpy"), '"numpy", "version": "1.23.0"')),
     ("names_no_index", replaced("locks/pip.txt", "accelerate==", "--index-url https://index.example/simple\naccelerate==")),
     ("names_no_index", replaced("requirements.txt", "# Written by", "# By")),
     ("stale", replaced("environment.yml", "scipy>=1.11.0", "scipy>=1.12.0")),
@@ -200,31 +208,117 @@ def test_every_wheel_fits_python_3_11_on_glibc_2_28() -> None:
     ]}  # fmt: skip
     assert relock.pin(entry).sha256 == "b" * 64
     assert relock.pin(entry, "a" * 64).sha256 == "a" * 64
-    with pytest.raises(relock.RelockError, match="no wheel for Python 3.11"):
+    with pytest.raises(Stop, match="no wheel for Python 3.11"):
         relock.pin({**entry, "wheels": entry["wheels"][2:]})  # type: ignore[index]
 
 
-def test_reading_agrees_with_a_yaml_library() -> None:
+def test_reading_agrees_with_yaml_and_with_conda_lock() -> None:
     data = yaml.safe_load((ROOT / "conda-lock.yml").read_text())
     read = locks.read_conda_lock(ROOT / "conda-lock.yml")
-    assert read.content_hash == data["metadata"]["content_hash"]["linux-64"]
-    assert len(read.packages) == len(data["package"]) > 90
+    parsed = parse_conda_lock_file(ROOT / "conda-lock.yml")
+    assert read.content_hash == data["metadata"]["content_hash"]["linux-64"] == parsed.metadata.content_hash["linux-64"]
+    ours = [(p.name, p.version, p.url, p.md5, p.sha256) for p in read.packages]
+    theirs = [(p.name, p.version, p.url, p.hash.md5, p.hash.sha256) for p in parsed.package]
+    assert sorted(ours) == sorted(theirs) and len(ours) > 90
+    assert ours == [(p["name"], p["version"], p["url"], p["hash"]["md5"], p["hash"]["sha256"]) for p in data["package"]]
+    assert {p.name: p.dependencies for p in parsed.package} == {p["name"]: p["dependencies"] for p in data["package"]}
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    data = yaml.safe_load((ROOT / "conda-lock.yml").read_text())
+    read = locks.read_conda_lock(ROOT / "conda-lock.yml")
     for package, entry in zip(read.packages, data["package"]):
-        assert (package.name, package.version, package.url) == (entry["name"], entry["version"], entry["url"])
-        assert (package.md5, package.sha256) == (entry["hash"]["md5"], entry["hash"]["sha256"])
-        assert package.depends == entry["dependencies"]
+        entry["size"] = package.size
+    assert sum(p.size > 0 for p in read.packages) > 90
+    text = relock.conda_lock_text(data)
+    assert text == (ROOT / "conda-lock.yml").read_text()
+    # What JSON escapes means the same in YAML.
+    first = data["package"][0]
+    first["dependencies"] = {"a": '# "b": {c}, [d] - \\ \u00e9 \n'}
+    written = yaml.safe_load(relock.conda_lock_text(data))["package"][0]
+    assert written == {name: value for name, value in first.items() if name != "size"}
+
+
+def test_the_sizes_are_what_the_solver_says() -> None:
+    fetch = [
+        {"url": "https://a/b-1-0.conda", "size": 3},
+        {"url": "https://a/c-1-0.conda", "size": None},
+        {"url": "https://a/d-1-0.conda"},
+    ]
+    plan = json.dumps({"actions": {"FETCH": fetch, "LINK": []}})
+    assert relock.solver_sizes(f"warning: said before\n{plan}\n") == {"https://a/b-1-0.conda": 3}
+    for said in ("", "no JSON", "{", "[]", '[{"name": "a"}, {"name": "b"}]', "{}", '{"actions": null}', '{"actions": {}}'):
+        assert relock.solver_sizes(said) == {}
+
+
+def test_a_tool_that_fails_is_told_with_its_reason_and_without_its_traceback() -> None:
+    program = "import json, sys; print('no candidates for scipy', file=sys.stderr); json.loads('x')"
+    with pytest.raises(Stop, match=r"(?s)-c failed \(1\):\nno candidates for scipy\n.*JSONDecodeError: Expecting value") as error:
+        relock.run(sys.executable, "-c", program)
+    assert "decoder.py" not in str(error.value)
+    with pytest.raises(Stop, match=r"no-such-tool x failed \(None\):\nNo such file or directory"):
+        relock.run("no-such-tool", "x")
+
+
+def test_the_difference_to_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to a revision whose conda-lock.yml is YAML of another layout, and to one without a lock."""
+    (tmp_path / "locks").mkdir()
+    for name in (*FILES, "locks/pip.txt", "locks/flash-attn.txt"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    git = ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x"]
+    lock = tmp_path / "conda-lock.yml"
+    text = lock.read_text()
+    lock.write_text(yaml.safe_dump(yaml.safe_load(text), sort_keys=False))
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "0"], ["add", "."], ["commit", "-q", "-m", "1"]):
+        sh(*git, *command)
+    monkeypatch.setattr(relock, "ROOT", tmp_path)
+    lock.write_text(text)
+    assert relock.diff("HEAD") == "No lock changed."
+    replaced("conda-lock.yml", version_of("mkl"), '"mkl", "version": "2024.1.0"')(tmp_path)
+    replaced("locks/pip.txt", "peft==[0-9.]+", "peft==0.5.0")(tmp_path)
+    before = {p.name: f"{p.version} {p.build}" for p in locks.read_conda_lock(ROOT / "conda-lock.yml").packages}["mkl"]
+    head, rule, *rows = relock.diff("HEAD").splitlines()
+    assert (head, rule) == ("| layer | package | before | after |", "|---|---|---|---|") and len(rows) == 2
+    assert rows[0] == f"| conda | mkl | {before} | 2024.1.0 {before.split()[1]} |"
+    assert re.fullmatch(r"\| pip \| peft \| [\d.]+ \| 0\.5\.0 \|", rows[1])
+    assert f"| conda | mkl |  | 2024.1.0 {before.split()[1]} |" in relock.diff("HEAD~")
+    lock.write_text(text[:-300])
+    with pytest.raises(locks.LockError, match="is cut short"):
+        relock.diff("HEAD")
 
 
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda text: text[: len(text) // 2], "conda-lock.yml"),
+        (lambda text: text[: len(text) // 2], "is cut short"),
         (lambda text: text.replace("version: 1\n", "version: 2\n", 1), "not a conda-lock file of version 1"),
-        (lambda text: text.replace("  manager: conda", "  manager: pip", 1), "they belong in locks/pip.txt"),
-        (lambda text: text.replace("  hash:", "\thash:", 1), "not as scripts/lock.sh writes it"),
-        (lambda text: re.sub("sha256: ....", "sha256: zzzz", text, count=1), "malformed hash"),
+        (lambda text: text.replace('"manager": "conda"', '"manager": "pip"', 1), "they belong in locks/pip.txt"),
+        (lambda text: text.replace('"hash":', '"hash"', 1), "conda-lock.yml:19: not as scripts/lock.sh writes it"),
+        (
+            lambda text: text.replace('- {"name"', '<<<<<<< HEAD\n- {"name"', 1),
+            "conda-lock.yml:19: not as scripts/lock.sh writes",
+        ),
+        (
+            lambda text: re.sub(" bytes$", " byt", text, count=1, flags=re.M),
+            "conda-lock.yml:19: not as scripts/lock.sh writes it",
+        ),
+        (lambda text: text.replace('"hash": {', '"hash": [], "no": {', 1), "conda-lock.yml:19: not as scripts/lock.sh writes it"),
+        (
+            lambda text: text.replace("_openmp_mutex-4.5-7_kmp_llvm.conda", "x.conda"),
+            "conda-lock.yml:19: not as scripts/lock.sh writes",
+        ),
+        (
+            lambda text: re.sub('"sha256": "....', '"sha256": "zzzz', text, count=1),
+            "conda-lock.yml:19: _openmp_mutex has a malformed hash",
+        ),
+        (lambda text: text.replace("https://conda", "data://conda", 1), "has a malformed hash or address"),
+        (lambda text: text.replace('"md5"', '"md6"', 1), "conda-lock.yml:19: this package has no 'md5'"),
+        (lambda text: text.replace('"url"', '"uri"', 1), "conda-lock.yml:19: this package has no 'url'"),
         (lambda text: text.replace("linux-64: ", "osx-arm64: ", 1), "not locked for linux-64"),
+        (lambda text: text.replace("  - linux-64\n", "  - osx-arm64\n", 1), "not locked for linux-64"),
         (lambda text: text[: text.index("package:")], "has no package section"),
+        (lambda text: text[: text.index("- {")] + "# 0 packages\n", "is cut short"),
+        (lambda text: re.sub('- {"name": "tqdm".*\n', "", text), "is cut short"),
         (lambda text: "", "not a conda-lock file of version 1"),
     ],
 )
@@ -233,7 +327,17 @@ def test_a_malformed_lock_is_refused_with_the_remedy(change: Callable[[str], str
     path.write_text(change((ROOT / "conda-lock.yml").read_text()))
     with pytest.raises(locks.LockError, match=re.escape(said)) as error:
         locks.read_conda_lock(path)
-    assert "conda-lock.yml" in str(error.value) and ("git checkout" in str(error.value) or "lock" in str(error.value))
+    assert str(error.value).startswith(f"{path}:")
+    assert f"restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh" in str(error.value)
+
+
+def test_a_lock_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    path, text = tmp_path / "conda-lock.yml", (ROOT / "conda-lock.yml").read_text()
+    ends = [match.end() for match in re.finditer("\n", text)][:-1]
+    for end in [*ends, *(end - 1 for end in ends), *range(0, len(text) - 1, 499), len(text) - 2]:
+        path.write_text(text[:end])
+        with pytest.raises(locks.LockError):
+            locks.read_conda_lock(path)
 
 
 def test_a_malformed_pip_lock_is_refused(tmp_path: Path) -> None:

@@ -1,29 +1,30 @@
-"""The lock files as data.
-
-conda-lock.yml is read here without a YAML library, since the verifier must start where nothing is installed: only the
-shape that scripts/lock.sh writes is accepted, and anything else is an error that names the line.
-"""
+"""The lock files as data, read with the standard library alone: the verifier must start where nothing is installed."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
-from urllib.parse import urlsplit
+from typing import List
 
 from lockedenv import ROOT
 from lockedenv.console import Stop
 
-CONDA_LOCK = ROOT / "conda-lock.yml"
-PIP_LOCK = ROOT / "locks" / "pip.txt"
-FLASH_ATTN_LOCK = ROOT / "locks" / "flash-attn.txt"
-REQUIREMENTS = ROOT / "requirements.txt"
+CONDA_LOCK, REQUIREMENTS = ROOT / "conda-lock.yml", ROOT / "requirements.txt"
+PIP_LOCK, FLASH_ATTN_LOCK = ROOT / "locks/pip.txt", ROOT / "locks/flash-attn.txt"
+# scripts/lock.sh writes each conda package as a line of JSON, which is YAML too, and each wheel as a line for pip.
+_PACKAGE = re.compile(r"^- (\{.*\})(?:  # (\d+) bytes)?$")
+_PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})(?:  # (\d+) bytes)?")
 
 
 class LockError(Stop):
     """A lock file is missing or not as scripts/lock.sh writes it; the message names the file, the line, the remedy."""
+
+    def __init__(self, what: str, path: Path, number: int = 0) -> None:
+        place = f"{path}:{number}" if number else str(path)
+        super().__init__(f"{place}: {what}; restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh")
 
 
 @dataclass
@@ -36,28 +37,11 @@ class CondaPackage:
     md5: str
     sha256: str
     size: int = 0
-    depends: Dict[str, str] = field(default_factory=dict)
 
-    @property
-    def filename(self) -> str:
-        return self.url.rsplit("/", 1)[1]
-
-    @property
-    def stem(self) -> str:
-        return re.sub(r"\.(conda|tar\.bz2)$", "", self.filename)
-
-    @property
-    def build(self) -> str:
-        return self.stem.rsplit("-", 1)[1]
-
-    @property
-    def subdir(self) -> str:
-        return self.url.rsplit("/", 2)[1]
-
-    @property
-    def channel(self) -> str:
-        """The channel's name, such as conda-forge: the last part of its address, for a mirror too."""
-        return self.url.rsplit("/", 3)[1]
+    def __post_init__(self) -> None:
+        *_, self.channel, _, self.filename = self.url.split("/")  # the channel by its name, for a mirror too
+        self.stem = re.sub(r"\.(conda|tar\.bz2)$", "", self.filename)
+        self.build = self.stem.rsplit("-", 1)[1]
 
 
 @dataclass
@@ -85,104 +69,51 @@ def _read(path: Path) -> List[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise LockError(f"{path}: cannot be read ({error}); restore it with: git checkout -- {path.name}") from None
-
-
-def _malformed(path: Path, number: int, line: str) -> LockError:
-    return LockError(
-        f"{path}:{number}: not as scripts/lock.sh writes it: {line.strip()[:80]!r}; "
-        f"restore it with `git checkout -- {path.name}` or write it anew with scripts/lock.sh"
-    )
-
-
-def _scalar(text: str) -> str:
-    text = text.strip()
-    if len(text) >= 2 and text[0] == text[-1] == "'":
-        return text[1:-1].replace("''", "'")
-    return text
-
-
-_ITEM = re.compile(r"^(- |  )([a-z_]+): ?(.*)$")
-_CHILD = re.compile(r"^    ([^\s:][^:]*): (.*)$")
-_SIZE = re.compile(r"^(\S+)  # (\d+) bytes$")
+        raise LockError(f"cannot be read ({error})", path) from None
 
 
 def read_conda_lock(path: Path = CONDA_LOCK) -> CondaLock:
-    """The conda layer as conda-lock.yml gives it.
-
-    Raises LockError for a file that is missing, of another version, cut short or not of the written shape.
-    """
+    """The conda layer. Raises LockError for a file that is missing, of another version, cut short or of another shape."""
     lines = _read(path)
     if "version: 1" not in lines:
-        raise LockError(f"{path}: not a conda-lock file of version 1; write it anew with scripts/lock.sh")
+        raise LockError("not a conda-lock file of version 1", path)
     if "package:" not in lines:
-        raise LockError(f"{path}: has no package section; write it anew with scripts/lock.sh")
-    start = lines.index("package:")
-    content_hash = next((line.split(": ")[1] for line in lines[:start] if line.startswith("    linux-64: ")), "")
-    if not content_hash:
-        raise LockError(f"{path}: is not locked for linux-64; write it anew with scripts/lock.sh")
-    entries: List[Dict[str, object]] = []
-    section: Optional[Dict[str, str]] = None
-    for number, line in enumerate(lines[start + 1 :], start + 2):
-        item, child = _ITEM.match(line), _CHILD.match(line)
-        if item and (entries or item[1] == "- "):
-            if item[1] == "- ":
-                entries.append({"line": number})
-            section = {} if not item[3] else None
-            entries[-1][item[2]] = section if section is not None else item[3]
-        elif child and section is not None:
-            section[_scalar(child[1])] = _scalar(child[2])
-        else:
-            raise _malformed(path, number, line)
+        raise LockError("has no package section", path)
+    content_hash = re.findall(r"^    linux-64: '?(\w+)", "\n".join(lines), re.M)
+    if not content_hash or "  - linux-64" not in lines:
+        raise LockError("is not locked for linux-64", path)
     packages = []
-    for entry in entries:
-        number = int(str(entry["line"]))
-        depends = entry.get("dependencies")
-        hashes = entry.get("hash")
+    start = lines.index("package:") + 1
+    for number, line in enumerate(lines[start:-1], start + 1):
         try:
+            [(text, size)] = _PACKAGE.findall(line)  # a ValueError for any other line
+            entry = json.loads(text)
+            url, md5, sha256 = entry["url"], entry["hash"]["md5"], entry["hash"]["sha256"]
             if entry["manager"] != "conda":
-                raise LockError(f"{path}:{number}: holds a {entry['manager']} package; they belong in locks/pip.txt")
-            sized = _SIZE.match(str(entry["url"]))
-            url = sized[1] if sized else str(entry["url"])
-            if not isinstance(hashes, dict) or urlsplit(url).scheme not in ("http", "https", "file"):
-                raise KeyError("hash")
-            package = CondaPackage(
-                name=_scalar(str(entry["name"])),
-                version=_scalar(str(entry["version"])),
-                url=url,
-                md5=hashes["md5"],
-                sha256=hashes["sha256"],
-                size=int(sized[2]) if sized else 0,
-                depends=depends if isinstance(depends, dict) else {},
-            )
+                raise LockError(f"holds a {entry['manager']} package; they belong in locks/pip.txt", path, number)
+            if not re.fullmatch("[0-9a-f]{32} [0-9a-f]{64} (https?|file)://.*", f"{md5} {sha256} {url}"):
+                raise LockError(f"{entry['name']} has a malformed hash or address", path, number)
+            packages.append(CondaPackage(entry["name"], entry["version"], url, md5, sha256, int(size or 0)))
         except KeyError as error:
-            raise LockError(f"{path}:{number}: this package has no {error}; write it anew with scripts/lock.sh") from None
-        if not re.fullmatch(r"[0-9a-f]{64}", package.sha256) or not re.fullmatch(r"[0-9a-f]{32}", package.md5):
-            raise LockError(f"{path}:{number}: {package.name} has a malformed hash; write it anew with scripts/lock.sh")
-        packages.append(package)
-    if not packages or "optional" not in entries[-1]:
-        raise LockError(f"{path}: is cut short; restore it with: git checkout -- {path.name}")
-    return CondaLock(content_hash, packages)
-
-
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})(?:  # (\d+) bytes)?$")
+            raise LockError(f"this package has no {error}", path, number) from None
+        except (ValueError, TypeError, IndexError):
+            raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number) from None
+    if not packages or lines[-1] != f"# {len(packages)} packages":
+        raise LockError(f"is cut short: it ends after {len(packages)} packages with {lines[-1][:80]!r}", path)
+    return CondaLock(content_hash[0], packages)
 
 
 def read_pip_lock(path: Path) -> List[PipPackage]:
-    """The packages of a requirements file that lock.sh wrote: one `name==version --hash=sha256:...` a line.
-
-    Raises LockError for a missing or empty file and for any other line.
-    """
+    """A file of lines `name==version --hash=sha256:...`. Raises LockError for a missing or empty one and for another line."""
     packages = []
     for number, line in enumerate(_read(path), 1):
-        if not line or line.startswith("#"):
-            continue
-        match = _PIN.match(line)
-        if not match:
-            raise _malformed(path, number, line)
-        packages.append(PipPackage(canonical(match[1]), match[2], match[3], int(match[4] or 0)))
+        match = _PIN.fullmatch(line)
+        if match:
+            packages.append(PipPackage(canonical(match[1]), match[2], match[3], int(match[4] or 0)))
+        elif line and not line.startswith("#"):
+            raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number)
     if not packages:
-        raise LockError(f"{path}: names no package; restore it with: git checkout -- {path.name}")
+        raise LockError("names no package", path)
     return packages
 
 

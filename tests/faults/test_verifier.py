@@ -191,7 +191,7 @@ FAULTS = [
     Fault("no torch", "torch-origin", "torch is not installed", undist("torch")),
     Fault("pip's torch over conda's", "torch-origin", "torch 2.6.0 was put there by pip", dist("torch", "2.6.0")),
     Fault("lock missing", "locks", "conda-lock.yml: cannot be read", lambda env: (env.project / "conda-lock.yml").unlink()),
-    Fault("lock malformed", "locks", "not as scripts/lock.sh writes it", lock("conda-lock.yml", lambda t: t.replace("  hash:", " hash"))),
+    Fault("lock malformed", "locks", "not as scripts/lock.sh writes it", lock("conda-lock.yml", lambda t: t.replace('"hash":', '"hash"'))),
     Fault("lock of another version", "locks", "not a conda-lock file of version 1",
           lock("conda-lock.yml", lambda t: t.replace("version: 1\n", "version: 9\n", 1))),
     Fault("pip lock cut short", "locks", "pip.txt:6: not as scripts/lock.sh writes it", lock("locks/pip.txt", lambda t: t[:-60])),

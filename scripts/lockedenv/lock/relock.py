@@ -7,10 +7,11 @@ same versions as PyPI wheels, flash-attn's source, the tests' tools. Nothing is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -20,41 +21,39 @@ from typing import Any, Dict, Iterable, List, Optional
 
 import yaml
 from lockedenv import ROOT
+from lockedenv.console import Stop
 from lockedenv.locks import LockError, PipPackage, canonical, read_conda_lock, read_pip_lock
+from lockedenv.process import ask, run_script
 from packaging.requirements import Requirement
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.version import VERSION_PATTERN
 
 SPEC, VIRTUAL = "environment.yml", "locks/virtual-packages.yml"
-CONDA_LOCK, PIP, FLASH, REQS, DEV = LOCKS = (
-    "conda-lock.yml",
-    "locks/pip.txt",
-    "locks/flash-attn.txt",
-    "requirements.txt",
-    "requirements-dev.txt",
-)
+CONDA_LOCK, PIP, FLASH = "conda-lock.yml", "locks/pip.txt", "locks/flash-attn.txt"
+REQS, DEV = "requirements.txt", "requirements-dev.txt"
 # Asked of conda, and not to be had, or not needed, from PyPI: torch's wheel brings its CUDA and its MKL.
 CONDA_ONLY = {"python", "pytorch-cuda", "mkl", "libblas", "gcc", "gxx"}
 PYPI_NAMES = {"pytorch": "torch", "torchtriton": "triton"}
 PYTHON, PLATFORM = (3, 11), "x86_64-manylinux_2_28"
 # Wheels are chosen for glibc 2.28 (or older): what conda-lock's own pip solver assumes.
-MANYLINUX = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]
-LEGACY = {"2_17": "manylinux2014_x86_64", "2_12": "manylinux2010_x86_64", "2_5": "manylinux1_x86_64"}
-PLATFORMS = [p for m in MANYLINUX for p in (m, LEGACY.get(m[10:-7], m))] + ["linux_x86_64"]
+LEGACY = {17: "manylinux2014_x86_64", 12: "manylinux2010_x86_64", 5: "manylinux1_x86_64"}
+PLATFORMS = [p for n in range(28, 4, -1) for p in (f"manylinux_2_{n}_x86_64", LEGACY.get(n)) if p] + ["linux_x86_64"]
+TAGS = [*cpython_tags(PYTHON, platforms=PLATFORMS), *compatible_tags(PYTHON, "cp311", PLATFORMS)]  # the best first
 
 
-class RelockError(Exception):
-    """Something that the person who locks can mend; the message says what and how."""
+def run(*command: str) -> str:
+    """Standard output of a command. Raises Stop with what it said, if it fails."""
+    status, out, err = ask(command, timeout=3600, cwd=ROOT)
+    if status != 0:  # the lines of a traceback would hide the reason
+        said = re.sub(r"^  File .*\n    .*\n(?: *\^+\n)?", "", out + err, flags=re.M).strip().splitlines()[-25:]
+        raise Stop(f"{Path(command[0]).name} {command[1]} failed ({status}):\n" + "\n".join(said))
+    return out
 
 
-def run(*command: str, **kwargs: Any) -> str:
-    """Standard output of a command. Raises RelockError with what it said, if it fails."""
-    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
-    if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-        raise RelockError(f"{Path(command[0]).name} {command[1]} failed ({done.returncode}):\n{said}")
-    return str(done.stdout)
+def pypi_name(name: str) -> str:
+    """What a conda package is called on PyPI."""
+    return canonical(PYPI_NAMES.get(name, name))
 
 
 @dataclass
@@ -67,15 +66,15 @@ class Asked:
 
 
 def read_spec(root: Path) -> Asked:
-    """environment.yml (or environment-dev.yml) as asked specs. Raises RelockError if it is not an environment file."""
+    """environment.yml (or environment-dev.yml) as asked specs. Raises Stop if it is not an environment file."""
     try:
         data = yaml.safe_load(root.read_text())
         conda = [d for d in data["dependencies"] if isinstance(d, str)]
         pip = [p for d in data["dependencies"] if isinstance(d, dict) for p in d["pip"]]
-        names = {s.split("::")[-1].replace("=", " ").replace("<", " ").replace(">", " ").split()[0]: s for s in conda}
+        names = {re.split("[ =<>]", spec.split("::")[-1])[0]: spec for spec in conda}
         return Asked(names, {canonical(Requirement(p).name): p for p in pip}, data["channels"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise RelockError(f"{root}: is not a conda environment file: {error}") from None
+        raise Stop(f"{root}: is not a conda environment file: {error}") from None
 
 
 def content_hash(root: Path) -> str:
@@ -92,27 +91,24 @@ def content_hash(root: Path) -> str:
         return str(compute_content_hashes(spec, virtual)["linux-64"])
 
 
-# Solving ---------------------------------------------------------------------------------------------------------
-
-
 def solve(tmp: Path, asked: Asked, update: List[str]) -> Dict[str, Any]:
     """conda-lock's result over environment.yml, both layers; with `update`, only those packages may change."""
     solver = os.environ.get("CONDA_LOCK_SOLVER") or shutil.which("micromamba")
     if not solver:
-        raise RelockError("micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; install micromamba 2.5.0")
+        raise Stop("micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; install micromamba 2.5.0")
+    locked = read_conda_lock(ROOT / CONDA_LOCK).packages if update else []
     lock, spec = tmp / CONDA_LOCK, ROOT / SPEC
     if update:
         lock.write_text(yaml.safe_dump(joined_layers(), sort_keys=False))
     if update and not set(update) & set(asked.conda):
         # conda-lock would solve the conda layer anew for a pip package: hold it by asking for just what is locked.
         spec = tmp / SPEC
-        packages = read_conda_lock(ROOT / CONDA_LOCK).packages
-        held: List[Any] = [f"{p.channel}::{p.name}={p.version}={p.build}" for p in packages]
+        held: List[Any] = [f"{p.channel}::{p.name}={p.version}={p.build}" for p in locked]
         held.append({"pip": list(asked.pip.values())})
         spec.write_text(yaml.safe_dump({"channels": asked.channels, "dependencies": held}))
-    # conda-lock drops the archives' sizes, which the solver reports: keep what it says.
+    # conda-lock drops the archives' sizes, which the solver reports: keep what it says, one file a run.
     wrapper = tmp / Path(solver).name
-    wrapper.write_text(f'#!/usr/bin/env bash\nset -o pipefail\n{solver!r} "$@" | tee -a {str(tmp / "said")!r}\n')
+    wrapper.write_text(f'#!/usr/bin/env bash\nset -o pipefail\n{solver!r} "$@" | tee "$(mktemp {str(tmp)!r}/said.XXXXXX)"\n')
     wrapper.chmod(0o755)
     command = ["conda-lock", "lock", "--conda", str(wrapper), "-f", str(spec), "-p", "linux-64"]
     command += ["--virtual-package-spec", VIRTUAL, "--lockfile", str(lock)]
@@ -121,69 +117,44 @@ def solve(tmp: Path, asked: Asked, update: List[str]) -> Dict[str, Any]:
     run(*command, *(flag for name in update for flag in ("--update", name)))
     solved: Dict[str, Any] = yaml.safe_load(lock.read_text())
     solved["metadata"]["content_hash"] = {"linux-64": content_hash(ROOT)}
-    sizes = dict(solver_sizes((tmp / "said").read_text()))
-    if (ROOT / CONDA_LOCK).exists():
-        sizes = {**{p.url: p.size for p in read_conda_lock(ROOT / CONDA_LOCK).packages if p.size}, **sizes}
+    sizes = {p.url: p.size for p in locked}  # what stays as it is, no solver reports
+    for path in tmp.glob("said.*"):
+        sizes.update(solver_sizes(path.read_text()))
     for package in solved["package"]:
         package["size"] = sizes.get(package["url"], 0)
     return solved
 
 
-def solver_sizes(said: str) -> Iterable[Any]:
-    """(url, bytes) of every archive in the JSON documents that a solver printed one after another."""
-    decoder, at = json.JSONDecoder(), said.find("{")
-    while at >= 0:
-        try:
-            document, end = decoder.raw_decode(said, at)
-        except json.JSONDecodeError:
-            end, document = at + 1, {}
-        if isinstance(document, dict):
-            for action in (document.get("actions") or {}).get("FETCH", []):
-                if action.get("size"):
-                    yield action["url"], action["size"]
-        at = said.find("{", end)
+def solver_sizes(said: str) -> Dict[str, int]:
+    """url -> bytes of the archives that a solver would fetch, as it printed them."""
+    with contextlib.suppress(ValueError):  # no JSON, or a list of what is installed
+        actions = json.loads(said[said.index("{") : said.rindex("}") + 1]).get("actions") or {}
+        return {action["url"]: action["size"] for action in actions.get("FETCH", []) if action.get("size")}
+    return {}
 
 
 def joined_layers() -> Dict[str, Any]:
     """conda-lock.yml with locks/pip.txt put back, as conda-lock needs it to update one package."""
     data: Dict[str, Any] = yaml.safe_load((ROOT / CONDA_LOCK).read_text())
-    for package in read_pip_lock(ROOT / PIP):
-        data["package"].append(
-            {
-                "name": package.name,
-                "version": package.version,
-                "manager": "pip",
-                "platform": "linux-64",
-                "dependencies": {},
-                "url": f"https://index.invalid/{package.name}",  # conda-lock asks for one and looks it up anew
-                "hash": {"sha256": package.sha256},
-                "category": "main",
-                "optional": False,
-            }
-        )
+    always = {"manager": "pip", "platform": "linux-64", "dependencies": {}, "category": "main", "optional": False}
+    for p in read_pip_lock(ROOT / PIP):
+        url = f"https://index.invalid/{p.name}"  # conda-lock asks for one and looks it up anew
+        data["package"].append({"name": p.name, "version": p.version, "url": url, "hash": {"sha256": p.sha256}, **always})
     return data
-
-
-# The PyPI side ---------------------------------------------------------------------------------------------------
 
 
 def wheel_rank(filename: str) -> Optional[int]:
     """How well a wheel fits CPython 3.11 on x86_64 Linux with glibc 2.28: 0 is best, None is not at all."""
     try:
-        tags = parse_wheel_filename(filename)[3]
+        return min((TAGS.index(tag) for tag in parse_wheel_filename(filename)[3] if tag in TAGS), default=None)
     except ValueError:
         return None
-    order = [*cpython_tags(PYTHON, platforms=PLATFORMS), *compatible_tags(PYTHON, "cp311", PLATFORMS)]
-    return min((order.index(tag) for tag in tags if tag in order), default=None)
 
 
-def pylock(tmp: Path, *arguments: str) -> Dict[str, Dict[str, Any]]:
+def pylock(*arguments: str) -> Dict[str, Dict[str, Any]]:
     """uv's resolution of the given requirements as pylock.toml's entries, by name."""
-    out = tmp / "pylock.toml"
     target = ["--python-version", ".".join(map(str, PYTHON)), "--python-platform", PLATFORM]
-    run("uv", "pip", "compile", "--quiet", "--format", "pylock.toml", "-o", str(out), *target, *arguments)
-    entries = tomllib.loads(out.read_text())["packages"]
-    out.unlink()
+    entries = tomllib.loads(run("uv", "pip", "compile", "--format", "pylock.toml", *target, *arguments))["packages"]
     return {canonical(entry["name"]): entry for entry in entries}
 
 
@@ -194,49 +165,45 @@ def pin(entry: Dict[str, Any], prefer: str = "") -> PipPackage:
     sha = prefer if prefer in files else ranked[0][1] if ranked else ""
     chosen = files.get(sha) or entry.get("sdist")
     if not chosen:
-        raise RelockError(f"{entry['name']} {entry['version']}: PyPI has no wheel for Python 3.11, glibc 2.28")
+        raise Stop(f"{entry['name']} {entry['version']}: PyPI has no wheel for Python 3.11, glibc 2.28")
     return PipPackage(canonical(entry["name"]), entry["version"], chosen["hashes"]["sha256"], chosen.get("size", 0))
 
 
 def pypi_inputs(solved: Dict[str, Any], asked: Asked) -> List[List[str]]:
     """(requirements, constraints) for requirements.txt: what both layers ask for, at the versions they lock."""
-    locked = {p["name"]: p["version"] for p in solved["package"]}
     wanted = [n for n, spec in asked.conda.items() if n not in CONDA_ONLY and not spec.startswith("nvidia::")]
     wanted += [p["name"] for p in solved["package"] if p["manager"] == "pip"]
-    pins = []
-    for name, version in locked.items():
-        try:
-            Version(version)
-        except InvalidVersion:
-            continue
-        if name[0] != "_":
-            pins.append(f"{PYPI_NAMES.get(name, name)}=={version}")
-    return [[PYPI_NAMES.get(name, name) for name in wanted], pins]
+    locked = [p for p in solved["package"] if p["name"][0] != "_" and re.fullmatch(VERSION_PATTERN, p["version"], re.X | re.I)]
+    return [[pypi_name(name) for name in wanted], [f"{pypi_name(p['name'])}=={p['version']}" for p in locked]]
 
 
-# Writing ---------------------------------------------------------------------------------------------------------
+WRITTEN = "# Written by scripts/lock.sh; edit {} and run it instead.\n# {}\n"
+HEADERS = {
+    CONDA_LOCK: WRITTEN.format(
+        SPEC, "The conda layer; the pip layer is locks/pip.txt. micromamba create -n maximalcai -f conda-lock.yml"
+    ),
+    PIP: WRITTEN.format(SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh."),
+    FLASH: WRITTEN.format("pyproject.toml", "The source that scripts/post_create.sh builds."),
+    REQS: WRITTEN.format(SPEC, "Both layers as PyPI wheels, for a machine without conda (Python 3.11, x86_64 Linux)."),
+    DEV: WRITTEN.format("pyproject.toml", "The tools of the tests (Python 3.11, x86_64 Linux)."),
+}
 
-HEADER = "# Written by scripts/lock.sh; edit {source} and run it instead.\n# {what}\n"
+
+def sized(line: str, size: int) -> str:
+    return f"{line}  # {size} bytes\n" if size else f"{line}\n"
 
 
-def requirements_text(source: str, what: str, packages: Iterable[PipPackage]) -> str:
-    lines = [
-        f"{p.name}=={p.version} --hash=sha256:{p.sha256}" + (f"  # {p.size} bytes" if p.size else "")
-        for p in sorted(packages, key=lambda p: p.name)
-    ]
-    return HEADER.format(source=source, what=what) + "\n".join(lines) + "\n"
+def requirements_text(name: str, packages: Iterable[PipPackage]) -> str:
+    packages = sorted(packages, key=lambda p: p.name)
+    return HEADERS[name] + "".join(sized(f"{p.name}=={p.version} --hash=sha256:{p.sha256}", p.size) for p in packages)
 
 
 def conda_lock_text(solved: Dict[str, Any]) -> str:
+    """conda-lock.yml, in which every package is a line of JSON, which is YAML too; the last line counts them."""
     packages = [dict(p) for p in solved["package"] if p["manager"] == "conda"]
-    sizes = {package["url"]: package.pop("size") for package in packages}
-    metadata = {**solved["metadata"], "sources": [SPEC]}
-    body = yaml.safe_dump({"version": 1, "metadata": metadata, "package": packages}, sort_keys=False, width=10**6)
-    for url, size in sizes.items():
-        if size:
-            body = body.replace(f"  url: {url}\n", f"  url: {url}  # {size} bytes\n")
-    what = "The conda layer; the pip layer is locks/pip.txt. micromamba create -n maximalcai -f conda-lock.yml"
-    return HEADER.format(source=SPEC, what=what) + body
+    lines = [sized(f"- {json.dumps(p)}", size) for p in packages for size in [p.pop("size")]]
+    metadata = yaml.safe_dump({"version": 1, "metadata": {**solved["metadata"], "sources": [SPEC]}}, sort_keys=False)
+    return HEADERS[CONDA_LOCK] + metadata + "package:\n" + "".join(lines) + f"# {len(lines)} packages\n"
 
 
 def write_all(texts: Dict[str, str]) -> None:
@@ -247,114 +214,79 @@ def write_all(texts: Dict[str, str]) -> None:
         (ROOT / f"{name}.new").replace(ROOT / name)
 
 
-def lock(update: List[str]) -> None:
+def lock(update: List[str]) -> str:
+    """Writes all the locks; with `update`, only those packages may change. Gives what it did, in one line."""
     asked = read_spec(ROOT / SPEC)
+    given = sorted({*asked.conda, *asked.pip})
     for name in update:
-        if name not in asked.conda and name not in asked.pip:
-            raise RelockError(
-                f"--update {name}: environment.yml does not ask for it; it asks for: "
-                + ", ".join(sorted({*asked.conda, *asked.pip}))
-            )
+        if name not in given:
+            raise Stop(f"--update {name}: environment.yml does not ask for it; it asks for: {', '.join(given)}")
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         solved = solve(tmp, asked, update)
         for name, lines in zip(("wanted.in", "pins.txt"), pypi_inputs(solved, asked)):
             (tmp / name).write_text("\n".join(lines) + "\n")
         wheels = ["--only-binary", ":all:"]
-        both = pylock(tmp, str(tmp / "wanted.in"), "-c", str(tmp / "pins.txt"), *wheels)
-        dev = pylock(tmp, "--group", "dev", *wheels)
-        flash = pylock(tmp, "--group", "flash-attn", "-c", str(tmp / "pins.txt"))["flash-attn"]
+        both = pylock(str(tmp / "wanted.in"), "-c", str(tmp / "pins.txt"), *wheels)
+        flash = pylock("--group", "flash-attn", "-c", str(tmp / "pins.txt"))["flash-attn"]
+    dev = [pin(entry) for entry in pylock("--group", "dev", *wheels).values()]
     pip = {canonical(p["name"]): p["hash"]["sha256"] for p in solved["package"] if p["manager"] == "pip"}
     everything = [pin(entry, pip.get(name, "")) for name, entry in both.items()]
-    flash.pop("wheels", None)
-    write_all(
-        {
-            CONDA_LOCK: conda_lock_text(solved),
-            PIP: requirements_text(
-                SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh.", [p for p in everything if p.name in pip]
-            ),
-            REQS: requirements_text(
-                SPEC, "Both layers as PyPI wheels, for a machine without conda (Python 3.11, x86_64 Linux).", everything
-            ),
-            FLASH: requirements_text("pyproject.toml", "The source that scripts/post_create.sh builds.", [pin(flash)]),
-            DEV: requirements_text(
-                "pyproject.toml", "The tools of the tests (Python 3.11, x86_64 Linux).", [pin(entry) for entry in dev.values()]
-            ),
-        }
-    )
-    print(f"locked {len(solved['package']) - len(pip)} conda and {len(pip)} pip packages, {len(everything)} wheels in all")
-
-
-# Checking and comparing ------------------------------------------------------------------------------------------
+    files = {PIP: [p for p in everything if p.name in pip], FLASH: [pin({**flash, "wheels": []})], REQS: everything, DEV: dev}
+    write_all({CONDA_LOCK: conda_lock_text(solved), **{name: requirements_text(name, pins) for name, pins in files.items()}})
+    return f"locked {len(solved['package']) - len(pip)} conda and {len(pip)} pip packages, {len(everything)} wheels in all"
 
 
 def stale(root: Path) -> List[str]:
     """Why the locks under `root` are not what lock.sh would have written for the specification; empty if they are."""
     try:
-        conda, pip = read_conda_lock(root / CONDA_LOCK), read_pip_lock(root / PIP)
-        reqs, flash, dev = (read_pip_lock(root / name) for name in (REQS, FLASH, DEV))
+        conda = read_conda_lock(root / CONDA_LOCK)
+        locked = {name: {p.name: p for p in read_pip_lock(root / name)} for name in (PIP, FLASH, REQS, DEV)}
     except LockError as error:
         return [str(error)]
     reasons = []
     if content_hash(root) != conda.content_hash:
         reasons.append(f"{CONDA_LOCK}: {SPEC} or {VIRTUAL} has changed since it was locked (content hash)")
-    asked = read_spec(root / SPEC)
     groups = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]
-    for name, locked, specs in (
-        (PIP, pip, list(asked.pip.values())),
-        (DEV, dev, groups["dev"]),
-        (FLASH, flash, groups["flash-attn"]),
-    ):
-        versions = {p.name: p.version for p in locked}
+    asked = {PIP: read_spec(root / SPEC).pip.values(), DEV: groups["dev"], FLASH: groups["flash-attn"]}
+    for name, specs in asked.items():
         for requirement in map(Requirement, specs):
-            version = versions.get(canonical(requirement.name))
-            if version is None or version not in requirement.specifier:
-                reasons.append(f"{name}: has {requirement.name} {version or 'not at all'}, asked for is {requirement}")
-    return reasons + disagreements(conda.packages, pip, reqs)
-
-
-def disagreements(conda: Iterable[Any], pip: List[PipPackage], reqs: List[PipPackage]) -> List[str]:
-    """Where requirements.txt is not the two layers again: another version, another wheel, a package left out."""
-    ours = {p.name: p for p in reqs}
-    reasons = [f"{REQS}: lacks {p.name} of {PIP}" for p in pip if p.name not in ours]
-    reasons += [f"{REQS}: has another {p.name} than {PIP}" for p in pip if p.name in ours and ours[p.name] != p]
-    for package in conda:
-        name = canonical(PYPI_NAMES.get(package.name, package.name))
-        if name in ours and ours[name].version != package.version:
-            reasons.append(f"{REQS}: has {name} {ours[name].version}, {CONDA_LOCK} has {package.version}")
-    if "torch" not in ours:
+            found = locked[name].get(canonical(requirement.name))
+            if found is None or found.version not in requirement.specifier:
+                has = found.version if found else "not at all"
+                reasons.append(f"{name}: has {requirement.name} {has}, asked for is {requirement}")
+    pip, both = locked[PIP], locked[REQS]
+    reasons += [f"{REQS}: lacks {name} of {PIP}" for name in pip if name not in both]
+    reasons += [f"{REQS}: has another {name} than {PIP}" for name in pip if both.get(name, pip[name]) != pip[name]]
+    for p in conda.packages:
+        name = pypi_name(p.name)
+        if name in both and both[name].version != p.version:
+            reasons.append(f"{REQS}: has {name} {both[name].version}, {CONDA_LOCK} has {p.version}")
+    if "torch" not in both:
         reasons.append(f"{REQS}: lacks torch")
     return reasons
 
 
 def versions_at(revision: Optional[str]) -> Dict[str, str]:
-    """'layer name' -> 'version build' of every locked package, now (None) or at a git revision."""
+    """'| layer | name |' -> 'version build' of every locked package, now (None) or at a git revision, if it had that lock."""
     found: Dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in LOCKS:
-            path = ROOT / name
-            if revision:
-                path = Path(folder, Path(name).name)
-                try:
-                    path.write_text(run("git", "show", f"{revision}:{name}"))
-                except RelockError:
-                    continue  # not there yet at that revision
-            if name == CONDA_LOCK:
-                found.update({f"conda {p.name}": f"{p.version} {p.build}" for p in read_conda_lock(path).packages})
-            elif name != REQS:
-                layer = {PIP: "pip", FLASH: "source", DEV: "dev"}[name]
-                found.update({f"{layer} {p.name}": p.version for p in read_pip_lock(path)})
+    for name, layer in ((CONDA_LOCK, "conda"), (PIP, "pip"), (FLASH, "source"), (DEV, "dev")):
+        text = ask(["git", "show", f"{revision}:{name}"], cwd=ROOT)[1] if revision else (ROOT / name).read_text()
+        if name == CONDA_LOCK:  # by YAML, for what earlier versions wrote
+            for p in (yaml.safe_load(text) or {}).get("package", []):
+                build = re.sub(r".*-|\.(conda|tar\.bz2)$", "", p["url"])
+                found[f"| conda | {p['name']} |"] = f"{p['version']} {build}"
+        else:
+            found.update((f"| {layer} | {name} |", version) for name, version in re.findall(r"^(\S+)==(\S+)", text, re.M))
     return found
 
 
 def diff(revision: str) -> str:
     """A Markdown table of what changed in the locks since a git revision."""
+    read_conda_lock(ROOT / CONDA_LOCK)  # says what is wrong with it
     before, after = versions_at(revision), versions_at(None)
-    rows = [
-        f"| {key.split()[0]} | {key.split()[1]} | {before.get(key, '')} | {after.get(key, '')} |"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
-    ]
+    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    rows = [f"{key} {before.get(key, '')} | {after.get(key, '')} |" for key in changed]
     return "\n".join(["| layer | package | before | after |", "|---|---|---|---|", *rows]) if rows else "No lock changed."
 
 
@@ -367,22 +299,15 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
-    args = parser().parse_args(arguments)
-    try:
-        if args.check:
-            reasons = stale(ROOT)
-            print("\n".join(reasons + ["run scripts/lock.sh"]) if reasons else "the locks are current")
-            return 1 if reasons else 0
-        if args.diff:
-            print(diff(args.diff))
-        else:
-            lock(args.update)
-    except (RelockError, LockError, OSError) as error:
-        print(f"lock.sh: {error}", file=sys.stderr)
-        return 1
+def work(args: argparse.Namespace) -> int:
+    if args.check:
+        reasons = stale(ROOT)
+        print("\n".join(reasons + ["run scripts/lock.sh"]) if reasons else "the locks are current")
+        return 1 if reasons else 0
+    print(diff(args.diff) if args.diff else lock(args.update))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    arguments = parser().parse_args()
+    sys.exit(run_script("lock.sh", lambda: work(arguments)))
