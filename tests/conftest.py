@@ -312,6 +312,20 @@ def machine(channel: LocalChannel, tmp_path: Path, server: FaultServer, micromam
     return Machine(channel, tmp_path, server.address, micromamba)
 
 
+@pytest.fixture(scope="session")
+def zsh(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """zsh: the machine's, or Debian's package unpacked in the user's cache. Nothing is installed on the machine."""
+    folder = default_cache() / "tests-zsh"
+    if not shutil.which("zsh") and not (folder / "bin/zsh").exists():
+        work = tmp_path_factory.mktemp("zsh")
+        (work / "lists/partial").mkdir(parents=True)
+        apt = ["apt-get", "-qq", "-o", f"Dir::State::lists={work}/lists", "-o", "APT::Sandbox::User=root"]
+        sh(*apt, "update")
+        sh(*apt, "download", "zsh", cwd=work)
+        sh("dpkg", "-x", next(work.glob("zsh_*.deb")), folder)
+    return shutil.which("zsh") or str(folder / "bin/zsh")
+
+
 @pytest.fixture
 def quiet_steps() -> Steps:
     return Steps(1, True)

@@ -181,7 +181,7 @@ def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_o
     machine.pin(real)
     done = machine.setup()
     machine.assert_verified(done)
-    kept = re.search(r"1 files of your own were in the old environment; they are in (\S+)", done.stdout)
+    kept = re.search(r"1 files of your own were in the environment that was removed; they are in (\S+)", done.stdout)
     assert kept and not mine.exists() and Path(kept[1], "mine.txt").read_text() == "the old one"
     assert "it is verified again" in machine.setup().stdout
 

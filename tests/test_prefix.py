@@ -89,7 +89,7 @@ def test_a_disk_that_starts_no_program_is_refused(machine: Machine) -> None:
     assert done.returncode == 1 and "it is mounted noexec; choose another" in done.stdout, done.stdout
 
 
-def test_a_name_with_spaces_works_and_the_line_that_enters_it_works_as_printed(machine: Machine) -> None:
+def test_a_name_with_spaces_works_and_the_line_that_enters_it_works_as_printed(machine: Machine, zsh: str) -> None:
     machine.prefix = machine.folder / "my own env"
     done = machine.setup()
     machine.assert_verified(done)
@@ -99,7 +99,7 @@ def test_a_name_with_spaces_works_and_the_line_that_enters_it_works_as_printed(m
     hooks = machine.prefix / "etc/conda/activate.d"
     hooks.mkdir(parents=True)
     (hooks / "a.sh").write_text("export FROM_A_HOOK=$CONDA_PREFIX\n")
-    for shell in ("bash", "zsh"):
+    for shell in ("bash", zsh):
         script = (
             f"{line[1]} && command -v python && uv --version && echo $FROM_A_HOOK && deactivate && echo ${{CONDA_PREFIX-gone}}"
         )
@@ -181,6 +181,29 @@ def test_killed_during_verify_with_changed_locks_the_old_one_is_kept_until_the_n
     assert (machine.prefix / "mine.txt").read_text() == "the old one" and not (machine.folder / "env.old").exists()
 
 
+def test_what_was_put_into_a_new_environment_that_does_not_verify_is_kept(machine: Machine) -> None:
+    machine.assert_verified(machine.setup())
+    break_new(machine)
+    machine.assert_killed_during("Verify")
+    (machine.prefix / "results.csv").write_text("years of work")
+    done = machine.setup()
+    kept = re.search(r"1 files of your own were in the environment that was removed; they are in (\S+); the old", done.stdout)
+    assert done.returncode == 1 and kept, done.stdout
+    assert Path(kept[1], "results.csv").read_text() == "years of work"
+
+
+def test_the_old_environment_stays_until_flash_attn_is_there_too(machine: Machine) -> None:
+    """The stand-in torch cannot be imported, so flash-attn cannot be built; the new environment verifies all the same."""
+    machine.assert_verified(machine.setup())
+    (machine.prefix / "mine.txt").write_text("the old one")
+    done = machine.setup("--force", "--arch", "90")
+    assert done.returncode == 1 and "torch cannot be imported in" in done.stdout, done.stdout
+    assert f"the old environment stays at {machine.prefix}.old until all that was asked for is there" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("enter it with:  source "), done.stdout
+    assert (machine.folder / "env.old/mine.txt").exists() and not (machine.prefix / "mine.txt").exists()
+    machine.assert_verified(machine.setup())
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupt_during_verify_removes_nothing_and_leaves_nothing_running(
     number: int, status: int, machine: Machine
@@ -257,11 +280,11 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
     assert (
         "is installed, from these locks: it is verified again (--force rebuilds it)" in done.stdout and "anew" not in done.stdout
     )
-    (machine.folder / "bin").mkdir()
-    for name in ("nvcc", "g++"):
-        (machine.folder / "bin" / name).write_text("#!/bin/sh\necho release 11.8, 9.9.9\n")
-        (machine.folder / "bin" / name).chmod(0o755)
-    plan = machine.setup("--dry-run", "--arch", "90", "--backend", "pip", PATH=f"{machine.folder}/bin:{machine.environ['PATH']}")
+    nvcc = machine.folder / "cuda-11.8/bin/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho release 11.8\n")
+    nvcc.chmod(0o755)
+    plan = machine.setup("--dry-run", "--arch", "90", "--backend", "pip", CUDA_HOME=str(machine.folder / "cuda-11.8"))
     assert "flash-attn   flash-attn cannot be built: nvcc is of CUDA 11.8, torch is built for 12.4" in plan.stdout, plan.stdout
 
 
@@ -279,7 +302,7 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(machine: Machine) -
     done = machine.setup("--force")
     machine.assert_verified(done)
     command = done.stdout.split("this brings them back:\n")[1].splitlines()[0]
-    kept = re.search(r"1 files of your own were in the old environment; they are in (\S+)", done.stdout)
+    kept = re.search(r"1 files of your own were in the environment that was removed; they are in (\S+)", done.stdout)
     assert kept and Path(kept[1], "results/loss.csv").read_text() == "years of work"
     assert not list(machine.prefix.glob(f"{SITE}/six*"))
     sh(*command.split(), env=clean_environ())

@@ -25,7 +25,7 @@ OURS = (MARK, INSTALLED, "maximalcai-manifest.json", "maximalcai-flash-attn", "a
 
 @dataclass
 class CondaRecord:
-    """One conda-meta record. `hashes`: path in the prefix -> sha256 in hex, empty where it has none (links, scripts, bytecode)."""
+    """One conda-meta record. `hashes`: path in the prefix -> sha256 in hex, empty where it has none (links, scripts)."""
 
     name: str
     version: str
@@ -236,7 +236,7 @@ def own_files(prefix: Path) -> List[Path]:
     """The files in a prefix that nothing has installed: the user's own."""
     left = read_json(prefix / INSTALLED)
     known = {prefix / name for name in [*left.get("links", {}), *left.get("files", {})]}
-    return unrecorded(prefix, known | set(recorded_files(read_prefix(prefix)))) if left else []
+    return unrecorded(prefix, known | set(recorded_files(read_prefix(prefix))))
 
 
 def added(installed: Installed) -> List[str]:

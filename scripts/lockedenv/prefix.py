@@ -10,6 +10,7 @@ only for a successor that was verified. docs/TECHNICAL_SETUP.md draws who moves 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -86,12 +87,12 @@ class Prefix:
         return VERIFIED if verified(mark) else INSTALLED
 
     def recover(self) -> Optional[str]:
-        """Puts right what a killed run has left; gives a line for people if the old environment came back. Hold the lock."""
+        """Puts right what a killed run has left; gives a line for people if there is something to say. Hold the lock."""
         if not self.ours(self.old):
             return None
         state = self.state()
         if read_json(self.old / MARK).get("state") == REMOVING or state == VERIFIED:
-            return self.give_up_old()
+            return self.give_up(self.old)
         if state in (ABSENT, MAKING):
             return self._old_back()
         return None  # installed: it is to be verified; foreign: someone else's, the old one stays where it is
@@ -99,10 +100,12 @@ class Prefix:
     @contextlib.contextmanager
     def replacing(self, backend: str) -> Iterator[None]:
         """The block makes the prefix anew. Until it is installed, whatever ends the block brings the old one back."""
-        if self.old.exists() and not self.ours(self.old):
+        if self.old.exists() and any(self.old.iterdir()) and not self.ours(self.old):
             raise Stop(f"{self.old} is there and was not made by this script; move it away: the old environment goes there")
-        if self.state() == MAKING or (self.ours() and self.old.exists()):  # two that are not verified: the older one stays
+        if self.state() == MAKING:
             remove(self.path)
+        elif self.ours() and self.ours(self.old):  # two that are not verified: the older one stays
+            print(self.give_up(self.path) or f"{self.path} is removed; the older one stays at {self.old}", file=sys.stderr)
         elif self.ours():
             self.write(path=str(self.path))  # it may have been moved here
             self.path.rename(self.old)
@@ -120,44 +123,49 @@ class Prefix:
             raise
 
     def _old_back(self) -> str:
-        if self.path.exists() and not any(self.path.iterdir()):
-            self.path.rmdir()
-        elif self.path.exists():
+        said = None
+        if self.ours() and self.mark().get("state") == INSTALLED:
+            said = self.give_up(self.path)
+        elif self.ours():
             remove(self.path)
-        self.old.rename(self.path)
+        self.old.rename(self.path)  # over an empty folder, if there is one
         follow(self.old, self.path)
-        return f"the old environment is back at {self.path}"
+        return f"{f'{said}; ' if said else ''}the old environment is back at {self.path}"
 
-    def settle(self, good: bool) -> Optional[str]:
-        """After a verification: if there are two, the one that is not verified goes; if neither is, both stay.
+    def settle(self, passed: bool, complete: bool) -> Optional[str]:
+        """After a verification: if there are two, decides which one stays. Gives a line for people, or None.
 
-        Gives a line for people, or None.
+        `complete`: all that was asked for is there. Only then is the old one given up.
         """
         if not self.ours(self.old):
             return None
-        if good:
-            return self.give_up_old()
+        if passed and complete:
+            return self.give_up(self.old)
+        if passed:
+            return f"the old environment stays at {self.old} until all that was asked for is there"
         if not verified(read_json(self.old / MARK)):
             return f"neither the new environment nor the old one is verified; the old one stays at {self.old}"
-        self.write(state=MAKING)
         return f"the new environment did not verify; {self._old_back()}"
 
-    def give_up_old(self) -> Optional[str]:
-        """Removes the old environment, and moves to PREFIX.kept-TIME what in it is of no package. Gives a line for people."""
-        kept, moved = self.beside(f"kept-{time.strftime('%Y%m%d-%H%M%S')}"), 0
-        for path in own_files(self.old):
-            target = kept / path.relative_to(self.old)
+    def give_up(self, folder: Path) -> Optional[str]:
+        """Removes an environment of ours, and moves to PREFIX.kept-TIME what in it is of no package. Gives a line for people."""
+        mark, moved = read_json(folder / MARK), 0
+        names = (f"kept-{time.strftime('%Y%m%d-%H%M%S')}{n and f'-{n}' or ''}" for n in itertools.count())
+        kept = next(self.beside(name) for name in names if not self.beside(name).exists())
+        for path in own_files(folder) if mark.get("state") != REMOVING else []:
+            target = kept / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
             moved += 1
-        write_atomically(self.old / MARK, json.dumps({**read_json(self.old / MARK), "state": REMOVING}) + "\n")
-        remove(self.old)
-        return f"{moved} files of your own were in the old environment; they are in {kept}" if moved else None
+        write_atomically(folder / MARK, json.dumps({**mark, "state": REMOVING}) + "\n")
+        remove(folder)
+        return f"{moved} files of your own were in the environment that was removed; they are in {kept}" if moved else None
 
 
 def verified(mark: Dict[str, Any]) -> bool:
-    """Whether a mark says that something was verified, and that the last verification at each level passed."""
-    return bool(mark.get("verdicts")) and all(verdict.get("passed") for verdict in mark["verdicts"].values())
+    """Whether a mark says that all that was asked for is there, and that the last verification at each level passed."""
+    verdicts = mark.get("verdicts", {}).values()
+    return bool(verdicts) and all(verdict.get("passed") for verdict in verdicts) and not mark.get("lacking")
 
 
 def record_verdict(folder: Path, level: str, good: bool) -> None:

@@ -230,8 +230,9 @@ def test_two_runs_that_share_a_folder_fetch_each_file_once(site: Path, tmp_path:
 def old_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A curl that answers as 7.68 does: %{exitcode} and %{errormsg}, which it does not know, are empty."""
     (tmp_path / "bin").mkdir()
-    script = f'#!/bin/bash\nexec {shutil.which("curl")} "${{@//%{{exitcode\\}}\\t%{{errormsg\\}}/\\t}}"\n'
-    (tmp_path / "bin/curl").write_text(script)
+    script = "import os, sys; ask = [a.replace('%{exitcode}', '').replace('%{errormsg}', '') for a in sys.argv[1:]]\n"
+    script += f"os.execv({shutil.which('curl')!r}, ['curl', *ask])\n"
+    (tmp_path / "bin/curl").write_text(f"#!{sys.executable}\n{script}")
     (tmp_path / "bin/curl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
 

@@ -77,9 +77,10 @@ def again(options: Options, steps: Steps) -> int:
 def conclude(options: Options, level: str, problems: List[Optional[str]], steps: Steps) -> int:
     """Verifies; the last lines say what there is, what is missing, and how to enter it. Gives the exit status."""
     prefix, lacking = options.target, [problem for problem in problems if problem]
+    prefix.write(lacking=lacking)
     with steps.step(f"Verify, {level} level"):
         status = verify(options, level)
-    line = prefix.settle(status == 0 and not lacking)
+    line = prefix.settle(status == 0, not lacking)
     if line:
         print(line, file=sys.stderr)
     keep_manifest(prefix)
@@ -180,7 +181,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             if not read_json(target.path / INSTALLED):
                 note_installed(target.path)
             # A folder that is not the set-up's is marked as one that may never be removed.
-            target.write(**{"made_by": "you", "path": str(target.path), **target.mark(), "backend": backend})
+            target.write(**{"made_by": "you", "path": str(target.path), **target.mark(), "backend": backend, "verdicts": {}})
             return finish(options, backend, Steps(STEPS, options.quiet))
 
     return run_script("post_create.sh", work)

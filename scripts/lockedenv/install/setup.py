@@ -28,9 +28,8 @@ UNKNOWN_SIZE = 1_600_000_000
 WHEEL_GROWTH, CONDA_GROWTH = 1.9, 2.5
 STEPS = 3 + post_create.STEPS
 PYTHON = "3.11"
-
-
-# Deciding --------------------------------------------------------------------------------------------------------
+INSTALL_PYTHON = f"apt-get install python{PYTHON} (Debian 12, Ubuntu 22.04), or use the conda backend, which brings its own"
+Needs = List[Tuple[Path, int, str]]  # (folder, bytes, what for), one for each file system
 
 
 def refuse_other_machines() -> None:
@@ -38,9 +37,9 @@ def refuse_other_machines() -> None:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise Stop(f"this is {platform.system()} {platform.machine()}; the locked packages are for Linux x86_64 "
                    "(a contributor's laptop: conda env update -f environment-dev.yml)")  # fmt: skip
-    glibc = platform.libc_ver()
-    if glibc[0] == "glibc" and version_tuple(glibc[1]) < (2, 28):
-        raise Stop(f"this machine has glibc {glibc[1]}; the locked packages need 2.28 (Ubuntu 20.04 or newer)")
+    name, glibc = platform.libc_ver()
+    if name == "glibc" and version_tuple(glibc) < (2, 28):
+        raise Stop(f"this machine has glibc {glibc}; the locked packages need 2.28 (Ubuntu 20.04 or newer)")
 
 
 def refuse_unusable(folder: Path) -> None:
@@ -56,9 +55,8 @@ def refuse_unusable(folder: Path) -> None:
         said = f"{folder} cannot be made in {parent} ({error.strerror}); choose another with --prefix or --cache"
         raise Stop(said) from None
     if status != 0:
-        raise Stop(
-            f"no program starts from the disk of {folder} ({why}): it is mounted noexec; choose another with --prefix or --cache"
-        )
+        raise Stop(f"no program starts from the disk of {folder} ({why}): it is mounted noexec; choose another with --prefix or "
+                   "--cache")  # fmt: skip
 
 
 def choose_backend(options: Options) -> Tuple[str, str]:
@@ -74,35 +72,32 @@ def choose_backend(options: Options) -> Tuple[str, str]:
     return ("pip", problem) if problem else ("conda", "its channels answer")
 
 
-def needed_space(backend: str, path: Path, cache: Path) -> List[Tuple[Path, int, str]]:
-    """(folder, bytes, what for) for each file system that will be written; what the cache already has is not counted."""
-    together = machine.same_filesystem(path, cache)
+def needed_space(backend: str, path: Path, cache: Path) -> Needs:
+    """What is needed on each file system that will be written; what the cache already has is not counted."""
+    together, archives, beside = machine.same_filesystem(path, cache), 0, 0
+    total = sum(p.size for p in locks.read_pip_lock(locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS))
+    unpacked = int(total * WHEEL_GROWTH)
     if backend == "pip":
-        total = sum(p.size for p in locks.read_pip_lock(locks.REQUIREMENTS))
-        unpacked, archives, beside = int(total * WHEEL_GROWTH), 0 if together else total, 0
-        if Prefix(path).mark().get("backend") == "pip" and together:
+        archives = 0 if together else total
+        if together and Prefix(path).mark().get("backend") == "pip":
             unpacked //= 4  # the cache holds what the old prefix links to
     else:
-        packages = locks.read_conda_lock().packages
-        beside = sum(p.size or UNKNOWN_SIZE for p in packages)
-        archives = sum(p.size or UNKNOWN_SIZE for p in packages if not (cache / "pkgs" / p.filename).exists())
-        total = sum(p.size for p in locks.read_pip_lock(locks.PIP_LOCK))
-        unpacked = int(beside * CONDA_GROWTH + total * WHEEL_GROWTH)
+        sizes = {p.filename: p.size or UNKNOWN_SIZE for p in locks.read_conda_lock().packages}
+        archives = sum(size for name, size in sizes.items() if not (cache / "pkgs" / name).exists())
+        beside = sum(sizes.values())
+        unpacked += int(beside * CONDA_GROWTH)
     if together:
         return [(path, unpacked + archives, "the environment and the cache")]
     return [(path, unpacked + beside, "the environment"), (cache, archives, "the cache")]
 
 
-def refuse_small_disks(needs: List[Tuple[Path, int, str]], backend: str) -> None:
+def refuse_small_disks(needs: Needs, backend: str) -> None:
     for folder, needed, what in needs:
         free = machine.free_bytes(folder)
         if free < needed:
             raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
                        f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
                        "--prefix or --cache")  # fmt: skip
-
-
-# Doing -----------------------------------------------------------------------------------------------------------
 
 
 def create_venv(options: Options, uv: Path) -> None:
@@ -119,9 +114,6 @@ def create_venv(options: Options, uv: Path) -> None:
         if there:
             raise
         raise Stop(f"no Python {PYTHON} here, and uv could not fetch one: {INSTALL_PYTHON}\n  {error}") from None
-
-
-INSTALL_PYTHON = f"apt-get install python{PYTHON} (Debian 12, Ubuntu 22.04), or use the conda backend, which brings its own"
 
 
 def install(options: Options, backend: str, steps: Steps) -> int:
@@ -150,11 +142,11 @@ def install(options: Options, backend: str, steps: Steps) -> int:
 
 def keep_list(target: Prefix) -> Optional[Path]:
     """Writes what the user has added to a prefix into a requirements file beside it; None if it is nothing."""
-    lines = added(read_prefix(target.path)) if target.ours() else []
-    if lines:
-        text = "# What was in the environment beyond its lock.\n" + "\n".join(lines) + "\n"
-        machine.write_atomically(target.beside("extras.txt"), text)
-    return target.beside("extras.txt") if lines else None
+    lines, path = added(read_prefix(target.path)) if target.ours() else [], target.beside("extras.txt")
+    if not lines:
+        return None
+    machine.write_atomically(path, "\n".join(["# What was in the environment beyond its lock.", *lines, ""]))
+    return path
 
 
 def download_only(folder: Path, mirrors: List[str], steps: Steps) -> None:
@@ -179,6 +171,67 @@ def download_only(folder: Path, mirrors: List[str], steps: Steps) -> None:
     steps.end(f"install from it with: scripts/setup_runpod_environment.sh --offline {folder}")
 
 
+def set_up(options: Options) -> int:
+    """The run proper, with the prefix's lock held."""
+    target = options.target
+    made_by = target.mark().get("backend", "pip")
+    state = target.state(locks.digest(made_by))
+    if state == FOREIGN:
+        raise Stop(f"{target.path} is there and was not made by this script; choose another --prefix, or remove it yourself")
+    if state == MOVED and not options.force:
+        raise Stop(f"{target.path} was made at {prefix.moved_from(target.path)}, and its scripts name that place: move it back, "
+                   "or rebuild it here with --force")  # fmt: skip
+    finished, backend = state in (INSTALLED, VERIFIED) and not options.force and options.backend in ("auto", made_by), made_by
+    steps = Steps(2 if finished else STEPS, options.quiet)
+    if finished:
+        steps.say(f"{target.path} is installed, from these locks: it is verified again (--force rebuilds it)")
+    else:
+        with steps.step("Look at the machine"):
+            backend = look(options, state, steps)
+    if options.dry_run:
+        steps.say("this was a dry run: nothing was changed")
+        return 0
+    return post_create.again(options, steps) if finished else install(options, backend, steps)
+
+
+def look(options: Options, state: str, steps: Steps) -> str:
+    """Says what is going to be done, and where; gives the backend. Raises Stop for what could not end well."""
+    target, (backend, why) = options.target, choose_backend(options)
+    prefix.refuse(target.path, backend, options.cache)
+    needs, gpus, environ = needed_space(backend, target.path, options.cache), machine.gpus(), dict(os.environ)
+    reasons = {
+        ABSENT: "",
+        CHANGED: " (rebuilt: the locks have changed)",
+        MAKING: " (started anew: an earlier run did not finish)",
+    }
+    steps.note(f"backend      {backend}: {why}")
+    steps.note(f"environment  {target.path}{reasons.get(state, ' (rebuilt)')}")
+    steps.note(f"cache        {options.cache}")
+    for folder, needed, what in needs:
+        free = size_text(machine.free_bytes(folder))
+        steps.note(f"disk         {what}: about {size_text(needed)} of {free} free at {folder}")
+    if len(needs) > 1:
+        steps.note("the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")
+    steps.note(f"flash-attn   {flash.outlook(options, backend, gpus)}")
+    if state not in (ABSENT, MAKING):
+        steps.note(f"the old environment is kept at {target.old} until the new one is verified")
+        where = "" if options.keep_extras else f" (listed in {target.beside('extras.txt')})"
+        extras = [f"goes         {line}{where}" for line in added(read_prefix(target.path))]
+        own = [
+            f"moves        {path.relative_to(target.path)}, your own file, to {target.path}.kept-*"
+            for path in own_files(target.path)
+        ]
+        for lines in (extras, own):
+            for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
+                steps.note(line)
+    post_create.refuse_misleading_variables(target.path)
+    for problem in (machine.driver_problem(gpus), compile_problem(target.path, backend, environ) if gpus else None):
+        if problem:
+            raise Stop(problem)
+    refuse_small_disks(needs, backend)
+    return backend
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="scripts/setup_runpod_environment.sh",
@@ -193,90 +246,29 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     options = parser().parse_args(arguments, Options())
-
-    def work() -> int:
-        refuse_other_machines()
-        if options.download_only:
-            folder = options.download_only.expanduser().resolve()
-            refuse_unusable(folder)
-            download_only(folder, options.mirrors, Steps(3, options.quiet))
-            return 0
-        options.settle(options.prefix or machine.home() / "maximalcai")
-        target = options.target
-        prefix.refuse(target.path, options.backend, options.cache)
-        for folder in (target.path, options.cache):
-            refuse_unusable(folder)
-        if options.dry_run:
-            return set_up(options)
-        with target.held():
-            line = target.recover()
-            if line:
-                print(line, file=sys.stderr)
-            return set_up(options)
-
-    return run_script("setup_runpod_environment.sh", work)
+    return run_script("setup_runpod_environment.sh", lambda: work(options))
 
 
-def set_up(options: Options) -> int:
-    """The run proper, with the prefix's lock held."""
-    target = options.target
-    made_by = target.mark().get("backend", "pip")
-    state = target.state(locks.digest(made_by))
-    if state == FOREIGN:
-        raise Stop(f"{target.path} is there and was not made by this script; choose another --prefix, or remove it yourself")
-    if state == MOVED and not options.force:
-        raise Stop(f"{target.path} was made at {prefix.moved_from(target.path)}, and its scripts name that place: move it back, "
-                   "or rebuild it here with --force")  # fmt: skip
-    finished = state in (INSTALLED, VERIFIED) and not options.force and options.backend in ("auto", made_by)
-    steps = Steps(2 if finished else STEPS, options.quiet)
-    backend, needs = made_by, []
-    if finished:
-        steps.say(f"{target.path} is installed, from these locks: it is verified again (--force rebuilds it)")
-    else:
-        with steps.step("Look at the machine"):
-            backend, why = choose_backend(options)
-            steps.note(f"backend      {backend}: {why}")
-            prefix.refuse(target.path, backend, options.cache)
-            needs = needed_space(backend, target.path, options.cache)
-            gpus = machine.gpus()
-            describe(options, state, needs, steps)
-            steps.note(f"flash-attn   {flash.outlook(options, backend, gpus)}")
-            post_create.refuse_misleading_variables(target.path)
-            for problem in (
-                machine.driver_problem(gpus),
-                compile_problem(target.path, backend, dict(os.environ)) if gpus else None,
-            ):
-                if problem:
-                    raise Stop(problem)
-            refuse_small_disks(needs, backend)
-    if options.dry_run:
-        steps.say("this was a dry run: nothing was changed")
+def work(options: Options) -> int:
+    """What the options ask for; gives the exit status."""
+    refuse_other_machines()
+    if options.download_only:
+        folder = options.download_only.expanduser().resolve()
+        refuse_unusable(folder)
+        download_only(folder, options.mirrors, Steps(3, options.quiet))
         return 0
-    return post_create.again(options, steps) if finished else install(options, backend, steps)
-
-
-def describe(options: Options, state: str, needs: List[Tuple[Path, int, str]], steps: Steps) -> None:
-    """Where it is going to be, and what that needs; what will be gone afterwards."""
+    options.settle(options.prefix or machine.home() / "maximalcai")
     target = options.target
-    why = {ABSENT: "", CHANGED: " (rebuilt: the locks have changed)", MAKING: " (started anew: an earlier run did not finish)"}
-    steps.note(f"environment  {target.path}{why.get(state, ' (rebuilt)')}")
-    steps.note(f"cache        {options.cache}")
-    for folder, needed, what in needs:
-        free = machine.free_bytes(folder)
-        steps.note(f"disk         {what}: about {size_text(needed)} of {size_text(free)} free at {folder}")
-    if len(needs) > 1:
-        steps.note("the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")
-    if state in (ABSENT, MAKING):
-        return
-    steps.note(f"the old environment is kept at {target.old} until the new one is verified")
-    extras, own = added(read_prefix(target.path)), own_files(target.path)
-    for line in extras[:20]:
-        steps.note(f"goes         {line}" + ("" if options.keep_extras else f" (listed in {target.beside('extras.txt')})"))
-    for path in own[:20]:
-        steps.note(f"moves        {path.relative_to(target.path)}, your own file, to {target.path}.kept-*")
-    for what, count in (("packages", len(extras) - 20), ("files", len(own) - 20)):
-        if count > 0:
-            steps.note(f"and {count} more of your own {what}")
+    prefix.refuse(target.path, options.backend, options.cache)
+    for folder in (target.path, options.cache):
+        refuse_unusable(folder)
+    if options.dry_run:
+        return set_up(options)
+    with target.held():
+        line = target.recover()
+        if line:
+            print(line, file=sys.stderr)
+        return set_up(options)
 
 
 if __name__ == "__main__":
