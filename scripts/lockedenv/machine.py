@@ -10,7 +10,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Mapping, Optional, Tuple
 
 from lockedenv.console import Stop
 from lockedenv.process import ask
@@ -58,22 +58,40 @@ def parse_gpus(text: str) -> List[Gpu]:
     return found
 
 
-def gpus() -> List[Gpu]:
-    """The GPUs of this machine; empty if it has none. Raises MachineError if nvidia-smi is there and fails."""
-    if not shutil.which("nvidia-smi"):
-        if list(Path("/proc/driver/nvidia/gpus").glob("*")):
-            raise MachineError("there is an NVIDIA GPU but no nvidia-smi; start the container with the NVIDIA runtime")
+def gpu_nodes(root: Path = Path("/")) -> List[Path]:
+    """What the driver shows of the GPUs under `root`, one path for each: device nodes, or folders in /proc."""
+    return max((sorted(root.glob(names)) for names in ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")), key=len)
+
+
+def gpus(root: Path = Path("/"), environ: Optional[Mapping[str, str]] = None) -> List[Gpu]:
+    """The GPUs of this machine, by the nvidia-smi on PATH; empty if nothing says that it has one.
+
+    Raises MachineError if nvidia-smi fails, or shows fewer than there should be: RunPod sets RUNPOD_GPU_COUNT to the number
+    that a pod was rented with, and the driver shows what it has under `root` (`gpu_nodes`).
+    """
+    environ = os.environ if environ is None else environ
+    text = environ.get("RUNPOD_GPU_COUNT", "")
+    rented = int(text) if text.isdigit() else 0
+    signs = [f"RUNPOD_GPU_COUNT={rented}"] * (rented > 0) + [str(path) for path in gpu_nodes(root)]
+    program = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    if not program:
+        if signs:
+            said = f"there is an NVIDIA GPU but no nvidia-smi ({signs[0]})"
+            raise MachineError(f"{said}; start the container with the NVIDIA runtime, or take another pod")
         return []
-    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
-    status, text, why = ask(command)
+    status, text, why = ask([program, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"])
     if status is None:
         raise MachineError(f"nvidia-smi does not answer ({why}); the GPU or its driver hangs: take another pod")
-    if "No devices were found" in text:
-        return []
+    if "No devices were found" in text + why or not (status or text.strip()):
+        said = f"nvidia-smi finds no GPU, and there should be one ({(signs or ['its driver is here'])[0]})"
+        raise MachineError(f"{said}; the GPU has failed: take another pod")
     if status:
-        said = (text + why).strip().splitlines()[:1]
-        raise MachineError(f"nvidia-smi fails: {''.join(said)} (exit {status}); take another pod")
-    return parse_gpus(text)
+        first = (text + why).strip().splitlines()[:1]
+        raise MachineError(f"nvidia-smi fails: {''.join(first)} (exit {status}); take another pod")
+    found = parse_gpus(text)
+    if len(found) < rented:
+        raise MachineError(f"nvidia-smi shows {len(found)} of the {rented} GPUs that RUNPOD_GPU_COUNT promises; take another pod")
+    return found
 
 
 def version_tuple(version: str) -> Tuple[int, ...]:
