@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import os
+import shutil
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from lockedenv.installed import site_folders
 from lockedenv.machine import version_tuple
@@ -12,18 +13,15 @@ from lockedenv.provenance.advisories import vulnerabilities
 from lockedenv.verify.checks import Context, check, first
 from lockedenv.verify.results import Result, failed, passed, warned
 
-CUDA = "12.4"
-# What torch 2.5.1 loads by name, and so could take from elsewhere; cuDNN and NCCL as its PyPI metadata pins them.
-LOADED = {"nvJitLink": CUDA, "cublas": CUDA, "cublasLt": CUDA, "cudart": CUDA, "cudnn": "9.1.0", "nccl": "2.21.5"}
-
-
-def _another_version(library: Path) -> bool:
-    """Whether a file is one of the libraries that torch loads, of another version than the locked one (by its name)."""
-    match = re.match(r"lib(\w+)\.so\.?([\d.]*)$", library.resolve().name)
-    if not match or match[1] not in LOADED:
-        return False
-    wants = version_tuple(LOADED[match[1]])
-    return version_tuple(match[2])[: len(wants)] != wants
+# What the locked libraries take from LD_LIBRARY_PATH before the prefix, by experiment with copies of all of them on it: nvJitLink
+# (cusparse and cusolver have DT_RUNPATH, which comes after it) and cuDNN's sub-libraries (opened by name). With nvJitLink of CUDA
+# 12.1 or 12.3 `import torch` fails (undefined symbol __nvJitLinkComplete_12_4), with 12.8's or 12.9's it works; cuDNN 9.5.1's are
+# used in silence, or do not load beside 9.1.0's. Not taken: cudart, cublas, cudnn itself, cufft, curand, cusolver, cusparse,
+# cupti, nccl, nvrtc (torch's DT_RPATH comes first). A name that the loader looks for -> whether a version fits.
+LOADED: Dict[str, Callable[[Tuple[int, ...]], bool]] = {
+    "libnvJitLink.so.12": lambda version: version >= (12, 4),
+    "libcudnn_*.so*": lambda version: version[:3] == (9, 1, 0),
+}
 
 
 def misleading(prefix: Path, environ: Dict[str, str]) -> List[Tuple[str, str]]:
@@ -31,7 +29,8 @@ def misleading(prefix: Path, environ: Dict[str, str]) -> List[Tuple[str, str]]:
     wrong = []
     for folder in filter(None, environ.get("LD_LIBRARY_PATH", "").split(":")):
         path = Path(folder).resolve()
-        libraries = [p.name for p in sorted(path.glob("lib*.so*")) if _another_version(p)]
+        found = [(p.name, p.resolve().name.partition(".so")[2], fits) for names, fits in LOADED.items() for p in path.glob(names)]
+        libraries = sorted(name for name, version, fits in found if not fits(version_tuple(version)))
         if libraries and prefix.resolve() not in [path, *path.parents]:
             said = f"LD_LIBRARY_PATH has {folder}, whose {libraries[0]} is found before the locked one"
             wrong.append((said, "unset LD_LIBRARY_PATH"))
@@ -42,6 +41,14 @@ def misleading(prefix: Path, environ: Dict[str, str]) -> List[Tuple[str, str]]:
         said = f"PYTHONPATH={environ['PYTHONPATH']} is searched before the environment"
         wrong.append((said, "unset PYTHONPATH"))
     return wrong
+
+
+def compile_problem(prefix: Path, backend: str, environ: Mapping[str, str]) -> Optional[str]:
+    """What torch.compile would lack in a prefix, and how to get it, or None; the conda backend ("conda") brings its own g++."""
+    path = f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}"
+    if backend == "conda" or environ.get("CXX") or shutil.which("g++", path=path):
+        return None
+    return "there is no g++ for torch.compile, and CXX is not set; apt-get update && apt-get install -y g++"
 
 
 @check("variables", "no environment variable puts another CUDA, Python package or library first")
@@ -77,6 +84,5 @@ def known_vulnerabilities(context: Context) -> Result:
 def user_site(context: Context) -> Result:
     folders = [p for p in site_folders(context.installed.prefix) if context.installed.prefix not in p.parents]
     if folders:
-        said = f"packages are also taken from {folders[0]}"
-        return warned(said, "export PYTHONNOUSERSITE=1, or make the virtual environment without system packages")
+        return warned(f"packages are also taken from {folders[0]}", "export PYTHONNOUSERSITE=1, or do without system packages")
     return passed("packages come from the prefix alone")
