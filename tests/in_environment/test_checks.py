@@ -78,6 +78,8 @@ def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.M
 def test_async_error_check_sees_a_lost_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "__getitem__", lambda self, index: self)
     assert compute.async_error("cpu").verdict == "fail"
+    with pytest.raises(RuntimeError, match="NVIDIA"):  # no GPU to raise it: that is not the error which was asked for
+        compute.async_error("cuda")
 
 
 def test_torch_build_check_names_a_cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +102,7 @@ def test_which_gpus_the_locked_build_has_code_for(capability: Any, runs: bool) -
 def test_torch_compile_check_fails_when_compiled_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: lambda x: model(x) * 1.1)
     result = compute.torch_compile("cpu")
-    assert result.verdict == "fail" and "differs from eager" in result.summary
+    assert result.verdict == "fail" and "difference from eager" in result.summary
 
 
 def test_bitsandbytes_check_names_the_wrong_library_and_wrong_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,13 +125,13 @@ def test_training_checks_see_what_does_not_train(monkeypatch: pytest.MonkeyPatch
         from accelerate import Accelerator
 
         patch.setattr(Accelerator, "load_state", lambda self, path: None)
-        assert "after load_state the losses are" in training.accelerate_resume("cpu").summary
+        assert "difference of the losses after load_state" in training.accelerate_resume("cpu").summary
     from transformers import LlamaForCausalLM
 
     load_right = LlamaForCausalLM.from_pretrained
 
-    def damaged(path: str) -> Any:
-        model = load_right(path)
+    def damaged(path: str, **options: Any) -> Any:
+        model = load_right(path, **options)
         model.lm_head.weight.data[0] += 1
         return model
 
@@ -149,20 +151,96 @@ def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.verdict == "fail" and "Benjamini-Hochberg" in result.summary
 
 
-def test_gpu_health_verdicts() -> None:
-    name = "NVIDIA H100 80GB HBM3"
-    assert gpu.speed_verdict(name, 700, 2.6).verdict == "pass"
-    slow = gpu.speed_verdict(name, 500, 2.9)
-    assert slow.verdict == "warn" and "63% and 97% of the reference" in slow.summary
-    assert "no reference figure" in gpu.speed_verdict("NVIDIA H200", 1, 1).summary
-    good = "0, Not Active, Not Active, Not Active, 16, 16, No"
-    assert gpu.state_verdict(good + "\n" + good).verdict == "pass"
-    assert gpu.state_verdict("[N/A], Not Active, Not Active, Not Active, 16, 16, [N/A]").verdict == "pass"
-    failing = gpu.state_verdict(good.replace("0,", "3,", 1))
-    assert failing.verdict == "fail" and "uncorrected memory errors: 3" in failing.summary
-    braked = gpu.state_verdict(good + "\n" + good.replace("Not Active", "Active", 1).replace("16,", "8,", 1))
-    assert braked.verdict == "warn" and "GPU 1: hardware slowdown: Active" in braked.summary
-    assert "PCIe link has 8 of 16 lanes" in braked.details[0]
+def sdpa_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, cudnn: Any, others: Any = attention.plain) -> Any:
+    """The check with all four backends on the CPU; `cudnn` stands for cuDNN's, and `others` for theirs."""
+    compare = attention.compare
+    monkeypatch.setattr(attention, "compare", lambda kernel, reference, *rest: compare(kernel, reference, *rest[:2], "cpu"))
+
+    def kernel(q: Any, k: Any, v: Any, is_causal: bool) -> Any:
+        backend = cudnn if torch.backends.cuda.cudnn_sdp_enabled() else others
+        return backend(q, k, v, is_causal)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", kernel)
+    return attention.sdpa
+
+
+def raising(said: str) -> Any:
+    def kernel(*tensors: Any) -> Any:
+        raise RuntimeError(said)
+
+    return kernel
+
+
+NO_PLAN = [f"cuDNN Frontend error: [cudnn_frontend] Error: {said}" for said in attention.NO_PLAN[:2]]
+
+
+@pytest.mark.parametrize(
+    "said", [*NO_PLAN, "No available kernel. Aborting execution.", "No valid engine configs for Matmul_MUL_"]
+)
+def test_cudnn_attention_without_a_plan_is_told_and_no_failure(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = sdpa_as_on_a_gpu(monkeypatch, raising(said))("cuda")
+    assert result.verdict == "pass", result.summary
+    assert "; not available, and used only on demand: cudnn_attention causal" in result.summary and said[:60] in result.summary
+
+
+def test_cudnn_attention_that_is_wrong_or_breaks_off_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        result = sdpa_as_on_a_gpu(patch, lambda *inputs: attention.plain(*inputs) * 1.05)("cuda")
+        assert result.verdict == "fail" and "cudnn_attention" in result.summary
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="illegal memory access"):
+        sdpa_as_on_a_gpu(patch, raising("CUDA error: an illegal memory access"))("cuda")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="No available kernel"):
+        sdpa_as_on_a_gpu(patch, attention.plain, others=raising("No available kernel"))("cuda")
+
+
+def test_gpu_speed_measures_each_gpu_and_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that each GPU's work moves on: GPU 1 is half as fast at products."""
+    clocks, order = [0.0, 0.0], []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            pass
+
+        def record(self, stream: int) -> None:
+            self.at, self.waits = clocks[stream], order.append(stream)
+
+        def elapsed_time(self, end: Any) -> float:
+            return float(end.at - self.at)
+
+    def work(milliseconds: Any) -> Any:
+        def run(a: Any, b: Any) -> None:
+            clocks[order[-1]] += milliseconds[order[-1]]
+
+        return run
+
+    for name, fake in (
+        ("Event", Event),
+        ("device_count", lambda: 2),
+        ("current_stream", lambda i: i),
+        ("synchronize", lambda i: None),
+    ):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: options["device"])
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: options["device"])
+    monkeypatch.setattr(torch, "matmul", work([1.5, 3.0]))
+    monkeypatch.setattr(torch.Tensor, "copy_", work([0.75, 0.75]))
+    result = gpu.gpu_speed("cuda")
+    assert result.verdict == "warn" and result.summary.startswith(
+        "GPU 1, NVIDIA H100 80GB HBM3: bf16 product 367 TFLOP/s, copy 2.86 TB/s"
+    )
+    assert result.measured["GPU 0 bf16_tflop_per_s"] == 733.0 and order[:4] == [0, 1, 0, 1], "in turns, not one after another"
+
+
+def test_torch_compile_check_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    if not Path(sys.prefix, "bin/g++").exists():
+        result = compute.torch_compile("cpu")
+        assert result.verdict == "skip" and "apt-get install -y g++" in result.summary
+    monkeypatch.setenv("CXX", "g++")
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    assert f"there is no {tmp_path}/Python.h" in compute.torch_compile("cpu").summary
 
 
 SESSION = (Path(__file__).parents[2] / "docs/RUNPOD_H100_SESSION.md").read_text()

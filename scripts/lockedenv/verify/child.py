@@ -14,19 +14,19 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from lockedenv import ROOT
+from lockedenv.machine import gpu_nodes
 from lockedenv.process import started
 from lockedenv.verify.checks import Check, load
-from lockedenv.verify.results import SKIP, Result, failed
+from lockedenv.verify.results import FAIL, PASS, SKIP, WARN, Result, failed
 
 # A cluster's variables, which RunPod sets too: accelerate and Trainer would wait in a check for the other ranks.
-RENDEZVOUS = set(
-    "WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT ACCELERATE_USE_FSDP "
-    "ACCELERATE_USE_DEEPSPEED ACCELERATE_MIXED_PRECISION OMPI_COMM_WORLD_SIZE PMI_SIZE SLURM_PROCID SLURM_NTASKS".split()
-)
+RENDEZVOUS = """WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT PMI_SIZE
+ACCELERATE_USE_FSDP ACCELERATE_USE_DEEPSPEED ACCELERATE_MIXED_PRECISION OMPI_COMM_WORLD_SIZE SLURM_PROCID SLURM_NTASKS""".split()
 
 
 def environment(prefix: Path, device: str, environ: Dict[str, str]) -> Dict[str, str]:
@@ -48,19 +48,20 @@ def run_child(check: Check, python: Path, device: str, environ: Dict[str, str]) 
     """The check's result, whatever becomes of its process."""
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         answer, log = Path(folder, "result.json"), Path(folder, "log")
+        limit = check.timeout * (max(1, len(gpu_nodes())) if check.each_gpu and device == "cuda" else 1)
         command = [str(python), "-X", "faulthandler", "-m", "lockedenv.verify.child", check.name, device, str(answer)]
         options: Any = {"stderr": subprocess.STDOUT, "cwd": folder, "env": {**environ, "TMPDIR": folder}}
         status: Optional[int] = None
         try:
             with log.open("wb") as output, started(command, stdout=output, **options) as process:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    status = process.wait(check.timeout)
+                    status = process.wait(limit)
         except OSError as error:
             return failed(f"{python} does not start: {error.strerror}", check.remedy)
         said = log.read_text(errors="replace").splitlines()[-12:]
         if status is None:
             remedy = f"it hangs: run it alone with --only {check.name}; {check.remedy}"
-            return failed(f"no answer within {check.timeout} s; stopped", remedy, said)
+            return failed(f"no answer within {limit} s; stopped", remedy, said)
         if status < 0:
             name = signal.Signals(-status).name
             why = ": out of memory, or someone stopped it" if status == -signal.SIGKILL else ": it crashed"
@@ -74,20 +75,41 @@ def run_child(check: Check, python: Path, device: str, environ: Dict[str, str]) 
     return result
 
 
-def main(arguments: List[str]) -> None:
-    name, device, answer = arguments
-    check = load()[name]
-    started = time.monotonic()
+def merged(results: List[Result]) -> Result:
+    """One check's results on GPU 0, 1, ... as one: the worst and which GPU it is of, with the figures of all."""
+    if not results:
+        return failed("torch finds no GPU", "see the checks `driver` and `torch-build`")
+    index, worst = min(enumerate(results), key=lambda pair: (FAIL, SKIP, WARN, PASS).index(pair[1].verdict))
+    many = f"on each of {len(results)} GPUs; GPU 0: " if len(results) > 1 else ""
+    lead = many if worst.verdict == PASS else f"GPU {index}: "
+    figures = {f"GPU {i} {name}": value for i, result in enumerate(results) for name, value in result.measured.items()}
+    return replace(worst, summary=lead + worst.summary, measured=figures if many else worst.measured)
+
+
+def on_each_gpu(function: Callable[[str], Result]) -> Iterator[Result]:
+    """A check's results with GPU 0, 1, ... as torch's current one, each in a folder of its own."""
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        torch.cuda.set_device(index)
+        os.chdir(tempfile.mkdtemp())
+        yield function("cuda")
+
+
+def outcome(check: Check, device: str) -> Result:
+    """What a check finds, on each GPU up to the first that fails; whatever a library raises is the check's result."""
+    results, began, each = [], time.monotonic(), check.each_gpu and device == "cuda"
     try:
-        result = check.function(device)
-    except Exception as error:  # whatever a library raises is this check's result
+        for result in on_each_gpu(check.function) if each else [check.function(device)]:
+            results.append(result)
+            if result.verdict == FAIL:
+                break
+    except Exception as error:
         lines = traceback.format_exc().strip().splitlines()
-        text = " ".join(str(error).split())[:200]
-        result = failed(f"{type(error).__name__}: {text}", check.remedy, lines[-8:])
-    result.seconds = time.monotonic() - started
-    Path(answer).write_text(json.dumps(result.as_dict()))
-    os._exit(0)  # a library that crashes at exit has nothing more to say about the check
+        results.append(failed(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", check.remedy, lines[-8:]))
+    return replace(merged(results) if each else results[0], seconds=time.monotonic() - began)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    Path(sys.argv[3]).write_text(json.dumps(outcome(load()[sys.argv[1]], sys.argv[2]).as_dict()))
+    os._exit(0)  # a library that crashes at exit has nothing more to say about the check

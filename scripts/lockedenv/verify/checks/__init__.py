@@ -1,20 +1,20 @@
 """The checks, and how they are registered: one file per kind of thing that can be wrong.
 
-A check is a function with the decorator @check. Those with `child=True` run in a process of their own in the prefix's
-interpreter and get the device ("cuda" or "cpu"); the others run in the verifier, on the standard library, and get the
-Context.
+A check is a function with the decorator @check. One with `child=True` runs in a process of its own in the prefix's interpreter
+and gets the device ("cuda" or "cpu"); any other runs in the verifier, on the standard library, and gets the Context.
 """
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional
+from functools import partial
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from lockedenv.installed import Installed
 from lockedenv.locks import CondaPackage, PipPackage
 from lockedenv.machine import GIB, Gpu
-from lockedenv.verify.results import Result
+from lockedenv.verify.results import Result, failed, passed
 
 QUICK, FULL = "quick", "full"
 
@@ -42,64 +42,63 @@ class Context:
 class Check:
     """`proves` is what a pass means. `remedy` is for a crash or an error that the check did not foresee.
 
-    `timeout` in seconds, `memory` in bytes: what the child needs at most. `gpu`: it has no CPU path. `alone`: it
-    measures, so nothing may run beside it.
+    `gpu`: it has no CPU path. `each_gpu`: it runs once on each GPU, as torch's current device. `alone`: it measures, so
+    nothing may run beside it. `timeout` in seconds on each GPU, `memory` in bytes: what the child needs at most.
     """
 
     name: str
     proves: str
     function: Callable[[Any], Result]
-    level: str
-    remedy: str
-    child: bool
-    gpu: bool
-    alone: bool
-    timeout: int
-    memory: int
+    level: str = QUICK
+    remedy: str = "compare with the lock: scripts/verify_environment.py --level quick; if that passes, report it with --json"
+    child: bool = False
+    gpu: bool = False
+    each_gpu: bool = False
+    alone: bool = False
+    timeout: int = 120
+    memory: int = 2 * GIB
 
 
 REGISTRY: Dict[str, Check] = {}
-REINSTALL = "compare with the lock: scripts/verify_environment.py --level quick; if that passes, report it with --json"
 
 
-def check(
-    name: str,
-    proves: str,
-    level: str = QUICK,
-    remedy: str = REINSTALL,
-    child: bool = False,
-    gpu: bool = False,
-    alone: bool = False,
-    timeout: int = 120,
-    memory: int = 2 * GIB,
-) -> Callable[[Callable[[Any], Result]], Callable[[Any], Result]]:
+def check(name: str, proves: str, level: str = QUICK, **options: Any) -> Callable[[Callable[[Any], Result]], Any]:
+    """Registers a function as a check; `options` are fields of Check."""
+
     def register(function: Callable[[Any], Result]) -> Callable[[Any], Result]:
-        REGISTRY[name] = Check(name, proves, function, level, remedy, child, gpu, alone, timeout, memory)
+        REGISTRY[name] = Check(name, proves, function, level, **options)
         return function
 
     return register
 
 
+check_each_gpu = partial(check, level=FULL, child=True, each_gpu=True)
+
+
 def load() -> Dict[str, Check]:
     """All checks by name, in the order in which they are reported."""
-    for module in (
-        "layers",
-        "files",
-        "libraries",
-        "surroundings",
-        "gpu",
-        "compute",
-        "attention",
-        "quantized",
-        "training",
-        "data",
-    ):
+    for module in "layers files libraries surroundings gpu compute attention quantized training data".split():
         importlib.import_module(f"lockedenv.verify.checks.{module}")
     return REGISTRY
 
 
-def first(items: List[str], otherwise: Optional[str] = None) -> str:
-    """The first of some lines and how many more there are, for a summary."""
-    if not items:
-        return otherwise or ""
-    return items[0] + (f" (and {len(items) - 1} more)" if len(items) > 1 else "")
+def first(items: List[str]) -> str:
+    """The first of one line or more, and how many there are beside it, for a summary."""
+    return items[0] + f" (and {len(items) - 1} more)" * (len(items) > 1)
+
+
+def relative(got: Any, exact: Any) -> float:
+    """The norm of the difference of two tensors over that of the second."""
+    return float(((got - exact).norm() / exact.norm()).item())
+
+
+def within(errors: Mapping[str, Tuple[float, float]], where: str, remedy: str) -> Result:
+    """The verdict on (error, bound) by name: a failure names each above its bound, and NaN is above any."""
+    said = {name: f"{name} {error:.1e} (bound {bound:.1e})" for name, (error, bound) in errors.items()}
+    measured = {f"{name} error": error for name, (error, _) in errors.items()}
+    wrong = [said[name] for name, (error, bound) in errors.items() if not error <= bound]
+    if wrong:
+        return failed(f"{where}: {first(wrong)}", remedy, wrong[1:], **measured)
+    near = max(errors, key=lambda name: errors[name][0] / errors[name][1])
+    few = f"{len(errors)} cases; nearest the bound: {said[near]}" if len(errors) > 6 else "; ".join(said.values())
+    return passed(f"{where}: {few}", **measured)

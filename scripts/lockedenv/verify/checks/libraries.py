@@ -13,15 +13,8 @@ from lockedenv.verify.results import Result, failed, passed, skipped
 CUDA = "12.4"
 # The CUDA 12.4 libraries' own versions where they are not numbered 12.4.
 # https://docs.nvidia.com/cuda/archive/12.4.1/cuda-toolkit-release-notes/#cuda-toolkit-major-component-versions
-CUDA_VERSIONS = {
-    "cufft": "11.2.1",
-    "curand": "10.3.5",
-    "cusolver": "11.6.1",
-    "cusparse": "12.3.1",
-    "cufile": "1.9.1",
-    "npp": "12.2.5",
-    "nvjpeg": "12.3.1",
-}
+OWN = "cufft 11.2.1 curand 10.3.5 cusolver 11.6.1 cusparse 12.3.1 cufile 1.9.1 npp 12.2.5 nvjpeg 12.3.1".split()
+CUDA_VERSIONS = dict(zip(OWN[::2], OWN[1::2]))
 
 
 @check("torch-origin", "torch comes from the layer that the lock takes it from")
@@ -29,31 +22,27 @@ def torch_origin(context: Context) -> Result:
     dists = [d for d in context.installed.dists if d.name == "torch"]
     if not dists:
         return failed("torch is not installed", REMAKE)
-    wanted = context.installed.backend
-    wrong = [d for d in dists if d.manager != wanted]
+    wrong = [d for d in dists if d.manager != context.installed.backend]
     if wrong:
         said = f"torch {wrong[0].version} was put there by {wrong[0].manager}, over the locked one"
         return failed(said, f"something ran `pip install torch` or a package that needs another torch; {REMAKE}")
-    return passed(f"torch {dists[0].version} from {wanted}")
+    return passed(f"torch {dists[0].version} from {context.installed.backend}")
 
 
 @check("cuda-libraries", "every CUDA library beside torch is CUDA 12.4's")
 def cuda_libraries(context: Context) -> Result:
-    if context.installed.backend == "conda":
-        found = {r.name: r.version for r in context.installed.conda if r.channel == "nvidia"}
-    else:
-        found = {d.name: d.version for d in context.installed.dists if re.match(r"nvidia-.*-cu\d+$", d.name)}
-    locked = {p.name for p in context.conda_lock} | {p.name for p in context.pip_lock}
-    stray = [d for d in context.installed.dists if re.match(r"nvidia-.*-cu\d+$", d.name) and d.manager == "pip"]
-    wrong = [f"{d.name} {d.version} (not in the lock)" for d in stray if d.name not in locked]
-    if context.installed.backend == "conda":
-        wrong = [f"{d.name} {d.version} (pip's CUDA library beside conda's)" for d in stray]
+    conda = context.installed.backend == "conda"
+    wheels = [d for d in context.installed.dists if re.match(r"nvidia-.*-cu\d+$", d.name)]
+    archives = [r for r in context.installed.conda if r.channel == "nvidia"]
+    found = {p.name: p.version for p in archives} if conda else {p.name: p.version for p in wheels}
+    locked = {p.name for p in context.pip_lock if not conda}
+    why = "pip's CUDA library beside conda's" if conda else "not in the lock"
+    wrong = [f"{d.name} {d.version} ({why})" for d in wheels if d.manager == "pip" and d.name not in locked]
     for name, version in sorted(found.items()):
         part = re.sub(r"^(nvidia-|lib|cuda-)|(-cu\d+|-dev)$", "", name)
-        if part in ("cudnn", "nccl", "cusparselt"):
-            continue  # versioned apart from CUDA; the layers' checks compare them with the lock
         wants = CUDA_VERSIONS.get(part, CUDA)
-        if part != "cccl" and version_tuple(version)[: len(version_tuple(wants))] != version_tuple(wants):
+        apart = part in ("cccl", "cudnn", "cusparselt", "nccl")  # versioned apart from CUDA; the lock says which
+        if not apart and version_tuple(version)[: len(version_tuple(wants))] != version_tuple(wants):
             wrong.append(f"{name} {version} (CUDA {CUDA} has {wants})")
     if wrong:
         return failed(first(wrong), REMAKE, wrong[1:])
@@ -86,8 +75,8 @@ def openmp(context: Context) -> Result:
     lib = context.installed.prefix / "lib"
     real = {p.resolve() for p in (lib / n for n in ("libgomp.so.1", "libiomp5.so", "libomp.so")) if p.exists()}
     if len(real) > 1:
-        names = ", ".join(sorted(p.name for p in real))
-        return failed(f"{len(real)} OpenMP runtimes: {names}", f"_openmp_mutex should link them to one; {REMAKE}")
+        said = f"{len(real)} OpenMP runtimes: {', '.join(sorted(p.name for p in real))}"
+        return failed(said, f"_openmp_mutex should link them to one; {REMAKE}")
     return passed(f"{real.pop().name if real else 'none'} alone")
 
 

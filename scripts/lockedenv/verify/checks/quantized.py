@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from lockedenv.verify.checks import FULL, check
-from lockedenv.verify.results import Result, failed, passed
+from lockedenv.verify.checks import check_each_gpu, relative, within
+from lockedenv.verify.results import Result, failed
 
 
-def relative(got: Any, exact: Any) -> float:
-    return float(((got - exact).norm() / exact.norm()).item())
-
-
-@check(
-    "bitsandbytes",
-    "the native library is the one for torch's CUDA; nf4, int8, a 4-bit layer and 8-bit Adam are within their errors",
-    FULL,
-    remedy="reinstall it: scripts/post_create.sh; if BNB_CUDA_VERSION is set, unset it",
-    child=True,
-)
+@check_each_gpu("bitsandbytes", "on each GPU: its library is for torch's CUDA; nf4, int8, a 4-bit layer, 8-bit Adam are right",
+                remedy="reinstall it: scripts/post_create.sh; if BNB_CUDA_VERSION is set, unset it")  # fmt: skip
 def bitsandbytes(device: str) -> Result:
     import bitsandbytes as bnb
     import bitsandbytes.functional as functional
     import torch
     from bitsandbytes import cextension
 
-    loaded = getattr(getattr(cextension.lib, "_lib", None), "_name", "none")
-    library = loaded.rsplit("/", 1)[-1]
+    library = getattr(getattr(cextension.lib, "_lib", None), "_name", "none").rsplit("/", 1)[-1]
     wanted = f"cuda{str(torch.version.cuda).replace('.', '')}" if device == "cuda" else "cpu"
     if wanted not in library:
-        remedy = "unset BNB_CUDA_VERSION; the package carries libbitsandbytes_cuda124.so"
-        return failed(f"loaded {library}, torch needs libbitsandbytes_{wanted}.so", remedy)
+        return failed(f"loaded {library}, torch needs libbitsandbytes_{wanted}.so", "unset BNB_CUDA_VERSION")
     torch.manual_seed(0)
     errors = {}
     # On normally distributed weights nf4 is off by 9.2 % and int8 by row by 0.7 % (root mean square); the bounds leave
@@ -60,9 +47,4 @@ def bitsandbytes(device: str) -> Result:
         if options and steps.state[parameter]["state1"].dtype != torch.uint8:
             return failed("Adam8bit keeps its state in full precision", "reinstall bitsandbytes: scripts/post_create.sh")
     errors["8-bit Adam step"] = (relative(ends[0], ends[1]), 0.02)
-    said = [f"{name} {error:.1e} (bound {bound:.1e})" for name, (error, bound) in errors.items()]
-    measured = {f"{name} relative error": error for name, (error, _) in errors.items()}
-    for text, (error, bound) in zip(said, errors.values()):
-        if not error <= bound:
-            return failed(f"{library}: {text}", "the kernels compute wrongly here: take another pod", said, **measured)
-    return passed(f"{library}: {', '.join(said)}", **measured)
+    return within(errors, library, "the kernels compute wrongly here: take another pod")
