@@ -76,14 +76,14 @@ def run_child(check: Check, python: Path, device: str, environ: Dict[str, str]) 
 
 
 def merged(results: List[Result]) -> Result:
-    """One check's results on GPU 0, 1, ... as one: the worst and which GPU it is of, with the figures of all."""
+    """One check's results on GPU 0, 1, ... as one: the worst and which GPU it is of; the figures of all, if it is a pass."""
     if not results:
         return failed("torch finds no GPU", "see the checks `driver` and `torch-build`")
     index, worst = min(enumerate(results), key=lambda pair: (FAIL, SKIP, WARN, PASS).index(pair[1].verdict))
     many = f"on each of {len(results)} GPUs; GPU 0: " if len(results) > 1 else ""
     lead = many if worst.verdict == PASS else f"GPU {index}: "
     figures = {f"GPU {i} {name}": value for i, result in enumerate(results) for name, value in result.measured.items()}
-    return replace(worst, summary=lead + worst.summary, measured=figures if many else worst.measured)
+    return replace(worst, summary=lead + worst.summary, measured=figures if worst.verdict == PASS and many else worst.measured)
 
 
 def on_each_gpu(function: Callable[[str], Result]) -> Iterator[Result]:

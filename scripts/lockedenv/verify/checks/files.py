@@ -54,11 +54,11 @@ def files(context: Context) -> Result:
         wheels = {p for d in installed.dists if d.manager == "pip" for p in recorded_files(installed.only(d))}
         lines = [f"{installed.inside(path)}: {what}" for path, what in sorted(wrong.items())]
         return failed(first(lines), REPAIR if set(wrong) <= wheels else REMAKE, lines[1:], **measured)
-    said = f"{len(wanted)} files, {size_text(size)}, and {measured['links']} links, all as installed"
+    good = f"{len(wanted)} files, {size_text(size)}, and {measured['links']} links, all as installed"
     stray = strays(context, [*recorded, *(prefix / name for kind in ("files", "links") for name in left.get(kind, {}))])
     if stray:
-        return warned(f"{said}; {first(stray)}", "remove what you did not put there", stray[1:], **measured)
-    return passed(said, **measured)
+        return warned(f"{good}; {first(stray)}", "remove what you did not put there", stray[1:], **measured)
+    return passed(good, **measured)
 
 
 def strays(context: Context, known: List[Path]) -> List[str]:
