@@ -285,15 +285,9 @@ def remark(folder: Path, **changes: Any) -> None:
 
 
 def copy_environment(source: Path, target: Path, links: bool = False) -> Path:
-    """A copy of an environment, or one of hard links, that works at its own place."""
+    """A copy of an environment, or one of hard links, that says that it was made at its own place."""
     sh("cp", "-al" if links else "-a", source, target)
     remark(target, path=str(target))
-    for script in (target / "bin").iterdir():
-        if not script.is_symlink() and str(source).encode() in script.read_bytes()[:300]:
-            text = script.read_bytes().replace(str(source).encode(), str(target).encode())
-            script.unlink()
-            script.write_bytes(text)
-            script.chmod(0o755)
     return target
 
 

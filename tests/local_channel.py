@@ -6,16 +6,20 @@ stand-ins with the names, versions and builds of the lock, because the quick lev
 
 from __future__ import annotations
 
+import configparser
 import hashlib
+import io
+import json
 import os
 import shutil
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any, Dict, List
 
 import rattler
-from rattler_build import assemble_package
+from rattler_build import ArchiveType, assemble_package
 
 WHEELS = ["pip", "setuptools", "packaging", "tqdm", "numpy", "uv"]
 STAND_INS = {
@@ -24,6 +28,7 @@ STAND_INS = {
         "lib/python3.11/site-packages/torch-2.5.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: torch\nVersion: 2.5.1\n",
         "lib/python3.11/site-packages/torch-2.5.1.dist-info/RECORD": "torch/__init__.py,,\n",
         "lib/python3.11/site-packages/torch-2.5.1.dist-info/INSTALLER": "conda\n",
+        "lib/python3.11/site-packages/torch-2.5.1.dist-info/WHEEL": "Wheel-Version: 1.0\nTag: cp311-cp311-linux_x86_64\n",
     },
     ("nvidia", "libcublas", "12.4.5.8", "0"): {
         "lib/libcublas.so.12.4.5.8": "cublas",
@@ -58,6 +63,20 @@ def _assemble(channel: Path, subdir: str, work: Path, name: str, version: str, b
     )  # fmt: skip
 
 
+def _add_entry_points(archive: Path, wheels: Path) -> None:
+    """Gives a noarch package the entry points that its wheel has; conda makes scripts of them when it installs it."""
+    parser, content = configparser.ConfigParser(), archive.read_bytes()
+    parser.read(wheels)
+    points = [f"{name} = {where}" for name, where in (parser.items("console_scripts") if "console_scripts" in parser else [])]
+    link = json.dumps({"noarch": {"type": "python", "entry_points": points}, "package_metadata_version": 1}).encode()
+    with tarfile.open(fileobj=io.BytesIO(content)) as old, tarfile.open(archive, "w:bz2", compresslevel=1) as new:
+        for member in old:
+            new.addfile(member, old.extractfile(member) if member.isfile() else None)
+        member = tarfile.TarInfo("info/link.json")
+        member.size = len(link)
+        new.addfile(member, io.BytesIO(link))
+
+
 def build_channels(root: Path, wheels: Dict[str, Path], work: Path) -> List[Dict[str, Any]]:
     """Makes the channels pytorch, nvidia and conda-forge under `root`; gives conda-lock's entries for all they hold."""
     for channel in ("pytorch", "nvidia", "conda-forge"):
@@ -85,7 +104,9 @@ def build_channels(root: Path, wheels: Dict[str, Path], work: Path) -> List[Dict
         if binary or name == "numpy":
             _assemble(root / "conda-forge", "linux-64", folder, name, version, "py311_0", depends=["python 3.11.*"])
         else:
-            _assemble(root / "conda-forge", "noarch", folder, name, version, "py_0", depends=["python"], noarch="python")
+            options: Dict[str, Any] = {"depends": ["python"], "noarch": "python", "archive_type": ArchiveType.TarBz2}
+            _assemble(root / "conda-forge", "noarch", folder, name, version, "py_0", **options)
+            _add_entry_points(root / f"conda-forge/noarch/{name}-{version}-py_0.tar.bz2", info / "entry_points.txt")
     for number, ((channel, name, version, build), files) in enumerate(STAND_INS.items()):
         folder = work / f"stand-in-{number}"
         for path, content in files.items():
@@ -97,7 +118,7 @@ def build_channels(root: Path, wheels: Dict[str, Path], work: Path) -> List[Dict
         _assemble(root / channel, "linux-64", folder, name, version, build)
     entries = []
     for channel in ("pytorch", "nvidia", "conda-forge"):
-        for archive in sorted((root / channel).glob("*/*.conda")):
+        for archive in sorted([*(root / channel).glob("*/*.conda"), *(root / channel).glob("*/*.tar.bz2")]):
             entries.append(entry(archive))
     return entries
 

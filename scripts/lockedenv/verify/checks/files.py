@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from lockedenv.installed import INSTALLED, hashes, read_json, recorded_files, unrecorded
 from lockedenv.machine import size_text
@@ -65,20 +65,18 @@ def strays(context: Context, known: List[Path]) -> List[str]:
     """Files that nothing has installed, in a locked package's folder or where they come before a locked module."""
     installed = context.installed
     locked = {p.name for p in context.conda_lock} | {p.name for p in context.pip_lock}
-    modules: Dict[Path, str] = {}
-    for dist in installed.dists:
-        if dist.name in locked:
-            for path in recorded_files(installed.only(dist)):
-                site = next((site for site in installed.sites if site in path.parents), None)
-                if site and path.suffix in (".py", ".so"):
-                    modules[site / path.relative_to(site).parts[0].split(".")[0]] = dist.name
-    found = []
-    for path in unrecorded(installed.prefix, known):
+
+    def module(path: Path) -> Optional[Path]:
+        """SITE/NAME of a file in SITE/NAME/... or SITE/NAME.py."""
         site = next((site for site in installed.sites if site in path.parents), None)
-        top = site and site / path.relative_to(site).parts[0].split(".")[0]
-        if top in modules:
-            found.append(f"{installed.inside(path)}: is of no package, beside {modules[top]}'s own files")
-    return found
+        return site / path.relative_to(site).parts[0].split(".")[0] if site else None
+
+    owned = [(record.name, [installed.prefix / path for path in record.hashes]) for record in installed.conda]
+    owned += [(dist.name, [*recorded_files(installed.only(dist))]) for dist in installed.dists if dist.manager == "pip"]
+    code = (".py", ".so")
+    modules = {module(path): name for name, paths in owned if name in locked for path in paths if path.suffix in code}
+    found = [(path, modules.get(module(path))) for path in unrecorded(installed.prefix, known) if module(path)]
+    return [f"{installed.inside(path)}: is of no package, beside {name}'s own files" for path, name in found if name]
 
 
 def _what(path: Path, sha: str) -> str:

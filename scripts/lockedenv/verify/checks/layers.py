@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import List
 
+from lockedenv.installed import MARK
 from lockedenv.locks import FLASH_ATTN_LOCK, read_pip_lock
 from lockedenv.prefix import moved_from
 from lockedenv.process import ask, clean
@@ -33,9 +34,9 @@ def place(context: Context) -> Result:
     prefix = context.installed.prefix
     made = moved_from(prefix)
     for name in ("accelerate", "tqdm", "torchrun"):  # without our mark, one of these has the path in its first lines
-        if not made and (prefix / "bin" / name).is_file():
+        if not (prefix / MARK).exists() and (prefix / "bin" / name).is_file():
             found = re.search(r"(/.*?)/bin/python", (prefix / "bin" / name).read_text(encoding="utf-8", errors="replace")[:600])
-            made = found[1] if found and Path(found[1]).resolve() != prefix.resolve() else ""
+            made = found[1] if found and Path(found[1]).resolve() != prefix.resolve() else made
     if made:
         return failed(f"the environment was made at {made} and moved to {prefix}: its scripts name the old place",
                       f"move it back, or rebuild it: scripts/setup_runpod_environment.sh --force --prefix {prefix}")  # fmt: skip
