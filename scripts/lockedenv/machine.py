@@ -109,46 +109,38 @@ def driver_problem(found: List[Gpu]) -> Optional[str]:
     return None
 
 
-def _number(path: Path) -> Optional[int]:
+def _read(path: Path) -> str:
+    """The text of a file; empty if there is none, or none that may be read."""
     try:
-        text = path.read_text().split()[0]
-    except (OSError, IndexError):
-        return None
-    return int(text) if re.fullmatch(r"-?\d+", text) else None
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int:
+    """The whole number in a file; 0 if there is none ("max", -1)."""
+    return int("".join(re.findall(r"^\d+", _read(path))) or 0)
 
 
 def _cgroup_folders(root: Path, controller: str) -> List[Path]:
     """The cgroup's folders for a controller, this process's own first, then its ancestors (v2 and v1)."""
-    own: List[Path] = []
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
+    found: List[Path] = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
         _, names, path = line.split(":", 2)
-        base = root / "sys/fs/cgroup" / (controller if controller in names.split(",") else "")
-        if names and controller not in names.split(","):
-            continue
-        folder = base / path.lstrip("/")
-        while folder != base:
-            own.append(folder)
-            folder = folder.parent
-    return own + [root / "sys/fs/cgroup", root / "sys/fs/cgroup" / controller]
+        if not names or controller in names.split(","):
+            base = root / "sys/fs/cgroup" / (controller if names else "")
+            own = base / path.lstrip("/")
+            found += [folder for folder in (own, *own.parents) if base in folder.parents]
+    return [*found, root / "sys/fs/cgroup", root / "sys/fs/cgroup" / controller]
 
 
 def cpu_limit(root: Path = Path("/")) -> float:
     """CPUs that this process may use: the smallest of its affinity and its cgroups' quotas (v1 and v2)."""
     limits = [float(len(os.sched_getaffinity(0)))] if root == Path("/") else []
     for folder in _cgroup_folders(root, "cpu"):
-        try:
-            quota, period = (folder / "cpu.max").read_text().split()
-            if quota != "max":
-                limits.append(int(quota) / int(period))
-        except (OSError, ValueError):
-            pass
-        old, old_period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-        if old and old_period and old > 0:
-            limits.append(old / old_period)
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        match = re.match(r"(\d+) (\d+)", _read(folder / "cpu.max"))
+        limits += [int(match[1]) / int(match[2])] if match else [quota / period] if quota and period else []
     return min(limits, default=1.0)
 
 
@@ -158,15 +150,10 @@ def memory_limit(root: Path = Path("/")) -> Tuple[int, int]:
     limit, free = int(info["MemTotal"]) * 1024, int(info["MemAvailable"]) * 1024
     for folder in _cgroup_folders(root, "memory"):
         for maximum, current in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            most, used = _number(folder / maximum), _number(folder / current)
-            if most is None or most >= limit:
-                continue
-            try:  # the page cache counts as used, and is given back when memory is short
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):
-                stat = {}
-            cache = int(stat.get("inactive_file", stat.get("total_inactive_file", 0)))
-            limit, free = most, min(free, most - max((used or 0) - cache, 0))
+            most = _number(folder / maximum)
+            if 0 < most < limit:  # the page cache counts as used, and is given back when memory is short
+                cache = re.findall(r"^(?:total_)?inactive_file (\d+)", _read(folder / "memory.stat"), re.M)
+                limit, free = most, min(free, most - max(_number(folder / current) - int((cache or [0])[-1]), 0))
     return limit, max(free, 0)
 
 
