@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import tracemalloc
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Dict, List
 
 import pytest
 from conftest import ROOT, clean_environ, sh
+from lockedenv.provenance.distributed import BETWEEN, INSIDE, WIDTH, judge, nodes_of, rounds, values
 
 PROGRAM = ROOT / "scripts/verify_environment.py"
 ENVIRON = clean_environ(OMP_NUM_THREADS="1")
@@ -37,6 +39,8 @@ def test_ranks_that_agree(ranks: int, pip_environment: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert f"{ranks} ranks" in done.stdout and f" 0-{ranks - 1} " in done.stdout
     assert "give the right values, fp32 and bf16" in done.stdout and "the same environment on every rank" in done.stdout
+    assert len(re.findall(r"^  all_reduce +[\d.]+ MiB +[\d.]+ GB/s$", done.stdout, re.M)) == 3
+    assert re.search(r"^  \S+ +inside the node [\d.]+ GB/s$", done.stdout, re.M) and "slower" not in done.stdout
 
 
 def launcher(tmp_path: Path, code: str) -> Path:
@@ -106,27 +110,162 @@ def test_wrong_values_are_seen(pip_environment: Path, tmp_path: Path) -> None:
     assert "all_reduce of float32 gives wrong values on rank 1" in done.stdout and "the collectives are WRONG" in done.stdout
 
 
+def agents(prefixes: List[Path], ranks: int, *command: Any) -> "subprocess.CompletedProcess[str]":
+    """As many torchrun agents as prefixes, with a rendezvous between them; what all said, and their one exit status."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "x"]
+    options = ["--nnodes", len(prefixes), "--nproc-per-node", ranks, *meeting, *command]
+    pipes: Dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    nodes = [subprocess.Popen(torchrun(prefix, *options), env=ENVIRON, **pipes) for prefix in prefixes]
+    said = "".join(node.communicate()[0] for node in nodes)
+    statuses = {node.returncode for node in nodes}
+    assert len(statuses) == 1, said
+    return subprocess.CompletedProcess(options, statuses.pop(), said)
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_two_nodes_each_with_its_own_prefix(same: bool, pip_environment: Path, other: Path, tmp_path: Path) -> None:
     """Two torchrun agents with a rendezvous between them."""
     if same:
         sh("rm", "-rf", other)
         sh("cp", "-al", pip_environment, other)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    nodes = []
-    for prefix in (pip_environment, other):
-        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "x"]
-        options = ["--nnodes", 2, "--nproc-per-node", 1, *meeting]
-        command = torchrun(prefix, *options, PROGRAM, "--distributed")
-        nodes.append(subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    said = [node.communicate()[0] for node in nodes]
-    assert [node.returncode for node in nodes] == ([0, 0] if same else [1, 1]), said
+    done = agents([pip_environment, other], 1, PROGRAM, "--distributed")
+    assert done.returncode == (0 if same else 1), done.stdout
     wanted = "the same environment on every rank" if same else "NOT the same environment on every rank"
-    assert any(wanted in text for text in said), said
+    assert re.search(f"^{wanted}$", done.stdout, re.M), done.stdout
+    assert "slower" not in done.stdout  # two nodes and one link: whose fault it is, nobody knows
     if not same:
-        assert any("packages idna (pip)" in text for text in said)
+        assert "packages idna (pip)" in done.stdout
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_a_slow_node_is_named(nodes: int, pip_environment: Path, tmp_path: Path) -> None:
+    code = (
+        "import time, torch.distributed as dist\n"
+        "right = dist.all_reduce\n"
+        "if os.environ['GROUP_RANK'] == '1': dist.all_reduce = lambda *a, **k: (time.sleep(0.1), right(*a, **k))\n"
+    )
+    done = agents([pip_environment] * nodes, 2, launcher(tmp_path, code))
+    assert done.returncode == 0, done.stdout  # it is told, and no more
+    assert "the same environment on every rank" in done.stdout
+    assert (
+        len(re.findall(r"^  \S+ \(group \d\) +inside the node [\d.]+ GB/s  between nodes [\d.]+ GB/s$", done.stdout, re.M))
+        == nodes
+    )
+    slower = re.findall(
+        r"^\S+ \(group (\d)\) is slower (.*): [\d.]+ GB/s, the median is [\d.]+ GB/s; look at ", done.stdout, re.M
+    )
+    # Of two nodes with one link between them, nobody knows whose fault it is.
+    assert slower == [("1", INSIDE), ("1", BETWEEN)][: nodes - 1], done.stdout
+
+
+def test_a_rank_that_hangs_in_the_bandwidth_is_named_after_the_verdict(pip_environment: Path, tmp_path: Path) -> None:
+    code = (
+        "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
+        "from lockedenv.provenance import distributed\n"
+        "import signal, time\n"
+        "def hang(*a): signal.signal(15, signal.SIG_DFL), time.sleep(600)\n"
+        "first = distributed.in_thread\n"
+        "def once(*a):\n    distributed.in_thread = hang\n    return first(*a)\n"
+        "if rank == 1: distributed.in_thread = once\n"
+    )
+    command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
+    done = sh(*command, check=False, env=ENVIRON)
+    assert done.returncode == 1
+    assert re.search(r"give the right values(.|\n)*rank 0: rank 1 \(\S+\) died or hangs in `bandwidth`", done.stdout), done.stdout
+
+
+def test_a_link_that_hangs_is_named_within_its_own_limit(pip_environment: Path, tmp_path: Path) -> None:
+    """Three ranks as three nodes; the link between the first two hangs."""
+    code = (
+        "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
+        "os.environ['GROUP_RANK'] = str(rank)\n"
+        "from lockedenv.provenance import distributed\n"
+        "import time, torch.distributed as dist\n"
+        "distributed.BANDWIDTH_SECONDS = 8.0\n"
+        "right = dist.all_reduce\n"
+        "if rank == 1: dist.all_reduce = lambda x, group=None: time.sleep(600) if group else right(x)\n"
+    )
+    done = sh(*torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code)), check=False, env=ENVIRON)
+    assert done.returncode == 1
+    late = (
+        r"rank 2: rank 0 \(\S+\), rank 1 \(\S+\) did not get to `bandwidth step 2, between nodes` within [5-8] s: dead, hanging"
+    )
+    assert re.search(late, done.stdout), done.stdout
+
+
+def is_bf16(number: int) -> bool:
+    """Whether 8 significant bits hold it."""
+    return number % (1 << max(0, number.bit_length() - 8)) == 0
+
+
+@pytest.mark.parametrize("world", [1, 2, 88, 1024, 4096])
+def test_the_values_of_the_collectives_are_exact_and_tell_every_rank(world: int) -> None:
+    part = world // 2
+    near = sorted({(part + step) % world for step in range(WIDTH + 1)})  # who adds to this part of the sums
+    of = {rank: values(rank, world) for rank in {*near, 0, world - 1}}
+    assert all(is_bf16(number) for case in of[part].values() for side in case for number in side)
+    (_, sums), (_, gathered) = of[part]["all_reduce"], of[part]["all_gather"]
+    assert len(sums) == len(gathered) == world * WIDTH and max(sums) <= 256
+    mine = slice(part * WIDTH, (part + 1) * WIDTH)
+    given = {rank: case["reduce_scatter"][0][mine] for rank, case in of.items()}
+    wanted = of[part]["reduce_scatter"][1]
+    assert [sum(places) for places in zip(*given.values())] == wanted == sums[mine]
+    for rank in near:  # lost, or there twice
+        for factor in (0, 2):
+            got = [total + (factor - 1) * own for total, own in zip(wanted, given[rank])]
+            assert got != wanted
+    for whole in (sums, gathered):  # no two ranks have the same part: one in another's place is seen
+        assert len({tuple(whole[start : start + WIDTH]) for start in range(0, len(whole), WIDTH)}) == world
+    for rank, case in of.items():
+        own = gathered[rank * WIDTH : (rank + 1) * WIDTH]
+        assert case["all_gather"] == (own, gathered) and case["broadcast"] == (own, gathered[-WIDTH:])
+        assert case["all_reduce"] == (case["reduce_scatter"][0], sums)
+
+
+@pytest.mark.parametrize("world", [2, 88])
+def test_every_rank_has_its_say_in_the_sums(world: int) -> None:
+    inputs = [values(rank, world)["all_reduce"][0] for rank in range(world)]
+    sums = values(0, world)["all_reduce"][1]
+    assert [sum(places) for places in zip(*inputs)] == sums and all(sums)
+
+
+def test_the_values_are_small_for_many_ranks() -> None:
+    tracemalloc.start()
+    cases = values(4095, 4096)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 2**20 and len(cases["reduce_scatter"][0]) == 4096 * WIDTH
+
+
+@pytest.mark.parametrize("nodes", range(1, 12))
+def test_the_rounds_are_the_links_of_a_ring_and_disjoint(nodes: int) -> None:
+    ranks = [8 * node for node in range(nodes)]
+    found = rounds(ranks)
+    ring = {frozenset((ranks[node], ranks[node - 1])) for node in range(nodes)} if nodes > 1 else set()
+    assert {frozenset(link) for links in found for link in links} == ring and len(found) <= 3
+    assert sum(map(len, found)) == len(ring)
+    assert all(len({rank for link in links for rank in link}) == 2 * len(links) for links in found)
+
+
+def test_nodes_of_one_name_are_told_apart_by_their_group() -> None:
+    said = [{"node": node, "group": group} for node, group in ("a0", "b1", "a2", "a0", "b1")]
+    assert nodes_of(said) == {"a (group 0)": [0, 3], "b": [1, 4], "a (group 2)": [2]}
+
+
+def test_a_node_well_under_the_others_is_named_and_no_other() -> None:
+    usual = {INSIDE: 400.0, BETWEEN: 48.0}
+    assert not [line for line in judge({"a": usual, "b": {INSIDE: 290.0, BETWEEN: 34.0}, "c": usual}) if "slower" in line]
+    *rows, said = judge({"a": usual, "b": {INSIDE: 390.0, BETWEEN: 24.0}, "c": usual, "d": usual})
+    assert len(rows) == 4 and "inside the node 390.00 GB/s  between nodes 24.00 GB/s" in rows[1]
+    assert said.startswith("b is slower between nodes: 24.00 GB/s, the median is 48.00 GB/s; look at its network cards")
+    *rows, said = judge({"a": {BETWEEN: 48.0}, "b": usual, "c": {INSIDE: 200.0, BETWEEN: 48.0}, "d": usual})
+    assert len(rows) == 4 and said.startswith(
+        "c is slower inside the node: 200.00 GB/s, the median is 400.00 GB/s; look at `nvidia-smi"
+    )
+    assert len(judge({"a": {BETWEEN: 5.0}, "b": {BETWEEN: 5.1}})) == 2 and judge({"a": {}}) == []
 
 
 def test_outside_torchrun_it_says_what_to_do(pip_environment: Path) -> None:

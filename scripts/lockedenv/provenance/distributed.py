@@ -1,4 +1,4 @@
-"""The same environment on every rank of a job, and collectives that give right values; under torchrun.
+"""Under torchrun: the same environment on every rank, collectives that give right values, no node slower than the others.
 
 Ranks meet in torchrun's own store, not in a collective: a rank that never comes, dies or hangs is then known by name.
 """
@@ -9,33 +9,39 @@ import json
 import os
 import platform
 import signal
+import statistics
 import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, Callable, Dict, List, Optional
+from functools import partial
+from typing import Any, Callable, Dict, List, Tuple
 
 from lockedenv.installed import Installed
 from lockedenv.machine import Gpu
 from lockedenv.provenance.compare import differences
 from lockedenv.provenance.manifest import make
 
-ARRIVED, DONE = "arrived", "done"
 GRACE = 5.0  # seconds that the living get to say so, once one of them has failed
-SIZES = [2**20, 2**24, 2**27, 2**30]  # bytes, for the bandwidth table
+BANDWIDTH_SECONDS = 120.0  # for the whole measurement; --timeout if that is less
+SIZES, CPU_SIZES = [2**20, 2**24, 2**27, 2**30], [2**18, 2**20, 2**22]  # bytes; the last but one gives the nodes' figures
+WIDTH = 32  # places of one rank's part of a message
+SLOW = 0.7  # of the median: healthy nodes are within a tenth of each other, a link at half its width or speed gives half
+INSIDE, BETWEEN = "inside the node", "between nodes"
+LOOK_AT = {INSIDE: "`nvidia-smi topo -m` and `nvidia-smi nvlink -s` there", BETWEEN: "its network cards and NCCL_DEBUG=INFO"}
+stopping = threading.Event()  # set by SIGTERM: torchrun sends it to the others when one fails; they still say who it was
 
 
-# Set by SIGTERM: torchrun sends it to the others when one rank fails. They still say who it was before they end.
-stopping = threading.Event()
-
-
-class Absent(Exception):
-    """Some ranks did not get to a stage in time; the message names them."""
-
-
-class Stopped(Exception):
-    """torchrun has sent SIGTERM: another rank has failed."""
+def until(true: Callable[[], bool], seconds: float, heed: bool = True) -> bool:
+    """Whether a condition comes true within `seconds`. Raises InterruptedError on SIGTERM, if told to heed it."""
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        if heed and stopping.is_set():
+            raise InterruptedError("another rank has failed")
+        time.sleep(0.05)
+    return true()
 
 
 class Meeting:
@@ -44,233 +50,206 @@ class Meeting:
     def __init__(self, store: Any, rank: int, world: int) -> None:
         self.store, self.rank, self.world = store, rank, world
 
-    def reach(self, stage: str, value: str = "") -> None:
-        self.store.set(f"maximalcai/{stage}/{self.rank}", value or platform.node())
+    def reach(self, stage: str, value: str = "here") -> None:
+        self.store.set(f"maximalcai/{stage}/{self.rank}", value)
 
     def read(self, stage: str, rank: int) -> str:
         return str(self.store.get(f"maximalcai/{stage}/{rank}").decode())
 
-    def missing(self, stage: str) -> List[int]:
-        return [r for r in range(self.world) if not self.store.check([f"maximalcai/{stage}/{r}"])]
+    def missing(self, *stages: str) -> List[int]:
+        """The ranks that have got to none of these stages."""
+        return [r for r in range(self.world) if not any(self.store.check([f"maximalcai/{s}/{r}"]) for s in stages)]
 
-    def names(self, ranks: List[int]) -> str:
-        """Ranks with their nodes, where they have said which: rank 1 (node-b)."""
-        known = [(r, r not in self.missing(ARRIVED)) for r in ranks]
-        return ", ".join(f"rank {r}" + (f" ({json.loads(self.read(ARRIVED, r))['node']})" if there else "") for r, there in known)
+    def names(self, *stages: str) -> str:
+        """Those ranks, with their nodes where they have said which: rank 1 (node-b)."""
+        ranks, unknown = self.missing(*stages), self.missing("arrived")
+        return ", ".join(
+            f"rank {r}" + ("" if r in unknown else f" ({json.loads(self.read('arrived', r))['node']})") for r in ranks
+        )
 
-    def wait(self, stage: str, seconds: float) -> None:
-        """Until every rank has reached a stage. Raises Absent after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while True:
-            absent = self.missing(stage)
-            if not absent:
-                return
-            if stopping.is_set():
-                raise Stopped
-            if time.monotonic() > deadline:
-                raise Absent(
-                    f"{self.names(absent)} did not get to `{stage}` within {seconds:.0f} s: dead, hanging, or not started"
-                )
-            time.sleep(0.05)
+    def exchange(self, stage: str, value: str, seconds: float) -> List[str]:
+        """The value of each rank, once all have got to a stage. Raises ProcessLookupError, which names who has not in time."""
+        self.reach(stage, value)
+        if not until(lambda: not self.missing(stage), seconds):
+            absent = self.names(stage)
+            raise ProcessLookupError(f"{absent} did not get to `{stage}` within {seconds:.0f} s: dead, hanging, or not started")
+        return [self.read(stage, r) for r in range(self.world)]
 
 
-def description(installed: Installed, gpus: List[Gpu]) -> Dict[str, Any]:
-    """What this rank tells the others: its node and its manifest (without results)."""
-    manifest = make(installed, gpus)
-    return {"node": platform.node(), "local_rank": int(os.environ.get("LOCAL_RANK", "0")), "manifest": manifest}
+def nodes_of(descriptions: List[Dict[str, Any]]) -> Dict[str, List[int]]:
+    """Node -> its ranks in order; torchrun's number of the group tells nodes of one name apart."""
+    groups: Dict[Tuple[str, str], List[int]] = {}
+    for rank, d in enumerate(descriptions):
+        groups.setdefault((d["node"], d["group"]), []).append(rank)
+    names = Counter(name for name, _ in groups)
+    return {name + (f" (group {group})" if names[name] > 1 else ""): ranks for (name, group), ranks in groups.items()}
 
 
-def identity(description: Dict[str, Any]) -> Dict[str, str]:
-    """What must be the same on every rank."""
-    manifest = description["manifest"]
-    gpus = manifest["gpus"]
-    return {
-        "fingerprint": manifest["fingerprint"],
-        "GPU": gpus[0]["name"] if gpus else "none",
-        "driver": gpus[0]["driver"] if gpus else "none",
-        "NCCL": manifest["cuda"]["nccl"] or "none",
-    }
-
-
-def table(descriptions: List[Dict[str, Any]]) -> "tuple[str, bool]":
+def table(descriptions: List[Dict[str, Any]]) -> Tuple[str, bool]:
     """(text, all the same): one row for the ranks of a node that agree, the odd ones out named, with what differs."""
-    identities = [identity(d) for d in descriptions]
-    usual = json.loads(Counter(json.dumps(i, sort_keys=True) for i in identities).most_common(1)[0][0])
-    reference = descriptions[[i == usual for i in identities].index(True)]["manifest"]
     groups: Dict[Any, List[int]] = {}
-    for rank, (d, i) in enumerate(zip(descriptions, identities)):
-        groups.setdefault((d["node"], json.dumps(i, sort_keys=True)), []).append(rank)
-    lines = [f"{'node':<24} {'ranks':<10} {'fingerprint':<12} {'GPU':<26} {'driver':<12} NCCL"]
-    odd = []
-    for (node, text), ranks in groups.items():
-        i = json.loads(text)
-        mark = "" if i == usual else "  <- differs"
+    for rank, d in enumerate(descriptions):
+        gpu = (d["manifest"]["gpus"] or [{"name": "none", "driver": "none"}])[0]
+        identity = d["manifest"]["fingerprint"], gpu["name"], gpu["driver"], d["manifest"]["cuda"]["nccl"] or "none"
+        groups.setdefault((identity, d["node"]), []).append(rank)
+    usual = max(groups, key=lambda key: sum(len(ranks) for (i, _), ranks in groups.items() if i == key[0]))
+    row = "{:<24} {:<10} {:<12.12} {:<26} {:<12} {}".format
+    lines, odd = [row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL")], []
+    for (identity, node), ranks in groups.items():
         where = f"{ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
-        lines.append(f"{node:<24} {where:<10} {i['fingerprint'][:12]} {i['GPU']:<26} {i['driver']:<12} {i['NCCL']}{mark}")
-        if i != usual:
-            odd.append((node, ranks, descriptions[ranks[0]]["manifest"]))
-    for node, ranks, manifest in odd:
-        lines.append(f"rank {', '.join(map(str, ranks))} on {node} is not like the others:")
-        rows = [row for row in differences(reference, manifest) if row[0] in ("packages", "GPU", "driver")]
-        lines += [f"  {group} {name}: others {theirs}, here {here}" for group, name, theirs, here in rows]
-    return "\n".join(lines), not odd
+        lines.append(row(node, where, *identity) + ("" if identity == usual[0] else "  <- differs"))
+        if identity != usual[0]:
+            odd.append(f"rank {', '.join(map(str, ranks))} on {node} is not like the others:")
+            rows = differences(descriptions[groups[usual][0]]["manifest"], descriptions[ranks[0]]["manifest"])
+            odd += [f"  {g} {n}: others {theirs}, here {h}" for g, n, theirs, h in rows if g in ("packages", "GPU", "driver")]
+    return "\n".join(lines + odd), not odd
 
 
-def collectives(device: str, rank: int, world: int) -> List[str]:
-    """What is wrong with the values that the collectives give, for fp32 and bf16; empty if nothing is.
+def values(rank: int, world: int) -> Dict[str, Tuple[List[int], List[int]]]:
+    """Collective -> (what a rank puts in, what it must get): WIDTH * world integers at most, exact in bf16 up to 16,384 ranks."""
 
-    The values differ by rank and place, and are small integers, so that their sums are exact in bf16 too.
-    """
+    def value(r: int, place: int) -> int:  # 1 to 128; two places in a row tell all ranks apart
+        return 1 + ((r >> 7 * (place % 2)) + place) % 128
+
+    places, mine = range(WIDTH * world), slice(rank * WIDTH, (rank + 1) * WIDTH)
+    first = [(p // WIDTH + p % WIDTH) % world for p in places]
+    whole = [value(rank, p) * ((r == rank) + ((r + 1) % world == rank)) for p, r in enumerate(first)]
+    sums = [value(r, p) + value((r + 1) % world, p) for p, r in enumerate(first)]  # 256 at most: bf16 has no 257
+    all_ = [value(p // WIDTH, p) for p in places]
+    own, part, last = all_[mine], sums[mine], all_[-WIDTH:]
+    return {"all_reduce": (whole, sums), "all_gather": (own, all_), "reduce_scatter": (whole, part), "broadcast": (own, last)}
+
+
+def collectives(meeting: Meeting, device: str) -> List[str]:
+    """What is wrong with the values that the collectives give, for fp32 and bf16; empty if nothing is."""
     import torch
-    import torch.distributed as dist
 
+    if device != "cpu":
+        torch.cuda.set_device(device)
     wrong = []
-    places = torch.arange(64)
-
-    def of(r: int) -> Any:
-        return (places * (r + 1)) % 5 + r % 3
-
-    for dtype in (torch.float32, torch.bfloat16):
-        total = sum(of(r) for r in range(world)).to(dtype)
-        mine = of(rank).to(dtype).to(device)
-        reduced = mine.clone()
-        dist.all_reduce(reduced)
-        gathered = [torch.empty_like(mine) for _ in range(world)]
-        dist.all_gather(gathered, mine)
-        whole = torch.cat([of(rank + 10 * part) for part in range(world)]).to(dtype).to(device)
-        scattered = torch.empty_like(mine)
-        dist.reduce_scatter_tensor(scattered, whole)
-        part = sum(of(r + 10 * rank) for r in range(world)).to(dtype)
-        sent = mine.clone()
-        dist.broadcast(sent, src=world - 1)
-        for name, got, wants in (
-            ("all_reduce", reduced, total),
-            ("all_gather", torch.cat(gathered), torch.cat([of(r) for r in range(world)]).to(dtype)),
-            ("reduce_scatter", scattered, part),
-            ("broadcast", sent, of(world - 1).to(dtype)),
-        ):
-            if not torch.equal(got.cpu(), wants):
-                wrong.append(f"{name} of {str(dtype)[6:]} gives wrong values on rank {rank}")
+    ways: Dict[str, Callable[[Any, Any], Any]] = {
+        "all_reduce": lambda got, sent: torch.distributed.all_reduce(got.copy_(sent)),
+        "all_gather": lambda got, sent: torch.distributed.all_gather(list(got.chunk(meeting.world)), sent),
+        "reduce_scatter": torch.distributed.reduce_scatter_tensor,
+        "broadcast": lambda got, sent: torch.distributed.broadcast(got.copy_(sent), src=meeting.world - 1),
+    }
+    for name, (sent, wanted) in values(meeting.rank, meeting.world).items():
+        for dtype in (torch.float32, torch.bfloat16):
+            got = torch.zeros(len(wanted), dtype=dtype, device=device)
+            ways[name](got, torch.tensor(sent, dtype=dtype, device=device))
+            if got.tolist() != wanted:
+                wrong.append(f"{name} of {str(dtype)[6:]} gives wrong values on rank {meeting.rank}")
     return wrong
 
 
-def bandwidth(device: str, world: int) -> List[str]:
-    """The all_reduce bus bandwidth by message size, GB/s: bytes * 2 (n - 1) / n / time, as nccl-tests define it."""
-    import torch
-    import torch.distributed as dist
+def rounds(ranks: List[int]) -> List[List[List[int]]]:
+    """The links of a ring of ranks, in rounds in which no rank has two links."""
+    line = [list(link) for link in zip(ranks, ranks[1:])]
+    return [links for links in (line[::2], line[1::2], [[ranks[0], ranks[-1]]] * (len(ranks) > 2)) if links]
 
-    lines = []
-    for size in SIZES:
+
+def bandwidth(meeting: Meeting, nodes: Dict[str, List[int]], device: str, seconds: float) -> List[str]:
+    """All_reduce bus bandwidths by message size, as nccl-tests define them, and what `judge` says. Raises as `exchange`."""
+    import torch
+
+    deadline, sizes = time.monotonic() + seconds, CPU_SIZES if device == "cpu" else SIZES
+
+    def rate(size: int, n: int, group: Any = None) -> float:
         data = torch.ones(size // 4, device=device)
-        for _ in range(3):
-            dist.all_reduce(data)
-        torch.cuda.synchronize()
-        started = time.monotonic()
-        for _ in range(5):
-            dist.all_reduce(data)
-        torch.cuda.synchronize()
-        seconds = (time.monotonic() - started) / 5
-        lines.append(f"  all_reduce {size / 2**20:5.0f} MiB  {size * 2 * (world - 1) / world / seconds / 1e9:7.1f} GB/s")
-    return lines
+        for repeats in (3, 5):  # the first ones warm up
+            started = time.monotonic()
+            for _ in range(repeats):
+                torch.distributed.all_reduce(data, group=group)
+            if device != "cpu":
+                torch.cuda.synchronize(device)
+        return size * 2 * (n - 1) / n * repeats / (time.monotonic() - started) / 1e9
+
+    lines = [f"  all_reduce {size / 2**20:7.2f} MiB  {rate(size, meeting.world):7.2f} GB/s" for size in sizes]
+    figures: Dict[str, float] = {}
+    steps = [(INSIDE, [group for group in nodes.values() if len(group) > 1])]
+    steps += [(BETWEEN, links) for links in rounds([group[0] for group in nodes.values()])]
+    for number, (way, groups) in enumerate(steps, 1):
+        for group in [group for group in groups if meeting.rank in group]:
+            gbs = rate(sizes[-2], len(group), torch.distributed.new_group(group, use_local_synchronization=True))
+            figures[way] = max(figures.get(way, 0.0), gbs)  # of its best link, so that a slow neighbour has no say
+        told = meeting.exchange(f"bandwidth step {number}, {way}", json.dumps(figures), max(0.0, deadline - time.monotonic()))
+    return lines + judge({node: json.loads(told[group[0]]) for node, group in nodes.items()})
+
+
+def judge(figures: Dict[str, Dict[str, float]]) -> List[str]:
+    """A row for each node (node -> INSIDE and BETWEEN -> GB/s), then a line for each that is well under the others."""
+    rows = [f"  {node:<24}" + "".join(f"  {way} {own[way]:.2f} GB/s" for way in own) for node, own in figures.items() if own]
+    problems: List[str] = []
+    for way, there in LOOK_AT.items():
+        median = statistics.median([own[way] for own in figures.values() if way in own] or [0.0])
+        for node, rate in ((node, own[way]) for node, own in figures.items() if way in own):
+            if rate < SLOW * median:
+                problems.append(f"{node} is slower {way}: {rate:.2f} GB/s, the median is {median:.2f} GB/s; look at {there}")
+    return rows + problems
 
 
 def in_thread(work: Callable[[], Any], seconds: float) -> Any:
     """The result of `work`, run where it cannot stop this process from noticing a signal or a time-out."""
-    answer: List[Any] = []
+    answer: "Future[Any]" = Future()
 
     def call() -> None:
         try:
-            answer.append((work(), None))
-        except BaseException as error:  # told by the caller
-            answer.append((None, error))
+            answer.set_result(work())
+        except BaseException as error:  # raised again below
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + seconds
-    while thread.is_alive() and time.monotonic() < deadline:
-        thread.join(0.1)
-        if stopping.is_set() and not answer:
-            raise Stopped
-    if not answer:
+    threading.Thread(target=call, daemon=True).start()
+    if not until(answer.done, seconds):
         raise TimeoutError(f"no answer within {seconds:.0f} s")
-    value, error = answer[0]
-    if error is not None:
-        raise error
-    return value
+    return answer.result()
 
 
 def main(installed: Installed, gpus: List[Gpu], timeout: float) -> int:
-    """The check on this rank; gives the exit status, the same on every rank that lives to give one."""
+    """The check on this rank, each stage within `timeout` seconds; gives the exit status, the same on every living rank."""
     try:
-        import torch
         import torch.distributed as dist
 
         store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     except Exception as error:
         print(f"the ranks cannot meet: {error}; run it under torchrun, and check MASTER_ADDR and the port", file=sys.stderr)
         return 1
-    meeting = Meeting(store, rank, world)
+    meeting, stage = Meeting(store, rank, world), "arrived"
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    cuda = bool(gpus)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu"
-    stage = ARRIVED
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpus else "cpu"
+    tell = partial(print, sep="\n", flush=True, file=sys.stdout if rank == 0 else open(os.devnull, "w"))
     try:
-        meeting.reach(ARRIVED, json.dumps(description(installed, gpus)))
-        meeting.wait(ARRIVED, timeout)
-        text, same = table([json.loads(meeting.read(ARRIVED, r)) for r in range(world)])
-        if rank == 0:
-            print(f"{world} ranks\n{text}", flush=True)
+        me = {"node": platform.node(), "group": os.environ.get("GROUP_RANK", "0"), "manifest": make(installed, gpus)}
+        descriptions = [json.loads(text) for text in meeting.exchange(stage, json.dumps(me), timeout)]
+        text, same = table(descriptions)
+        tell(f"{world} ranks", text)
         stage = "collectives"
-
-        def work() -> List[str]:
-            if cuda:
-                torch.cuda.set_device(device)
-            options = {"timeout": timedelta(seconds=timeout), "rank": rank, "world_size": world}
-            dist.init_process_group("nccl" if cuda else "gloo", store=dist.PrefixStore("collectives", store), **options)
-            wrong = collectives(device, rank, world)
-            lines = bandwidth(device, world) if cuda and not wrong else []
-            if rank == 0 and lines:
-                print("\n".join(lines), flush=True)
-            return wrong
-
-        wrong = in_thread(work, timeout)
-        meeting.reach(DONE, "; ".join(wrong) or "right")
-        meeting.wait(DONE, timeout)
-        told = [meeting.read(DONE, r) for r in range(world)]
-        wrong = [text for text in told if text != "right"]
-    except (Absent, Stopped, TimeoutError, RuntimeError, ConnectionError) as error:
+        at = {"store": dist.PrefixStore(stage, store), "rank": rank, "world_size": world, "timeout": timedelta(seconds=timeout)}
+        in_thread(lambda: dist.init_process_group("nccl" if gpus else "gloo", **at), timeout)
+        told = "; ".join(in_thread(lambda: collectives(meeting, device), timeout))
+        wrong = [text for text in meeting.exchange(f"{stage} done", told, timeout) if text]
+        no = "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more"
+        tell(*wrong, no if wrong else "all_reduce, all_gather, reduce_scatter and broadcast give the right values, fp32 and bf16")
+        if world > 1 and not wrong:
+            stage, limit, nodes = "bandwidth", min(timeout, BANDWIDTH_SECONDS), nodes_of(descriptions)
+            # The grace: a rank that waits for a step names who is late before they, too, give up.
+            tell(*in_thread(lambda: bandwidth(meeting, nodes, device, limit), limit + GRACE))
+    except (OSError, RuntimeError) as error:
         print(f"rank {rank}: {explain(meeting, stage, error)}", file=sys.stderr, flush=True)
         return 1
-    if rank == 0:
-        for text in wrong:
-            print(text)
-        right = "all_reduce, all_gather, reduce_scatter and broadcast give the right values, fp32 and bf16"
-        print(right if not wrong else "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more")
-        print("the same environment on every rank" if same else "NOT the same environment on every rank", flush=True)
+    tell("the same environment on every rank" if same else "NOT the same environment on every rank")
     meeting.reach("left")
-    if rank == 0:  # the store may live in this process: leave last
-        try:
-            meeting.wait("left", GRACE)
-        except Absent:
-            pass
+    until(lambda: rank > 0 or not meeting.missing("left"), GRACE, heed=False)  # the store may be in rank 0, the last to leave
     return 0 if same and not wrong else 1
 
 
 def explain(meeting: Meeting, stage: str, error: Exception) -> str:
     """What to tell of a failure: which ranks are gone, found by who does not answer within the grace."""
-    if isinstance(error, Absent):
-        return str(error)
     try:
-        meeting.reach("failed")
-        deadline = time.monotonic() + GRACE
-        absent: Optional[List[int]] = None
-        while time.monotonic() < deadline:
-            absent = [r for r in meeting.missing("failed") if r in meeting.missing(DONE)]
-            if not absent:
-                break
-            time.sleep(0.1)
+        meeting.reach("failed")  # first of all: who does not say so is taken for dead
+        if isinstance(error, ProcessLookupError):
+            return str(error)
+        if until(lambda: not meeting.missing("failed", f"{stage} done"), GRACE, heed=False):
+            return f"the {stage} failed on every rank: {type(error).__name__}: {str(error)[:200]}"
+        return meeting.names("failed", f"{stage} done") + f" died or hangs in `{stage}`; its output and NCCL_DEBUG=INFO say more"
     except Exception as lost:
         return f"the store is gone, with the node of rank 0: it died or lost the network ({type(lost).__name__}: {lost})"
-    if absent:
-        return f"{meeting.names(absent)} died or hangs in `{stage}`; its own output, and NCCL_DEBUG=INFO, say more"
-    return f"the {stage} failed on every rank: {type(error).__name__}: {str(error)[:200]}"
