@@ -166,10 +166,7 @@ def test_a_rank_that_hangs_in_the_bandwidth_is_named_after_the_verdict(pip_envir
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
         "from lockedenv.provenance import distributed\n"
         "import signal, time\n"
-        "def hang(*a): signal.signal(15, signal.SIG_DFL), time.sleep(600)\n"
-        "first = distributed.in_thread\n"
-        "def once(*a):\n    distributed.in_thread = hang\n    return first(*a)\n"
-        "if rank == 1: distributed.in_thread = once\n"
+        "if rank == 1: distributed.nodes_of = lambda *a: (signal.signal(15, signal.SIG_DFL), time.sleep(600))\n"
     )
     command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
     done = sh(*command, check=False, env=ENVIRON)
