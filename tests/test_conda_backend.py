@@ -102,7 +102,7 @@ def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(machine: Mac
     server.fault = fault
     done = machine.setup()
     assert done.returncode == 1 and re.search(
-        r"1 of \d+ files could not be fetched.*\n  tqdm-\S+conda: 127.0.0.1\S+ sent", done.stdout
+        r"1 of \d+ files could not be fetched.*\n  tqdm-\S+: 127.0.0.1\S+ sent", done.stdout
     ), done.stdout
     assert "Traceback" not in done.stdout and not machine.prefix.exists()
     assert not list((machine.cache / "pkgs").glob("tqdm*"))
@@ -223,8 +223,8 @@ def test_too_little_disk_is_said_before_anything_is_fetched(machine: Machine, se
 def test_a_variable_that_leads_astray_is_said_before_anything_is_fetched(machine: Machine, server: FaultServer) -> None:
     folder = machine.folder / "cuda-12.8"
     folder.mkdir()
-    (folder / "libnvJitLink.so.12.8.93").touch()
-    (folder / "libnvJitLink.so.12").symlink_to("libnvJitLink.so.12.8.93")
+    (folder / "libnvJitLink.so.12.1.105").touch()
+    (folder / "libnvJitLink.so.12").symlink_to("libnvJitLink.so.12.1.105")
     for variable in ({"LD_LIBRARY_PATH": str(folder)}, {"BNB_CUDA_VERSION": "118"}):
         done = machine.setup(**variable)
         assert done.returncode == 1 and f"unset {next(iter(variable))}, and run it again" in done.stdout, done.stdout
