@@ -23,7 +23,7 @@ from lockedenv.installed import file_sha256
 from lockedenv.machine import GIB
 from lockedenv.prefix import Prefix
 from lockedenv.process import holding
-from lockedenv.verify.results import Result, failed
+from lockedenv.verify.checks import Result, failed
 
 PIN = locks.PipPackage("flash-attn", "2.8.3.post2", "d" * 64)
 TORCH = flash_plan.Torch("2.5.1", "12.4", False, "cp311", "linux_x86_64")

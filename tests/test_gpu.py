@@ -17,9 +17,8 @@ from conftest import clean_environ, sh
 from lockedenv import machine
 from lockedenv.machine import MachineError
 from lockedenv.verify import child
-from lockedenv.verify.checks import Check, gpu, load, within
+from lockedenv.verify.checks import Check, Result, failed, gpu, load, passed, skipped, warned, within
 from lockedenv.verify.checks.surroundings import compile_problem, misleading
-from lockedenv.verify.results import Result, failed, passed, skipped, warned
 
 H100 = "NVIDIA H100 80GB HBM3"
 NO_DRIVER = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that it is running."

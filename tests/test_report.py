@@ -6,8 +6,8 @@ import io
 from typing import Any
 
 import pytest
+from lockedenv.verify.checks import Result, exit_status, failed, passed, skipped, warned
 from lockedenv.verify.report import Report
-from lockedenv.verify.results import Result, exit_status, failed, passed, skipped, warned
 
 
 class Terminal(io.StringIO):

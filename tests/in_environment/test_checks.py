@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from lockedenv.verify.checks import attention, compute, data, gpu, load, quantized, training
+from lockedenv.verify.checks import compute, data, gpu, kernels, load, training
 
 load()
 
@@ -28,7 +28,7 @@ def flash_attn_module(wrong: float = 0.0, ignore_causal: bool = False) -> Any:
 
     def dense(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
         parts = (x.transpose(1, 2) for x in (q, k, v))
-        return attention.plain(*parts, causal and not ignore_causal).transpose(1, 2) * (1 + wrong)
+        return kernels.plain(*parts, causal and not ignore_causal).transpose(1, 2) * (1 + wrong)
 
     def packed(q: Any, k: Any, v: Any, ends: Any, _: Any, *__: Any, causal: bool = False) -> Any:
         lengths = (ends[1:] - ends[:-1]).tolist()
@@ -42,21 +42,21 @@ def flash_attn_module(wrong: float = 0.0, ignore_causal: bool = False) -> Any:
 
 def test_flash_attn_check_passes_right_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", flash_attn_module())
-    result = attention.flash_attn("cpu")
+    result = kernels.flash_attn("cpu")
     assert result.verdict == "pass" and "10 cases" in result.summary
 
 
 @pytest.mark.parametrize("fault", [{"wrong": 0.05}, {"ignore_causal": True}, {"wrong": float("nan")}])
 def test_flash_attn_check_fails_wrong_kernels(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", flash_attn_module(**fault))
-    result = attention.flash_attn("cpu")
+    result = kernels.flash_attn("cpu")
     assert result.verdict == "fail" and "bound" in result.summary and "delete its wheel" in result.remedy
 
 
 def test_sdpa_check_fails_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     right = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: right(*a, **k) * 1.05)
-    assert attention.sdpa("cpu").verdict == "fail"
+    assert kernels.sdpa("cpu").verdict == "fail"
 
 
 def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,13 +106,13 @@ def test_torch_compile_check_fails_when_compiled_differs(monkeypatch: pytest.Mon
 
 
 def test_bitsandbytes_check_names_the_wrong_library_and_wrong_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = quantized.bitsandbytes("cuda")
+    result = kernels.bitsandbytes("cuda")
     assert result.verdict == "fail" and "loaded libbitsandbytes_cpu.so, torch needs libbitsandbytes_cuda124.so" in result.summary
     import bitsandbytes.functional as functional
 
     right = functional.int8_vectorwise_dequant
     monkeypatch.setattr(functional, "int8_vectorwise_dequant", lambda *a: right(*a) * 1.05)
-    result = quantized.bitsandbytes("cpu")
+    result = kernels.bitsandbytes("cpu")
     assert result.verdict == "fail" and "int8" in result.summary
 
 
@@ -151,17 +151,17 @@ def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.verdict == "fail" and "Benjamini-Hochberg" in result.summary
 
 
-def sdpa_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, cudnn: Any, others: Any = attention.plain) -> Any:
+def sdpa_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, cudnn: Any, others: Any = kernels.plain) -> Any:
     """The check with all four backends on the CPU; `cudnn` stands for cuDNN's, and `others` for theirs."""
-    compare = attention.compare
-    monkeypatch.setattr(attention, "compare", lambda kernel, reference, *rest: compare(kernel, reference, *rest[:2], "cpu"))
+    compare = kernels.compare
+    monkeypatch.setattr(kernels, "compare", lambda kernel, reference, *rest: compare(kernel, reference, *rest[:2], "cpu"))
 
     def kernel(q: Any, k: Any, v: Any, is_causal: bool) -> Any:
         backend = cudnn if torch.backends.cuda.cudnn_sdp_enabled() else others
         return backend(q, k, v, is_causal)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", kernel)
-    return attention.sdpa
+    return kernels.sdpa
 
 
 def raising(said: str) -> Any:
@@ -171,7 +171,7 @@ def raising(said: str) -> Any:
     return kernel
 
 
-NO_PLAN = [f"cuDNN Frontend error: [cudnn_frontend] Error: {said}" for said in attention.NO_PLAN[:2]]
+NO_PLAN = [f"cuDNN Frontend error: [cudnn_frontend] Error: {said}" for said in kernels.NO_PLAN[:2]]
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ def test_cudnn_attention_without_a_plan_is_told_and_no_failure(said: str, monkey
 
 def test_cudnn_attention_that_is_wrong_or_breaks_off_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        result = sdpa_as_on_a_gpu(patch, lambda *inputs: attention.plain(*inputs) * 1.05)("cuda")
+        result = sdpa_as_on_a_gpu(patch, lambda *inputs: kernels.plain(*inputs) * 1.05)("cuda")
         assert result.verdict == "fail" and "cudnn_attention" in result.summary
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="illegal memory access"):
         sdpa_as_on_a_gpu(patch, raising("CUDA error: an illegal memory access"))("cuda")
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="No available kernel"):
-        sdpa_as_on_a_gpu(patch, attention.plain, others=raising("No available kernel"))("cuda")
+        sdpa_as_on_a_gpu(patch, kernels.plain, others=raising("No available kernel"))("cuda")
 
 
 def test_gpu_speed_measures_each_gpu_and_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

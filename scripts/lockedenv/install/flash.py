@@ -23,9 +23,8 @@ from lockedenv.install.options import Options
 from lockedenv.installed import file_sha256, read_json
 from lockedenv.machine import Gpu, version_tuple
 from lockedenv.process import ask, clean, end_orphans, holding, run
-from lockedenv.verify.checks import load
+from lockedenv.verify.checks import FAIL, load
 from lockedenv.verify.child import environment, run_child
-from lockedenv.verify.results import FAIL
 
 MARKER = "maximalcai-flash-attn"  # in the prefix: which wheel was installed
 GLIBC = platform.libc_ver()[1]

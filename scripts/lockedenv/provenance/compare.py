@@ -42,8 +42,7 @@ def _flat(document: Dict[str, Any]) -> Dict[str, Dict[str, str]]:
             **{f"GPU {i}": str(g["driver"]) for i, g in enumerate(document["gpus"])},
             **{k: str(v) for k, v in document["cuda"].items()},
         },
-        "variables": {k: str(v) for k, v in document["variables"].items()},
-        "machine": {k: str(v) for k, v in document["machine"].items()},
+        **{group: {k: str(v) for k, v in document[group].items()} for group in ("variables", "machine")},
         "locks": {k: str(v)[:12] for k, v in document["locks"].items()},
     }
 

@@ -12,21 +12,18 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from lockedenv import ROOT, machine
 from lockedenv.installed import Installed, file_sha256, record_hash
-from lockedenv.machine import Gpu
+from lockedenv.machine import Gpu, version_tuple
 from lockedenv.process import ask
-from lockedenv.provenance.advisories import vulnerabilities
 
 SCHEMA_VERSION = 1
 LOCKED_FILES = ("environment.yml", "conda-lock.yml", "locks/pip.txt", "locks/flash-attn.txt", "requirements.txt")
 # The variables that change what a run computes or how fast; by name, never by pattern: a pattern would let a key through.
-VARIABLES = (
-    "ACCELERATE_MIXED_PRECISION BNB_CUDA_VERSION CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_ORDER CUDA_HOME CUDA_LAUNCH_BLOCKING "
-    "CUDA_VISIBLE_DEVICES HF_DATASETS_OFFLINE HF_HOME HF_HUB_DISABLE_XET HF_HUB_ENABLE_HF_TRANSFER HF_HUB_OFFLINE "
-    "HF_XET_HIGH_PERFORMANCE LD_LIBRARY_PATH LD_PRELOAD MAX_JOBS MKL_NUM_THREADS NCCL_ALGO NCCL_DEBUG NCCL_IB_DISABLE "
-    "NCCL_P2P_DISABLE NCCL_PROTO NCCL_SOCKET_IFNAME NVIDIA_TF32_OVERRIDE OMP_NUM_THREADS PYTHONHASHSEED PYTHONNOUSERSITE "
-    "PYTHONPATH PYTORCH_CUDA_ALLOC_CONF TOKENIZERS_PARALLELISM TORCHDYNAMO_DISABLE TORCHINDUCTOR_CACHE_DIR "
-    "TORCH_CUDA_ARCH_LIST TRANSFORMERS_CACHE TRANSFORMERS_OFFLINE"
-).split()
+VARIABLES = """ACCELERATE_MIXED_PRECISION BNB_CUDA_VERSION CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_ORDER CUDA_HOME
+CUDA_LAUNCH_BLOCKING CUDA_VISIBLE_DEVICES HF_DATASETS_OFFLINE HF_HOME HF_HUB_DISABLE_XET HF_HUB_ENABLE_HF_TRANSFER HF_HUB_OFFLINE
+HF_XET_HIGH_PERFORMANCE LD_LIBRARY_PATH LD_PRELOAD MAX_JOBS MKL_NUM_THREADS NCCL_ALGO NCCL_DEBUG NCCL_IB_DISABLE NCCL_P2P_DISABLE
+NCCL_PROTO NCCL_SOCKET_IFNAME NVIDIA_TF32_OVERRIDE OMP_NUM_THREADS PYTHONHASHSEED PYTHONNOUSERSITE PYTHONPATH
+PYTORCH_CUDA_ALLOC_CONF TOKENIZERS_PARALLELISM TORCHDYNAMO_DISABLE TORCHINDUCTOR_CACHE_DIR TORCH_CUDA_ARCH_LIST TRANSFORMERS_CACHE
+TRANSFORMERS_OFFLINE""".split()
 
 
 def packages(installed: Installed) -> List[Dict[str, str]]:
@@ -34,15 +31,9 @@ def packages(installed: Installed) -> List[Dict[str, str]]:
 
     A conda package's hash is its archive's; a wheel's is over its RECORD, without what depends on the place.
     """
-    rows = [
-        {"name": r.name, "version": r.version, "build": r.build, "channel": r.channel, "manager": "conda", "hash": r.sha256}
-        for r in installed.conda
-    ]
-    rows += [
-        {"name": d.name, "version": d.version, "build": "", "channel": "pypi", "manager": "pip", "hash": record_hash(d)}
-        for d in installed.dists
-        if d.manager == "pip"
-    ]
+    keys, wheels = ("name", "version", "build", "channel", "manager", "hash"), [d for d in installed.dists if d.manager == "pip"]
+    rows = [dict(zip(keys, (r.name, r.version, r.build, r.channel, "conda", r.sha256))) for r in installed.conda]
+    rows += [dict(zip(keys, (d.name, d.version, "", "pypi", "pip", record_hash(d)))) for d in wheels]
     return sorted(rows, key=lambda row: (row["manager"], row["name"], row["version"], row["hash"]))
 
 
@@ -51,10 +42,8 @@ def fingerprint(rows: List[Dict[str, str]]) -> str:
 
     flash-attn counts by version: it is built on the spot, and two builds of one source differ in bytes.
     """
-    lines = [
-        " ".join((r["manager"], r["name"], r["version"], r["build"], "" if r["name"] == "flash-attn" else r["hash"]))
-        for r in rows
-    ]
+    rows = [{**row, "hash": ""} if row["name"] == "flash-attn" else row for row in rows]
+    lines = [" ".join(row[key] for key in ("manager", "name", "version", "build", "hash")) for row in rows]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -83,13 +72,18 @@ def loaded_cuda(python: Path) -> Dict[str, Optional[str]]:
         return {"torch": None, "cuda": None, "cudnn": None, "nccl": None}
 
 
-def make(
-    installed: Installed, gpus: List[Gpu], results: Sequence[Dict[str, Any]] = (), with_uuids: bool = False
-) -> Dict[str, Any]:
-    """The manifest as a document, with the checks' `results` as they stand in --json.
+def vulnerabilities(installed: Installed) -> List[Dict[str, str]]:
+    """The known vulnerabilities (vulnerabilities.json) whose package is installed in an affected version."""
+    found = []
+    for entry in json.loads((Path(__file__).parent / "vulnerabilities.json").read_text()):
+        version = installed.version(entry["package"])
+        if version and (not entry["fixed_in"] or version_tuple(version.split("+")[0]) < version_tuple(entry["fixed_in"])):
+            found.append({**entry, "installed": version})
+    return found
 
-    scripts/lockedenv/schemas/manifest.schema.json describes it.
-    """
+
+def make(installed: Installed, gpus: List[Gpu], results: Sequence[Dict[str, Any]] = (), uuids: bool = False) -> Dict[str, Any]:
+    """The manifest as a document (schemas/manifest.schema.json), with the checks' `results` as they stand in --json."""
     rows = packages(installed)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -108,7 +102,7 @@ def make(
             "cpus": machine.cpu_limit(),
             "memory_bytes": machine.memory_limit()[0],
         },
-        "gpus": [_gpu(gpu, with_uuids) for gpu in gpus],
+        "gpus": [_gpu(gpu, uuids) for gpu in gpus],
         "cuda": loaded_cuda(installed.python),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "vulnerabilities": vulnerabilities(installed),
@@ -116,7 +110,7 @@ def make(
     }
 
 
-def _gpu(gpu: machine.Gpu, with_uuid: bool) -> Dict[str, Any]:
+def _gpu(gpu: Gpu, with_uuid: bool) -> Dict[str, Any]:
     row = {"name": gpu.name, "driver": gpu.driver, "memory_bytes": gpu.memory, "capability": gpu.capability, "mig": gpu.mig}
     return {**row, "uuid": gpu.uuid} if with_uuid else row
 

@@ -14,31 +14,24 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from lockedenv import ROOT
 from lockedenv.machine import gpu_nodes
 from lockedenv.process import started
-from lockedenv.verify.checks import Check, load
-from lockedenv.verify.results import FAIL, PASS, SKIP, WARN, Result, failed
+from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Check, Result, failed, load
 
 # A cluster's variables, which RunPod sets too: accelerate and Trainer would wait in a check for the other ranks.
 RENDEZVOUS = """WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT PMI_SIZE
 ACCELERATE_USE_FSDP ACCELERATE_USE_DEEPSPEED ACCELERATE_MIXED_PRECISION OMPI_COMM_WORLD_SIZE SLURM_PROCID SLURM_NTASKS""".split()
+SETTINGS = {"PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
 
 
 def environment(prefix: Path, device: str, environ: Dict[str, str]) -> Dict[str, str]:
     """The child's environment: the caller's, with the prefix's programs first and nothing fetched from a hub."""
-    ours = {
-        "PATH": f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}",
-        "PYTHONPATH": str(ROOT / "scripts"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONWARNINGS": "ignore",
-    }
+    ours = {"PATH": f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}", "PYTHONPATH": str(ROOT / "scripts"), **SETTINGS}
     if device == "cpu":
         ours["CUDA_VISIBLE_DEVICES"] = ""
     return {**{k: v for k, v in environ.items() if k not in RENDEZVOUS}, **ours}
@@ -111,5 +104,5 @@ def outcome(check: Check, device: str) -> Result:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[3]).write_text(json.dumps(outcome(load()[sys.argv[1]], sys.argv[2]).as_dict()))
+    Path(sys.argv[3]).write_text(json.dumps(asdict(outcome(load()[sys.argv[1]], sys.argv[2]))))
     os._exit(0)  # a library that crashes at exit has nothing more to say about the check

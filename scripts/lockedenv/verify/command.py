@@ -8,35 +8,29 @@ import os
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 from lockedenv import locks, machine
 from lockedenv.console import Stop
-from lockedenv.installed import MARK, Installed, read_prefix
+from lockedenv.installed import MARK, read_prefix
 from lockedenv.prefix import record_verdict
 from lockedenv.process import run_script
 from lockedenv.provenance import compare, manifest
-from lockedenv.verify.checks import FULL, QUICK, Check, Context, load
+from lockedenv.verify.checks import FULL, QUICK, Check, Context, Result, exit_status, failed, load, no_gpu, skipped
 from lockedenv.verify.child import environment, run_child
 from lockedenv.verify.report import Report
-from lockedenv.verify.results import Result, exit_status, failed, skipped
-
-SCHEMA_VERSION = 1
 
 
 def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
     """Reads the prefix, the locks that go with its backend, and the GPUs; what cannot be read is noted, not raised."""
     installed = read_prefix(prefix)
-    context = Context(installed, [], [], "", [], "", gpu_mode, environ=dict(os.environ))
+    context = Context(installed, gpu_mode, environ=dict(os.environ))
     try:
         if installed.backend == "conda":
             context.conda_lock = locks.read_conda_lock().packages
-            context.pip_lock = locks.read_pip_lock(locks.PIP_LOCK)
-        else:
-            context.pip_lock = locks.read_pip_lock(locks.REQUIREMENTS)
+        context.pip_lock = locks.read_pip_lock(locks.PIP_LOCK if installed.backend == "conda" else locks.REQUIREMENTS)
     except locks.LockError as error:
         context.lock_error = str(error)
     try:
@@ -46,22 +40,22 @@ def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
     return context
 
 
-def known(installed: Installed) -> bool:
-    """Whether there is something to verify: a script has worked on this prefix, or it is a conda one, or it has torch."""
-    return (installed.prefix / MARK).exists() or bool(installed.conda) or installed.version("torch") is not None
+def timed(check: Check, function: Callable[..., Result], *arguments: Any) -> Result:
+    """What a function of a check finds, with the check's name and its seconds; a crash is a result."""
+    started = time.monotonic()
+    try:
+        result = function(*arguments)
+    except Exception as error:
+        result = failed(f"the check itself failed: {type(error).__name__}: {error}", check.remedy)
+    result.check, result.seconds = check.name, result.seconds or time.monotonic() - started
+    return result
 
 
 def run_checks(context: Context, checks: List[Check], report: Report) -> List[Result]:
     """Runs the checks, children side by side where CPUs and memory allow, and reports them in order."""
     results: List[Result] = []
 
-    def finish(check: Check, work: Callable[[], Result]) -> None:
-        started = time.monotonic()
-        try:
-            result = work()
-        except Exception as error:  # a crash is a result
-            result = failed(f"the check itself failed: {type(error).__name__}: {error}", check.remedy)
-        result.check, result.seconds = check.name, result.seconds or time.monotonic() - started
+    def finish(result: Result) -> None:
         results.append(result)
         report.result(result)
 
@@ -74,26 +68,22 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
 
     children = [c for c in checks if c.child]
     for check in (c for c in checks if not c.child):
-        finish(check, partial(check.function, context))
+        finish(timed(check, check.function, context))
     room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1))
     with ThreadPoolExecutor(max(1, min(int(machine.cpu_limit()), room))) as pool:  # an interrupt ends the children
-        side_by_side = [(c, pool.submit(_child, context, c)) for c in children if not c.alone]
+        side_by_side = [(c, pool.submit(timed, c, _child, context, c)) for c in children if not c.alone]
         for check, future in side_by_side:
-            finish(check, partial(answer, check, future))
+            finish(answer(check, future))
         for check in (c for c in children if c.alone):
-            finish(check, partial(answer, check, pool.submit(_child, context, check)))
+            finish(answer(check, pool.submit(timed, check, _child, context, check)))
     return results
 
 
 def _child(context: Context, check: Check) -> Result:
-    if check.gpu and context.device == "cpu":
-        reason = "--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine"
-        return skipped(f"{reason}, and this has no CPU path")
-    started = time.monotonic()
+    if check.gpu and no_gpu(context):
+        return skipped(f"{no_gpu(context)}, and this has no CPU path")
     environ = environment(context.installed.prefix, context.device, context.environ)
-    result = run_child(check, context.installed.python, context.device, environ)
-    result.seconds = result.seconds or time.monotonic() - started
-    return result
+    return run_child(check, context.installed.python, context.device, environ)
 
 
 def select(registry: Dict[str, Check], level: str, only: str, skip: str) -> List[Check]:
@@ -102,15 +92,14 @@ def select(registry: Dict[str, Check], level: str, only: str, skip: str) -> List
     for name in wanted + unwanted:
         if name not in registry:
             raise ValueError(f"no check is named {name!r}; there are: {', '.join(registry)}")
-    if wanted:
-        return [c for c in registry.values() if c.name in wanted and c.name not in unwanted]
-    return [c for c in registry.values() if c.name not in unwanted and (level == FULL or c.level == QUICK)]
+    chosen = wanted or [c.name for c in registry.values() if level in (FULL, c.level)]
+    return [c for c in registry.values() if c.name in chosen and c.name not in unwanted]
 
 
 def as_json(context: Context, level: str, results: List[Result], seconds: float, status: int) -> Dict[str, Any]:
     """The document of --json; scripts/lockedenv/schemas/verify.schema.json describes it."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": 1,
         "prefix": str(context.installed.prefix),
         "backend": context.installed.backend,
         "level": level,
@@ -118,7 +107,7 @@ def as_json(context: Context, level: str, results: List[Result], seconds: float,
         "gpus": [{"name": g.name, "driver": g.driver, "capability": g.capability} for g in context.gpus],
         "seconds": round(seconds, 3),
         "exit_status": status,
-        "results": [r.as_dict() for r in results],
+        "results": [asdict(r) for r in results],
     }
 
 
@@ -194,23 +183,25 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     report = Report(sys.stdout)
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)
-    if not (args.only or context.lock_error or known(context.installed)):
+    installed = context.installed
+    ours = (installed.prefix / MARK).exists() or installed.conda or installed.version("torch") is not None
+    if not (args.only or context.lock_error or ours):
         raise Stop(
             f"this is {sys.executable}, where no lock was installed; run the environment's own: source ~/maximalcai/activate, or "
             f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
         )
     context.progress = report.progress
-    report.say(f"{context.installed.backend} prefix {context.installed.prefix}, {args.level} level, on the {context.device}")
+    report.say(f"{installed.backend} prefix {installed.prefix}, {args.level} level, on the {context.device}")
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds)
     status = exit_status(results, args.strict)
     if not args.only and args.skip in ("", "flash-attn") and args.gpu != "off":
-        record_verdict(context.installed.prefix, args.level, exit_status(results) == 0)
+        record_verdict(installed.prefix, args.level, exit_status(results) == 0)
     if args.json:
         document = as_json(context, args.level, results, seconds, status)
         machine.write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")
     if args.manifest:
-        document = manifest.make(context.installed, context.gpus, [r.as_dict() for r in results], args.with_uuids)
+        document = manifest.make(installed, context.gpus, [asdict(r) for r in results], args.with_uuids)
         machine.write_atomically(Path(args.manifest), json.dumps(document, indent=1) + "\n")
     return status

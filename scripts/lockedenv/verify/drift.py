@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Dict, List
+from typing import List
 
 from lockedenv.console import redact
-from lockedenv.installed import INSTALLED, Dist, Installed, file_sha256, info_name, read_json
+from lockedenv.installed import INSTALLED, Installed, file_sha256, info_name, read_json
 from lockedenv.locks import CondaPackage, PipPackage, canonical
 
 REMAKE = "rebuild the environment: scripts/setup_runpod_environment.sh --force (it lists what you have added)"
@@ -29,13 +29,10 @@ class Finding:
 def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Finding]:
     """The conda layer: missing, twice, another version, build, channel or archive; replaced by pip."""
     found = []
-    dists: Dict[str, List[Dist]] = {}
-    for dist in installed.dists:
-        dists.setdefault(dist.name, []).append(dist)
     for package in locked:
         records = [r for r in installed.conda if r.name == package.name]
         if not records:
-            others = [d for d in dists.get(canonical(package.name), []) if d.manager == "pip"]
+            others = [d for d in installed.dists if d.name == canonical(package.name) and d.manager == "pip"]
             problem = f"installed by pip ({others[0].version}), locked from conda" if others else "missing"
             found.append(Finding(package.name, problem, REMAKE))
             continue
@@ -43,14 +40,9 @@ def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Fin
             twice = " and ".join(f"{r.version} {r.build}" for r in records)
             found.append(Finding(package.name, f"has {len(records)} conda records: {twice}", REMAKE))
         record = records[0]
-        for what, has, wants in (
-            ("version", record.version, package.version),
-            ("build", record.build, package.build),
-            ("channel", record.channel, package.channel),
-            ("archive sha256", record.sha256 or package.sha256, package.sha256),
-            ("archive md5", record.md5 or package.md5, package.md5),
-        ):
-            if has != wants:
+        for what in ("version", "build", "channel", "archive sha256", "archive md5"):
+            has, wants = (getattr(of, what.split()[-1]) for of in (record, package))
+            if has != wants and (has or not what.startswith("archive")):
                 found.append(Finding(package.name, f"{what} is {has}, locked is {wants}", REMAKE))
                 break
         else:
@@ -58,9 +50,9 @@ def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Fin
                 found.append(Finding(package.name, "its conda record has no hash to compare with the lock's", REMAKE))
     for record in installed.conda:
         for name in map(info_name, record.infos):
-            if not any(d.manager == "conda" for d in dists.get(name, [])):
-                versions = [d.version for d in dists.get(name, [])]
-                problem = f"pip put {versions[0]} over conda's {record.version}" if versions else "its dist-info is gone"
+            dists = [d for d in installed.dists if d.name == name]
+            if not any(d.manager == "conda" for d in dists):
+                problem = f"pip put {dists[0].version} over conda's {record.version}" if dists else "its dist-info is gone"
                 found.append(Finding(record.name, problem, REMAKE))
     return found
 
@@ -95,9 +87,8 @@ def pip_findings(locked: List[PipPackage], installed: Installed, remedy: str) ->
 def duplicates(installed: Installed, named: List[str]) -> List[Finding]:
     """Distributions that are there twice and that no lock names (those are found above)."""
     counts = Counter(dist.name for dist in installed.dists if dist.name not in named)
-    return [
-        Finding(n, f"installed {count} times", f"uninstall it: pip uninstall {n}") for n, count in counts.items() if count > 1
-    ]
+    twice = ((name, count) for name, count in counts.items() if count > 1)
+    return [Finding(name, f"installed {count} times", f"uninstall it: pip uninstall {name}") for name, count in twice]
 
 
 def extras(conda: List[CondaPackage], pip: List[PipPackage], installed: Installed) -> List[str]:

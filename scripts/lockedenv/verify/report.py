@@ -8,7 +8,7 @@ import sys
 import textwrap
 from typing import IO, List
 
-from lockedenv.verify.results import FAIL, PASS, SKIP, WARN, Result
+from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Result
 
 _COLOURS = {PASS: "32", WARN: "33", FAIL: "31", SKIP: "36"}
 _SHOWN_DETAILS = 20

@@ -1,4 +1,4 @@
-"""The checks, and how they are registered: one file per kind of thing that can be wrong.
+"""The checks, what they find, and how they are registered: one file per kind of thing that can be wrong.
 
 A check is a function with the decorator @check. One with `child=True` runs in a process of its own in the prefix's interpreter
 and gets the device ("cuda" or "cpu"); any other runs in the verifier, on the standard library, and gets the Context.
@@ -9,14 +9,58 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from lockedenv.installed import Installed
 from lockedenv.locks import CondaPackage, PipPackage
 from lockedenv.machine import GIB, Gpu
-from lockedenv.verify.results import Result, failed, passed
 
 QUICK, FULL = "quick", "full"
+PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
+
+
+@dataclass
+class Result:
+    """`summary`, one line: what was measured or is wrong; `remedy`: what to do about it; `measured`: name with unit -> figure."""
+
+    verdict: str
+    summary: str
+    remedy: str = ""
+    details: List[str] = field(default_factory=list)
+    measured: Dict[str, Any] = field(default_factory=dict)
+    check: str = ""
+    seconds: float = 0.0
+
+
+def passed(summary: str, **measured: Any) -> Result:
+    return Result(PASS, summary, measured=measured)
+
+
+def failed(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
+    return Result(FAIL, summary, remedy, list(details), measured)
+
+
+def warned(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
+    return Result(WARN, summary, remedy, list(details), measured)
+
+
+def skipped(reason: str) -> Result:
+    return Result(SKIP, reason)
+
+
+def first(items: List[str]) -> str:
+    """The first of one line or more, and how many there are beside it, for a summary."""
+    return items[0] + f" (and {len(items) - 1} more)" * (len(items) > 1)
+
+
+def verdict(wrong: List[str], remedy: str, good: str) -> Result:
+    """A failure that lists what is wrong, or a pass that says `good` if nothing is."""
+    return failed(first(wrong), remedy, wrong[1:]) if wrong else passed(good)
+
+
+def exit_status(results: List[Result], strict: bool = False) -> int:
+    """0 if nothing failed, otherwise 1; with `strict`, a warning counts as a failure. Skipped is neither."""
+    return int(any(result.verdict == FAIL or (strict and result.verdict == WARN) for result in results))
 
 
 @dataclass
@@ -24,12 +68,12 @@ class Context:
     """What the checks are about: a prefix, the locks, this machine."""
 
     installed: Installed
-    conda_lock: List[CondaPackage]
-    pip_lock: List[PipPackage]
-    lock_error: str
-    gpus: List[Gpu]
-    gpu_error: str
     gpu_mode: str = "auto"
+    conda_lock: List[CondaPackage] = field(default_factory=list)
+    pip_lock: List[PipPackage] = field(default_factory=list)
+    lock_error: str = ""
+    gpus: List[Gpu] = field(default_factory=list)
+    gpu_error: str = ""
     progress: Callable[[str], None] = lambda text: None
     environ: Dict[str, str] = field(default_factory=dict)
 
@@ -77,14 +121,14 @@ check_each_gpu = partial(check, level=FULL, child=True, each_gpu=True)
 
 def load() -> Dict[str, Check]:
     """All checks by name, in the order in which they are reported."""
-    for module in "layers files libraries surroundings gpu compute attention quantized training data".split():
+    for module in "layers files libraries surroundings gpu compute kernels training data".split():
         importlib.import_module(f"lockedenv.verify.checks.{module}")
     return REGISTRY
 
 
-def first(items: List[str]) -> str:
-    """The first of one line or more, and how many there are beside it, for a summary."""
-    return items[0] + f" (and {len(items) - 1} more)" * (len(items) > 1)
+def no_gpu(context: Context) -> str:
+    """Why a check of the GPU has nothing to look at; empty if it has."""
+    return "" if context.device == "cuda" else "--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine"
 
 
 def relative(got: Any, exact: Any) -> float:

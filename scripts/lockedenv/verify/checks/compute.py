@@ -9,10 +9,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from lockedenv.verify.checks import FULL, check, check_each_gpu, first, relative, within
+from lockedenv.verify.checks import FULL, PASS, Result, check, check_each_gpu, failed, passed, relative, skipped, verdict, within
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.drift import REMAKE
-from lockedenv.verify.results import PASS, Result, failed, passed, skipped
 
 CUDA = "12.4"
 MODULES = """torch transformers accelerate bitsandbytes peft hf_transfer datasets numpy scipy statsmodels.api tqdm pytest
@@ -27,9 +26,8 @@ def imports(device: str) -> Result:
             importlib.import_module(name)
         except Exception as error:  # noqa: B902 (any failure to import is the finding)
             wrong.append(f"import {name}: {type(error).__name__}: {error}")
-    if wrong:
-        return failed(first(wrong), "reinstall the packages named: scripts/setup_runpod_environment.sh --force", wrong[1:])
-    return passed(f"{len(names)} modules: {', '.join(n.split('.')[0] for n in names)}")
+    good = f"{len(names)} modules: {', '.join(n.split('.')[0] for n in names)}"
+    return verdict(wrong, "reinstall the packages named: scripts/setup_runpod_environment.sh --force", good)
 
 
 @check("torch-build", "torch is a CUDA 12.4 build that has code for this GPU, and finds the GPU", FULL, child=True)
@@ -52,10 +50,8 @@ def torch_build(device: str) -> Result:
 
 
 def runs_on(archs: "list[str]", major: int, minor: int) -> bool:
-    """Whether code for one of `archs` runs on that compute capability: sm_80 within its major version, compute_90 on any later.
-
-    https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capability
-    """
+    """Whether code for one of `archs` runs on a compute capability: sm_80 within its major version, compute_90 on any later."""
+    # https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capability
     known = [(kind, int(a), int(b)) for kind, a, b in re.findall(r"(\w+)_(\d+)(\d)", " ".join(archs))]
     return any((a, b) <= (major, minor) and (kind == "compute" or a == major) for kind, a, b in known)
 

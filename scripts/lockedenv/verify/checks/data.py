@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lockedenv.verify.checks import FULL, check, within
-from lockedenv.verify.results import Result, failed, passed
+from lockedenv.verify.checks import FULL, Result, check, failed, passed, within
 
 
 @check("datasets", "a data set is built, mapped, saved, and loaded from disk unchanged", FULL, child=True)
@@ -56,8 +55,7 @@ def statistics(device: str) -> Result:
     from statsmodels.stats.weightstats import ttest_ind
 
     random = numpy.random.default_rng(0)
-    a, b = random.normal(0, 1, 200), random.normal(0.3, 1.2, 150)
-    x = random.normal(size=200)
+    a, b, x = random.normal(0, 1, 200), random.normal(0.3, 1.2, 150), random.normal(size=200)
     line, fit = stats.linregress(x, a), sm.OLS(a, sm.add_constant(x)).fit()
     p = random.uniform(0, 0.2, 50)
     errors = {

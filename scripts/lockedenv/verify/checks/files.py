@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 from lockedenv.installed import INSTALLED, hashes, read_json, recorded_files, unrecorded
 from lockedenv.machine import size_text
-from lockedenv.verify.checks import FULL, Context, check, first
+from lockedenv.verify.checks import FULL, Context, Result, check, failed, first, passed, verdict, warned
 from lockedenv.verify.drift import REMAKE, REPAIR
-from lockedenv.verify.results import Result, failed, passed, warned
 
 AT_START = ("sitecustomize", "usercustomize")
 VENV = "_virtualenv"  # what uv puts into a virtual environment that it makes
@@ -20,18 +19,13 @@ VENV = "_virtualenv"  # what uv puts into a virtual environment that it makes
 @check("startup", "what runs at every start of Python (.pth files, sitecustomize) is of a locked package")
 def startup(context: Context) -> Result:
     installed = context.installed
-    owned: "Dict[Path, str] | None" = None
-    wrong, seen = [], 0
-    for folder in [*installed.sites, *{site.parent for site in installed.sites if installed.backend == "conda"}]:
-        for path in folder.iterdir():
-            if path.suffix == ".pth" or path.name.split(".")[0] in AT_START:
-                seen += 1
-                owned = recorded_files(installed) if owned is None else owned
-                if path not in owned and not (path.name == f"{VENV}.pth" and path.read_text().strip() == f"import {VENV}"):
-                    wrong.append(f"{installed.inside(path)}: no package has it, and it runs at every start of Python")
-    if wrong:
-        return failed(first(wrong), "if you did not put it there, remove it", wrong[1:])
-    return passed(f"{seen} files, all of packages")
+    folders = [*installed.sites, *{site.parent for site in installed.sites if installed.backend == "conda"}]
+    paths = [p for folder in folders for p in folder.iterdir() if p.suffix == ".pth" or p.name.split(".")[0] in AT_START]
+    owned, wrong = recorded_files(installed) if paths else {}, []
+    for path in paths:
+        if path not in owned and not (path.name == f"{VENV}.pth" and path.read_text().strip() == f"import {VENV}"):
+            wrong.append(f"{installed.inside(path)}: no package has it, and it runs at every start of Python")
+    return verdict(wrong, "if you did not put it there, remove it", f"{len(paths)} files, all of packages")
 
 
 @check("files", "every file and link of both layers is byte for byte what its installer left", level=FULL)

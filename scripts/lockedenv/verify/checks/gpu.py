@@ -7,16 +7,15 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from lockedenv.machine import GIB, driver_problem
 from lockedenv.process import ask
-from lockedenv.verify.checks import FULL, Context, check, first
-from lockedenv.verify.results import Result, failed, passed, skipped, warned
+from lockedenv.verify.checks import FULL, Context, Result, check, failed, first, no_gpu, passed, skipped, warned
 
 
 @check("driver", "there is a GPU that answers, with a driver new enough for CUDA 12.4")
 def driver(context: Context) -> Result:
-    if context.device == "cpu" and context.gpu_mode == "require":
+    if no_gpu(context) and context.gpu_mode == "require":
         return failed("no GPU found, and --gpu require was given", "rent a pod with a GPU, or leave out --gpu require")
-    if context.device == "cpu":
-        return skipped("--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine")
+    if no_gpu(context):
+        return skipped(no_gpu(context))
     if context.gpu_error:
         return failed(context.gpu_error, "run nvidia-smi by hand; if it says the same, take another pod")
     problem = driver_problem(context.gpus)
@@ -134,8 +133,8 @@ def state_verdict(answers: Dict[str, Tuple[List[str], str]]) -> Result:
 
 @check("gpu-state", "no GPU reports memory errors, a slowdown or less than its full PCIe width", FULL)
 def gpu_state(context: Context) -> Result:
-    if context.device == "cpu":
-        return skipped("--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine")
+    if no_gpu(context):
+        return skipped(no_gpu(context))
     answers, hand = {}, "run nvidia-smi -q by hand; take another pod"
     for query, fields in ((query, list(fields)) for query, fields in QUERIES.items()):
         unknown = ["?"]

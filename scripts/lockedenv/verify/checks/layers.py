@@ -10,16 +10,12 @@ from lockedenv.installed import MARK
 from lockedenv.locks import FLASH_ATTN_LOCK, read_pip_lock
 from lockedenv.prefix import moved_from
 from lockedenv.process import ask, clean
-from lockedenv.verify.checks import Context, check, first
+from lockedenv.verify.checks import Context, Result, check, failed, first, passed, skipped, verdict, warned
 from lockedenv.verify.drift import REMAKE, REPAIR, Finding, conda_findings, duplicates, extras, pip_findings
-from lockedenv.verify.results import Result, failed, passed, skipped, warned
 
 
 def _verdict(findings: List[Finding], good: str) -> Result:
-    if not findings:
-        return passed(good)
-    lines = [str(finding) for finding in findings]
-    return failed(first(lines), "; ".join(sorted({f.remedy for f in findings})), lines[1:])
+    return verdict(list(map(str, findings)), "; ".join(sorted({f.remedy for f in findings})), good)
 
 
 @check("locks", "the lock files are there, whole, and of the version that this program knows")
@@ -73,10 +69,8 @@ def pip_layer(context: Context) -> Result:
 
 @check("requirements", "every installed package finds what it requires, in a version that it accepts")
 def requirements(context: Context) -> Result:
-    uv = context.installed.prefix / "bin/uv"
-    status, said, why = ask(
-        [uv, "pip", "check", "--no-config", "--python", context.installed.python], 60, env=clean(context.environ)
-    )
+    command = [context.installed.prefix / "bin/uv", "pip", "check", "--no-config", "--python", context.installed.python]
+    status, said, why = ask(command, 60, env=clean(context.environ))
     if status is None:
         return skipped(f"uv does not start ({why}); the layers' checks say why")
     lines = re.findall(r"The package .*", said + why)

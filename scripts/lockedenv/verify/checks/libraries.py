@@ -6,9 +6,8 @@ import re
 from typing import List
 
 from lockedenv.machine import version_tuple
-from lockedenv.verify.checks import Context, check, first
+from lockedenv.verify.checks import Context, Result, check, failed, passed, skipped, verdict
 from lockedenv.verify.drift import REMAKE
-from lockedenv.verify.results import Result, failed, passed, skipped
 
 CUDA = "12.4"
 # The CUDA 12.4 libraries' own versions where they are not numbered 12.4.
@@ -44,9 +43,9 @@ def cuda_libraries(context: Context) -> Result:
         apart = part in ("cccl", "cudnn", "cusparselt", "nccl")  # versioned apart from CUDA; the lock says which
         if not apart and version_tuple(version)[: len(version_tuple(wants))] != version_tuple(wants):
             wrong.append(f"{name} {version} (CUDA {CUDA} has {wants})")
-    if wrong:
-        return failed(first(wrong), REMAKE, wrong[1:])
-    return passed(f"{len(found)} libraries, all of CUDA {CUDA}") if found else failed("no CUDA library found", REMAKE)
+    if not found and not wrong:
+        return failed("no CUDA library found", REMAKE)
+    return verdict(wrong, REMAKE, f"{len(found)} libraries, all of CUDA {CUDA}")
 
 
 @check("blas", "conda backend: numpy computes with MKL, one older than 2024.1, and no other BLAS is beside it")
@@ -88,6 +87,4 @@ def companions(context: Context) -> Result:
         wrong.append(f"torchao {torchao}: peft raises on any older than 0.16; pip uninstall torchao")
     if not context.installed.version("setuptools"):
         wrong.append("setuptools is missing: triton imports it, so torch.compile fails; scripts/post_create.sh")
-    if wrong:
-        return failed(first(wrong), REMAKE, wrong[1:])
-    return passed("no torchao older than 0.16; setuptools is there")
+    return verdict(wrong, REMAKE, "no torchao older than 0.16; setuptools is there")

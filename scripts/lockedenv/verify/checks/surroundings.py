@@ -9,9 +9,8 @@ from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from lockedenv.installed import site_folders
 from lockedenv.machine import version_tuple
-from lockedenv.provenance.advisories import vulnerabilities
-from lockedenv.verify.checks import Context, check, first
-from lockedenv.verify.results import Result, failed, passed, warned
+from lockedenv.provenance.manifest import vulnerabilities
+from lockedenv.verify.checks import Context, Result, check, failed, passed, verdict, warned
 
 # What the locked libraries take from LD_LIBRARY_PATH before the prefix, by experiment with copies of all of them on it: nvJitLink
 # (cusparse and cusolver have DT_RUNPATH, which comes after it) and cuDNN's sub-libraries (opened by name). With nvJitLink of CUDA
@@ -54,10 +53,8 @@ def compile_problem(prefix: Path, backend: str, environ: Mapping[str, str]) -> O
 @check("variables", "no environment variable puts another CUDA, Python package or library first")
 def variables(context: Context) -> Result:
     wrong = misleading(context.installed.prefix, context.environ)
-    if wrong:
-        said = [what for what, _ in wrong]
-        return failed(first(said), "; ".join(remedy for _, remedy in wrong), said[1:])
-    return passed("LD_LIBRARY_PATH, BNB_CUDA_VERSION and PYTHONPATH leave the locked libraries first")
+    good = "LD_LIBRARY_PATH, BNB_CUDA_VERSION and PYTHONPATH leave the locked libraries first"
+    return verdict([what for what, _ in wrong], "; ".join(remedy for _, remedy in wrong), good)
 
 
 @check("hf-transfer", "HF_HUB_ENABLE_HF_TRANSFER, if set, has its package: without it every download fails")

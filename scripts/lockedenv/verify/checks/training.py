@@ -6,8 +6,7 @@ import os
 from functools import partial
 from typing import Any
 
-from lockedenv.verify.checks import check_each_gpu, within
-from lockedenv.verify.results import Result, failed, passed, warned
+from lockedenv.verify.checks import Result, check_each_gpu, failed, passed, warned, within
 
 BROKEN = "the stack does not train here: run --level quick for what differs from the lock"
 train_check = partial(check_each_gpu, remedy=BROKEN)
