@@ -183,7 +183,7 @@ FAULTS = [
     Fault("PYTHONPATH", "variables", "PYTHONPATH=/elsewhere is searched before", lambda env: None, {"PYTHONPATH": "/elsewhere"}),
     Fault("hf-transfer enabled and missing", "hf-transfer", "is set and hf_transfer is not installed",
           uv("uninstall", "hf-transfer"), {"HF_HUB_ENABLE_HF_TRANSFER": "1"}),
-    Fault("torchao that breaks peft", "companions", "torchao 0.10: peft raises", dist("torchao", "0.10")),
+    Fault("torchao that breaks peft", "companions", "torchao 0.10: none works with torch 2.5.1", dist("torchao", "0.10")),
     Fault("setuptools missing", "companions", "setuptools is missing: triton imports it", undist("setuptools")),
     Fault("pip's CUDA libraries beside conda's", "cuda-libraries", "nvidia-cublas-cu12 12.8.3 (pip's CUDA library beside",
           dist("nvidia_cublas_cu12", "12.8.3", "Metadata-Version: 2.1\nName: nvidia-cublas-cu12\nVersion: 12.8.3\n")),
@@ -293,6 +293,11 @@ def test_a_gpu_check_that_cannot_run_where_a_gpu_is_fails(conda_environment: Con
     assert re.search("FAIL  flash-attn       GPU 0: AttributeError: module 'torch' has no attribute", done.stdout), "the stand-in"
     done = conda_environment.verify("--only", "driver,flash-attn", "--gpu", "off", **environ)
     assert done.returncode == 0 and done.stdout.count("SKIP") == 2 and "nothing was checked" in done.stdout
+
+
+def test_a_gpu_that_is_required_is_missed_whatever_is_checked(conda_environment: CondaEnvironment) -> None:
+    done = conda_environment.verify("--only", "gpu-state", "--gpu", "require")
+    assert done.returncode == 1 and "FAIL  driver           no GPU found, and --gpu require was given" in done.stdout, done.stdout
 
 
 def test_wrong_usage_exits_2(conda_environment: CondaEnvironment, tmp_path: Path) -> None:

@@ -163,6 +163,8 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         if args.compare:
             return compare_manifests(args.compare)
         checks = select(registry, args.level, args.only, args.skip)
+        if args.gpu == "require" and registry["driver"] not in checks:
+            checks.insert(0, registry["driver"])
     except (ValueError, compare.ManifestError) as error:
         p.error(str(error))
     if args.distributed:

@@ -44,12 +44,12 @@ def files(context: Context) -> Result:
         elif os.readlink(path) != target:
             wrong[path] = f"links to {os.readlink(path)}, not to {target}"
     measured = {"files": len(wanted), "links": len(left.get("links", {})), "bytes": size}
+    stray = strays(context, [*recorded, *(prefix / name for kind in ("files", "links") for name in left.get(kind, {}))])
     if wrong:
         wheels = {p for d in installed.dists if d.manager == "pip" for p in recorded_files(installed.only(d))}
         lines = [f"{installed.inside(path)}: {what}" for path, what in sorted(wrong.items())]
-        return failed(first(lines), REPAIR if set(wrong) <= wheels else REMAKE, lines[1:], **measured)
+        return failed(first(lines), REPAIR if set(wrong) <= wheels else REMAKE, lines[1:] + stray, **measured)
     good = f"{len(wanted)} files, {size_text(size)}, and {measured['links']} links, all as installed"
-    stray = strays(context, [*recorded, *(prefix / name for kind in ("files", "links") for name in left.get(kind, {}))])
     if stray:
         return warned(f"{good}; {first(stray)}", "remove what you did not put there", stray[1:], **measured)
     return passed(good, **measured)

@@ -69,12 +69,22 @@ def pip_layer(context: Context) -> Result:
 
 @check("requirements", "every installed package finds what it requires, in a version that it accepts")
 def requirements(context: Context) -> Result:
-    command = [context.installed.prefix / "bin/uv", "pip", "check", "--no-config", "--python", context.installed.python]
+    command = [
+        context.installed.prefix / "bin/uv",
+        "pip",
+        "check",
+        "--no-config",
+        "--no-cache",
+        "--python",
+        context.installed.python,
+    ]
     status, said, why = ask(command, 60, env=clean(context.environ))
     if status is None:
         return skipped(f"uv does not start ({why}); the layers' checks say why")
     lines = re.findall(r"The package .*", said + why)
     if lines:
-        remedy = "what you have added and what is locked do not fit: uninstall it, or install a version that fits"
+        remedy = (
+            "first put right what the checks of both layers name; then uninstall what you have added, or take a version that fits"
+        )
         return warned(first(lines), remedy, lines[1:])
     return passed("uv pip check: all requirements are met")

@@ -79,12 +79,14 @@ def openmp(context: Context) -> Result:
     return passed(f"{real.pop().name if real else 'none'} alone")
 
 
-@check("companions", "no package beside the stack breaks peft (torchao) or torch.compile (setuptools)")
+# torchao older than 0.16: peft raises; newer: made for a newer torch, and transformers' models do not import (0.18.0, tried).
+@check("companions", "no package beside the stack breaks peft and transformers (torchao) or torch.compile (setuptools)")
 def companions(context: Context) -> Result:
     wrong: List[str] = []
     torchao = context.installed.version("torchao")
-    if torchao and version_tuple(torchao) < (0, 16):
-        wrong.append(f"torchao {torchao}: peft raises on any older than 0.16; pip uninstall torchao")
+    if torchao:
+        wrong.append(f"torchao {torchao}: none works with torch 2.5.1, and peft and transformers fail beside it")
     if not context.installed.version("setuptools"):
-        wrong.append("setuptools is missing: triton imports it, so torch.compile fails; scripts/post_create.sh")
-    return verdict(wrong, REMAKE, "no torchao older than 0.16; setuptools is there")
+        wrong.append("setuptools is missing: triton imports it, so torch.compile fails")
+    remedy = "python -m pip uninstall -y torchao" if torchao else "scripts/post_create.sh"
+    return verdict(wrong, remedy, "no torchao; setuptools is there")
