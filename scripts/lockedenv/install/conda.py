@@ -11,29 +11,23 @@ from typing import List, Optional
 from lockedenv import locks
 from lockedenv.console import Steps, Stop, redact
 from lockedenv.install import fetch, kept
-from lockedenv.install.fetch import Item
-from lockedenv.locks import CondaPackage
+from lockedenv.install.options import Options
 from lockedenv.machine import same_filesystem, size_text
 from lockedenv.prefix import Prefix
 from lockedenv.process import ask, clean, holding, run
 
 # conda-forge's archive of micromamba; 2.5.0 is the version whose installing of a lock was studied.
-MICROMAMBA = CondaPackage(
-    "micromamba",
-    "2.5.0",
-    "https://conda.anaconda.org/conda-forge/linux-64/micromamba-2.5.0-1.tar.bz2",
-    "389eb59ea20333bf6993e7b7c2f43428",
-    "4ae6e5cdff233616c94d4bb69cf77a572d67b0b227073de12c3aa0ff23795ded",
-    6647388,
-)
+MICROMAMBA = locks.CondaPackage(
+    "micromamba", "2.5.0", "https://conda.anaconda.org/conda-forge/linux-64/micromamba-2.5.0-1.tar.bz2",
+    "389eb59ea20333bf6993e7b7c2f43428", "4ae6e5cdff233616c94d4bb69cf77a572d67b0b227073de12c3aa0ff23795ded", 6647388)  # fmt: skip
 
 
-def archive_items(packages: List[CondaPackage], mirrors: List[str], offline: Optional[Path] = None) -> List[Item]:
+def archive_items(packages: List[locks.CondaPackage], mirrors: List[str], offline: Optional[Path] = None) -> List[fetch.Item]:
     """The archives to fetch: from the offline folder, or from the mirrors first and then from the address in the lock."""
     items = []
     for p in packages:
         online = [*(fetch.address(mirror, p.url) for mirror in mirrors), p.url]
-        items.append(Item(p.filename, p.sha256, p.size, [(offline / "pkgs" / p.filename).as_uri()] if offline else online))
+        items.append(fetch.Item(p.filename, p.sha256, p.size, [(offline / "pkgs" / p.filename).as_uri()] if offline else online))
     return items
 
 
@@ -42,14 +36,12 @@ def channel_problem(mirrors: List[str]) -> Optional[str]:
     if not shutil.which("curl"):
         return "curl is not installed (apt-get install curl)"
     smallest = {p.channel: p for p in sorted(locks.read_conda_lock().packages, key=lambda p: -p.size)}
-    options = (
-        "--disable --netrc-optional --config - --head --location --fail --silent --show-error --connect-timeout 5 --max-time 10"
-    )
+    curl = "curl --disable --netrc-optional --config - --head --location --fail --silent --show-error".split()
+    curl += ["--connect-timeout", "5", "--max-time", "10", "--output", os.devnull]
 
-    def ask_for(package: CondaPackage) -> Optional[str]:
-        said = ""
+    def ask_for(package: locks.CondaPackage) -> Optional[str]:
         for source in archive_items([package], mirrors)[0].sources:
-            status, _, said = ask(["curl", *options.split(), "--output", os.devnull], input=f'url = "{source}"\n')
+            status, _, said = ask(curl, input=f'url = "{source}"\n')
             if status == 0:
                 return None
         return f"the channel {package.channel} does not answer ({redact(' '.join(said.split()))})"
@@ -58,30 +50,31 @@ def channel_problem(mirrors: List[str]) -> Optional[str]:
         return next(filter(None, pool.map(ask_for, smallest.values())), None)
 
 
-def fetch_archives(cache: Path, mirrors: List[str], offline: Optional[Path], steps: Steps) -> Path:
+def fetch_archives(options: Options, steps: Steps) -> Path:
     """Every archive of the conda layer into the cache, whole and right; gives micromamba. Raises FetchError or Stop."""
-    items = archive_items([*locks.read_conda_lock().packages, MICROMAMBA], mirrors, offline)
-    got = fetch.fetch(items, cache / "pkgs", steps.note, steps.quiet)
-    total = sum((cache / "pkgs" / item.name).stat().st_size for item in items)
+    items = archive_items([*locks.read_conda_lock().packages, MICROMAMBA], options.mirrors, options.offline)
+    folder = options.cache / "pkgs"
+    got = fetch.fetch(items, folder, steps.note, steps.quiet)
+    total = sum((folder / item.name).stat().st_size for item in items)
     steps.note(f"{len(items)} archives, {size_text(total)}, hashes right; {size_text(got)} fetched now")
-    return kept.program(cache / "pkgs" / MICROMAMBA.filename, "bin/micromamba", f"micromamba-{MICROMAMBA.sha256[:12]}", cache)
+    return kept.program(folder / MICROMAMBA.filename, "bin/micromamba", f"micromamba-{MICROMAMBA.sha256[:12]}", options.cache)
 
 
 def create(prefix: Prefix, cache: Path, micromamba: Path, steps: Steps) -> None:
     """Makes the prefix, in which our mark lies, of the archives in the cache. Raises Stop if it fails or leaves less."""
-    root, archives, unpacked = cache / "mamba", cache / "pkgs", cache / "pkgs"
-    packages = locks.read_conda_lock().packages
+    root, archives, packages = cache / "mamba", cache / "pkgs", locks.read_conda_lock().packages
+    together = same_filesystem(cache, prefix.path)
+    # Unpacking makes 100,000 small files, slow on a network volume, and they could not be linked into the prefix.
+    unpacked = archives if together else prefix.beside("pkgs")
     root.mkdir(parents=True, exist_ok=True)
     # Without a history micromamba takes the folder for someone else's; `create` would empty it, our mark included.
     (prefix.path / "conda-meta").mkdir()
     (prefix.path / "conda-meta/history").touch()
     with holding(cache / "pkgs.lock", f"the cache {cache}"):
-        if same_filesystem(cache, prefix.path):
+        if together:
             for path in kept.drop_changed(cache, [archives / p.stem for p in packages]):
                 kept.discard(path)
         else:
-            # Unpacking makes 100,000 small files, slow on a network volume, and they could not be linked into the prefix.
-            unpacked = prefix.beside("pkgs")
             shutil.rmtree(unpacked, ignore_errors=True)
             unpacked.mkdir()
             for package in packages:
@@ -91,13 +84,12 @@ def create(prefix: Prefix, cache: Path, micromamba: Path, steps: Steps) -> None:
         command = [micromamba, "install", "--yes", "--no-rc", "-p", prefix.path, "-f", locks.CONDA_LOCK]
         try:
             run(command, environ, "micromamba install", steps.quiet, disk=prefix.path)
+            if together:
+                kept.note(cache, [archives / p.stem for p in packages])
         finally:
-            if unpacked != archives:
+            if not together:
                 shutil.rmtree(unpacked, ignore_errors=True)
-        if unpacked == archives:
-            kept.note(cache, [archives / p.stem for p in packages])
-    records = {p.stem for p in (prefix.path / "conda-meta").glob("*.json")}
-    missing = [p.name for p in packages if p.stem not in records]
+    missing = [p.name for p in packages if not (prefix.path / f"conda-meta/{p.stem}.json").exists()]
     if missing or not (prefix.path / "bin/python").exists():
         raise Stop(f"micromamba said it was done, and {len(missing)} packages are missing ({', '.join(missing[:3])}...); "
                    f"remove {archives}, and run again")  # fmt: skip

@@ -1,7 +1,6 @@
 """Fetches files by sha256: several at a time, resumed, retried, from mirrors first; nothing wrong is ever kept.
 
-curl does the transfers. A file has its own name only after its hash was right; until then it is NAME.part, which the
-next attempt goes on with. Whoever fetches into a folder holds its lock.
+curl does the transfers, into NAME.part, which the next attempt goes on with; a file has its own name once its hash is right.
 """
 
 from __future__ import annotations
@@ -46,114 +45,89 @@ class Item:
     sources: List[str]
     problems: List[str] = field(default_factory=list)
 
-    @property
-    def source(self) -> str:
-        return self.sources[len(self.problems) % len(self.sources)]
-
 
 def address(base: str, url: str) -> str:
     """A channel's file on a mirror: the mirror's address, then channel/subdir/file."""
     return base.rstrip("/") + "/" + "/".join(urlsplit(url).path.split("/")[-3:])
 
 
-def missing_of(items: List[Item], folder: Path) -> List[Item]:
-    """The items that are not in the folder, whole and right; a wrong one is removed."""
-    has = hashes([folder / item.name for item in items])
-    lacking = [item for item in items if has[folder / item.name] != item.sha256]
-    for item in lacking:
-        if (folder / item.name).exists():
-            (folder / item.name).unlink()
-    return lacking
-
-
 def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
-    """One attempt at every item; what failed has one more entry in its `problems`."""
+    """One attempt at every item: a part that is whole and right gets its name; what failed, one more entry in `problems`."""
+    sources = [item.sources[len(item.problems) % len(item.sources)] for item in items]
     # The addresses go to curl's standard input: they may hold a token, and `ps` shows arguments.
-    config = "".join(f'url = "{item.source}"\noutput = "{folder / item.name}.part"\n' for item in items)
+    config = "".join(f'url = "{source}"\noutput = "{folder / item.name}.part"\n' for item, source in zip(items, sources))
     command = [*CURL, "--speed-time", os.environ.get("MAXIMALCAI_STALL_SECONDS", "20")]  # given up and resumed after so many
     with started(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process, ThreadPoolExecutor(1) as pool:
         said = pool.submit(process.communicate, config.encode())
         while not said.done():
             show()
             time.sleep(0.05)
-    lines = [line.split("\t") for line in said.result()[0].decode(errors="replace").splitlines()]
-    answers = {Path(fields[0]).name: fields[1:] for fields in lines}
+    lines = said.result()[0].decode(errors="replace").splitlines()
+    answers = {Path(name).name: answer for name, *answer in (line.split("\t") for line in lines)}
     parts = hashes([folder / f"{item.name}.part" for item in items])
-    for item in items:
-        _settle(item, folder / f"{item.name}.part", parts, answers.get(f"{item.name}.part", ["", "", "no answer from curl"]))
-
-
-def _settle(item: Item, part: Path, parts: Dict[Path, str], answer: List[str]) -> None:
-    """Keeps a part that is whole and right, removes one that can only be wrong, leaves one that can be resumed."""
-    # curl before 7.75 (Ubuntu 20.04, Debian 11) knows no exitcode and no errormsg, and leaves both empty.
-    status, code, message = (answer + ["", "", ""])[:3]
-    if parts[part] == item.sha256:
-        part.replace(part.with_suffix(""))
-        return
-    has = part.stat().st_size if part.exists() else -1
-    host = redact(urlsplit(item.source).netloc or item.source).rsplit("@", 1)[-1]
-    if has >= 0 and (has >= item.size if item.size else code == "0"):
-        item.problems.append(f"{host} sent {has} bytes of sha256 {parts[part][:16]}..., not {item.sha256[:16]}...")
-        part.unlink()
-        return
-    if has >= 0 and (code in ("33", "36") or status == "416"):  # the server cannot resume: start this file afresh
-        part.unlink()
-    http = code == "22" or (not code and status >= "400")
-    item.problems.append(f"{host}: HTTP {status}" if http else f"{host}: {redact(message) or f'curl {code or status}'}")
+    for item, source in zip(items, sources):
+        part = folder / f"{item.name}.part"
+        if parts[part] == item.sha256:
+            part.replace(part.with_suffix(""))
+            continue
+        # curl before 7.75 (Ubuntu 20.04, Debian 11) knows no exitcode and no errormsg, and leaves both empty.
+        status, code, message = [*answers.get(part.name, ["", "", "no answer from curl"]), "", "", ""][:3]
+        has = part.stat().st_size if part.exists() else -1
+        whole = has >= 0 and (has >= item.size if item.size else code == "0")
+        if whole or has >= 0 and (code in ("33", "36") or status == "416"):  # wrong, or the server cannot resume: afresh
+            part.unlink()
+        why = f"HTTP {status}" if code == "22" or (not code and status >= "400") else redact(message) or f"curl {code or status}"
+        other = f" sent {has} bytes of sha256 {parts[part][:16]}..., not {item.sha256[:16]}..."
+        host = redact(urlsplit(source).netloc or source).rsplit("@", 1)[-1]
+        item.problems.append(f"{host}{other}" if whole else f"{host}: {why}")
 
 
 def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bool = False) -> int:
-    """Brings every item into the folder, whole and right. Gives the bytes that were fetched.
+    """Brings every item into the folder, whole and right; gives the bytes that were fetched. They stay, also in part.
 
-    Raises FetchError when some cannot be had after all rounds, when the disk is full, or when curl is missing. What was
-    fetched stays, also what is in part, for the next run.
+    Raises FetchError when some cannot be had after all rounds, when the disk is full, or when curl is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with holding(folder.with_name(f"{folder.name}.lock"), f"the cache {folder}"):
-        return _fetch(items, folder, say, quiet)
-
-
-def _fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bool) -> int:
-    show = Progress(items, folder, quiet)
-    fetched = missing = missing_of(items, folder)
-    if missing and not shutil.which("curl"):
-        raise FetchError("curl is not installed; install it with: apt-get install curl")
-    wait = pause = float(os.environ.get("MAXIMALCAI_RETRY_SECONDS", "1"))
-    for attempt in range(ROUNDS if missing else 0):
-        if attempt:
-            worst = missing[0].problems[-1]
-            say(f"{len(missing)} of {len(items)} files not yet there ({worst}); trying again in {wait:.0f} s")
-            time.sleep(wait)
-            wait = min(wait * 2, 30 * pause)
-        _round(missing, folder, show)
-        missing = [item for item in missing if not (folder / item.name).exists()]
-        needed = sum(item.size for item in missing)
-        if missing and free_bytes(folder) < min(needed or 1, 1 << 20):
-            raise FetchError(
-                f"No space left on the disk of {folder}: {size_text(needed)} are still to come, {size_text(free_bytes(folder))} "
-                "are free. Free some, or name another place with --cache, and run again: what is there is kept"
-            )
-        if not missing:
-            break
-    show.end()
-    if missing:
-        lines = [f"{item.name}: {'; '.join(dict.fromkeys(item.problems))}" for item in missing[:5]]
-        lines += [f"and {len(missing) - 5} more"] if len(missing) > 5 else []
-        raise FetchError(
-            f"{len(missing)} of {len(items)} files could not be fetched after {ROUNDS} attempts:\n  " + "\n  ".join(lines)
-            + "\nRun the same command again: what is there is kept. If it stays so, name a mirror with --mirror URL"
-        )  # fmt: skip
-    return sum((folder / item.name).stat().st_size for item in fetched)
+        show, has = Progress(items, folder, quiet), hashes(folder / item.name for item in items)
+        fetched = missing = [item for item in items if has[folder / item.name] != item.sha256]
+        for path in filter(Path.exists, [folder / item.name for item in missing]):  # a wrong one
+            path.unlink()
+        if missing and not shutil.which("curl"):
+            raise FetchError("curl is not installed; install it with: apt-get install curl")
+        wait = pause = float(os.environ.get("MAXIMALCAI_RETRY_SECONDS", "1"))
+        for attempt in range(ROUNDS if missing else 0):
+            if attempt:
+                worst = missing[0].problems[-1]
+                say(f"{len(missing)} of {len(items)} files not yet there ({worst}); trying again in {wait:.0f} s")
+                time.sleep(wait)
+                wait = min(wait * 2, 30 * pause)
+            _round(missing, folder, show)
+            missing = [item for item in missing if not (folder / item.name).exists()]
+            needed = sum(item.size for item in missing)
+            if missing and free_bytes(folder) < min(needed or 1, 1 << 20):
+                raise FetchError(f"No space left on the disk of {folder}: {size_text(needed)} are still to come, "
+                                 f"{size_text(free_bytes(folder))} are free. Free some, or name another place with --cache, and "
+                                 "run again: what is there is kept")  # fmt: skip
+            if not missing:
+                break
+        show.end()
+        if missing:
+            lines = [f"{item.name}: {'; '.join(dict.fromkeys(item.problems))}" for item in missing[:5]]
+            lines += [f"and {len(missing) - 5} more"] if len(missing) > 5 else []
+            raise FetchError(f"{len(missing)} of {len(items)} files could not be fetched after {ROUNDS} attempts:\n  "
+                             + "\n  ".join(lines) + "\nRun the same command again: what is there is kept. If it stays so, name "
+                             "a mirror with --mirror URL")  # fmt: skip
+        return sum((folder / item.name).stat().st_size for item in fetched)
 
 
 class Progress:
     """Bytes of total, rate, and what is left: one line that is overwritten on a terminal, otherwise one every 15 s."""
 
     def __init__(self, items: List[Item], folder: Path, quiet: bool) -> None:
-        self.names, self.folder, self.quiet = [item.name for item in items], folder, quiet
-        self.total = sum(item.size for item in items)
+        self.names, self.folder, self.total = [item.name for item in items], folder, sum(item.size for item in items)
         self.started = self.shown = time.monotonic()
-        self.first, self.terminal = self.bytes(), sys.stderr.isatty()
+        self.first, self.quiet, self.terminal = self.bytes(), quiet, sys.stderr.isatty()
 
     def bytes(self) -> int:
         sizes: Dict[str, int] = {}

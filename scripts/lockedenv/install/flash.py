@@ -21,24 +21,23 @@ from lockedenv.install import fetch, flash_build, flash_plan, wheels
 from lockedenv.install.flash_plan import Torch
 from lockedenv.install.options import Options
 from lockedenv.installed import file_sha256, read_json
-from lockedenv.machine import Gpu, version_tuple
 from lockedenv.process import ask, clean, end_orphans, holding, run
 from lockedenv.verify.checks import FAIL, load
 from lockedenv.verify.child import environment, run_child
 
 MARKER = "maximalcai-flash-attn"  # in the prefix: which wheel was installed
 GLIBC = platform.libc_ver()[1]
+NO_GPU = "skipped: no GPU here to build for (--arch 90 builds for an H100 all the same)"
 
 
 def cached_wheel(cache: Path, base: str, steps: Steps) -> Optional[Path]:
     """The wheel of this key in the cache that runs here, if it is what its JSON says; a damaged one is set aside."""
     folders = [path for path in cache.glob(f"{base}-*") if flash_plan.runs_here(path.name, base, GLIBC)]
-    for folder in sorted(folders, key=lambda path: version_tuple(path.name.rpartition("-glibc")[2]), reverse=True):
+    for folder in sorted(folders, key=lambda path: machine.version_tuple(path.name.rpartition("-glibc")[2]), reverse=True):
         info = read_json(folder / "wheel.json")
         if info.get("sha256") and file_sha256(folder / str(info.get("wheel"))) == info["sha256"]:
             return folder / str(info["wheel"])
-        aside = folder.with_name(f"damaged-{time.time_ns()}-{folder.name}")
-        folder.rename(aside)
+        aside = folder.rename(folder.with_name(f"damaged-{time.time_ns()}-{folder.name}"))
         steps.note(f"the cached wheel is not what was built; set aside as {aside}")
     return None
 
@@ -50,18 +49,14 @@ def keep(wheel: Path, folder: Path, info: Dict[str, object]) -> Path:
     document = {"wheel": wheel.name, "sha256": file_sha256(beside / wheel.name), **info}
     (beside / "wheel.json").write_text(json.dumps(document, indent=2) + "\n")
     beside.chmod(0o755)
-    if folder.exists():  # another pod was first
-        shutil.rmtree(beside)
-    else:
-        beside.rename(folder)
+    shutil.rmtree(beside) if folder.exists() else beside.rename(folder)  # another pod may have been first
     return folder / wheel.name
 
 
 def prove(prefix: Path, version: str, gpu: bool) -> Tuple[str, bool]:
     """(what is wrong with the flash-attn that is installed, whether that is the wheel's own fault); ("", False) if nothing.
 
-    The wheel's fault: it does not import, is of another version, or gives wrong values. A GPU that is full, gone or of
-    another architecture is not.
+    Its fault: no import, another version, wrong values; not a GPU that is full, gone or of another architecture.
     """
     program = "import torch, flash_attn, flash_attn_2_cuda; from flash_attn import flash_attn_func; print(flash_attn.__version__)"
     status, said, why = ask([prefix / "bin/python", "-c", program], 120, cwd="/", env=clean(dict(os.environ)))
@@ -81,8 +76,7 @@ def _given_wheel(options: Options, torch: Torch, steps: Steps) -> Path:
     if not re.fullmatch("[0-9a-f]{64}", options.sha256):
         raise Stop("--wheel needs --sha256 with the wheel's 64 hex digits: nothing is installed that was not hashed")
     name = unquote(urlsplit(options.wheel).path).rsplit("/", 1)[-1]
-    misfit = flash_plan.wheel_misfit(name, torch)
-    if misfit:
+    if misfit := flash_plan.wheel_misfit(name, torch):
         raise Stop(misfit)
     if "://" in options.wheel:
         fetch.fetch([fetch.Item(name, options.sha256, 0, [options.wheel])], options.cache / "wheels", steps.note, steps.quiet)
@@ -90,8 +84,7 @@ def _given_wheel(options: Options, torch: Torch, steps: Steps) -> Path:
     wheel = Path(options.wheel).expanduser().resolve()
     if not wheel.is_file():
         raise Stop(f"{options.wheel} is not a file")
-    has = file_sha256(wheel)
-    if has != options.sha256:
+    if (has := file_sha256(wheel)) != options.sha256:
         raise Stop(f"{options.wheel} has sha256 {has}, not {options.sha256}: it is not installed")
     return wheel
 
@@ -99,8 +92,7 @@ def _given_wheel(options: Options, torch: Torch, steps: Steps) -> Path:
 def _source(pin: locks.PipPackage, options: Options, steps: Steps) -> Path:
     """The locked source archive, hash checked: from --offline, the cache or the index. Raises Stop or FetchError."""
     for folder in filter(None, [options.offline and options.offline / "wheels", options.cache / "wheels"]):
-        found = wheels.by_hash(folder, "flash_attn-*.tar.gz", pin.sha256)
-        if found:
+        if found := wheels.by_hash(folder, "flash_attn-*.tar.gz", pin.sha256):
             return found
     if options.offline:
         raise Stop(f"{options.offline}/wheels has no source of flash-attn {pin.version} with the locked hash; "
@@ -109,16 +101,15 @@ def _source(pin: locks.PipPackage, options: Options, steps: Steps) -> Path:
     return _source(pin, options, steps)
 
 
-def outlook(options: Options, backend: str, gpus: List[Gpu]) -> str:
+def outlook(options: Options, backend: str, gpus: List[machine.Gpu]) -> str:
     """What `install` is going to do, in a line, before there is a prefix and anything is fetched."""
     if options.no_flash_attn or options.wheel:
         return f"{options.wheel}, as given" if options.wheel else "left out, as asked"
     try:
-        archs = flash_plan.architectures(gpus, options.arch)
-        if not archs:
+        if not (archs := flash_plan.architectures(gpus, options.arch)):
             return NO_GPU
-        torch = flash_plan.locked_torch()
-        base, named = flash_plan.key(_pin(), torch, archs), ", ".join("sm_" + arch for arch in archs)
+        pin, torch = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0], flash_plan.locked_torch()
+        base, named = flash_plan.key(pin, torch, archs), ", ".join("sm_" + arch for arch in archs)
         if any(flash_plan.runs_here(path.name, base, GLIBC) for path in (options.cache / "flash-attn").glob(f"{base}-*")):
             return f"the wheel that the cache has for {named}"
         tools = "the lock's nvcc and g++"
@@ -130,13 +121,6 @@ def outlook(options: Options, backend: str, gpus: List[Gpu]) -> str:
         return str(error)
 
 
-NO_GPU = "skipped: no GPU here to build for (--arch 90 builds for an H100 all the same)"
-
-
-def _pin() -> locks.PipPackage:
-    return locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0]
-
-
 def _jobs(options: Options) -> Tuple[int, str]:
     jobs, why = flash_plan.job_count(machine.cpu_limit(), machine.memory_limit()[1], int(os.environ.get("NVCC_THREADS", "1")))
     if options.jobs:
@@ -144,11 +128,8 @@ def _jobs(options: Options) -> Tuple[int, str]:
     return jobs, f"{jobs} job{'s' * (jobs > 1)} at a time: {why}"
 
 
-def install(options: Options, uv: Path, gpus: List[Gpu], steps: Steps) -> None:
-    """Installs flash-attn into the prefix: given, cached, or built; then proves it. Raises Stop.
-
-    If it is proven wrong, the prefix is left without flash-attn and otherwise as it was.
-    """
+def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -> None:
+    """Installs flash-attn: given, cached, or built; proves it, and takes it out again if it is wrong. Raises Stop."""
     prefix, cache = options.target.path, options.cache / "flash-attn"
     marker, base = prefix / MARKER, ""
     there = marker.read_text() if marker.exists() else ""
@@ -160,10 +141,9 @@ def install(options: Options, uv: Path, gpus: List[Gpu], steps: Steps) -> None:
     else:
         if ".whl " in there and not prove(prefix, there.split("-")[1].split("+")[0], False)[0]:
             return steps.note(f"{there.split()[0]} is installed, as --wheel gave it")
-        archs = flash_plan.architectures(gpus, options.arch)
-        if not archs:
+        if not (archs := flash_plan.architectures(gpus, options.arch)):
             return steps.note(NO_GPU)
-        pin, torch = _pin(), flash_plan.probe_torch(prefix)
+        pin, torch = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0], flash_plan.probe_torch(prefix)
         base, version = flash_plan.key(pin, torch, archs), pin.version
         if there.startswith(f"{base}-") and not prove(prefix, version, False)[0]:
             return steps.note(f"{there} is installed")

@@ -29,29 +29,20 @@ _CAUSES = (
 def likely_cause(log: str) -> Tuple[str, str, str]:
     """(kind, cause, remedy) of a failed build, from its log; the first that fits, in order of how sure it is."""
     for pattern, kind, cause, remedy in _CAUSES:
-        match = re.search(pattern, log)
-        if match:
+        if match := re.search(pattern, log):
             return kind, cause.format(*match.groups()), remedy
     return "unknown", "the cause is not known", "read the log"
 
 
 def variables(work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs: int) -> Dict[str, str]:
     """What flash-attn's setup.py runs with. The user's own settings of pip do not reach it."""
+    environ, path = dict(os.environ), f"{tools.cuda_home / 'bin'}:{prefix / 'bin'}:{os.environ.get('PATH', os.defpath)}"
     return clean(
-        dict(os.environ),
-        PATH=f"{tools.cuda_home / 'bin'}:{prefix / 'bin'}:{os.environ.get('PATH', os.defpath)}",
-        CUDA_HOME=str(tools.cuda_home),
-        CC=str(tools.cc),
-        CXX=str(tools.cxx),
-        CPATH=str(tools.headers),
-        TMPDIR=str(work),
-        FLASH_ATTENTION_FORCE_BUILD="TRUE",
-        FLASH_ATTN_CUDA_ARCHS=";".join(archs),
+        environ, PATH=path, TMPDIR=str(work), PIP_CONFIG_FILE=os.devnull,
+        CUDA_HOME=str(tools.cuda_home), CC=str(tools.cc), CXX=str(tools.cxx), CPATH=str(tools.headers),
+        FLASH_ATTENTION_FORCE_BUILD="TRUE", FLASH_ATTN_CUDA_ARCHS=";".join(archs),
         TORCH_CUDA_ARCH_LIST=";".join(f"{a[:-1]}.{a[-1]}" for a in archs),
-        MAX_JOBS=str(jobs),
-        NVCC_THREADS=os.environ.get("NVCC_THREADS", "1"),
-        PIP_CONFIG_FILE=os.devnull,
-    )
+        MAX_JOBS=str(jobs), NVCC_THREADS=environ.get("NVCC_THREADS", "1"))  # fmt: skip
 
 
 def follower(log: TextIO, steps: Steps) -> Callable[[str], None]:
@@ -72,10 +63,7 @@ def follower(log: TextIO, steps: Steps) -> Callable[[str], None]:
 
 def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs: int, log: Path, steps: Steps,
           again: bool = True) -> Path:  # fmt: skip
-    """Builds a wheel of a source archive in `work`. Raises Stop with the cause and the log's last lines.
-
-    Killed for memory, it tries once more with half the jobs.
-    """
+    """Builds a wheel in `work`; killed for memory, once more with half the jobs. Raises Stop: the cause, the log's last lines."""
     out = work / "wheel"
     options = ["--no-build-isolation", "--no-deps", "--no-cache-dir", "--no-index", "--verbose", "--wheel-dir", out]
     command = [prefix / "bin/python", "-m", "pip", "wheel", *options, source]

@@ -72,10 +72,9 @@ def architectures(gpus: List[Gpu], asked: str = "") -> List[str]:
     """What to compile for: `asked` ("90" or "80,90"), otherwise what the GPUs are. Raises Stop for what cannot be."""
     # Code for 8.0 runs on 8.6 and 8.9.
     found = [a.replace(".", "") for a in re.split(r"[,;]", asked)] if asked else [gpu.arch[:-1] + "0" for gpu in gpus]
-    for arch in found:
-        if arch not in ARCHS:
-            raise Stop(f"flash-attn cannot be built for compute capability {arch[:-1]}.{arch[-1:]} with CUDA {CUDA} "
-                       f"(it can for {' and '.join(ARCHS)}); use --no-flash-attn")  # fmt: skip
+    for arch in [arch for arch in found if arch not in ARCHS]:
+        raise Stop(f"flash-attn cannot be built for compute capability {arch[:-1]}.{arch[-1:]} with CUDA {CUDA} "
+                   f"(it can for {' and '.join(ARCHS)}); use --no-flash-attn")  # fmt: skip
     return sorted(set(found))
 
 
@@ -88,9 +87,8 @@ def job_count(cpus: float, free: int, threads: int = 1) -> Tuple[int, str]:
 
 def key(pin: locks.PipPackage, torch: Torch, archs: List[str]) -> str:
     """What a wheel must have been built from and for to be the one that is wanted."""
-    parts = [f"flash_attn-{pin.version}", pin.sha256[:12], f"torch{torch.version}", f"cu{torch.cuda}"]
-    parts += [f"abi{int(torch.cxx11abi)}", torch.python, "sm" + "+".join(archs), torch.platform]
-    return "-".join(parts)
+    python = f"torch{torch.version}-cu{torch.cuda}-abi{int(torch.cxx11abi)}-{torch.python}"
+    return f"flash_attn-{pin.version}-{pin.sha256[:12]}-{python}-sm{'+'.join(archs)}-{torch.platform}"
 
 
 def full_key(base: str, tools: Toolchain, glibc: str) -> str:
@@ -106,19 +104,17 @@ def runs_here(folder: str, base: str, glibc: str) -> bool:
 
 def wheel_misfit(filename: str, torch: Torch) -> Optional[str]:
     """Which part of a prebuilt wheel's name does not fit the environment, or None."""
-    match = re.match(r"flash_attn-([^-+]+)(?:\+([^-]+))?-(cp\d+)-(\w+)-(.+)\.whl$", filename)
-    if not match:
+    if not (match := re.match(r"flash_attn-[^-+]+(?:\+([^-]+))?-(cp\d+)-\w+-(.+)\.whl$", filename)):
         return f"{filename} is not the name of a flash-attn wheel"
-    _, local, python, _, platform = match.groups()
-    wants = [("Python", python, torch.python), ("platform", platform.split("_")[0], "linux")]
-    for pattern, what, has in (
-        (r"cu(\d\d)", "CUDA", torch.cuda.split(".")[0]),
-        (r"torch(\d+\.\d+)", "torch", ".".join(torch.version.split(".")[:2])),
-        (r"cxx11abi(TRUE|FALSE)", "C++ ABI", str(torch.cxx11abi).upper()),
-    ):
-        found = re.search(pattern, local or "")
-        wants += [(what, found[1], has)] if found else []
-    wrong = [f"{what} {wheel}, the environment has {has}" for what, wheel, has in wants if wheel != has]
+    local, python, platform = match.groups("")
+    wants = [
+        ("Python", [python], torch.python),
+        ("platform", [platform.split("_")[0]], "linux"),
+        ("CUDA", re.findall(r"cu(\d\d)", local), torch.cuda.split(".")[0]),
+        ("torch", re.findall(r"torch(\d+\.\d+)", local), ".".join(torch.version.split(".")[:2])),
+        ("C++ ABI", re.findall(r"cxx11abi(TRUE|FALSE)", local), str(torch.cxx11abi).upper()),
+    ]
+    wrong = [f"{what} {named[0]}, the environment has {has}" for what, named, has in wants if named and named[0] != has]
     return f"{filename} is for {'; for '.join(wrong)}" if wrong else None
 
 
@@ -137,8 +133,7 @@ def toolchain_problem(cuda: str, nvcc: str, gcc: str) -> Tuple[str, str]:
 
 
 def _version_of(program: Path, option: str, pattern: str) -> str:
-    match = re.search(pattern, ask([program, option], 60)[1])
-    return match[1] if match else ""
+    return "".join(re.findall(pattern, ask([program, option], 60)[1])[:1])
 
 
 def find_toolchain(prefix: Path, cuda: str, environ: Dict[str, str]) -> Toolchain:
@@ -147,16 +142,13 @@ def find_toolchain(prefix: Path, cuda: str, environ: Dict[str, str]) -> Toolchai
     homes.append(os.path.realpath(shutil.which("nvcc", path=environ.get("PATH")) or "")[: -len("/bin/nvcc")])
     found = [(home, _version_of(Path(home, "bin/nvcc"), "--version", r"release (\d+\.\d+)")) for home in filter(None, homes)]
     fit = sorted(filter(lambda f: f[1], found), key=lambda f: (f[1] != cuda, f[1].split(".")[0] != cuda.split(".")[0]))
-    home, nvcc = Path(fit[0][0]) if fit else prefix, fit[0][1] if fit else ""
+    home, nvcc = (Path(fit[0][0]), fit[0][1]) if fit else (prefix, "")
     names = [str(prefix / "bin/g++"), environ.get("CXX", ""), *(f"g++-{n}" for n in (NEWEST_GCC, 12, 11)), "g++"]
     cxx = Path(next(filter(None, (shutil.which(name, path=environ.get("PATH")) for name in filter(None, names))), "g++"))
     gcc = _version_of(cxx, "-dumpfullversion", r"(\d+[\d.]*)")
     refusal, warning = toolchain_problem(cuda, nvcc, gcc)
-    headers = next(
-        (f for f in (home / "include", home / "targets/x86_64-linux/include") if (f / "cuda_runtime.h").exists()), None
-    )
-    if not refusal and not headers:
-        refusal = f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {CUDA}"
+    headers = [*home.glob("include/cuda_runtime.h"), *home.glob("targets/x86_64-linux/include/cuda_runtime.h")]
     if refusal or not headers:
+        refusal = refusal or f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {CUDA}"
         raise Stop(f"flash-attn cannot be built: {refusal}")
-    return Toolchain(home, nvcc, cxx.with_name(cxx.name.replace("g++", "gcc")), cxx, gcc, headers, warning)
+    return Toolchain(home, nvcc, cxx.with_name(cxx.name.replace("g++", "gcc")), cxx, gcc, headers[0].parent, warning)

@@ -24,9 +24,9 @@ NOTES = "unpacked.json"
 
 def signature(path: Path) -> str:
     """A sha256 over names, sizes, times of change and link targets of a file or of all that is in a folder."""
-    rows, folders = [], [str(path)] if path.is_dir() else []
-    stat = path.lstat()
-    rows += [] if folders else [(path.name, stat.st_size, stat.st_mtime_ns, "")]
+    stat, rows, folders = path.lstat(), [], [str(path)]
+    if not path.is_dir():
+        rows, folders = [(path.name, stat.st_size, stat.st_mtime_ns, "")], []
     while folders:
         for entry in os.scandir(folders.pop()):
             if entry.is_dir(follow_symlinks=False):
@@ -46,15 +46,11 @@ def note(cache: Path, paths: Iterable[Path]) -> None:
 def drop_changed(cache: Path, paths: Iterable[Path]) -> List[Path]:
     """Removes what is not as it was noted; gives what is there without a note, as a killed run leaves it."""
     notes: Dict[str, str] = read_json(cache / NOTES)
-    unknown = []
-    for path in paths:
-        known = notes.get(str(path.relative_to(cache)))
-        if (path.exists() or path.is_symlink()) and known != signature(path):
-            if known:
-                discard(path)
-            else:
-                unknown.append(path)
-    return unknown
+    known = {path: notes.get(str(path.relative_to(cache))) for path in paths if os.path.lexists(path)}
+    changed = [path for path, noted in known.items() if noted != signature(path)]
+    for path in filter(known.get, changed):
+        discard(path)
+    return [path for path in changed if not known[path]]
 
 
 def discard(path: Path) -> None:
@@ -63,14 +59,13 @@ def discard(path: Path) -> None:
 
 def whole_wheel(folder: Path) -> bool:
     """Whether an unpacked wheel holds just the files that its RECORD lists, each with its hash."""
-    for record in folder.glob("*.dist-info/RECORD"):
-        try:
-            wanted = {path: sha for path, sha in record_entries(record).items() if sha}
-        except (OSError, ValueError):
-            return False
-        there = {path for path in folder.rglob("*") if path.is_file() and path.parent != record.parent}
-        return there <= set(wanted) and hashes(wanted) == wanted
-    return False
+    try:
+        record = next(folder.glob("*.dist-info/RECORD"))
+        wanted = {path: sha for path, sha in record_entries(record).items() if sha}
+    except (StopIteration, OSError, ValueError):
+        return False
+    there = {path for path in folder.rglob("*") if path.is_file() and path.parent != record.parent}
+    return there <= set(wanted) and hashes(wanted) == wanted
 
 
 def program(archive: Path, member: str, name: str, cache: Path) -> Path:

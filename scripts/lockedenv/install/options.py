@@ -1,16 +1,16 @@
-"""What the two scripts that install are asked for."""
+"""What the two scripts that install are asked for, and how they start."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-from typing import List, Optional
+from typing import Callable, Optional
 
 from lockedenv.console import Stop
 from lockedenv.install import flash_plan
 from lockedenv.machine import default_cache
 from lockedenv.prefix import Prefix
+from lockedenv.process import run_script
 
 
 class Options(argparse.Namespace):
@@ -19,10 +19,6 @@ class Options(argparse.Namespace):
     target: Prefix
     cache: Path
     offline: Optional[Path]
-
-    @property
-    def mirrors(self) -> List[str]:
-        return [mirror for mirror in self.mirror.split(",") if mirror]
 
     def settle(self, path: Path) -> None:
         """Makes the paths absolute, with `path` as the prefix. Raises Stop for options that contradict each other."""
@@ -38,8 +34,9 @@ class Options(argparse.Namespace):
         self.target = Prefix(path.expanduser().resolve())  # through a link: what it points to
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that both scripts have."""
+def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """The parser of a script, with the options that both have."""
+    parser = argparse.ArgumentParser(f"scripts/{name}", description=description, epilog=epilog, allow_abbrev=False)
     add = parser.add_argument
     add("--prefix", type=Path, metavar="DIR", help="the environment (default: see above)")
     add("--cache", type=Path, metavar="DIR", help="where downloads and built wheels are kept "
@@ -53,16 +50,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--no-flash-attn", action="store_true", help="leave flash-attn out")
     add("--level", choices=["quick", "full"], help="how much is verified (default: full, until that has passed)")
     add("--quiet", action="store_true", help="print the verdict and errors only")
+    return parser
 
 
-def add_setup_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the set-up alone."""
-    add = parser.add_argument
-    add("--backend", choices=["auto", "conda", "pip"], default="auto",
-        help="auto: conda where its channels answer, otherwise PyPI's wheels of the same versions")  # fmt: skip
-    add("--mirror", default=os.environ.get("MAXIMALCAI_MIRROR", ""), metavar="URL,...",
-        help="fetch conda archives from here first (default: $MAXIMALCAI_MIRROR); any is safe")  # fmt: skip
-    add("--download-only", type=Path, metavar="DIR", help="collect everything in DIR, and install nothing")
-    add("--force", action="store_true", help="rebuild a finished environment; the old one stays until it is verified")
-    add("--keep-extras", action="store_true", help="install the packages that you added into the rebuilt environment too")
-    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+def main(parser: argparse.ArgumentParser, work: Callable[[Options], int]) -> int:
+    """Does a script's work with the options that it was called with; gives the exit status."""
+    options = parser.parse_args(namespace=Options())
+    return run_script(Path(parser.prog).name, lambda: work(options))

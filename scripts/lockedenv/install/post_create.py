@@ -15,12 +15,12 @@ from typing import List, Optional
 from lockedenv import ROOT, locks
 from lockedenv.console import Steps, Stop, disk_text
 from lockedenv.install import flash, wheels
-from lockedenv.install.options import Options, add_options
+from lockedenv.install.options import Options, main, make_parser
 from lockedenv.installed import INSTALLED, file_sha256, read_json, read_prefix, snapshot
 from lockedenv.machine import POD_VOLUME, gpus, write_atomically
 from lockedenv.prefix import INSTALLED as STATE_INSTALLED
 from lockedenv.prefix import Prefix, enter_text
-from lockedenv.process import run, run_script, started
+from lockedenv.process import run, started
 from lockedenv.verify.checks.surroundings import misleading
 
 STEPS = 3
@@ -31,8 +31,7 @@ def refuse_misleading_variables(prefix: Path) -> None:
     """Raises Stop now for what the verifier would refuse at the end. (PYTHONPATH is ours here, and the verifier's not.)"""
     for said, remedy in misleading(prefix, {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}):
         raise Stop(f"{said}: {remedy}, and run it again")
-    folder = os.environ.get("TMPDIR")
-    if folder and not os.access(folder, os.W_OK):
+    if (folder := os.environ.get("TMPDIR")) and not os.access(folder, os.W_OK):
         raise Stop(f"TMPDIR={folder} is not a folder that you may write to: make it or unset TMPDIR, and run it again")
 
 
@@ -49,10 +48,7 @@ def note_installed(prefix: Path, lock: Optional[Path] = None) -> None:
 
 
 def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] = None) -> int:
-    """The three last steps on a created prefix; gives the exit status. Raises Stop if the wheels cannot be installed.
-
-    flash-attn is not needed for the rest: its failure is told, the environment is verified without it, the status is 1.
-    """
+    """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails. Raises Stop for the wheels."""
     prefix, lock = options.target, locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS
     with steps.step(f"Install the wheels of {lock.relative_to(ROOT)}"):
         uv = wheels.bring_uv(options.cache, steps, options.offline)
@@ -80,8 +76,7 @@ def conclude(options: Options, level: str, problems: List[Optional[str]], steps:
     prefix.write(lacking=lacking)
     with steps.step(f"Verify, {level} level"):
         status = verify(options, level)
-    line = prefix.settle(status == 0, not lacking)
-    if line:
+    if line := prefix.settle(status == 0, not lacking):
         print(line, file=sys.stderr)
     keep_manifest(prefix)
     if status == 0:
@@ -114,10 +109,9 @@ def verify(options: Options, level: str) -> int:
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
         with started(command, True, env=environ, stdout=said if options.quiet else None, stderr=errors) as process:
             status = process.wait()
-        for file in (said, errors):
-            file.seek(0)
-        text = said.read().decode(errors="replace").strip()
-        if text:
+        said.seek(0)
+        errors.seek(0)
+        if text := said.read().decode(errors="replace").strip():
             print(text if status else text.splitlines()[-1], flush=True)
         sys.stderr.write(errors.read().decode(errors="replace"))
     return status
@@ -149,42 +143,34 @@ def restore(options: Options, extras: Path, uv: Path) -> Optional[str]:
 
 def restoring(prefix: Prefix, extras: Path, uv: Path) -> List[str]:
     """The command that installs the packages of a list without touching a locked one."""
-    words = [uv, "pip", "install", "--python", prefix.path / "bin/python", "-r", extras, "-c", locks.REQUIREMENTS]
-    return [str(word) for word in words]
+    return [*map(str, [uv, "pip", "install", "--python", prefix.path / "bin/python", "-r", extras, "-c", locks.REQUIREMENTS])]
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="scripts/post_create.sh",
-        description="Installs the pip layer into a created environment, builds flash-attn, and verifies. Run again, it puts "
-        "the pip layer right and keeps what you have added.",
-        epilog="The environment is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV). "
+    return make_parser(
+        "post_create.sh",
+        "Installs the pip layer into a created environment, builds flash-attn, and verifies. Run again, it puts the pip layer "
+        "right and keeps what you have added.",
+        "The environment is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV). "
         "Exit status: the verifier's; 1 also if something could not be installed, 2 for wrong usage.",
-        allow_abbrev=False,
     )
-    add_options(p)
-    return p
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
-    options = parser().parse_args(arguments, Options())
-
-    def work() -> int:
-        path = options.prefix or active_prefix()
-        if not (path.expanduser() / "bin/python").exists():
-            raise Stop(f"{path} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh")
-        options.settle(path)
-        target = options.target
-        backend = "conda" if (target.path / "conda-meta").is_dir() else "pip"
-        refuse_misleading_variables(target.path)
-        with target.held():
-            if not read_json(target.path / INSTALLED):
-                note_installed(target.path)
-            # A folder that is not the set-up's is marked as one that may never be removed.
-            target.write(**{"made_by": "you", "path": str(target.path), **target.mark(), "backend": backend, "verdicts": {}})
-            return finish(options, backend, Steps(STEPS, options.quiet))
-
-    return run_script("post_create.sh", work)
+def work(options: Options) -> int:
+    """What the options ask for; gives the exit status."""
+    path = options.prefix or active_prefix()
+    if not (path.expanduser() / "bin/python").exists():
+        raise Stop(f"{path} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh")
+    options.settle(path)
+    target = options.target
+    backend = "conda" if (target.path / "conda-meta").is_dir() else "pip"
+    refuse_misleading_variables(target.path)
+    with target.held():
+        if not read_json(target.path / INSTALLED):
+            note_installed(target.path)
+        # A folder that is not the set-up's is marked as one that may never be removed.
+        target.write(**{"made_by": "you", "path": str(target.path), **target.mark(), "backend": backend, "verdicts": {}})
+        return finish(options, backend, Steps(STEPS, options.quiet))
 
 
 def active_prefix() -> Path:
@@ -196,4 +182,4 @@ def active_prefix() -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(parser(), work))

@@ -9,16 +9,16 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Tuple
 
 from lockedenv import locks, machine, prefix
 from lockedenv.console import Steps, Stop
 from lockedenv.install import conda, fetch, flash, post_create, wheels
-from lockedenv.install.options import Options, add_options, add_setup_options
+from lockedenv.install.options import Options, main, make_parser
 from lockedenv.installed import added, own_files, read_prefix
 from lockedenv.machine import size_text, version_tuple
 from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED, Prefix
-from lockedenv.process import ask, run, run_script
+from lockedenv.process import ask, run
 from lockedenv.verify.checks.surroundings import compile_problem
 
 # The one archive whose size the channel's metadata lacked when it was locked is pytorch's; its Python 3.12 twin has
@@ -29,7 +29,6 @@ WHEEL_GROWTH, CONDA_GROWTH = 1.9, 2.5
 STEPS = 3 + post_create.STEPS
 PYTHON = "3.11"
 INSTALL_PYTHON = f"apt-get install python{PYTHON} (Debian 12, Ubuntu 22.04), or use the conda backend, which brings its own"
-Needs = List[Tuple[Path, int, str]]  # (folder, bytes, what for), one for each file system
 
 
 def refuse_other_machines() -> None:
@@ -52,8 +51,7 @@ def refuse_unusable(folder: Path) -> None:
             program.chmod(0o755)
             status, _, why = ask([program])
     except OSError as error:
-        said = f"{folder} cannot be made in {parent} ({error.strerror}); choose another with --prefix or --cache"
-        raise Stop(said) from None
+        raise Stop(f"{folder} cannot be made in {parent} ({error.strerror}); choose another with --prefix or --cache") from None
     if status != 0:
         raise Stop(f"no program starts from the disk of {folder} ({why}): it is mounted noexec; choose another with --prefix or "
                    "--cache")  # fmt: skip
@@ -72,32 +70,21 @@ def choose_backend(options: Options) -> Tuple[str, str]:
     return ("pip", problem) if problem else ("conda", "its channels answer")
 
 
-def needed_space(backend: str, path: Path, cache: Path) -> Needs:
-    """What is needed on each file system that will be written; what the cache already has is not counted."""
-    together, archives, beside = machine.same_filesystem(path, cache), 0, 0
+def needed_space(backend: str, path: Path, cache: Path) -> List[Tuple[Path, int, str]]:
+    """(folder, bytes, what for) of each file system that will be written; what the cache already has is not counted."""
+    together = machine.same_filesystem(path, cache)
     total = sum(p.size for p in locks.read_pip_lock(locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS))
-    unpacked = int(total * WHEEL_GROWTH)
-    if backend == "pip":
-        archives = 0 if together else total
-        if together and Prefix(path).mark().get("backend") == "pip":
-            unpacked //= 4  # the cache holds what the old prefix links to
-    else:
+    unpacked, archives, beside = int(total * WHEEL_GROWTH), 0 if together else total, 0
+    if backend == "conda":
         sizes = {p.filename: p.size or UNKNOWN_SIZE for p in locks.read_conda_lock().packages}
         archives = sum(size for name, size in sizes.items() if not (cache / "pkgs" / name).exists())
         beside = sum(sizes.values())
         unpacked += int(beside * CONDA_GROWTH)
+    elif together and Prefix(path).mark().get("backend") == "pip":
+        unpacked //= 4  # the cache holds what the old prefix links to
     if together:
         return [(path, unpacked + archives, "the environment and the cache")]
     return [(path, unpacked + beside, "the environment"), (cache, archives, "the cache")]
-
-
-def refuse_small_disks(needs: Needs, backend: str) -> None:
-    for folder, needed, what in needs:
-        free = machine.free_bytes(folder)
-        if free < needed:
-            raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
-                       f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
-                       "--prefix or --cache")  # fmt: skip
 
 
 def create_venv(options: Options, uv: Path) -> None:
@@ -120,33 +107,21 @@ def install(options: Options, backend: str, steps: Steps) -> int:
     """Creates, finishes and verifies the prefix; gives the exit status. Until it is installed, the old one can come back."""
     target = options.target
     with steps.step("Fetch the archives" if backend == "conda" else "Fetch uv"):
-        if backend == "conda":
-            tool = conda.fetch_archives(options.cache, options.mirrors, options.offline, steps)
-        else:
-            tool = wheels.bring_uv(options.cache, steps, options.offline)
-    extras = keep_list(target)
+        uv = backend == "pip"
+        tool = wheels.bring_uv(options.cache, steps, options.offline) if uv else conda.fetch_archives(options, steps)
+    extras, lines = target.beside("extras.txt"), added(read_prefix(target.path)) if target.ours() else []
+    if lines:
+        machine.write_atomically(extras, "\n".join(["# What was in the environment beyond its lock.", *lines, ""]))
     with target.replacing(backend):
         with steps.step(f"Create {target.path}"):
-            if backend == "conda":
-                conda.create(target, options.cache, tool, steps)
-            else:
-                create_venv(options, tool)
+            create_venv(options, tool) if uv else conda.create(target, options.cache, tool, steps)
             prefix.write_activate(target.path, backend)
             post_create.note_installed(target.path)
-        status = post_create.finish(options, backend, steps, extras if options.keep_extras else None)
-    if extras and not options.keep_extras:
+        status = post_create.finish(options, backend, steps, extras if lines and options.keep_extras else None)
+    if lines and not options.keep_extras:
         command = " ".join(map(shlex.quote, post_create.restoring(target, extras, target.path / "bin/uv")))
         steps.say(f"your own packages are listed in {extras}; this brings them back:\n{command}")
     return status
-
-
-def keep_list(target: Prefix) -> Optional[Path]:
-    """Writes what the user has added to a prefix into a requirements file beside it; None if it is nothing."""
-    lines, path = added(read_prefix(target.path)) if target.ours() else [], target.beside("extras.txt")
-    if not lines:
-        return None
-    machine.write_atomically(path, "\n".join(["# What was in the environment beyond its lock.", *lines, ""]))
-    return path
 
 
 def download_only(folder: Path, mirrors: List[str], steps: Steps) -> None:
@@ -196,57 +171,54 @@ def set_up(options: Options) -> int:
 
 def look(options: Options, state: str, steps: Steps) -> str:
     """Says what is going to be done, and where; gives the backend. Raises Stop for what could not end well."""
-    target, (backend, why) = options.target, choose_backend(options)
-    prefix.refuse(target.path, backend, options.cache)
-    needs, gpus, environ = needed_space(backend, target.path, options.cache), machine.gpus(), dict(os.environ)
-    reasons = {
-        ABSENT: "",
-        CHANGED: " (rebuilt: the locks have changed)",
-        MAKING: " (started anew: an earlier run did not finish)",
-    }
+    (backend, why), target, path = choose_backend(options), options.target, options.target.path
+    prefix.refuse(path, backend, options.cache)
+    needs, gpus, environ = needed_space(backend, path, options.cache), machine.gpus(), dict(os.environ)
+    past = {ABSENT: "", CHANGED: " (rebuilt: the locks have changed)", MAKING: " (started anew: an earlier run did not finish)"}
     steps.note(f"backend      {backend}: {why}")
-    steps.note(f"environment  {target.path}{reasons.get(state, ' (rebuilt)')}")
+    steps.note(f"environment  {path}{past.get(state, ' (rebuilt)')}")
     steps.note(f"cache        {options.cache}")
     for folder, needed, what in needs:
-        free = size_text(machine.free_bytes(folder))
-        steps.note(f"disk         {what}: about {size_text(needed)} of {free} free at {folder}")
+        steps.note(f"disk         {what}: about {size_text(needed)} of {size_text(machine.free_bytes(folder))} free at {folder}")
     if len(needs) > 1:
         steps.note("the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")
     steps.note(f"flash-attn   {flash.outlook(options, backend, gpus)}")
     if state not in (ABSENT, MAKING):
         steps.note(f"the old environment is kept at {target.old} until the new one is verified")
         where = "" if options.keep_extras else f" (listed in {target.beside('extras.txt')})"
-        extras = [f"goes         {line}{where}" for line in added(read_prefix(target.path))]
-        own = [
-            f"moves        {path.relative_to(target.path)}, your own file, to {target.path}.kept-*"
-            for path in own_files(target.path)
-        ]
+        extras = [f"goes         {line}{where}" for line in added(read_prefix(path))]
+        own = [f"moves        {file.relative_to(path)}, your own file, to {path}.kept-*" for file in own_files(path)]
         for lines in (extras, own):
             for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
                 steps.note(line)
-    post_create.refuse_misleading_variables(target.path)
-    for problem in (machine.driver_problem(gpus), compile_problem(target.path, backend, environ) if gpus else None):
-        if problem:
-            raise Stop(problem)
-    refuse_small_disks(needs, backend)
+    post_create.refuse_misleading_variables(path)
+    for problem in filter(None, [machine.driver_problem(gpus), compile_problem(path, backend, environ) if gpus else None]):
+        raise Stop(problem)
+    for folder, needed, what in needs:
+        if (free := machine.free_bytes(folder)) < needed:
+            raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
+                       f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
+                       "--prefix or --cache")  # fmt: skip
     return backend
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="scripts/setup_runpod_environment.sh",
-        description="Turns a bare Linux machine into the locked environment, verified. It is safe to run again.",
-        epilog="Default prefix: ~/maximalcai. Exit status: 0 verified, 1 not, 2 wrong usage, 130 and 143 interrupted.",
-        allow_abbrev=False,
+    parser = make_parser(
+        "setup_runpod_environment.sh",
+        "Turns a bare Linux machine into the locked environment, verified. It is safe to run again.",
+        "Default prefix: ~/maximalcai. Exit status: 0 verified, 1 not, 2 wrong usage, 130 and 143 interrupted.",
     )
-    add_options(p)
-    add_setup_options(p)
-    return p
-
-
-def main(arguments: Optional[List[str]] = None) -> int:
-    options = parser().parse_args(arguments, Options())
-    return run_script("setup_runpod_environment.sh", lambda: work(options))
+    add = parser.add_argument
+    add("--backend", choices=["auto", "conda", "pip"], default="auto",
+        help="auto: conda where its channels answer, otherwise PyPI's wheels of the same versions")  # fmt: skip
+    add("--mirror", default=os.environ.get("MAXIMALCAI_MIRROR", ""), metavar="URL,...",
+        dest="mirrors", type=lambda urls: [url for url in urls.split(",") if url],
+        help="fetch conda archives from here first (default: $MAXIMALCAI_MIRROR); any is safe")  # fmt: skip
+    add("--download-only", type=Path, metavar="DIR", help="collect everything in DIR, and install nothing")
+    add("--force", action="store_true", help="rebuild a finished environment; the old one stays until it is verified")
+    add("--keep-extras", action="store_true", help="install the packages that you added into the rebuilt environment too")
+    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    return parser
 
 
 def work(options: Options) -> int:
@@ -258,18 +230,16 @@ def work(options: Options) -> int:
         download_only(folder, options.mirrors, Steps(3, options.quiet))
         return 0
     options.settle(options.prefix or machine.home() / "maximalcai")
-    target = options.target
-    prefix.refuse(target.path, options.backend, options.cache)
-    for folder in (target.path, options.cache):
+    prefix.refuse(options.target.path, options.backend, options.cache)
+    for folder in (options.target.path, options.cache):
         refuse_unusable(folder)
     if options.dry_run:
         return set_up(options)
-    with target.held():
-        line = target.recover()
-        if line:
+    with options.target.held():
+        if line := options.target.recover():
             print(line, file=sys.stderr)
         return set_up(options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(parser(), work))

@@ -6,6 +6,7 @@ Each tool runs without the user's settings, the index and its certificates apart
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import os
 import re
@@ -28,6 +29,9 @@ CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bun
 # What pip calls a setting, and uv; a credential helper and time-outs are the index's too.
 SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_EXTRA_INDEX_URL", "find-links": "UV_FIND_LINKS",
             "cert": "SSL_CERT_FILE"}  # fmt: skip
+# unsafe-best-match, as pip has it: a version may come from any index; the hash says which file.
+ALWAYS = {"UV_LINK_MODE": "hardlink", "UV_HTTP_TIMEOUT": "120", "UV_NO_CONFIG": "1", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+REQUIREMENT = "{0.name}=={0.version} --hash=sha256:{0.sha256}\n"
 KEPT = "UV_INDEX UV_DEFAULT_INDEX UV_EXTRA_INDEX UV_FIND_LINKS UV_KEYRING UV_INSECURE UV_HTTP UV_SYSTEM_CERTS SSL_CERT_FILE"
 
 
@@ -38,9 +42,8 @@ def pip_command() -> List[str]:
     for python in dict.fromkeys([sys.executable, getattr(sys, "_base_executable", sys.executable)]):
         if ask([python, "-m", "pip", "--version"])[0] == 0:
             return [python, "-m", "pip"]
-        status, said, _ = ask([python, "-c", bundled])
-        if status == 0:
-            return [python, f"{said.strip()}/pip"]
+        if wheel := ask([python, "-c", bundled])[1].strip():
+            return [python, f"{wheel}/pip"]
     return []
 
 
@@ -48,49 +51,31 @@ def index_settings(environ: Dict[str, str]) -> Dict[str, str]:
     """The index as uv's variables: from uv's own, otherwise from pip's variables and configuration files."""
     found = {name: value for name, value in environ.items() if name.startswith(tuple(KEPT.split()))}
     if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX"} & set(found) and pip_command():
-        _, said, _ = ask([*pip_command(), "config", "list"], env=environ)
+        said = ask([*pip_command(), "config", "list"], env=environ)[1]
         for scope in ("global", "install", ":env:"):
             for name, value in re.findall(rf"^{scope}\.([\w-]+)=('.*'|\".*\")$", said, re.M):
                 if name in SETTINGS and not environ.get(SETTINGS[name]):
                     found[SETTINGS[name]] = " ".join(ast.literal_eval(value).split())
-    for bundle in CERTIFICATES:  # uv's own list of authorities lacks a company's; the machine's has it
-        if "SSL_CERT_FILE" not in found and Path(bundle).exists():
-            found["SSL_CERT_FILE"] = bundle
+    for bundle in filter(os.path.exists, CERTIFICATES):  # uv's own list of authorities lacks a company's; the machine's has it
+        found.setdefault("SSL_CERT_FILE", bundle)
     return found
 
 
 def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[str, str]:
     """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy."""
-    together = same_filesystem(cache, prefix.parent)
-    ours = {
-        "UV_CACHE_DIR": str(cache / "uv" if together else Prefix(prefix).beside("uv")),
-        "UV_PYTHON_INSTALL_DIR": str(cache / "python"),
-        "UV_LINK_MODE": "hardlink",
-        "UV_HTTP_TIMEOUT": "120",
-        "UV_NO_CONFIG": "1",
-        "UV_INDEX_STRATEGY": "unsafe-best-match",  # as pip has it: a version may come from any index; the hash says which file
-    }
-    return {**clean(environ), **ours, **index_settings(environ)}
+    folder = cache / "uv" if same_filesystem(cache, prefix.parent) else Prefix(prefix).beside("uv")
+    ours = clean(environ, UV_CACHE_DIR=str(folder), UV_PYTHON_INSTALL_DIR=str(cache / "python"), **ALWAYS)
+    return {**ours, **index_settings(environ)}
 
 
-def run_uv(
-    command: List[Any], environ: Dict[str, str], what: str, quiet: bool, hide: str = "$^", disk: Optional[Path] = None
-) -> None:
-    """Runs uv with the index alone, and if that fails with the extra ones. Raises Stop.
-
-    pip takes the file with the right hash from any of them; uv takes the first index that has the version, right or not.
-    """
-    extra = {"UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"} & set(environ)
-    try:
-        run(command, {k: v for k, v in environ.items() if k not in extra}, what, quiet or bool(extra), hide, disk)
-    except Stop:
-        if not extra:
-            raise
-        run(command, environ, what, quiet, hide, disk)
-
-
-def requirement(pin: locks.PipPackage) -> str:
-    return f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n"
+def run_uv(command: List[Any], environ: Dict[str, str], what: str, quiet: bool, **options: Any) -> str:
+    """Runs uv with the index alone, and if that fails with the extra ones; gives what it says. Raises Stop."""
+    # pip takes the file with the right hash from any of them; uv takes the first index that has the version, right or not.
+    alone = {name: value for name, value in environ.items() if name not in ("UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")}
+    if alone != environ:
+        with contextlib.suppress(Stop):
+            return run(command, alone, what, quiet=True, **options)
+    return run(command, environ, what, quiet, **options)
 
 
 def by_hash(folder: Path, pattern: str, sha256: str) -> Optional[Path]:
@@ -101,9 +86,9 @@ def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
     """The locked uv, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop."""
     pin, folder = next(p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name == "uv"), (offline or cache) / "wheels"
     wheel = by_hash(folder, "uv-*.whl", pin.sha256)
+    if not wheel and offline:
+        raise Stop(f"{folder} has no uv {pin.version}; collect it anew with --download-only {offline}")
     if not wheel:
-        if offline:
-            raise Stop(f"{folder} has no uv {pin.version}; collect it anew with --download-only {offline}")
         _fetch_uv(pin, folder, steps)
         wheel = by_hash(folder, "uv-*.whl", pin.sha256)
     if not wheel:
@@ -112,17 +97,16 @@ def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
 
 
 def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps) -> None:
-    environ, found = dict(os.environ), shutil.which("uv")
     if not pip_command():
-        if found and version_tuple(ask([found, "--version"])[1]) >= (0, 5):
-            return fetch_files([pin], folder, Path(found), steps)
+        if (uv := shutil.which("uv")) and version_tuple(ask([uv, "--version"])[1]) >= (0, 5):
+            return fetch_files([pin], folder, Path(uv), steps)
         raise Stop("no pip here to fetch uv with; install it with: apt-get install python3-pip")
-    names = {uv: f"PIP_{pip.replace('-', '_').upper()}" for pip, uv in SETTINGS.items()}
-    index = {names[name]: value for name, value in index_settings(environ).items() if name in names}
+    environ, found = dict(os.environ), index_settings(dict(os.environ))
+    index = {f"PIP_{name.replace('-', '_').upper()}": found[uv] for name, uv in SETTINGS.items() if uv in found}
     options = "--quiet --require-hashes --no-deps --only-binary :all: --no-cache-dir --disable-pip-version-check".split()
     with holding(folder.with_name("wheels.lock"), f"the cache {folder}"), tempfile.TemporaryDirectory() as tmp:
         asked = Path(tmp, "uv.txt")
-        asked.write_text(requirement(pin))
+        asked.write_text(REQUIREMENT.format(pin))
         command = [*pip_command(), "download", *options, "--dest", folder, "-r", asked]
         run(command, clean(environ, PIP_CONFIG_FILE=os.devnull, **index), f"fetching uv {pin.version} with pip", quiet=True)
 
@@ -131,19 +115,18 @@ def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
     """Where the index keeps the files of these hashes. Raises Stop if it lacks one."""
     with tempfile.TemporaryDirectory() as tmp:
         out, asked, config = Path(tmp, "pylock.toml"), Path(tmp, "asked.txt"), Path(tmp, "uv.toml")
-        asked.write_text("".join(map(requirement, pins)))
+        asked.write_text("".join(map(REQUIREMENT.format, pins)))
         # An sdist would be built to learn what it depends on, which nobody asks here.
         known = '[[dependency-metadata]]\nname = "{0.name}"\nversion = "{0.version}"\nrequires-dist = []\n'
         config.write_text("".join(map(known.format, pins)))
         environ = {**uv_environment(Path(tmp), Path(tmp), dict(os.environ)), "UV_CONFIG_FILE": str(config)}
         del environ["UV_NO_CONFIG"]
-        target = ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--no-deps"]
-        command = [uv, "pip", "compile", "--quiet", "--format", "pylock.toml", "-o", out, *target, asked]
+        options = "--quiet --format pylock.toml --no-deps --python-version 3.11 --python-platform x86_64-manylinux_2_28"
+        command = [uv, "pip", "compile", *options.split(), "-o", out, asked]
         run_uv(command, environ, "asking the package index where the files are", quiet=True)
         found = re.findall(r'(?:url|path) = "([^"]+)"[^{}]*hashes = \{ sha256 = "([0-9a-f]{64})"', out.read_text())
     urls = {sha: url for url, sha in found}
-    lacking = [f"{pin.name} {pin.version}" for pin in pins if pin.sha256 not in urls]
-    if lacking:
+    if lacking := [f"{pin.name} {pin.version}" for pin in pins if pin.sha256 not in urls]:
         raise Stop(f"the package index has no file with the locked hash of {', '.join(lacking)}; use another index")
     hosts = [urlsplit(url) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL") for url in environ.get(name, "").split()]
     items = []
@@ -160,8 +143,7 @@ def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
 def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, steps: Steps) -> None:
     """The wheels and sources of these pins into a folder, by hash; what is there is not asked for. Raises Stop."""
     there = set(hashes(folder.glob("*-*")).values())
-    missing = [pin for pin in pins if pin.sha256 not in there]
-    if missing:
+    if missing := [pin for pin in pins if pin.sha256 not in there]:
         fetch.fetch(_locate(missing, uv), folder, steps.note, steps.quiet)
 
 
@@ -180,26 +162,22 @@ def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
 
 
 def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: Path, steps: Steps) -> None:
-    """The wheels of a lock, by hash, in parallel, from the index, the cache or the offline folder. Raises Stop.
-
-    What is there and is not as its install left it is installed again; what the user added stays.
-    """
+    """The wheels of a lock, by hash; what is not as its install left it, again; what the user added stays. Raises Stop."""
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", "--require-hashes", "--no-deps"]
     command += [word for name in damaged(prefix, pins) for word in ("--reinstall-package", name)]
-    folder = offline / "wheels" if offline else None
-    if not folder and not same_filesystem(cache, prefix):
+    if offline or not same_filesystem(cache, prefix):
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
-        folder = cache / "wheels"
-        fetch_files(pins, folder, uv, steps)
-    command += ["--no-index", "--find-links", folder] if folder else []
+        folder = (offline or cache) / "wheels"
+        if not offline:
+            fetch_files(pins, folder, uv, steps)
+        command += ["--no-index", "--find-links", folder]
     with holding(cache / "uv.lock", f"the cache {cache}"):
-        for path in kept.drop_changed(cache, cache.glob("uv/archive-v*/*")):
-            if not kept.whole_wheel(path):
-                kept.discard(path)
+        for path in [p for p in kept.drop_changed(cache, cache.glob("uv/archive-v*/*")) if not kept.whole_wheel(p)]:
+            kept.discard(path)
         try:  # all in the cache: then no index is asked, and none needs to answer
             run([*command, "--offline", "-r", lock], environ, "looking in the cache", quiet=True)
         except Stop:
             hide = r" [+~-] \S+==|Using Python|Resolved|Audited"  # uv lists every package that it installed
-            run_uv([*command, "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide, disk=prefix)
+            run_uv([*command, "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide=hide, disk=prefix)
         kept.note(cache, cache.glob("uv/archive-v*/*"))
