@@ -102,7 +102,8 @@ def test_the_checks_logic_on_the_cpu(pip_environment: Path) -> None:
         (["--offline", "/nowhere"], "--offline /nowhere: is not a folder; make it with --download-only /nowhere"),
         (["--arch", "70"], "flash-attn cannot be built for compute capability 7.0"),
         (["--sha256", "0"], "--sha256 is the hash of --wheel; give both"),
-        (["--jobs", "-1"], "give a positive number"),
+        (["--jobs", "0"], "give a positive number"),
+        (["--wheel", "x.whl"], "--wheel needs --sha256 with the wheel's 64 hex digits"),
     ],
 )
 def test_a_refusal_is_one_line_before_anything_is_downloaded(options: list, said: str, tmp_path: Path) -> None:  # type: ignore
@@ -129,7 +130,7 @@ def test_without_python_there_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
-    done = sh(ROOT / "scripts/post_create.sh", check=False, env=clean_environ())
+    done = sh(ROOT / "scripts/post_create.sh", check=False, env=clean_environ(HOME=str(tmp_path)))
     assert done.returncode == 1 and "no environment is active; name one with --prefix DIR" in done.stdout
     done = sh(ROOT / "scripts/post_create.sh", "--prefix", tmp_path, check=False, env=clean_environ())
     assert done.returncode == 1 and "has no bin/python: it is not an environment" in done.stdout

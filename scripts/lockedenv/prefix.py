@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
 from lockedenv.console import Stop
-from lockedenv.installed import MARK, own_files, read_json
+from lockedenv.installed import MARK, added, own_files, read_json, read_prefix
 from lockedenv.machine import write_atomically
 from lockedenv.process import end_orphans, holding
 
@@ -172,7 +172,8 @@ def record_verdict(folder: Path, level: str, good: bool) -> None:
     """Notes the outcome of a whole verification in a prefix's mark, if it has one that may be written."""
     mark = read_json(folder / MARK)
     if mark.get("state") == INSTALLED:
-        verdict = {"passed": good, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        verdict = {"passed": good, "time": now, "added": added(read_prefix(folder))}
         with contextlib.suppress(OSError):
             verdicts = {**mark.get("verdicts", {}), level: verdict}
             write_atomically(folder / MARK, json.dumps({**mark, "verdicts": verdicts}, indent=1) + "\n")

@@ -73,8 +73,6 @@ def prove(prefix: Path, version: str, gpu: bool) -> Tuple[str, bool]:
 
 def _given_wheel(options: Options, torch: Torch, steps: Steps) -> Path:
     """The wheel of --wheel, checked by name and hash before anything is done with it. Raises Stop."""
-    if not re.fullmatch("[0-9a-f]{64}", options.sha256):
-        raise Stop("--wheel needs --sha256 with the wheel's 64 hex digits: nothing is installed that was not hashed")
     name = unquote(urlsplit(options.wheel).path).rsplit("/", 1)[-1]
     if misfit := flash_plan.wheel_misfit(name, torch):
         raise Stop(misfit)
@@ -161,7 +159,8 @@ def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -
         run([uv, "pip", "uninstall", "--python", prefix / "bin/python", "flash-attn"], environ, "removing flash-attn", quiet=True)
         if base:
             shutil.rmtree(wheel.parent)
-        raise Stop(f"flash-attn was installed and is not right, so it was removed again, from the cache too: {problem}")
+        also = ", from the cache too" if base else ""
+        raise Stop(f"flash-attn was installed and is not right, so it was removed again{also}: {problem}")
     marker.write_text(name)
     if problem:
         steps.note(f"flash-attn is installed, and its proof could not run: {problem}")

@@ -38,19 +38,25 @@ def signature(path: Path) -> str:
 
 
 def note(cache: Path, paths: Iterable[Path]) -> None:
-    """Notes what was just unpacked, by hash."""
-    found = {str(path.relative_to(cache)): signature(path) for path in paths if path.exists()}
-    write_atomically(cache / NOTES, json.dumps({**read_json(cache / NOTES), **found}, indent=0) + "\n")
+    """Notes what was just unpacked, by hash, and has no note yet."""
+    notes = read_json(cache / NOTES)
+    names = {str(path.relative_to(cache)): path for path in paths if path.exists()}
+    found = {name: signature(path) for name, path in names.items() if name not in notes}
+    write_atomically(cache / NOTES, json.dumps({**notes, **found}, indent=0) + "\n")
 
 
 def drop_changed(cache: Path, paths: Iterable[Path]) -> List[Path]:
-    """Removes what is not as it was noted; gives what is there without a note, as a killed run leaves it."""
+    """Removes what is not as it was noted, and its note; gives what is there without a note, as a killed run leaves it."""
     notes: Dict[str, str] = read_json(cache / NOTES)
-    known = {path: notes.get(str(path.relative_to(cache))) for path in paths if os.path.lexists(path)}
-    changed = [path for path, noted in known.items() if noted != signature(path)]
-    for path in filter(known.get, changed):
-        discard(path)
-    return [path for path in changed if not known[path]]
+    names = {str(path.relative_to(cache)): path for path in paths}
+    gone = [name for name, path in names.items() if name in notes and not os.path.lexists(path)]
+    changed = [name for name, path in names.items() if os.path.lexists(path) and notes.get(name) != signature(path)]
+    known = [name for name in changed if name in notes]
+    if gone or known:
+        write_atomically(cache / NOTES, json.dumps({k: v for k, v in notes.items() if k not in gone + known}, indent=0) + "\n")
+    for name in known:
+        discard(names[name])
+    return [names[name] for name in changed if name not in notes]
 
 
 def discard(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -24,9 +25,11 @@ class Options(argparse.Namespace):
         """Makes the paths absolute, with `path` as the prefix. Raises Stop for options that contradict each other."""
         if self.sha256 and not self.wheel:
             raise Stop("--sha256 is the hash of --wheel; give both")
+        if self.wheel and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise Stop("--wheel needs --sha256 with the wheel's 64 hex digits: nothing is installed that was not hashed")
         if self.offline and not self.offline.is_dir():
             raise Stop(f"--offline {self.offline}: is not a folder; make it with --download-only {self.offline}")
-        if self.jobs < 0:
+        if self.jobs is not None and self.jobs < 1:
             raise Stop(f"--jobs {self.jobs}: give a positive number")
         flash_plan.architectures([], self.arch)
         self.offline = self.offline.resolve() if self.offline else None
@@ -44,7 +47,7 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
     add("--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only")
     add("--arch", default="", metavar="LIST", help="build flash-attn for these: 90 is an H100, 80 an A100 "
         "(default: the GPUs present; none: not built)")  # fmt: skip
-    add("--jobs", type=int, default=0, metavar="N", help="compile jobs (default: by CPUs and free memory)")
+    add("--jobs", type=int, metavar="N", help="compile jobs (default: by CPUs and free memory)")
     add("--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel instead of building")
     add("--sha256", default="", metavar="HEX", help="the hash of --wheel")
     add("--no-flash-attn", action="store_true", help="leave flash-attn out")

@@ -16,8 +16,8 @@ from lockedenv import ROOT, locks
 from lockedenv.console import Steps, Stop, disk_text
 from lockedenv.install import flash, wheels
 from lockedenv.install.options import Options, main, make_parser
-from lockedenv.installed import INSTALLED, file_sha256, read_json, read_prefix, snapshot
-from lockedenv.machine import POD_VOLUME, gpus, write_atomically
+from lockedenv.installed import INSTALLED, added, file_sha256, read_json, read_prefix, snapshot
+from lockedenv.machine import POD_VOLUME, gpus, home, write_atomically
 from lockedenv.prefix import INSTALLED as STATE_INSTALLED
 from lockedenv.prefix import Prefix, enter_text
 from lockedenv.process import run, started
@@ -63,7 +63,9 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
 
 def again(options: Options, steps: Steps) -> int:
     """On an installed prefix: flash-attn if it is not there yet, and the verifier. Gives the exit status."""
-    level = options.level or ("quick" if options.target.mark().get("verdicts", {}).get("full", {}).get("passed") else "full")
+    full = options.target.mark().get("verdicts", {}).get("full", {})  # it holds for what there was to be verified
+    same = full.get("passed") and full.get("added") == added(read_prefix(options.target.path))
+    level = options.level or ("quick" if same else "full")
     with steps.step("flash-attn"):
         uv = Path() if options.no_flash_attn else wheels.bring_uv(options.cache, steps, options.offline)
         problem = install_flash_attn(options, uv, steps)
@@ -151,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
         "post_create.sh",
         "Installs the pip layer into a created environment, builds flash-attn, and verifies. Run again, it puts the pip layer "
         "right and keeps what you have added.",
-        "The environment is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV). "
+        "The environment is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai. "
         "Exit status: the verifier's; 1 also if something could not be installed, 2 for wrong usage.",
     )
 
@@ -174,9 +176,10 @@ def work(options: Options) -> int:
 
 
 def active_prefix() -> Path:
-    """The active environment: of those that the shell names, the one whose python runs this. Raises Stop."""
+    """The active environment: of those that the shell names, the one whose python runs this; else the default. Raises Stop."""
     named = [Path(os.environ[name]) for name in ("CONDA_PREFIX", "VIRTUAL_ENV") if os.environ.get(name)]
-    for prefix in [p for p in named if p.resolve() == Path(sys.prefix).resolve()] + named:
+    usual = [path for path in [home() / "maximalcai"] if (path / "bin/python").exists()]
+    for prefix in [p for p in named if p.resolve() == Path(sys.prefix).resolve()] + named + usual:
         return prefix
     raise Stop("no environment is active; name one with --prefix DIR")
 

@@ -188,6 +188,8 @@ def look(options: Options, state: str, steps: Steps) -> str:
         where = "" if options.keep_extras else f" (listed in {target.beside('extras.txt')})"
         extras = [f"goes         {line}{where}" for line in added(read_prefix(path))]
         own = [f"moves        {file.relative_to(path)}, your own file, to {path}.kept-*" for file in own_files(path)]
+        if extras and not options.keep_extras:
+            steps.note("--keep-extras installs the packages that you added into the new one")
         for lines in (extras, own):
             for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
                 steps.note(line)
