@@ -54,7 +54,6 @@ class Dist:
     version: str
     manager: str
     path: Path
-    broken: str = ""
 
 
 @dataclass
@@ -92,11 +91,9 @@ class Installed:
 
 def site_folders(prefix: Path) -> List[Path]:
     """Where a prefix keeps Python packages; for the running interpreter, where it really looks."""
-    if prefix == Path(sys.prefix):
-        found = [Path(p) for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-    else:
-        found = sorted(prefix.glob("lib/python3.*/site-packages"))
-    return [p for p in found if p.is_dir()]
+    running = prefix == Path(sys.prefix)
+    found = [Path(p) for p in sys.path] if running else sorted(prefix.glob("lib/python3.*/site-packages"))
+    return [p for p in found if p.name in ("site-packages", "dist-packages") and p.is_dir()]
 
 
 def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
@@ -109,13 +106,11 @@ def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
             channel = re.sub(r"/(linux-64|noarch)(/.*)?$", "", channel).rsplit("/", 1)[-1]
             hashes = {}
             for entry in data["paths_data"]["paths"]:
-                file = entry.get("path_type", "hardlink") in ("hardlink", "copy")
                 sha = entry.get("sha256_in_prefix") or entry.get("sha256") or ""
                 # A noarch package may be recorded as it was packed.
                 name = re.sub("^python-scripts/", "bin/", re.sub("^site-packages/", f"{site}/", entry["_path"]))
-                hashes[name] = sha if file else ""
-            build = data.get("build") or data.get("build_string", "")
-            archive = (data.get("sha256") or "", data.get("md5") or "")
+                hashes[name] = sha if entry.get("path_type", "hardlink") in ("hardlink", "copy") else ""
+            build, archive = data.get("build") or data.get("build_string", ""), (data.get("sha256") or "", data.get("md5") or "")
             records.append(CondaRecord(data["name"], data["version"], build, channel, *archive, hashes))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: is not a conda record ({type(error).__name__}: {error}); make the prefix anew")
@@ -127,38 +122,35 @@ def info_name(folder: str) -> str:
     return canonical(re.sub(r"\.(dist|egg)-info$", "", folder.rsplit("/", 1)[-1]).partition("-")[0])
 
 
-def _dist(path: Path, owned: Dict[str, Dict[str, str]], prefix: Path) -> Dist:
-    name, version, broken = info_name(path.name), "unknown", ""
+def _dist(path: Path, owned: Dict[str, Dict[str, str]], prefix: Path, problems: List[str]) -> Dist:
+    name, version = info_name(path.name), "unknown"
     try:
         metadata = path / ("METADATA" if path.suffix == ".dist-info" else "PKG-INFO")
         with (metadata if path.is_dir() else path).open(encoding="utf-8", errors="replace") as file:
             header = HeaderParser().parse(file, headersonly=True)  # the description may say "Name:" too
         name, version = canonical(header["Name"]), header["Version"].strip()
     except (OSError, TypeError, AttributeError):
-        broken = f"{path}: has no readable METADATA; reinstall {name}"
+        problems.append(f"{path}: has no readable METADATA; reinstall {name}")
     hashes = owned.get(path.relative_to(prefix).as_posix()) if prefix in path.parents else None
     # pip and uv replace a conda package in place, and leave conda's record of it as it was.
     as_left = hashes is not None and all(not sha or file_sha256(path / file) == sha for file, sha in hashes.items())
-    return Dist(name, version, "conda" if as_left else "pip", path, broken)
+    return Dist(name, version, "conda" if as_left else "pip", path)
 
 
 def file_sha256(path: Path) -> str:
     """The sha256 of a file; empty if it cannot be read."""
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    except OSError:
-        return ""
-    return digest.hexdigest()
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+        return digest.hexdigest()
+    return ""
 
 
 def hashes(paths: Iterable[Path]) -> Dict[Path, str]:
     """The sha256 of each file, by all cores: hashlib lets go of the interpreter while it hashes."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(paths)
-        return dict(zip(found, pool.map(file_sha256, found)))
+        return dict(pool.map(lambda path: (path, file_sha256(path)), paths))
 
 
 def read_prefix(prefix: Path) -> Installed:
@@ -166,24 +158,18 @@ def read_prefix(prefix: Path) -> Installed:
     problems: List[str] = []
     conda = _conda_records(prefix, problems)
     owned = {folder: hashes for record in conda for folder, hashes in record.infos.items()}
-    dists = [
-        _dist(path, owned, prefix)
-        for folder in site_folders(prefix)
-        for path in sorted(folder.iterdir())
-        if path.name.endswith((".dist-info", ".egg-info"))
-    ]
-    problems += [d.broken for d in dists if d.broken]
+    paths = [path for folder in site_folders(prefix) for path in sorted(folder.iterdir())]
+    dists = [_dist(path, owned, prefix, problems) for path in paths if path.name.endswith((".dist-info", ".egg-info"))]
     backend = "conda" if (prefix / "conda-meta" / "history").exists() or conda else "pip"
     return Installed(prefix, backend, conda, dists, problems)
 
 
 def read_json(path: Path) -> Dict[str, Any]:
     """A JSON object from a file; empty if it is not there, or is none."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         data = json.loads(path.read_text(encoding="utf-8"))
         return data if isinstance(data, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    return {}
 
 
 def record_entries(record: Path) -> Dict[Path, str]:
@@ -198,15 +184,12 @@ def record_entries(record: Path) -> Dict[Path, str]:
 
 def recorded_files(installed: Installed) -> Dict[Path, str]:
     """path -> sha256 in hex of every file that a conda record or a dist-info names; empty where it has no hash for it."""
-    files: Dict[Path, str] = {}
-    for record in installed.conda:
-        files.update((installed.prefix / path, sha) for path, sha in record.hashes.items())
-    for dist in installed.dists:
-        if dist.manager == "pip":
-            try:
-                files.update(record_entries(dist.path / "RECORD"))
-            except (OSError, ValueError, csv.Error):
-                files[dist.path / "RECORD"] = "damaged"  # no file has this hash
+    files = {installed.prefix / path: sha for record in installed.conda for path, sha in record.hashes.items()}
+    for record in [dist.path / "RECORD" for dist in installed.dists if dist.manager == "pip"]:
+        try:
+            files.update(record_entries(record))
+        except (OSError, ValueError, csv.Error):
+            files[record] = "damaged"  # no file has this hash
     return files
 
 
@@ -225,11 +208,9 @@ def snapshot(prefix: Path) -> Dict[str, Dict[str, str]]:
     """What the records have no hash for, in a prefix that was just made: links and their targets, files and their sha256."""
     recorded = recorded_files(read_prefix(prefix))
     paths = {*unrecorded(prefix, recorded), *(path for path, sha in recorded.items() if not sha and path.suffix != ".pyc")}
+    links = {path.relative_to(prefix).as_posix(): os.readlink(path) for path in paths if path.is_symlink()}
     files = hashes(path for path in paths if path.is_file() and not path.is_symlink())
-    return {
-        "links": {path.relative_to(prefix).as_posix(): os.readlink(path) for path in paths if path.is_symlink()},
-        "files": {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()},
-    }
+    return {"links": links, "files": {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()}}
 
 
 def own_files(prefix: Path) -> List[Path]:
@@ -253,20 +234,11 @@ def added(installed: Installed) -> List[str]:
 
 
 def record_hash(dist: Dist) -> str:
-    """A sha256 over a dist-info's RECORD that is the same wherever and by whichever installer it was installed.
-
-    Left out: scripts (their first line names the prefix), bytecode, and the installer's own notes.
-    """
-    lines = []
-    try:
-        for line in (dist.path / "RECORD").read_text(encoding="utf-8").splitlines():
-            name = line.split(",", 1)[0]
-            note = name.startswith(dist.path.name) and name.rsplit("/", 1)[-1] in _NOTES
-            if not (name.startswith("..") or "__pycache__/" in name or note):
-                lines.append(line)
-    except OSError:
-        return ""
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-_NOTES = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"}
+    """A sha256 over a dist-info's RECORD that is the same wherever and by whichever installer it was installed."""
+    notes = rf"{re.escape(dist.path.name)}[^,]*/(RECORD|INSTALLER|REQUESTED|(direct_url|uv_cache|uv_build)\.json)(,|$)"
+    # Scripts (their first line names the prefix), bytecode, and the installer's own notes.
+    left_out = re.compile(rf"\.\.|[^,]*__pycache__/|{notes}")
+    with contextlib.suppress(OSError):
+        lines = (dist.path / "RECORD").read_text(encoding="utf-8").splitlines()
+        return hashlib.sha256("\n".join(sorted(line for line in lines if not left_out.match(line))).encode()).hexdigest()
+    return ""

@@ -1,7 +1,4 @@
-"""What this machine is: GPUs and driver, CPU and memory limits, disks.
-
-Every function takes the root of the file system or the text of a command, so that the tests can give it another machine.
-"""
+"""What this machine is: GPUs and driver, CPU and memory limits, disks. `root` is another machine's, in the tests."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from lockedenv.process import ask
 # CUDA 12.x runs on any driver from 525.60.13 on (minor version compatibility); 12.4 shipped with 550.54.14.
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
 MINIMUM_DRIVER = "525.60.13"
+QUERY = "name,driver_version,memory.total,compute_cap,uuid,mig.mode.current"
 GIB = 1024**3
 POD_VOLUME = Path("/workspace")  # RunPod's persistent volume; the container disk, faster, is lost with the pod
 
@@ -43,9 +41,6 @@ class Gpu:
         return self.capability.replace(".", "")
 
 
-_QUERY = "name,driver_version,memory.total,compute_cap,uuid,mig.mode.current"
-
-
 def parse_gpus(text: str) -> List[Gpu]:
     """The GPUs in `nvidia-smi --query-gpu=... --format=csv,noheader,nounits` (memory in MiB). Raises MachineError."""
     found = []
@@ -66,8 +61,8 @@ def gpu_nodes(root: Path = Path("/")) -> List[Path]:
 def gpus(root: Path = Path("/"), environ: Optional[Mapping[str, str]] = None) -> List[Gpu]:
     """The GPUs of this machine, by the nvidia-smi on PATH; empty if nothing says that it has one.
 
-    Raises MachineError if nvidia-smi fails, or shows fewer than there should be: RunPod sets RUNPOD_GPU_COUNT to the number
-    that a pod was rented with, and the driver shows what it has under `root` (`gpu_nodes`).
+    Raises MachineError if nvidia-smi fails, or shows fewer than RUNPOD_GPU_COUNT (what the pod was rented with), or none and
+    the driver shows one under `root` (`gpu_nodes`).
     """
     environ = os.environ if environ is None else environ
     text = environ.get("RUNPOD_GPU_COUNT", "")
@@ -79,7 +74,7 @@ def gpus(root: Path = Path("/"), environ: Optional[Mapping[str, str]] = None) ->
             said = f"there is an NVIDIA GPU but no nvidia-smi ({signs[0]})"
             raise MachineError(f"{said}; start the container with the NVIDIA runtime, or take another pod")
         return []
-    status, text, why = ask([program, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"])
+    status, text, why = ask([program, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"])
     if status is None:
         raise MachineError(f"nvidia-smi does not answer ({why}); the GPU or its driver hangs: take another pod")
     if "No devices were found" in text + why or not (status or text.strip()):
@@ -102,10 +97,8 @@ def driver_problem(found: List[Gpu]) -> Optional[str]:
     """Why the driver is too old for the locked CUDA, or None."""
     for gpu in found:
         if version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER):
-            return (
-                f"the driver {gpu.driver} of {gpu.name} is older than {MINIMUM_DRIVER}, the oldest for CUDA 12; "
-                "a pod cannot upgrade it: take another pod, filtering for CUDA 12.4 or newer"
-            )
+            remedy = "a pod cannot upgrade it: take another pod, filtering for CUDA 12.4 or newer"
+            return f"the driver {gpu.driver} of {gpu.name} is older than {MINIMUM_DRIVER}, the oldest for CUDA 12; {remedy}"
     return None
 
 
@@ -138,9 +131,8 @@ def cpu_limit(root: Path = Path("/")) -> float:
     """CPUs that this process may use: the smallest of its affinity and its cgroups' quotas (v1 and v2)."""
     limits = [float(len(os.sched_getaffinity(0)))] if root == Path("/") else []
     for folder in _cgroup_folders(root, "cpu"):
-        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-        match = re.match(r"(\d+) (\d+)", _read(folder / "cpu.max"))
-        limits += [int(match[1]) / int(match[2])] if match else [quota / period] if quota and period else []
+        text = _read(folder / "cpu.max") or " ".join(_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        limits += [int(quota) / int(period) for quota, period in re.findall(r"^([1-9]\d*)\s+([1-9]\d*)", text)]
     return min(limits, default=1.0)
 
 
@@ -159,9 +151,7 @@ def memory_limit(root: Path = Path("/")) -> Tuple[int, int]:
 
 def existing_parent(path: Path) -> Path:
     """The path itself or the nearest folder above it that exists: where the disk of a path to be made is asked."""
-    while not path.exists():
-        path = path.parent
-    return path
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def free_bytes(path: Path) -> int:
@@ -191,9 +181,8 @@ def home() -> Path:
 
 def default_cache() -> Path:
     """Where downloads are kept: on a pod's persistent volume, otherwise in the user's cache folder."""
-    if os.access(POD_VOLUME, os.W_OK):
-        return POD_VOLUME / ".cache" / "maximalcai"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "maximalcai"
+    caches = POD_VOLUME / ".cache" if os.access(POD_VOLUME, os.W_OK) else os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
+    return Path(caches) / "maximalcai"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -204,5 +193,4 @@ def write_atomically(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
     finally:
-        if beside.exists():
-            beside.unlink()
+        beside.unlink(missing_ok=True)

@@ -66,10 +66,10 @@ class Prefix:
         folder = folder or self.path
         if folder.is_symlink() or not (folder / MARK).is_file():
             return False
-        mark = read_json(folder / MARK)
-        return (folder == self.path and (mark.get("made_by") == SETUP or (folder / MARK).stat().st_size == 0)) or (
-            mark.get("made_by") == SETUP and mark.get("path") == str(self.path)
-        )
+        mark, here = read_json(folder / MARK), folder == self.path
+        if mark.get("made_by") == SETUP:
+            return here or mark.get("path") == str(self.path)
+        return here and (folder / MARK).stat().st_size == 0
 
     def state(self, digest: str = "") -> str:
         """The state. `digest` is of the locks that it should have been made from; without it, they count as unchanged."""
@@ -82,9 +82,8 @@ class Prefix:
             return MAKING
         if moved_from(self.path):
             return MOVED
-        if digest and mark.get("locks") != digest:
-            return CHANGED
-        return VERIFIED if verified(mark) else INSTALLED
+        changed = digest and mark.get("locks") != digest
+        return CHANGED if changed else VERIFIED if verified(mark) else INSTALLED
 
     def recover(self) -> Optional[str]:
         """Puts right what a killed run has left; gives a line for people if there is something to say. Hold the lock."""
@@ -93,9 +92,8 @@ class Prefix:
         state = self.state()
         if read_json(self.old / MARK).get("state") == REMOVING or state == VERIFIED:
             return self.give_up(self.old)
-        if state in (ABSENT, MAKING):
-            return self._old_back()
-        return None  # installed: it is to be verified; foreign: someone else's, the old one stays where it is
+        # Installed: it is to be verified; foreign: someone else's, the old one stays where it is.
+        return self._old_back() if state in (ABSENT, MAKING) else None
 
     @contextlib.contextmanager
     def replacing(self, backend: str) -> Iterator[None]:
@@ -133,10 +131,7 @@ class Prefix:
         return f"{f'{said}; ' if said else ''}the old environment is back at {self.path}"
 
     def settle(self, passed: bool, complete: bool) -> Optional[str]:
-        """After a verification: if there are two, decides which one stays. Gives a line for people, or None.
-
-        `complete`: all that was asked for is there. Only then is the old one given up.
-        """
+        """After a verification, decides which of two stays; says so, or None. `complete`: all that was asked for is there."""
         if not self.ours(self.old):
             return None
         if passed and complete:
@@ -175,17 +170,15 @@ def record_verdict(folder: Path, level: str, good: bool) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         verdict = {"passed": good, "time": now, "added": added(read_prefix(folder))}
         with contextlib.suppress(OSError):
-            verdicts = {**mark.get("verdicts", {}), level: verdict}
-            write_atomically(folder / MARK, json.dumps({**mark, "verdicts": verdicts}, indent=1) + "\n")
+            Prefix(folder).write(verdicts={**mark.get("verdicts", {}), level: verdict})
 
 
 def moved_from(folder: Path) -> Optional[str]:
     """The path that a prefix was made at, if it is another one: its scripts name that."""
     made = read_json(folder / MARK).get("path", "")
-    with contextlib.suppress(OSError):
-        if made and made != str(folder) and not os.path.samefile(made, folder):
-            return str(made)
-        return None
+    with contextlib.suppress(OSError):  # nothing is there any more
+        if not made or made == str(folder) or os.path.samefile(made, folder):
+            return None
     return str(made)
 
 
@@ -218,14 +211,11 @@ def refuse(path: Path, backend: str, cache: Path) -> None:
     if bad:
         raise Stop(f"{path}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
                    "choose another --prefix")  # fmt: skip
-    if backend == "conda" and len(os.fsencode(path)) > 255:
-        raise Stop(
-            f"the prefix has {len(os.fsencode(path))} characters, and conda packages have room for 255; choose a shorter --prefix"
-        )
+    length, inside = len(os.fsencode(path)), path / "maximalcai"
+    if backend == "conda" and length > 255:
+        raise Stop(f"the prefix has {length} characters, and conda packages have room for 255; choose a shorter --prefix")
     if os.path.ismount(path):
-        raise Stop(
-            f"{path} is a mount point, which cannot be renamed; choose a folder in it, such as --prefix {path / 'maximalcai'}"
-        )
+        raise Stop(f"{path} is a mount point, which cannot be renamed; choose a folder in it, such as --prefix {inside}")
     if path in [cache, *cache.parents]:
         raise Stop(f"the cache {cache} lies in the prefix {path}, and would go with it; choose another with --cache")
     if path.exists() and not path.is_dir():
@@ -237,17 +227,16 @@ ACTIVATE = """\
 if command -v deactivate >/dev/null 2>&1; then deactivate >/dev/null 2>&1 || true; fi
 _maximalcai_path=$PATH _maximalcai_ps1=${{PS1-}}
 _maximalcai_hooks() {{
-  for _maximalcai_hook in $(command ls {hooks}/$1 2>/dev/null); do
-    case $_maximalcai_hook in *.sh) . {hooks}/$1/$_maximalcai_hook ;; esac
+  for _maximalcai_hook in $(command ls {prefix}/etc/conda/$1 2>/dev/null); do
+    case $_maximalcai_hook in *.sh) . {prefix}/etc/conda/$1/$_maximalcai_hook ;; esac
   done
 }}
-export {variable}={prefix} PATH={bin}:$PATH
+export {variable}={prefix} PATH={prefix}/bin:$PATH
 PS1="("{name}") ${{PS1-}}"
 _maximalcai_hooks activate.d
 deactivate() {{
   _maximalcai_hooks deactivate.d
-  export PATH=$_maximalcai_path
-  PS1=$_maximalcai_ps1
+  export PATH=$_maximalcai_path; PS1=$_maximalcai_ps1
   unset {variable} _maximalcai_path _maximalcai_ps1 _maximalcai_hook
   unset -f deactivate _maximalcai_hooks
 }}
@@ -257,9 +246,8 @@ deactivate() {{
 def write_activate(path: Path, backend: str) -> None:
     """PREFIX/activate: one way in for both backends, which needs nothing but the prefix."""
     variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
-    places = {"prefix": path, "bin": path / "bin", "hooks": path / "etc/conda", "name": path.name}
-    quoted = {name: shlex.quote(str(place)) for name, place in places.items()}
-    write_atomically(path / "activate", ACTIVATE.format(variable=variable, **quoted))
+    text = ACTIVATE.format(variable=variable, prefix=shlex.quote(str(path)), name=shlex.quote(path.name))
+    write_atomically(path / "activate", text)
 
 
 def enter_text(path: Path) -> str:

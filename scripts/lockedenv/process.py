@@ -26,15 +26,11 @@ _running: "Dict[subprocess.Popen[Any], bool]" = {}
 _stopped_by: List[int] = []
 _libc = ctypes.CDLL(None)
 FULL = 4_000_000  # bytes free under which a disk counts as full: a file that did not fit may already be gone again
-DROPPED = "CONDA_ MAMBA_ UV_ PIP_ PYTHON VIRTUAL_ENV XDG_CONFIG_"
+DROPPED = ("CONDA_", "MAMBA_", "UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "XDG_CONFIG_")
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM; the argument is the signal's number."""
-
-
-def _end_with_parent() -> None:
-    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a parent that is killed with -9 cannot end it
 
 
 def kill(process: "subprocess.Popen[Any]") -> None:
@@ -45,15 +41,12 @@ def kill(process: "subprocess.Popen[Any]") -> None:
 
 @contextlib.contextmanager
 def started(command: Sequence[Any], gentle: bool = False, **options: Any) -> "Iterator[subprocess.Popen[Any]]":
-    """A process in a group of its own; the whole group ends with the block, with an interrupt, and with this program.
-
-    `gentle`: on an interrupt it gets a SIGTERM and a second to end what it has started in groups of their own.
-    """
+    """A process in a group that ends with the block, an interrupt (if `gentle`, by SIGTERM and 1.5 s first) and this program."""
     if _stopped_by:
         raise Interrupted(_stopped_by[0])
-    words = [str(word) for word in command]
-    options.setdefault("stdin", subprocess.DEVNULL)
-    process = subprocess.Popen(words, start_new_session=True, preexec_fn=_end_with_parent, **options)
+    # PR_SET_PDEATHSIG: a parent that is killed with -9 cannot end it.
+    options = {"stdin": subprocess.DEVNULL, "preexec_fn": lambda: _libc.prctl(1, signal.SIGKILL), **options}
+    process = subprocess.Popen([str(word) for word in command], start_new_session=True, **options)
     _running[process] = gentle
     try:
         yield process
@@ -77,10 +70,7 @@ def end_orphans(entry: str) -> None:
 
 
 def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options: Any) -> Tuple[Optional[int], str, str]:
-    """(exit status, standard output, standard error) of a command; never raises for what the command does.
-
-    The status is None where it cannot be started (then the third is why) or does not answer within `timeout` seconds.
-    """
+    """(exit status, stdout, stderr) of a command; (None, "", why) if it cannot start or does not answer in `timeout` seconds."""
     try:
         with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
             try:
@@ -99,7 +89,7 @@ def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool 
     """Runs a command; what it says is returned, and goes to `on_line` or to the terminal, lines that match `hide` left out.
 
     Raises Stop if it fails, with its last lines where they were not shown, or says that the disk is full. `disk`: where it
-    writes; that file system is asked while it runs, because micromamba 2.5.0 only says "Write failed".
+    writes, watched while it runs.
     """
     said: List[str] = []
     least = FULL + 1
@@ -118,7 +108,7 @@ def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool 
 
         reader = threading.Thread(target=forward, daemon=True)
         reader.start()
-        while disk and process.poll() is None:
+        while disk and process.poll() is None:  # micromamba 2.5.0 only says "Write failed"
             least = min(least, shutil.disk_usage(disk).free)
             time.sleep(0.05)
         status = process.wait()
@@ -134,18 +124,14 @@ def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool 
 
 def clean(environ: Dict[str, str], **more: str) -> Dict[str, str]:
     """The environment for a tool: without the user's settings of conda, mamba, uv, pip and Python, which would steer it."""
-    prefixes = tuple(DROPPED.split())
-    return {**{k: v for k, v in environ.items() if not k.startswith(prefixes)}, **more}
+    return {**{name: value for name, value in environ.items() if not name.startswith(DROPPED)}, **more}
 
 
 @contextlib.contextmanager
 def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[None]:
-    """Holds a file's lock; another holder is named and waited for, `patience` seconds at most (then: Stop).
-
-    The kernel lets go of it when the process ends, however it ends, so no lock is ever stale. The file stays.
-    """
+    """Holds a file's lock; another holder is named and waited for, `patience` seconds at most (then: Stop). The file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+") as file:  # the kernel lets go of the lock when the process ends, however it ends: none is ever stale
         deadline, told = time.monotonic() + patience, False
         while True:
             try:
@@ -163,10 +149,8 @@ def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[None]:
             except OSError as error:  # some network file systems have no locks: two runs are then only atomic, not serial
                 print(f"{what}: {path.parent} has no file locks ({error.strerror}); going on", file=sys.stderr)
                 break
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        file.flush()
+        file.truncate(0)
+        print(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}", file=file, flush=True)
         yield
 
 
@@ -174,7 +158,7 @@ def _interrupt(number: int, frame: object) -> None:
     _stopped_by.append(number)
     for process, gentle in list(_running.items()):  # whoever waits for one, in whatever thread, goes on at once
         deadline = time.monotonic() + 1.5 * gentle
-        if gentle:
+        if gentle:  # it is to end what it has started in groups of their own
             process.terminate()
         while time.monotonic() < deadline and not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.02)
@@ -183,10 +167,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def run_script(name: str, work: Callable[[], int]) -> int:
-    """Runs a script's work; gives its exit status. Whatever stops it is told in one message, never as a traceback.
-
-    130 and 143: Ctrl-C and SIGTERM; 141: nobody reads the output any more. What nobody foresaw goes to a log file.
-    """
+    """Runs a script's work; gives its exit status. What stops it is told in one message; the unforeseen, in a log file."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a Latin-1 terminal
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -196,8 +177,8 @@ def run_script(name: str, work: Callable[[], int]) -> int:
     except Stop as error:
         said, status = str(error), 1
     except Interrupted as error:
-        said, status = "interrupted; run it again to go on", 128 + int(error.args[0])
-    except BrokenPipeError:
+        said, status = "interrupted; run it again to go on", 128 + int(error.args[0])  # 130: Ctrl-C; 143: SIGTERM
+    except BrokenPipeError:  # nobody reads the output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:

@@ -98,13 +98,17 @@ def solve(tmp: Path, asked: Asked, update: List[str]) -> Dict[str, Any]:
         raise Stop("micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; install micromamba 2.5.0")
     locked = read_conda_lock(ROOT / CONDA_LOCK).packages if update else []
     lock, spec = tmp / CONDA_LOCK, ROOT / SPEC
-    if update:
-        lock.write_text(yaml.safe_dump(joined_layers(), sort_keys=False))
+    if update:  # conda-lock needs locks/pip.txt put back to update one package; it asks for an address, and looks it up anew
+        data = yaml.safe_load((ROOT / CONDA_LOCK).read_text())
+        always = {"manager": "pip", "platform": "linux-64", "dependencies": {}, "category": "main", "optional": False}
+        for p in read_pip_lock(ROOT / PIP):
+            url = f"https://index.invalid/{p.name}"
+            data["package"].append({"name": p.name, "version": p.version, "url": url, "hash": {"sha256": p.sha256}, **always})
+        lock.write_text(yaml.safe_dump(data, sort_keys=False))
     if update and not set(update) & set(asked.conda):
         # conda-lock would solve the conda layer anew for a pip package: hold it by asking for just what is locked.
         spec = tmp / SPEC
-        held: List[Any] = [f"{p.channel}::{p.name}={p.version}={p.build}" for p in locked]
-        held.append({"pip": list(asked.pip.values())})
+        held = [*(f"{p.channel}::{p.name}={p.version}={p.build}" for p in locked), {"pip": list(asked.pip.values())}]
         spec.write_text(yaml.safe_dump({"channels": asked.channels, "dependencies": held}))
     # conda-lock drops the archives' sizes, which the solver reports: keep what it says, one file a run.
     wrapper = tmp / Path(solver).name
@@ -133,22 +137,11 @@ def solver_sizes(said: str) -> Dict[str, int]:
     return {}
 
 
-def joined_layers() -> Dict[str, Any]:
-    """conda-lock.yml with locks/pip.txt put back, as conda-lock needs it to update one package."""
-    data: Dict[str, Any] = yaml.safe_load((ROOT / CONDA_LOCK).read_text())
-    always = {"manager": "pip", "platform": "linux-64", "dependencies": {}, "category": "main", "optional": False}
-    for p in read_pip_lock(ROOT / PIP):
-        url = f"https://index.invalid/{p.name}"  # conda-lock asks for one and looks it up anew
-        data["package"].append({"name": p.name, "version": p.version, "url": url, "hash": {"sha256": p.sha256}, **always})
-    return data
-
-
 def wheel_rank(filename: str) -> Optional[int]:
     """How well a wheel fits CPython 3.11 on x86_64 Linux with glibc 2.28: 0 is best, None is not at all."""
-    try:
+    with contextlib.suppress(ValueError):
         return min((TAGS.index(tag) for tag in parse_wheel_filename(filename)[3] if tag in TAGS), default=None)
-    except ValueError:
-        return None
+    return None
 
 
 def pylock(*arguments: str) -> Dict[str, Dict[str, Any]]:
@@ -179,13 +172,11 @@ def pypi_inputs(solved: Dict[str, Any], asked: Asked) -> List[List[str]]:
 
 WRITTEN = "# Written by scripts/lock.sh; edit {} and run it instead.\n# {}\n"
 HEADERS = {
-    CONDA_LOCK: WRITTEN.format(
-        SPEC, "The conda layer; the pip layer is locks/pip.txt. micromamba create -n maximalcai -f conda-lock.yml"
-    ),
-    PIP: WRITTEN.format(SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh."),
-    FLASH: WRITTEN.format("pyproject.toml", "The source that scripts/post_create.sh builds."),
-    REQS: WRITTEN.format(SPEC, "Both layers as PyPI wheels, for a machine without conda (Python 3.11, x86_64 Linux)."),
-    DEV: WRITTEN.format("pyproject.toml", "The tools of the tests (Python 3.11, x86_64 Linux)."),
+    CONDA_LOCK: (SPEC, "The conda layer; the pip layer is locks/pip.txt. micromamba create -n maximalcai -f conda-lock.yml"),
+    PIP: (SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh."),
+    FLASH: ("pyproject.toml", "The source that scripts/post_create.sh builds."),
+    REQS: (SPEC, "Both layers as PyPI wheels, for a machine without conda (Python 3.11, x86_64 Linux)."),
+    DEV: ("pyproject.toml", "The tools of the tests (Python 3.11, x86_64 Linux)."),
 }
 
 
@@ -194,8 +185,8 @@ def sized(line: str, size: int) -> str:
 
 
 def requirements_text(name: str, packages: Iterable[PipPackage]) -> str:
-    packages = sorted(packages, key=lambda p: p.name)
-    return HEADERS[name] + "".join(sized(f"{p.name}=={p.version} --hash=sha256:{p.sha256}", p.size) for p in packages)
+    lines = [sized(f"{p.name}=={p.version} --hash=sha256:{p.sha256}", p.size) for p in sorted(packages, key=lambda p: p.name)]
+    return WRITTEN.format(*HEADERS[name]) + "".join(lines)
 
 
 def conda_lock_text(solved: Dict[str, Any]) -> str:
@@ -203,15 +194,7 @@ def conda_lock_text(solved: Dict[str, Any]) -> str:
     packages = [dict(p) for p in solved["package"] if p["manager"] == "conda"]
     lines = [sized(f"- {json.dumps(p)}", size) for p in packages for size in [p.pop("size")]]
     metadata = yaml.safe_dump({"version": 1, "metadata": {**solved["metadata"], "sources": [SPEC]}}, sort_keys=False)
-    return HEADERS[CONDA_LOCK] + metadata + "package:\n" + "".join(lines) + f"# {len(lines)} packages\n"
-
-
-def write_all(texts: Dict[str, str]) -> None:
-    """Every file is written beside its place before the first is renamed, so that a full disk changes nothing."""
-    for name, text in texts.items():
-        (ROOT / f"{name}.new").write_text(text)
-    for name in texts:
-        (ROOT / f"{name}.new").replace(ROOT / name)
+    return WRITTEN.format(*HEADERS[CONDA_LOCK]) + metadata + "package:\n" + "".join(lines) + f"# {len(lines)} packages\n"
 
 
 def lock(update: List[str]) -> str:
@@ -233,7 +216,11 @@ def lock(update: List[str]) -> str:
     pip = {canonical(p["name"]): p["hash"]["sha256"] for p in solved["package"] if p["manager"] == "pip"}
     everything = [pin(entry, pip.get(name, "")) for name, entry in both.items()]
     files = {PIP: [p for p in everything if p.name in pip], FLASH: [pin({**flash, "wheels": []})], REQS: everything, DEV: dev}
-    write_all({CONDA_LOCK: conda_lock_text(solved), **{name: requirements_text(name, pins) for name, pins in files.items()}})
+    texts = {CONDA_LOCK: conda_lock_text(solved), **{name: requirements_text(name, pins) for name, pins in files.items()}}
+    for name, text in texts.items():  # all are written before the first is renamed, so that a full disk changes nothing
+        (ROOT / f"{name}.new").write_text(text)
+    for name in texts:
+        (ROOT / f"{name}.new").replace(ROOT / name)
     return f"locked {len(solved['package']) - len(pip)} conda and {len(pip)} pip packages, {len(everything)} wheels in all"
 
 
@@ -258,13 +245,9 @@ def stale(root: Path) -> List[str]:
     pip, both = locked[PIP], locked[REQS]
     reasons += [f"{REQS}: lacks {name} of {PIP}" for name in pip if name not in both]
     reasons += [f"{REQS}: has another {name} than {PIP}" for name in pip if both.get(name, pip[name]) != pip[name]]
-    for p in conda.packages:
-        name = pypi_name(p.name)
-        if name in both and both[name].version != p.version:
-            reasons.append(f"{REQS}: has {name} {both[name].version}, {CONDA_LOCK} has {p.version}")
-    if "torch" not in both:
-        reasons.append(f"{REQS}: lacks torch")
-    return reasons
+    pairs = [(both[pypi_name(p.name)], p) for p in conda.packages if pypi_name(p.name) in both]
+    reasons += [f"{REQS}: has {w.name} {w.version}, {CONDA_LOCK} has {p.version}" for w, p in pairs if w.version != p.version]
+    return reasons + ([] if "torch" in both else [f"{REQS}: lacks torch"])
 
 
 def versions_at(revision: Optional[str]) -> Dict[str, str]:
@@ -272,12 +255,11 @@ def versions_at(revision: Optional[str]) -> Dict[str, str]:
     found: Dict[str, str] = {}
     for name, layer in ((CONDA_LOCK, "conda"), (PIP, "pip"), (FLASH, "source"), (DEV, "dev")):
         text = ask(["git", "show", f"{revision}:{name}"], cwd=ROOT)[1] if revision else (ROOT / name).read_text()
-        if name == CONDA_LOCK:  # by YAML, for what earlier versions wrote
-            for p in (yaml.safe_load(text) or {}).get("package", []):
-                build = re.sub(r".*-|\.(conda|tar\.bz2)$", "", p["url"])
-                found[f"| conda | {p['name']} |"] = f"{p['version']} {build}"
-        else:
-            found.update((f"| {layer} | {name} |", version) for name, version in re.findall(r"^(\S+)==(\S+)", text, re.M))
+        pins = re.findall(r"^(\S+)==(\S+)", text, re.M)
+        if layer == "conda":  # by YAML, for what earlier versions wrote
+            packages = (yaml.safe_load(text) or {}).get("package", [])
+            pins = [(p["name"], f"{p['version']} " + re.sub(r".*-|\.(conda|tar\.bz2)$", "", p["url"])) for p in packages]
+        found.update((f"| {layer} | {package} |", version) for package, version in pins)
     return found
 
 
@@ -299,7 +281,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def work(args: argparse.Namespace) -> int:
+def work() -> int:
+    args = parser().parse_args()
     if args.check:
         reasons = stale(ROOT)
         print("\n".join(reasons + ["run scripts/lock.sh"]) if reasons else "the locks are current")
@@ -309,5 +292,4 @@ def work(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    arguments = parser().parse_args()
-    sys.exit(run_script("lock.sh", lambda: work(arguments)))
+    sys.exit(run_script("lock.sh", work))

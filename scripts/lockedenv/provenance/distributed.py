@@ -63,9 +63,8 @@ class Meeting:
     def names(self, *stages: str) -> str:
         """Those ranks, with their nodes where they have said which: rank 1 (node-b)."""
         ranks, unknown = self.missing(*stages), self.missing("arrived")
-        return ", ".join(
-            f"rank {r}" + ("" if r in unknown else f" ({json.loads(self.read('arrived', r))['node']})") for r in ranks
-        )
+        nodes = {r: "" if r in unknown else f" ({json.loads(self.read('arrived', r))['node']})" for r in ranks}
+        return ", ".join(f"rank {r}{node}" for r, node in nodes.items())
 
     def exchange(self, stage: str, value: str, seconds: float) -> List[str]:
         """The value of each rank, once all have got to a stage. Raises ProcessLookupError, which names who has not in time."""
