@@ -10,7 +10,7 @@ tools() {
 import os
 from lockedenv import ROOT
 from lockedenv.console import Steps
-from lockedenv.install.wheels import bring_uv, uv_environment
+from lockedenv.install.wheels import PLATFORM, bring_uv, uv_environment
 from lockedenv.machine import default_cache
 from lockedenv.process import run
 cache = default_cache()
@@ -20,12 +20,13 @@ environ = uv_environment(cache, venv, dict(os.environ))
 if not (venv / "bin/python").exists():
     run([uv, "venv", "--python", "3.11", "--no-project", str(venv)], environ, "making the tests' environment", quiet=True)
 python = str(venv / "bin/python")
-run([uv, "pip", "sync", "--python", python, "--require-hashes", str(ROOT / "requirements-dev.txt")], environ, "the tests' tools", quiet=True)
+run([uv, "pip", "sync", "--python", python, *PLATFORM, "--require-hashes", str(ROOT / "requirements-dev.txt")], environ, "the tests' tools", quiet=True)
 print(venv / "bin")
 PY
 }
 
 main() {
+  case ${1:-} in -h | --help) sed -n 's/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed 1d; exit 0 ;; esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   local bin
   bin=$(tools)

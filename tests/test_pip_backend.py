@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator
 import jsonschema
 import pytest
 from conftest import ROOT, clean_environ, sh
+from lockedenv import machine
 from lockedenv.console import Steps, Stop
 from lockedenv.install import wheels
 
@@ -134,6 +135,16 @@ def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
     assert done.returncode == 1 and "no environment is active; name one with --prefix DIR" in done.stdout
     done = sh(ROOT / "scripts/post_create.sh", "--prefix", tmp_path, check=False, env=clean_environ())
     assert done.returncode == 1 and "has no bin/python: it is not an environment" in done.stdout
+
+
+def test_only_a_pods_volume_is_taken_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A plain folder /workspace moved everyone's cache."""
+    for name in ("RUNPOD_POD_ID", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine, "POD_VOLUME", tmp_path)
+    assert machine.default_cache() == Path.home() / ".cache/maximalcai"
+    monkeypatch.setenv("RUNPOD_POD_ID", "x")
+    assert machine.default_cache() == tmp_path / ".cache/maximalcai"
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from lockedenv.prefix import Prefix
 from lockedenv.process import ask, clean, holding, run
 
 CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")  # Debian's, Red Hat's
+# The wheels are locked for glibc 2.28; uv would take one for a newer glibc, and then find that its hash is not the locked one.
+PLATFORM = ["--python-platform", "x86_64-manylinux_2_28"]
 # What pip calls a setting, and uv; a credential helper and time-outs are the index's too.
 SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_EXTRA_INDEX_URL", "find-links": "UV_FIND_LINKS",
             "cert": "SSL_CERT_FILE"}  # fmt: skip
@@ -121,8 +123,8 @@ def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
         config.write_text("".join(map(known.format, pins)))
         environ = {**uv_environment(Path(tmp), Path(tmp), dict(os.environ)), "UV_CONFIG_FILE": str(config)}
         del environ["UV_NO_CONFIG"]
-        options = "--quiet --format pylock.toml --no-deps --python-version 3.11 --python-platform x86_64-manylinux_2_28"
-        command = [uv, "pip", "compile", *options.split(), "-o", out, asked]
+        options = "--quiet --format pylock.toml --no-deps --python-version 3.11"
+        command = [uv, "pip", "compile", *options.split(), *PLATFORM, "-o", out, asked]
         run_uv(command, environ, "asking the package index where the files are", quiet=True)
         found = re.findall(r'(?:url|path) = "([^"]+)"[^{}]*hashes = \{ sha256 = "([0-9a-f]{64})"', out.read_text())
     urls = {sha: url for url, sha in found}
@@ -164,7 +166,7 @@ def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
 def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: Path, steps: Steps) -> None:
     """The wheels of a lock, by hash; what is not as its install left it, again; what the user added stays. Raises Stop."""
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
-    command = [uv, "pip", "install", "--python", prefix / "bin/python", "--require-hashes", "--no-deps"]
+    command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
     command += [word for name in damaged(prefix, pins) for word in ("--reinstall-package", name)]
     if offline or not same_filesystem(cache, prefix):
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
