@@ -169,7 +169,7 @@ def _interrupt(number: int, frame: object) -> None:
 def run_script(name: str, work: Callable[[], int]) -> int:
     """Runs a script's work; gives its exit status. What stops it is told in one message; the unforeseen, in a log file."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started this
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a Latin-1 terminal
+        stream.reconfigure(errors="replace")  # a Latin-1 terminal
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
