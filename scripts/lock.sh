@@ -20,7 +20,7 @@ USAGE
 main() {
   case ${1:-} in -h | --help) usage; exit 0 ;; esac
   local root conda_lock
-  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
   conda_lock=$(command -v conda-lock) || {
     echo "lock.sh: conda-lock is not on PATH; install it with: pip install 'conda-lock==4.0.*'" >&2
     exit 2

@@ -4,12 +4,12 @@ set -euo pipefail
 
 main() {
   local scripts
-  scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+  scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
   if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
     echo "post_create.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
     exit 1
   fi
-  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 -m lockedenv.install.post_create "$@"
+  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 "$scripts/lockedenv/install/post_create.py" "$@"
 }
 
 main "$@"

@@ -181,7 +181,7 @@ def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_o
     machine.pin(real)
     done = machine.setup()
     machine.assert_verified(done)
-    kept = re.search(r"1 files of your own were in the environment that was removed; they are in (\S+)", done.stdout)
+    kept = re.search(r"1 files or folders of your own were in the environment that was removed; they are in (\S+)", done.stdout)
     assert kept and not mine.exists() and Path(kept[1], "mine.txt").read_text() == "the old one"
     assert "it is verified again" in machine.setup().stdout
 
@@ -243,7 +243,9 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machin
     assert done.returncode == 0, done.stdout
     assert done.stdout.count(VERIFIED) == 2, "the second time without a network, from the volume alone"
     listed = done.stdout.split(VERIFIED)[1]
-    assert "idna-" in listed and "env.pkgs" not in listed and "env.uv" not in listed and "\nuv\n" not in listed, listed
+    assert (
+        "idna-" in listed and "env.maximalcai-pkgs" not in listed and "env.maximalcai-uv" not in listed and "\nuv\n" not in listed
+    ), listed
     files = [p for p in machine.prefix.rglob("*.py") if p.is_file()]
     assert {p.stat().st_nlink for p in files} == {1}, "what was unpacked beside it is gone"
 

@@ -45,7 +45,9 @@ def test_the_states_of_a_folder(tmp_path: Path) -> None:
     (place.path / "thesis.tex").touch()
     assert place.state() == FOREIGN
     (place.path / MARK).touch()
-    assert place.state() == MAKING, "killed after the mark was made and before it was written"
+    assert place.state() == FOREIGN, "an empty mark says nothing; a power cut may have emptied someone else's"
+    place.write(made_by="setup", path=str(place.path), state="making")
+    assert place.state() == MAKING
     place.write(made_by="you", path=str(place.path), state="installed")
     assert place.state() == FOREIGN, "post_create.sh was pointed at it"
     place.write(made_by="setup", locks="a")
@@ -187,7 +189,9 @@ def test_what_was_put_into_a_new_environment_that_does_not_verify_is_kept(machin
     machine.assert_killed_during("Verify")
     (machine.prefix / "results.csv").write_text("years of work")
     done = machine.setup()
-    kept = re.search(r"1 files of your own were in the environment that was removed; they are in (\S+); the old", done.stdout)
+    kept = re.search(
+        r"1 files or folders of your own were in the environment that was removed; they are in (\S+); the old", done.stdout
+    )
     assert done.returncode == 1 and kept, done.stdout
     assert Path(kept[1], "results.csv").read_text() == "years of work"
 
@@ -300,11 +304,11 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(machine: Machine) -
     (machine.prefix / "results/loss.csv").write_text("years of work")
     done = machine.setup("--force", "--dry-run")
     assert "goes         six==1.16.0 (listed in" in done.stdout and "nothing was changed" in done.stdout, done.stdout
-    assert "moves        results/loss.csv, your own file" in done.stdout
+    assert "moves        results, your own, to" in done.stdout
     done = machine.setup("--force")
     machine.assert_verified(done)
     command = done.stdout.split("this brings them back:\n")[1].splitlines()[0]
-    kept = re.search(r"1 files of your own were in the environment that was removed; they are in (\S+)", done.stdout)
+    kept = re.search(r"1 files or folders of your own were in the environment that was removed; they are in (\S+)", done.stdout)
     assert kept and Path(kept[1], "results/loss.csv").read_text() == "years of work"
     assert not list(machine.prefix.glob(f"{SITE}/six*"))
     sh(*command.split(), env=clean_environ())
@@ -312,6 +316,55 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(machine: Machine) -
     done = machine.setup("--force", "--keep-extras")
     machine.assert_verified(done)
     assert (machine.prefix / SITE / "six.py").exists() and "brings them back" not in done.stdout
+
+
+def test_folders_links_and_condas_pins_are_kept_whole(machine: Machine) -> None:
+    machine.assert_verified(machine.setup())
+    sh("git", "init", "-q", machine.prefix / "src/mine")
+    (machine.prefix / "conda-meta/pinned").write_text("numpy <3")
+    (machine.prefix / "data").symlink_to("/nowhere")
+    done = machine.setup("--force")
+    machine.assert_verified(done)
+    kept = re.search(r"3 files or folders of your own were in the environment that was removed; they are in (\S+)", done.stdout)
+    assert kept, done.stdout
+    sh("git", "-C", Path(kept[1], "src/mine"), "status")
+    assert Path(kept[1], "conda-meta/pinned").read_text() == "numpy <3" and os.readlink(Path(kept[1], "data")) == "/nowhere"
+
+
+def test_each_list_of_what_was_added_stays(machine: Machine) -> None:
+    machine.assert_verified(machine.setup())
+    for name in ("six==1.16.0", "toml==0.10.2"):
+        sh(machine.prefix / "bin/uv", "pip", "install", "--python", machine.prefix / "bin/python", name, env=clean_environ())
+        (machine.prefix / "maximalcai-installed.json").unlink()  # lost: the lock's names do
+        machine.assert_verified(machine.setup("--force"))
+        time.sleep(1)
+    lists = sorted(path.read_text() for path in machine.folder.glob("env.maximalcai-extras-*.txt"))
+    assert len(lists) == 2 and "six==1.16.0" in lists[0] and "toml==0.10.2" in lists[1]
+
+
+def test_the_users_files_with_likely_names_beside_the_prefix_are_not_touched(machine: Machine) -> None:
+    for name in ("uv", "pkgs", "making"):
+        (machine.folder / f"env.{name}").mkdir()
+        (machine.folder / f"env.{name}/results.csv").write_text("years of work")
+    (machine.folder / "env.lock").write_text("years of work")
+    machine.assert_verified(machine.setup())
+    assert (machine.folder / "env.lock").read_text() == "years of work"
+    assert all((machine.folder / f"env.{name}/results.csv").exists() for name in ("uv", "pkgs", "making"))
+
+
+def test_what_is_mounted_in_the_prefix_is_said_before_anything_is_done(machine: Machine) -> None:
+    machine.assert_verified(machine.setup())
+    (machine.prefix / "data").mkdir()
+    done = machine.setup_mounted("mount -t tmpfs none {prefix}/data", "--force")
+    assert done.returncode == 1 and f"{machine.prefix}/data is mounted in the environment" in done.stdout, done.stdout
+    machine.assert_verified(machine.setup())
+
+
+def test_a_verdict_is_not_written_into_another_environments_mark(tmp_path: Path) -> None:
+    mark_of = {"state": "installed", "made": 2, "verdicts": {"full": {"passed": False}}}
+    (tmp_path / MARK).write_text(json.dumps(mark_of))
+    prefix.record_verdict(tmp_path, "full", True, made=1)
+    assert mark(tmp_path) == mark_of
 
 
 # What is installed again is right --------------------------------------------------------------------------------
@@ -336,6 +389,21 @@ def test_an_edited_file_does_not_come_back_out_of_the_cache(name: str, machine: 
     for again, options in ((other, []), (machine, ["--force"])):
         machine.assert_verified(again.setup(*options), at=again)
         assert VERIFIED in again.verify("--only", "files")
+
+
+@pytest.mark.parametrize("name", ["tqdm/std.py", "idna/core.py"], ids=["conda", "pip"])
+def test_damage_that_keeps_size_and_time_is_repaired_by_force(name: str, machine: Machine) -> None:
+    """As bit rot does: the note of size and time does not see it."""
+    machine.assert_verified(machine.setup())
+    path = machine.prefix / SITE / name
+    stat = path.stat()
+    edit(path)
+    with path.open("r+b") as file:
+        file.truncate(stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert f"{name}: changed since it was installed" in machine.verify("--only", "files")
+    machine.assert_verified(machine.setup("--force"))
+    assert VERIFIED in machine.verify("--only", "files")
 
 
 def test_a_damaged_unpacked_package_is_not_believed(machine: Machine) -> None:
@@ -381,6 +449,20 @@ def test_the_users_settings_do_not_reach_the_tools(machine: Machine) -> None:
     theirs = {"CONDA_PKGS_DIRS": "/elsewhere", "MAMBA_ROOT_PREFIX": "/elsewhere", "UV_TARGET": "/elsewhere", "PIP_USER": "1",
               "UV_NO_BINARY": "1", "PIP_CONSTRAINT": "/elsewhere", "PIP_TARGET": "/elsewhere", "PIP_REQUIRE_VIRTUALENV": "1"}  # fmt: skip
     machine.assert_verified(machine.setup(HOME=str(home), **theirs))
+
+
+def test_from_a_folder_whose_modules_have_pythons_names_and_through_a_link(machine: Machine) -> None:
+    (machine.folder / "platform.py").write_text("raise SystemExit('not yours')")
+    (machine.folder / "link.sh").symlink_to(machine.project / "scripts/setup_runpod_environment.sh")
+    command = [machine.folder / "link.sh", *machine.command()[1:]]
+    machine.assert_verified(sh(*command, check=False, cwd=machine.folder, env={**machine.environ, "CDPATH": "/usr"}))
+
+
+def test_an_output_that_is_closed_is_no_traceback(machine: Machine) -> None:
+    for redirection in (">&-", "2>&-", "<&-"):
+        script = f"{' '.join(machine.command('--dry-run'))} {redirection}"
+        done = sh("bash", "-c", script, check=False, env=machine.environ)
+        assert done.returncode == 0 and "Traceback" not in done.stdout, done.stdout
 
 
 def test_without_a_home_and_with_a_missing_tmpdir_there_is_one_clear_line(

@@ -16,7 +16,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional
 
-from lockedenv.locks import canonical
+from lockedenv.locks import REQUIREMENTS, canonical, read_conda_lock, read_pip_lock
 
 MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, and its state (prefix.py)
 INSTALLED = "maximalcai-installed.json"  # what the installation by hash left, where no record has a hash of it
@@ -25,7 +25,7 @@ OURS = (MARK, INSTALLED, "maximalcai-manifest.json", "maximalcai-flash-attn", "a
 
 @dataclass
 class CondaRecord:
-    """One conda-meta record. `hashes`: path in the prefix -> sha256 in hex, empty where it has none (links, scripts)."""
+    """One conda-meta record; `sha256_here` is its own. `hashes`: path in the prefix -> sha256 in hex, empty if it has none."""
 
     name: str
     version: str
@@ -33,6 +33,7 @@ class CondaRecord:
     channel: str
     sha256: str
     md5: str
+    sha256_here: str
     hashes: Dict[str, str]
 
     @property
@@ -111,7 +112,7 @@ def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
                 name = re.sub("^python-scripts/", "bin/", re.sub("^site-packages/", f"{site}/", entry["_path"]))
                 hashes[name] = sha if entry.get("path_type", "hardlink") in ("hardlink", "copy") else ""
             build, archive = data.get("build") or data.get("build_string", ""), (data.get("sha256") or "", data.get("md5") or "")
-            records.append(CondaRecord(data["name"], data["version"], build, channel, *archive, hashes))
+            records.append(CondaRecord(data["name"], data["version"], build, channel, *archive, file_sha256(path), hashes))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path}: is not a conda record ({type(error).__name__}: {error}); make the prefix anew")
     return records
@@ -126,8 +127,9 @@ def _dist(path: Path, owned: Dict[str, Dict[str, str]], prefix: Path, problems: 
     name, version = info_name(path.name), "unknown"
     try:
         metadata = path / ("METADATA" if path.suffix == ".dist-info" else "PKG-INFO")
-        with (metadata if path.is_dir() else path).open(encoding="utf-8", errors="replace") as file:
-            header = HeaderParser().parse(file, headersonly=True)  # the description may say "Name:" too
+        file = metadata if path.is_dir() else path
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""  # a pipe would be waited for
+        header = HeaderParser().parsestr(text, headersonly=True)  # the description may say "Name:" too
         name, version = canonical(header["Name"]), header["Version"].strip()
     except (OSError, TypeError, AttributeError):
         problems.append(f"{path}: has no readable METADATA; reinstall {name}")
@@ -140,6 +142,8 @@ def _dist(path: Path, owned: Dict[str, Dict[str, str]], prefix: Path, problems: 
 def file_sha256(path: Path) -> str:
     """The sha256 of a file; empty if it cannot be read."""
     digest = hashlib.sha256()
+    if not path.is_file():  # a pipe would be waited for
+        return ""
     with contextlib.suppress(OSError), path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
@@ -166,8 +170,8 @@ def read_prefix(prefix: Path) -> Installed:
 
 def read_json(path: Path) -> Dict[str, Any]:
     """A JSON object from a file; empty if it is not there, or is none."""
-    with contextlib.suppress(OSError, ValueError):
-        data = json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        data = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
         return data if isinstance(data, dict) else {}
     return {}
 
@@ -199,7 +203,9 @@ def unrecorded(prefix: Path, recorded: Iterable[Path]) -> List[Path]:
     found = []
     for folder, folders, files in os.walk(prefix):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = [n for n in folders if n != "__pycache__" and os.path.join(folder, n) != str(prefix / "conda-meta")]
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        if folder == str(prefix / "conda-meta"):  # conda's own; `pinned` and `state` are the user's
+            files = [name for name in files if name != "history" and not name.endswith(".json")]
         found += [Path(folder, name) for name in files + links if os.path.join(folder, name) not in known]
     return sorted(found)
 
@@ -214,23 +220,32 @@ def snapshot(prefix: Path) -> Dict[str, Dict[str, str]]:
 
 
 def own_files(prefix: Path) -> List[Path]:
-    """The files in a prefix that nothing has installed: the user's own."""
+    """What nothing has installed in a prefix, the user's own: files, and folders that hold nothing else."""
     left = read_json(prefix / INSTALLED)
     known = {prefix / name for name in [*left.get("links", {}), *left.get("files", {})]}
-    return unrecorded(prefix, known | set(recorded_files(read_prefix(prefix))))
+    known |= set(recorded_files(read_prefix(prefix)))
+    shared = {parent for path in [*known, prefix / MARK, prefix / "conda-meta/history"] for parent in path.parents}
+    found: Dict[Path, None] = {}
+    for path in unrecorded(prefix, known):
+        found[next((folder for folder in reversed(path.parents) if prefix in folder.parents and folder not in shared), path)] = (
+            None
+        )
+    return list(found)
 
 
 def added(installed: Installed) -> List[str]:
     """What was installed beyond the lock that the prefix was made from, as requirements."""
     left = read_json(installed.prefix / INSTALLED)
     names = {*left.get("records", {}), *left.get("conda", []), "flash-attn"}
+    if not left:  # lost: what the lock names now
+        names |= {p.name for p in read_conda_lock().packages} | {p.name for p in read_pip_lock(REQUIREMENTS)}
     lines = [f"# by conda: {r.name}={r.version}" for r in installed.conda if r.name not in names]
     for dist in installed.dists:
         if dist.manager == "pip" and dist.name not in names:
             url = read_json(dist.path / "direct_url.json")
             editable = "-e " if url.get("dir_info", {}).get("editable") else f"{dist.name} @ "
             lines.append(editable + url["url"] if "url" in url else f"{dist.name}=={dist.version}")
-    return sorted(lines) if left else []
+    return sorted(lines)
 
 
 def record_hash(dist: Dist) -> str:

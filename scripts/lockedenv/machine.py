@@ -181,12 +181,16 @@ def home() -> Path:
 
 def default_cache() -> Path:
     """Where downloads are kept: on a pod's persistent volume, otherwise in the user's cache folder."""
-    caches = POD_VOLUME / ".cache" if os.access(POD_VOLUME, os.W_OK) else os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
-    return Path(caches) / "maximalcai"
+    pod = (os.environ.get("RUNPOD_POD_ID") or os.path.ismount(POD_VOLUME)) and os.access(POD_VOLUME, os.W_OK)
+    return Path(POD_VOLUME / ".cache" if pod else os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "maximalcai"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a reader never sees half of it."""
+    """Writes a file whole or not at all: a reader never sees half of it. A device or a pipe is written to as it is."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -16,10 +16,11 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from lockedenv.console import Stop
 from lockedenv.installed import MARK, added, own_files, read_json, read_prefix
@@ -49,7 +50,7 @@ class Prefix:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Holds the prefix's lock; what a killed run has left working on it is ended first."""
-        with holding(self.beside("lock"), f"the environment {self.path}"):
+        with holding(self.beside("maximalcai-lock"), f"the environment {self.path}"):
             end_orphans(f"{WORKS_ON}={self.path}")
             os.environ[WORKS_ON] = str(self.path)  # all that this run starts inherits it
             yield
@@ -62,14 +63,12 @@ class Prefix:
         write_atomically(self.path / MARK, json.dumps({**self.mark(), **changes}, indent=1) + "\n")
 
     def ours(self, folder: Optional[Path] = None) -> bool:
-        """Whether the set-up made a folder (the prefix, if none is named) as this prefix; an empty mark is a kill's."""
+        """Whether the set-up made a folder (the prefix, if none is named) as this prefix."""
         folder = folder or self.path
         if folder.is_symlink() or not (folder / MARK).is_file():
             return False
-        mark, here = read_json(folder / MARK), folder == self.path
-        if mark.get("made_by") == SETUP:
-            return here or mark.get("path") == str(self.path)
-        return here and (folder / MARK).stat().st_size == 0
+        mark = read_json(folder / MARK)
+        return mark.get("made_by") == SETUP and (folder == self.path or mark.get("path") == str(self.path))
 
     def state(self, digest: str = "") -> str:
         """The state. `digest` is of the locks that it should have been made from; without it, they count as unchanged."""
@@ -108,9 +107,12 @@ class Prefix:
             self.write(path=str(self.path))  # it may have been moved here
             self.path.rename(self.old)
             follow(self.path, self.old)
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / MARK).touch()
-        self.write(made_by=SETUP, path=str(self.path), backend=backend, state=MAKING)
+        # The folder appears with its mark in it: one that a kill has left is never without.
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = Prefix(Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)))
+        new.path.chmod(0o755)
+        new.write(made_by=SETUP, path=str(self.path), backend=backend, state=MAKING, made=time.time_ns())
+        new.path.rename(self.path)
         try:
             yield
         except BaseException:
@@ -154,7 +156,11 @@ class Prefix:
             moved += 1
         write_atomically(folder / MARK, json.dumps({**mark, "state": REMOVING}) + "\n")
         remove(folder)
-        return f"{moved} files of your own were in the environment that was removed; they are in {kept}" if moved else None
+        return (
+            f"{moved} files or folders of your own were in the environment that was removed; they are in {kept}"
+            if moved
+            else None
+        )
 
 
 def verified(mark: Dict[str, Any]) -> bool:
@@ -163,10 +169,10 @@ def verified(mark: Dict[str, Any]) -> bool:
     return bool(verdicts) and all(verdict.get("passed") for verdict in verdicts) and not mark.get("lacking")
 
 
-def record_verdict(folder: Path, level: str, good: bool) -> None:
-    """Notes the outcome of a whole verification in a prefix's mark, if it has one that may be written."""
+def record_verdict(folder: Path, level: str, good: bool, made: Any = None) -> None:
+    """Notes the outcome of a whole verification in a prefix's mark, if it is still that of the environment `made` then."""
     mark = read_json(folder / MARK)
-    if mark.get("state") == INSTALLED:
+    if mark.get("state") == INSTALLED and mark.get("made") == made:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         verdict = {"passed": good, "time": now, "added": added(read_prefix(folder))}
         with contextlib.suppress(OSError):
@@ -203,6 +209,13 @@ def follow(before: Path, now: Path) -> None:
         setattr(sys, name, moved(getattr(sys, name, None) or ""))
     for places in [sys.path, *(m.__path__ for m in list(sys.modules.values()) if isinstance(getattr(m, "__path__", 0), list))]:
         places[:] = map(moved, places)
+
+
+def mounts_in(path: Path) -> List[str]:
+    """What is mounted below a folder."""
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
+        places = [line.split()[1].replace("\\040", " ") for line in file]
+    return [place for place in places if place.startswith(f"{path}/")]
 
 
 def refuse(path: Path, backend: str, cache: Path) -> None:

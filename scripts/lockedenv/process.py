@@ -57,13 +57,19 @@ def started(command: Sequence[Any], gentle: bool = False, **options: Any) -> "It
 
 
 def end_orphans(entry: str) -> None:
-    """Ends what a run that was killed with -9 has left working: all that has `entry` (NAME=value) in its environment."""
-    deadline, left = time.monotonic() + 5, [0]
+    """Ends what a run that was killed with -9 has left working: all that has `entry` (NAME=value) in its environment.
+
+    Not what this program was started by, and not what has other mounts: in another container the same path is another place.
+    """
+    deadline, left, above = time.monotonic() + 5, [0], [os.getpid()]
+    while above[-1] > 1:
+        above.append(int(re.findall(r"^PPid:\s+(\d+)", Path(f"/proc/{above[-1]}/status").read_text(), re.M)[0]))
     while left and time.monotonic() < deadline:
         left = []
-        for process in Path("/proc").glob("[0-9]*"):
+        for process in [process for process in Path("/proc").glob("[0-9]*") if int(process.name) not in above]:
             with contextlib.suppress(OSError):
-                if entry.encode() in (process / "environ").read_bytes().split(b"\0"):
+                here = os.readlink(process / "ns/mnt") == os.readlink("/proc/self/ns/mnt")
+                if here and entry.encode() in (process / "environ").read_bytes().split(b"\0"):
                     left.append(int(process.name))
                     os.kill(left[-1], signal.SIGKILL)
         time.sleep(0.02 * bool(left))
@@ -71,6 +77,7 @@ def end_orphans(entry: str) -> None:
 
 def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options: Any) -> Tuple[Optional[int], str, str]:
     """(exit status, stdout, stderr) of a command; (None, "", why) if it cannot start or does not answer in `timeout` seconds."""
+    options.setdefault("cwd", "/")  # python -m would import from the current folder
     try:
         with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
             try:
@@ -198,6 +205,8 @@ def _report(name: str) -> str:
         f"Python {platform.python_version()} at {sys.executable}, {platform.platform()}, {os.getcwd()}",
         traceback.format_exc(),
     ]
-    with tempfile.NamedTemporaryFile("w", prefix="maximalcai-", suffix=".log", delete=False, encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="maximalcai-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
+    ) as file:
         file.write(redact("\n".join(lines)))
     return file.name

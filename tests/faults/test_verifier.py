@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple
 
@@ -216,6 +218,21 @@ FAULTS = [
     Fault("usercustomize beside the standard library", "startup", "lib/python3.11/usercustomize.py: no package",
           write("lib/python3.11/usercustomize.py", lambda _: b"pass")),
     Fault("a .pth file", "startup", "zz.pth: no package has it", write(f"{SITE}/zz.pth", lambda _: b"import os")),
+    Fault("a .pth file edited", "startup", "changed since it was installed, and may run at every start", lambda env: next(
+        (env.prefix / SITE).glob("*.pth")).write_text("import os")),
+    Fault("a zip before the standard library", "startup", "lib/python311.zip: no package has it",
+          write("lib/python311.zip", lambda _: b"PK")),
+    Fault("a module in the standard library's folder", "startup", "lib/python3.11/tqdm.py: no package",
+          write("lib/python3.11/tqdm.py", lambda _: b"pass")),
+    Fault("sitecustomize among the built extensions", "startup", "lib-dynload/sitecustomize.py: no package",
+          write("lib/python3.11/lib-dynload/sitecustomize.py", lambda _: b"pass")),
+    Fault("pyvenv.cfg", "startup", "pyvenv.cfg: no package has it", write("pyvenv.cfg", lambda _: b"home = /elsewhere\n")),
+    Fault("a package's folder removed", "present", "tqdm/std.py: missing", lambda env: shutil.rmtree(env.prefix / SITE / "tqdm")),
+    Fault("what the installation left is lost", "present", "maximalcai-installed.json is missing or damaged",
+          lambda env: (env.prefix / "maximalcai-installed.json").unlink()),
+    Fault("a conda record edited with its file", "conda-layer", "tqdm: its conda record is not the one that", record("tqdm", paths_data={"paths": []})),
+    Fault("another wheel of the same version is locked", "pip-layer", "idna: was installed from another wheel than the one that is locked now",
+          lock("locks/pip.txt", lambda t: re.sub(r"(idna==.* --hash=sha256:)\w{64}", r"\g<1>" + "f" * 64, t))),
     Fault("moved", "place", "and moved to", lambda env: remark(env.prefix, path="/elsewhere")),
     Fault("a conda record that is a list", "conda-layer", "is not a conda record", lambda env: meta(env, "tqdm").write_text("[]")),
     Fault("a conda record that is null", "conda-layer", "is not a conda record", lambda env: meta(env, "tqdm").write_text("null")),
@@ -333,6 +350,30 @@ def test_what_was_added_and_does_not_fit_is_a_warning(broken: CondaEnvironment) 
     uv("install", "--no-deps", "requests==2.32.3")(broken)
     done = broken.verify("--level", "quick")
     assert done.returncode == 0 and "WARN  requirements     The package `requests` requires `" in done.stdout, done.stdout
+
+
+def test_a_uv_that_fails_is_not_taken_for_a_pass(broken: CondaEnvironment) -> None:
+    write("bin/uv", lambda _: b"#!/bin/sh\nexit 3\n")(broken)
+    (broken.prefix / "bin/uv").chmod(0o755)
+    assert "SKIP  requirements     uv does not say" in broken.verify("--only", "requirements").stdout
+
+
+def test_a_device_as_the_target_stays_one_and_a_neighbour_is_not_touched(broken: CondaEnvironment, tmp_path: Path) -> None:
+    (tmp_path / "r.json.probe").write_text("precious")
+    assert broken.verify("--only", "locks", "--json", str(tmp_path / "r.json")).returncode == 0
+    assert (tmp_path / "r.json.probe").read_text() == "precious" and (tmp_path / "r.json").is_file()
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE, text=True)
+    assert broken.verify("--only", "locks", "--json", str(tmp_path / "pipe")).returncode == 0
+    assert '"schema_version"' in reader.communicate()[0] and (tmp_path / "pipe").is_fifo()
+
+
+def test_a_pipe_where_a_file_is_expected_is_not_waited_for(broken: CondaEnvironment) -> None:
+    for name in ("idna/core.py", next((broken.prefix / SITE).glob("idna-*.dist-info")).name + "/METADATA"):
+        (broken.prefix / SITE / name).unlink()
+        os.mkfifo(broken.prefix / SITE / name)
+    done = broken.verify("--only", "files,pip-layer")
+    assert done.returncode == 1 and "idna/core.py: cannot be read" in done.stdout and "no readable METADATA" in done.stdout
 
 
 def test_a_locale_without_unicode_is_no_traceback(broken: CondaEnvironment) -> None:

@@ -60,20 +60,25 @@ def fetch_archives(options: Options, steps: Steps) -> Path:
     return kept.program(folder / MICROMAMBA.filename, "bin/micromamba", f"micromamba-{MICROMAMBA.sha256[:12]}", options.cache)
 
 
-def create(prefix: Prefix, cache: Path, micromamba: Path, steps: Steps) -> None:
-    """Makes the prefix, in which our mark lies, of the archives in the cache. Raises Stop if it fails or leaves less."""
+def create(prefix: Prefix, cache: Path, micromamba: Path, anew: bool, steps: Steps) -> None:
+    """Makes the prefix, in which our mark lies, of the archives in the cache. Raises Stop if it fails or leaves less.
+
+    `anew`: what the cache holds unpacked is not used.
+    """
     root, archives, packages = cache / "mamba", cache / "pkgs", locks.read_conda_lock().packages
     together = same_filesystem(cache, prefix.path)
     # Unpacking makes 100,000 small files, slow on a network volume, and they could not be linked into the prefix.
-    unpacked = archives if together else prefix.beside("pkgs")
+    unpacked = archives if together else prefix.beside("maximalcai-pkgs")
     root.mkdir(parents=True, exist_ok=True)
     # Without a history micromamba takes the folder for someone else's; `create` would empty it, our mark included.
     (prefix.path / "conda-meta").mkdir()
     (prefix.path / "conda-meta/history").touch()
     with holding(cache / "pkgs.lock", f"the cache {cache}"):
         if together:
-            for path in kept.drop_changed(cache, [archives / p.stem for p in packages]):
+            folders = [archives / p.stem for p in packages]
+            for path in filter(os.path.lexists, folders if anew else kept.drop_changed(cache, folders)):
                 kept.discard(path)
+            kept.drop_changed(cache, folders)
         else:
             shutil.rmtree(unpacked, ignore_errors=True)
             unpacked.mkdir()

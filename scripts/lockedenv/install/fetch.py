@@ -6,6 +6,7 @@ curl does the transfers, into NAME.part, which the next attempt goes on with; a 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -55,7 +56,11 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
     """One attempt at every item: a part that is whole and right gets its name; what failed, one more entry in `problems`."""
     sources = [item.sources[len(item.problems) % len(item.sources)] for item in items]
     # The addresses go to curl's standard input: they may hold a token, and `ps` shows arguments.
-    config = "".join(f'url = "{source}"\noutput = "{folder / item.name}.part"\n' for item, source in zip(items, sources))
+    # curl's escapes in a quoted word are JSON's.
+    pairs = [
+        (json.dumps(source), json.dumps(f"{folder / item.name}.part", ensure_ascii=False)) for item, source in zip(items, sources)
+    ]
+    config = "".join(f"url = {source}\noutput = {part}\n" for source, part in pairs)
     command = [*CURL, "--speed-time", os.environ.get("MAXIMALCAI_STALL_SECONDS", "20")]  # given up and resumed after so many
     with started(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process, ThreadPoolExecutor(1) as pool:
         said = pool.submit(process.communicate, config.encode())

@@ -34,7 +34,10 @@ class Options(argparse.Namespace):
         flash_plan.architectures([], self.arch)
         self.offline = self.offline.resolve() if self.offline else None
         self.cache = (self.cache.expanduser() if self.cache else default_cache()).resolve()
-        self.target = Prefix(path.expanduser().resolve())  # through a link: what it points to
+        try:
+            self.target = Prefix(path.expanduser().resolve())  # through a link: what it points to
+        except RuntimeError as error:
+            raise Stop(f"--prefix {path}: {error}; name another") from None
 
 
 def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:

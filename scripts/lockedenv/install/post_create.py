@@ -39,11 +39,10 @@ def note_installed(prefix: Path, lock: Optional[Path] = None) -> None:
     """Keeps what the records do not: of a prefix that was just made, links and hashes; of a lock, each wheel's RECORD."""
     installed = read_prefix(prefix)
     if lock:
-        names = {pin.name for pin in locks.read_pip_lock(lock)}
-        left = {**read_json(prefix / INSTALLED)}
-        left["records"] = {d.name: file_sha256(d.path / "RECORD") for d in installed.dists if d.name in names}
+        left = {**read_json(prefix / INSTALLED), "wheels": {pin.name: pin.sha256 for pin in locks.read_pip_lock(lock)}}
+        left["records"] = {d.name: file_sha256(d.path / "RECORD") for d in installed.dists if d.name in left["wheels"]}
     else:
-        left = {**snapshot(prefix), "conda": [record.name for record in installed.conda]}
+        left = {**snapshot(prefix), "conda": {record.name: record.sha256_here for record in installed.conda}}
     write_atomically(prefix / INSTALLED, json.dumps(left, indent=0) + "\n")
 
 
@@ -52,12 +51,12 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
     prefix, lock = options.target, locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS
     with steps.step(f"Install the wheels of {lock.relative_to(ROOT)}"):
         uv = wheels.bring_uv(options.cache, steps, options.offline)
-        wheels.install(prefix.path, lock, options.cache, options.offline, uv, steps)
+        wheels.install(prefix.path, lock, options.cache, options.offline, uv, bool(getattr(options, "force", False)), steps)
         note_installed(prefix.path, lock)
         prefix.write(state=STATE_INSTALLED, locks=locks.digest(backend), verdicts={})
     with steps.step("flash-attn"):
         problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
-    shutil.rmtree(prefix.beside("uv"), ignore_errors=True)
+    shutil.rmtree(prefix.beside("maximalcai-uv"), ignore_errors=True)
     return conclude(options, options.level or "full", problems, steps)
 
 
@@ -168,7 +167,7 @@ def work(options: Options) -> int:
     backend = "conda" if (target.path / "conda-meta").is_dir() else "pip"
     refuse_misleading_variables(target.path)
     with target.held():
-        if not read_json(target.path / INSTALLED):
+        if not target.mark():
             note_installed(target.path)
         # A folder that is not the set-up's is marked as one that may never be removed.
         target.write(**{"made_by": "you", "path": str(target.path), **target.mark(), "backend": backend, "verdicts": {}})

@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import List, Tuple
 
@@ -109,12 +110,14 @@ def install(options: Options, backend: str, steps: Steps) -> int:
     with steps.step("Fetch the archives" if backend == "conda" else "Fetch uv"):
         uv = backend == "pip"
         tool = wheels.bring_uv(options.cache, steps, options.offline) if uv else conda.fetch_archives(options, steps)
-    extras, lines = target.beside("extras.txt"), added(read_prefix(target.path)) if target.ours() else []
+    extras, lines = target.beside(f"maximalcai-extras-{time.strftime('%Y%m%d-%H%M%S')}.txt"), (
+        added(read_prefix(target.path)) if target.ours() else []
+    )
     if lines:
         machine.write_atomically(extras, "\n".join(["# What was in the environment beyond its lock.", *lines, ""]))
     with target.replacing(backend):
         with steps.step(f"Create {target.path}"):
-            create_venv(options, tool) if uv else conda.create(target, options.cache, tool, steps)
+            create_venv(options, tool) if uv else conda.create(target, options.cache, tool, options.force, steps)
             prefix.write_activate(target.path, backend)
             post_create.note_installed(target.path)
         status = post_create.finish(options, backend, steps, extras if lines and options.keep_extras else None)
@@ -183,11 +186,13 @@ def look(options: Options, state: str, steps: Steps) -> str:
     if len(needs) > 1:
         steps.note("the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")
     steps.note(f"flash-attn   {flash.outlook(options, backend, gpus)}")
+    for mounted in prefix.mounts_in(path):
+        raise Stop(f"{mounted} is mounted in the environment, which is to be moved; unmount it first")
     if state not in (ABSENT, MAKING):
         steps.note(f"the old environment is kept at {target.old} until the new one is verified")
-        where = "" if options.keep_extras else f" (listed in {target.beside('extras.txt')})"
+        where = "" if options.keep_extras else f" (listed in {target.beside('maximalcai-extras-*.txt')})"
         extras = [f"goes         {line}{where}" for line in added(read_prefix(path))]
-        own = [f"moves        {file.relative_to(path)}, your own file, to {path}.kept-*" for file in own_files(path)]
+        own = [f"moves        {file.relative_to(path)}, your own, to {path}.kept-*" for file in own_files(path)]
         if extras and not options.keep_extras:
             steps.note("--keep-extras installs the packages that you added into the new one")
         for lines in (extras, own):

@@ -65,7 +65,7 @@ def index_settings(environ: Dict[str, str]) -> Dict[str, str]:
 
 def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[str, str]:
     """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy."""
-    folder = cache / "uv" if same_filesystem(cache, prefix.parent) else Prefix(prefix).beside("uv")
+    folder = cache / "uv" if same_filesystem(cache, prefix.parent) else Prefix(prefix).beside("maximalcai-uv")
     ours = clean(environ, UV_CACHE_DIR=str(folder), UV_PYTHON_INSTALL_DIR=str(cache / "python"), **ALWAYS)
     return {**ours, **index_settings(environ)}
 
@@ -152,10 +152,11 @@ def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, steps: Ste
 def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
     """The locked wheels in a prefix that are not what their install by hash left: they are to be installed again."""
     installed, names, wrong = read_prefix(prefix), {pin.name for pin in pins}, []
-    records = read_json(prefix / INSTALLED).get("records", {})
+    left, locked = read_json(prefix / INSTALLED), {pin.name: pin.sha256 for pin in pins}
     for dist in [d for d in installed.dists if d.name in names and d.manager == "pip"]:
         files = {path: sha for path, sha in recorded_files(installed.only(dist)).items() if sha}
-        as_left = records.get(dist.name) in (None, file_sha256(dist.path / "RECORD"))
+        as_left = left.get("records", {}).get(dist.name) in (None, file_sha256(dist.path / "RECORD"))
+        as_left = as_left and left.get("wheels", {}).get(dist.name) in (None, locked[dist.name])
         if not (files and hashes(files) == files and as_left) or (dist.path / "direct_url.json").exists():
             wrong.append(dist.name)
         if not files:  # uv cannot take away what no RECORD lists, and then refuses to put it there again
@@ -163,11 +164,15 @@ def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
     return wrong
 
 
-def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: Path, steps: Steps) -> None:
-    """The wheels of a lock, by hash; what is not as its install left it, again; what the user added stays. Raises Stop."""
+def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: Path, anew: bool, steps: Steps) -> None:
+    """The wheels of a lock, by hash; what is not as its install left it, again; what the user added stays. Raises Stop.
+
+    `anew`, or where something was damaged: what the cache holds unpacked is compared file by file.
+    """
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
-    command += [word for name in damaged(prefix, pins) for word in ("--reinstall-package", name)]
+    wrong = damaged(prefix, pins)
+    command += [word for name in wrong for word in ("--reinstall-package", name)]
     if offline or not same_filesystem(cache, prefix):
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
         folder = (offline or cache) / "wheels"
@@ -175,7 +180,9 @@ def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: 
             fetch_files(pins, folder, uv, steps)
         command += ["--no-index", "--find-links", folder]
     with holding(cache / "uv.lock", f"the cache {cache}"):
-        for path in [p for p in kept.drop_changed(cache, cache.glob("uv/archive-v*/*")) if not kept.whole_wheel(p)]:
+        unpacked = list(cache.glob("uv/archive-v*/*"))
+        unknown = kept.drop_changed(cache, unpacked)
+        for path in [p for p in (unpacked if wrong or anew else unknown) if p.exists() and not kept.whole_wheel(p)]:
             kept.discard(path)
         try:  # all in the cache: then no index is asked, and none needs to answer
             run([*command, "--offline", "-r", lock], environ, "looking in the cache", quiet=True)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -14,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from lockedenv import locks, machine
 from lockedenv.console import Stop
-from lockedenv.installed import MARK, read_prefix
+from lockedenv.installed import MARK, read_json, read_prefix
 from lockedenv.prefix import record_verdict
 from lockedenv.process import run_script
 from lockedenv.provenance import compare, manifest
@@ -176,10 +177,11 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         checks = [replace(check, timeout=args.timeout) for check in checks]
     for target in filter(None, [args.json, args.manifest]):
         try:  # now, not after a minute of checks
-            machine.write_atomically(Path(target + ".probe"), "")
-            Path(target + ".probe").unlink()
             if Path(target).is_dir():
                 raise IsADirectoryError(0, "it is a folder")
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=Path(target).parent):
+                pass
         except OSError as error:
             p.error(f"{target} cannot be written ({error.strerror}); name a file in a folder that you may write to")
     report = Report(sys.stdout)
@@ -192,14 +194,14 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             f"this is {sys.executable}, where no lock was installed; run the environment's own: source ~/maximalcai/activate, or "
             f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
         )
-    context.progress = report.progress
+    context.progress, made = report.progress, read_json(installed.prefix / MARK).get("made")
     report.say(f"{installed.backend} prefix {installed.prefix}, {args.level} level, on the {context.device}")
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds)
     status = exit_status(results, args.strict)
     if not args.only and args.skip in ("", "flash-attn") and args.gpu != "off":
-        record_verdict(installed.prefix, args.level, exit_status(results) == 0)
+        record_verdict(installed.prefix, args.level, exit_status(results) == 0, made)
     if args.json:
         document = as_json(context, args.level, results, seconds, status)
         machine.write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")

@@ -48,7 +48,10 @@ def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Fin
         else:
             if not (record.sha256 or record.md5):
                 found.append(Finding(package.name, "its conda record has no hash to compare with the lock's", REMAKE))
+    left = read_json(installed.prefix / INSTALLED).get("conda", {})
     for record in installed.conda:
+        if left.get(record.name) not in (None, record.sha256_here):
+            found.append(Finding(record.name, "its conda record is not the one that the installation left", REMAKE))
         for name in map(info_name, record.infos):
             dists = [d for d in installed.dists if d.name == name]
             if not any(d.manager == "conda" for d in dists):
@@ -59,7 +62,7 @@ def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Fin
 
 def pip_findings(locked: List[PipPackage], installed: Installed, remedy: str) -> List[Finding]:
     """Wheels: missing, twice, another version, put there by conda, or not from the locked wheel."""
-    found, records = [], read_json(installed.prefix / INSTALLED).get("records", {})
+    found, left = [], read_json(installed.prefix / INSTALLED)
     for package in locked:
         dists = [d for d in installed.dists if d.name == package.name]
         if not dists:
@@ -79,7 +82,9 @@ def pip_findings(locked: List[PipPackage], installed: Installed, remedy: str) ->
                 found.append(Finding(package.name, f"installed from {redact(url)}, not from the locked wheel", remedy))
             elif "sha256=" not in (record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""):
                 found.append(Finding(package.name, f"{record} lists no files", remedy))
-            elif records.get(package.name) not in (None, file_sha256(record)):
+            elif left.get("wheels", {}).get(package.name) not in (None, package.sha256):
+                found.append(Finding(package.name, "was installed from another wheel than the one that is locked now", remedy))
+            elif left.get("records", {}).get(package.name) not in (None, file_sha256(record)):
                 found.append(Finding(package.name, "its RECORD is not the one that the install by hash left", remedy))
     return found
 

@@ -7,25 +7,45 @@ import os
 from pathlib import Path
 from typing import List, Optional
 
-from lockedenv.installed import INSTALLED, hashes, read_json, recorded_files, unrecorded
+from lockedenv.installed import INSTALLED, MARK, hashes, read_json, recorded_files, unrecorded
 from lockedenv.machine import size_text
 from lockedenv.verify.checks import FULL, Context, Result, check, failed, first, passed, verdict, warned
 from lockedenv.verify.drift import REMAKE, REPAIR
 
 AT_START = ("sitecustomize", "usercustomize")
-VENV = "_virtualenv"  # what uv puts into a virtual environment that it makes
+VENV, VENV_LINE = "_virtualenv.pth", "import _virtualenv"  # what uv puts into a virtual environment that it makes
 
 
-@check("startup", "what runs at every start of Python (.pth files, sitecustomize) is of a locked package")
+@check("present", "every file and link that the installation left is there")
+def present(context: Context) -> Result:
+    prefix = context.installed.prefix
+    left, mark = read_json(prefix / INSTALLED), read_json(prefix / MARK)
+    if mark.get("state") == "installed" and not {"files", "links", "records"} <= set(left):
+        return failed(f"{prefix / INSTALLED} is missing or damaged; it says what the installation left", REMAKE)
+    names = [prefix / name for kind in ("files", "links") for name in left.get(kind, {})]
+    paths = [*names, *(path for path in recorded_files(context.installed) if path.suffix != ".pyc")]
+    gone = [f"{context.installed.inside(path)}: missing" for path in paths if not os.path.lexists(path)]
+    return verdict(gone, f"{REPAIR}; if something is still missing, {REMAKE}", f"{len(paths)} files and links")
+
+
+@check("startup", "what runs at every start of Python, or comes before its packages, is as it was installed")
 def startup(context: Context) -> Result:
-    installed = context.installed
-    folders = [*installed.sites, *{site.parent for site in installed.sites if installed.backend == "conda"}]
-    paths = [p for folder in folders for p in folder.iterdir() if p.suffix == ".pth" or p.name.split(".")[0] in AT_START]
-    owned, wrong = recorded_files(installed) if paths else {}, []
+    installed, prefix = context.installed, context.installed.prefix
+    paths = [p for folder in installed.sites for p in folder.iterdir() if p.suffix == ".pth" or p.name.split(".")[0] in AT_START]
+    if installed.backend == "conda":  # in a virtual environment the standard library is another Python's
+        folders = [folder for site in installed.sites for folder in (site.parent, site.parent / "lib-dynload") if folder.is_dir()]
+        paths += [p for folder in folders for p in folder.iterdir() if p.suffix in (".py", ".so", ".pyc", ".pth")]
+        paths += [*prefix.glob("lib/python*.zip"), *prefix.glob("pyvenv.cfg")]
+    left = read_json(prefix / INSTALLED).get("files", {})
+    owned = {**recorded_files(installed), **{prefix / name: sha for name, sha in left.items()}} if paths else {}
+    has, wrong = hashes(path for path in paths if owned.get(path)), []
     for path in paths:
-        if path not in owned and not (path.name == f"{VENV}.pth" and path.read_text().strip() == f"import {VENV}"):
-            wrong.append(f"{installed.inside(path)}: no package has it, and it runs at every start of Python")
-    return verdict(wrong, "if you did not put it there, remove it", f"{len(paths)} files, all of packages")
+        by_uv = not left and path.name == VENV and path.is_file() and path.read_text(errors="replace").strip() == VENV_LINE
+        if path not in owned and not by_uv:
+            wrong.append(f"{installed.inside(path)}: no package has it, and it runs at every start of Python, or may")
+        elif path in has and has[path] != owned[path]:
+            wrong.append(f"{installed.inside(path)}: changed since it was installed, and may run at every start of Python")
+    return verdict(wrong, f"if you put it there, remove it; otherwise {REMAKE}", f"{len(paths)} files, all of packages")
 
 
 @check("files", "every file and link of both layers is byte for byte what its installer left", level=FULL)

@@ -80,6 +80,12 @@ def known_vulnerabilities(context: Context) -> Result:
 @check("user-site", "no package in the user's own site folder comes before the environment's")
 def user_site(context: Context) -> Result:
     folders = [p for p in site_folders(context.installed.prefix) if context.installed.prefix not in p.parents]
-    if folders:
-        return warned(f"packages are also taken from {folders[0]}", "export PYTHONNOUSERSITE=1, or do without system packages")
-    return passed("packages come from the prefix alone")
+    if not folders:
+        return passed("packages come from the prefix alone")
+    names = {path.name.split(".")[0] for site in context.installed.sites for path in site.iterdir()} - {"__pycache__"}
+    paths = [path for folder in folders for path in folder.iterdir() if path.suffix in ("", ".py", ".so", ".pth")]
+    before = [p for p in paths if p.suffix == ".pth" or "customize" in p.name or p.name.split(".")[0] in names]
+    remedy = "export PYTHONNOUSERSITE=1, or do without system packages"
+    if before:
+        return failed(f"packages are also taken from {folders[0]}, and its {before[0].name} comes first", remedy)
+    return warned(f"packages are also taken from {folders[0]}", remedy)
