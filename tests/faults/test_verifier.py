@@ -227,7 +227,7 @@ FAULTS = [
     Fault("sitecustomize among the built extensions", "startup", "lib-dynload/sitecustomize.py: no package",
           write("lib/python3.11/lib-dynload/sitecustomize.py", lambda _: b"pass")),
     Fault("pyvenv.cfg", "startup", "pyvenv.cfg: no package has it", write("pyvenv.cfg", lambda _: b"home = /elsewhere\n")),
-    Fault("a package's folder removed", "present", "tqdm/std.py: missing", lambda env: shutil.rmtree(env.prefix / SITE / "tqdm")),
+    Fault("a package's folder removed", "present", "tqdm/__init__.py: missing", lambda env: shutil.rmtree(env.prefix / SITE / "tqdm")),
     Fault("what the installation left is lost", "present", "maximalcai-installed.json is missing or damaged",
           lambda env: (env.prefix / "maximalcai-installed.json").unlink()),
     Fault("a conda record edited with its file", "conda-layer", "tqdm: its conda record is not the one that", record("tqdm", paths_data={"paths": []})),
