@@ -44,7 +44,8 @@ main() {
   actionlint
   zizmor --offline --quiet .github
   echo "linters: clean"
-  if [[ ${1:-} != --lint ]]; then pytest "$@"; fi
+  # A file stays with one worker: what it makes once is made once, and its tests may look at all processes of theirs.
+  if [[ ${1:-} != --lint ]]; then pytest --numprocesses logical --maxprocesses 4 --dist loadfile "$@"; fi
 }
 
 main "$@"
