@@ -110,9 +110,8 @@ def install(options: Options, backend: str, steps: Steps) -> int:
     with steps.step("Fetch the archives" if backend == "conda" else "Fetch uv"):
         uv = backend == "pip"
         tool = wheels.bring_uv(options.cache, steps, options.offline) if uv else conda.fetch_archives(options, steps)
-    extras, lines = target.beside(f"maximalcai-extras-{time.strftime('%Y%m%d-%H%M%S')}.txt"), (
-        added(read_prefix(target.path)) if target.ours() else []
-    )
+    lines = added(read_prefix(target.path)) if target.ours() else []
+    extras = target.beside(f"maximalcai-extras-{time.strftime('%Y%m%d-%H%M%S')}.txt")
     if lines:
         machine.write_atomically(extras, "\n".join(["# What was in the environment beyond its lock.", *lines, ""]))
     with target.replacing(backend):
