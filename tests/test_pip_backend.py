@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -55,6 +56,33 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
     done = sh(*command, check=False, env=clean_environ())
     assert done.returncode == 1 and "no Python 3.19 here, and uv could not fetch one: apt-get install python3.19" in done.stdout
     assert "Traceback" not in done.stdout and not (tmp_path / "env").exists(), done.stdout
+    (tmp_path / "offline").mkdir()
+    (tmp_path / "offline/wheels").symlink_to(machine.default_cache() / "wheels")
+    done = sh(*command, "--offline", tmp_path / "offline", check=False, env=clean_environ())
+    assert done.returncode == 1 and f"no Python 3.19 here, and {tmp_path}/offline has none: apt-get install" in done.stdout
+
+
+def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> None:
+    """torch.compile failed at the very end."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "python3", "curl", "git", "dirname", "readlink"):
+        (programs / name).symlink_to(os.path.realpath(str(shutil.which(name))))
+    (programs / "nvidia-smi").write_text("#!/bin/bash\necho 'NVIDIA H100 80GB HBM3, 550.54.14, 81559, 9.0, GPU-1, Disabled'\n")
+    (programs / "nvidia-smi").chmod(0o755)
+    options = ["--backend", "pip", "--prefix", tmp_path / "env", "--cache", tmp_path / "cache"]
+    environ = {**clean_environ(PATH=str(programs)), "CXX": ""}
+    done = sh(SETUP, *options, check=False, env=environ)
+    assert done.returncode == 1 and "there is no g++ for torch.compile, and CXX is not set; apt-get update" in done.stdout
+    assert "[2/6]" not in done.stdout and not (tmp_path / "cache").exists(), done.stdout
+
+
+def test_pips_further_places_are_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """extra-index-url and find-links were ignored."""
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
+    found = wheels.index_settings(dict(os.environ))
+    assert found["UV_EXTRA_INDEX_URL"] == "http://127.0.0.1:9/simple" and found["UV_FIND_LINKS"] == str(tmp_path / "links")
 
 
 def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:

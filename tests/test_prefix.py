@@ -318,6 +318,19 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(machine: Machine) -
     assert (machine.prefix / SITE / "six.py").exists() and "brings them back" not in done.stdout
 
 
+def test_the_first_remedy_repairs_and_keeps_what_was_added(machine: Machine) -> None:
+    """The verifier said --force, which removed it; TROUBLESHOOTING said post_create.sh."""
+    machine.assert_verified(machine.setup())
+    sh(machine.prefix / "bin/uv", "pip", "install", "--python", machine.prefix / "bin/python", "six==1.16.0", env=clean_environ())
+    edit(machine.prefix / SITE / "idna/core.py")
+    said = machine.verify("--only", "files")
+    assert "idna/core.py: changed" in said and "> scripts/post_create.sh puts the pip layer right, and keeps" in said, said
+    options = ["--prefix", machine.prefix, "--cache", machine.cache, "--level", "quick"]
+    done = sh(machine.project / "scripts/post_create.sh", *options, check=False, env=machine.environ)
+    assert done.returncode == 0 and VERIFIED in machine.verify("--only", "files"), done.stdout
+    assert (machine.prefix / SITE / "six.py").exists()
+
+
 def test_folders_links_and_condas_pins_are_kept_whole(machine: Machine) -> None:
     machine.assert_verified(machine.setup())
     sh("git", "init", "-q", machine.prefix / "src/mine")

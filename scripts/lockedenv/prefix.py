@@ -156,11 +156,8 @@ class Prefix:
             moved += 1
         write_atomically(folder / MARK, json.dumps({**mark, "state": REMOVING}) + "\n")
         remove(folder)
-        return (
-            f"{moved} files or folders of your own were in the environment that was removed; they are in {kept}"
-            if moved
-            else None
-        )
+        text = f"{moved} files or folders of your own were in the environment that was removed; they are in {kept}"
+        return text if moved else None
 
 
 def verified(mark: Dict[str, Any]) -> bool:

@@ -226,6 +226,24 @@ def test_two_runs_that_share_a_folder_fetch_each_file_once(site: Path, tmp_path:
     assert_exact(tmp_path / "pkgs")
 
 
+def test_a_password_in_netrc_is_used(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with FaultServer(site) as server:
+        server.fault = lambda handler, content, start: "Authorization" not in handler.headers and not handler.answer(401, b"")
+        fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+    assert_exact(tmp_path / "pkgs")
+
+
+def test_a_cache_with_quotes_in_its_name_is_written_to_and_nothing_else(site: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'a"b\\c'
+    folder.mkdir()
+    with FaultServer(site) as server:
+        fetch.fetch(items(server.address), folder / "pkgs", lambda text: None, quiet=True)
+    assert_exact(folder / "pkgs")
+    assert {path.name for path in tmp_path.iterdir()} == {"site", folder.name}
+
+
 @pytest.fixture
 def old_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A curl that answers as 7.68 does: %{exitcode} and %{errormsg}, which it does not know, are empty."""

@@ -78,7 +78,8 @@ def create(prefix: Prefix, cache: Path, micromamba: Path, anew: bool, steps: Ste
             folders = [archives / p.stem for p in packages]
             for path in filter(os.path.lexists, folders if anew else kept.drop_changed(cache, folders)):
                 kept.discard(path)
-            kept.drop_changed(cache, folders)
+            if anew:
+                kept.drop_changed(cache, folders)  # their notes
         else:
             shutil.rmtree(unpacked, ignore_errors=True)
             unpacked.mkdir()

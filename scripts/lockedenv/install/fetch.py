@@ -25,7 +25,7 @@ from lockedenv.process import holding, started
 
 ROUNDS = 8  # attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived
 CURL = (
-    "curl --disable --config - --parallel --parallel-max 8 --fail --location --continue-at - --max-redirs 5 "
+    "curl --disable --netrc-optional --config - --parallel --parallel-max 8 --fail --location --continue-at - --max-redirs 5 "
     "--connect-timeout 10 --silent --no-progress-meter --speed-limit 1000 --proto =http,https,file --proto-redir =http,https "
     # One retry of curl's own, because it honours Retry-After; everything else is retried by the rounds below.
     "--retry 1 --retry-max-time 60 --write-out %{filename_effective}\\t%{http_code}\\t%{exitcode}\\t%{errormsg}\\n"
@@ -55,12 +55,10 @@ def address(base: str, url: str) -> str:
 def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
     """One attempt at every item: a part that is whole and right gets its name; what failed, one more entry in `problems`."""
     sources = [item.sources[len(item.problems) % len(item.sources)] for item in items]
-    # The addresses go to curl's standard input: they may hold a token, and `ps` shows arguments.
-    # curl's escapes in a quoted word are JSON's.
-    pairs = [
-        (json.dumps(source), json.dumps(f"{folder / item.name}.part", ensure_ascii=False)) for item, source in zip(items, sources)
-    ]
-    config = "".join(f"url = {source}\noutput = {part}\n" for source, part in pairs)
+    # To curl's standard input: an address may hold a token, and `ps` shows arguments. Its escapes in a quoted word are JSON's.
+    words = [(item.name, json.dumps(source)) for item, source in zip(items, sources)]
+    quoted = [(json.dumps(f"{folder / name}.part", ensure_ascii=False), source) for name, source in words]
+    config = "".join(f"url = {source}\noutput = {part}\n" for part, source in quoted)
     command = [*CURL, "--speed-time", os.environ.get("MAXIMALCAI_STALL_SECONDS", "20")]  # given up and resumed after so many
     with started(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process, ThreadPoolExecutor(1) as pool:
         said = pool.submit(process.communicate, config.encode())

@@ -58,7 +58,7 @@ def prove(prefix: Path, version: str, gpu: bool) -> Tuple[str, bool]:
     Its fault: no import, another version, wrong values; not a GPU that is full, gone or of another architecture.
     """
     program = "import torch, flash_attn, flash_attn_2_cuda; from flash_attn import flash_attn_func; print(flash_attn.__version__)"
-    status, said, why = ask([prefix / "bin/python", "-c", program], 120, cwd="/", env=clean(dict(os.environ)))
+    status, said, why = ask([prefix / "bin/python", "-c", program], 120, env=clean(dict(os.environ)))
     if status != 0:
         return f"it does not import: {''.join(why.strip().splitlines()[-1:])}", status is not None and status > 0
     if said.split()[-1] != version:

@@ -61,7 +61,7 @@ def probe_torch(prefix: Path) -> Torch:
         "import json, sys, sysconfig, torch; print(json.dumps([torch.__version__.split('+')[0], torch.version.cuda or '',"
         "torch._C._GLIBCXX_USE_CXX11_ABI, 'cp%d%d' % sys.version_info[:2], sysconfig.get_platform().replace('-', '_')]))"
     )
-    status, said, why = ask([prefix / "bin/python", "-c", program], 120, cwd="/", env=clean(dict(os.environ)))
+    status, said, why = ask([prefix / "bin/python", "-c", program], 120, env=clean(dict(os.environ)))
     if status != 0:
         raise Stop(f"torch cannot be imported in {prefix} ({''.join(why.strip().splitlines()[-1:])}); "
                    "scripts/verify_environment.py says what is wrong")  # fmt: skip

@@ -20,6 +20,7 @@ class Options(argparse.Namespace):
     target: Prefix
     cache: Path
     offline: Optional[Path]
+    force: bool = False  # the set-up alone has it
 
     def settle(self, path: Path) -> None:
         """Makes the paths absolute, with `path` as the prefix. Raises Stop for options that contradict each other."""

@@ -51,7 +51,7 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
     prefix, lock = options.target, locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS
     with steps.step(f"Install the wheels of {lock.relative_to(ROOT)}"):
         uv = wheels.bring_uv(options.cache, steps, options.offline)
-        wheels.install(prefix.path, lock, options.cache, options.offline, uv, bool(getattr(options, "force", False)), steps)
+        wheels.install(prefix.path, lock, options.cache, options.offline, uv, options.force, steps)
         note_installed(prefix.path, lock)
         prefix.write(state=STATE_INSTALLED, locks=locks.digest(backend), verdicts={})
     with steps.step("flash-attn"):

@@ -64,7 +64,7 @@ def loaded_cuda(python: Path) -> Dict[str, Optional[str]]:
         "'cudnn': str(torch.backends.cudnn.version() or '') or None, 'nccl': '.'.join(map(str, n)) if n else None}))"
     )
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    _, said, _ = ask([python, "-c", program], 120, cwd="/", env=environ)
+    _, said, _ = ask([python, "-c", program], 120, env=environ)
     try:
         answer: Dict[str, Optional[str]] = json.loads(said.splitlines()[-1])
         return answer
