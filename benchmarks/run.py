@@ -115,7 +115,7 @@ def setting_up(folder: Path, prefix: Path, rounds: int) -> str:
         },
         rounds,
     )
-    pins = {p.name: p for p in locks.read_pip_lock(locks.REQUIREMENTS)}
+    pins = {p.name: p for p in locks.read_pip_lock(ROOT / "requirements.txt")}
     listed = json.loads(timed(old / "bin/pip", "list", "--format", "json", "--disable-pip-version-check")[1])
     theirs = {locks.canonical(p["name"]): p["version"] for p in listed}
     both = [name for name in theirs if name in pins]

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# environment.yml -> conda-lock.yml, locks/pip.txt, locks/flash-attn.txt, requirements.txt, requirements-dev.txt
+# environment.yml -> conda-lock.yml, locks/pip.txt, locks/flash-attn.txt, requirements.txt, requirements-dev.txt, locks/tools.txt
 set -euo pipefail
 
 usage() {
   cat <<'USAGE'
 usage: scripts/lock.sh                    lock everything anew
-       scripts/lock.sh --update NAME      update one package that environment.yml asks for (may be repeated)
+       scripts/lock.sh --update NAME      update one package that an environment.yml asks for (may be repeated)
        scripts/lock.sh --check            are the locks current? Solves nothing, reaches nothing; exit 1 if not
        scripts/lock.sh --diff [REVISION]  what changed in the locks since REVISION (default HEAD), as a table
+  --environment NAME|DIR                  one environment alone: default, current, or a folder of your own with an
+                                          environment.yml (default: all of the repository)
 
 Needs conda-lock 4.0 and uv on PATH (environment-dev.yml has them) and, to solve, micromamba 2.5.0: conda-lock cannot
 read the output of 2.6 and newer (https://github.com/conda/conda-lock/issues/906).

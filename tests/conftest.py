@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
 from lockedenv import locks  # noqa: E402
 from lockedenv.console import Steps  # noqa: E402
+from lockedenv.environment import Environment  # noqa: E402
 from lockedenv.install import conda, wheels  # noqa: E402
 from lockedenv.installed import file_sha256  # noqa: E402
 from lockedenv.lock.relock import conda_lock_text  # noqa: E402
@@ -77,9 +79,9 @@ def clean_environ(**more: str) -> Dict[str, str]:
 @pytest.fixture(scope="session")
 def wheel_files() -> Dict[str, Path]:
     """The locked wheels of the local channel's packages and pip layer, from PyPI by hash, kept in the user's cache."""
-    pins = [p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name in WHEELS + PIP_LAYER]
+    pins = [p for p in Environment(ROOT).wheels("pip") if p.name in WHEELS + PIP_LAYER] + [wheels.uv_pin()]
     folder, steps = default_cache() / "wheels", Steps(1, True)
-    wheels.fetch_files(pins, folder, wheels.bring_uv(default_cache(), steps), steps)
+    wheels.fetch_files(pins, folder, wheels.bring_uv(default_cache(), steps), "3.11", steps)
     there = {file_sha256(path): path for path in folder.glob("*.whl")}
     return {pin.name: there[pin.sha256] for pin in pins}
 
@@ -104,7 +106,7 @@ class LocalChannel:
 
     def project(self, folder: Path, address: str) -> Path:
         """A copy of the repository whose locks are over this channel at `address` and the small pip layer."""
-        for name in ("scripts", "locks", "requirements.txt", "pyproject.toml", "environment.yml"):
+        for name in ("scripts", "locks", "environments", "requirements.txt", "pyproject.toml", "environment.yml"):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -127,6 +129,17 @@ def pin_micromamba(channel: Path, project: Path, address: str, program: Path) ->
     if not known.exists():
         with tarfile.open(known, "w:bz2", dereference=True) as tar:
             tar.add(program, "bin/micromamba")
+            index = {
+                "name": "micromamba",
+                "version": "2.5.0",
+                "build": "1",
+                "build_number": 1,
+                "depends": [],
+                "subdir": "linux-64",
+            }
+            member, content = tarfile.TarInfo("info/index.json"), json.dumps(index).encode()
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     archive.unlink(missing_ok=True)
     os.link(known, archive)
     module = project / "scripts/lockedenv/install/conda.py"
@@ -159,9 +172,19 @@ def micromamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pip_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pip backend, really installed into an empty prefix by the one command: torch and all. Not to be changed."""
-    prefix = tmp_path_factory.mktemp("pip") / "env"
-    setup = ROOT / "scripts/setup_runpod_environment.sh"
-    done = sh(setup, "--backend", "pip", "--prefix", prefix, "--level", "quick", env=clean_environ(), check=False)
+    return installed_by_pip(tmp_path_factory.mktemp("pip"), "default")
+
+
+@pytest.fixture(scope="session")
+def current_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As pip_environment, of environments/current."""
+    return installed_by_pip(tmp_path_factory.mktemp("current"), "current")
+
+
+def installed_by_pip(folder: Path, name: str) -> Path:
+    setup, prefix = ROOT / "scripts/setup_runpod_environment.sh", folder / "env"
+    options = ["--environment", name, "--backend", "pip", "--prefix", prefix, "--level", "quick"]
+    done = sh(setup, *options, env=clean_environ(), check=False)
     assert done.returncode == 0, done.stdout
     (prefix / "said.txt").write_text(done.stdout)
     return prefix

@@ -115,7 +115,8 @@ def build_channels(root: Path, wheels: Dict[str, Path], work: Path) -> List[Dict
                 (folder / path).symlink_to(content[2:])
             else:
                 (folder / path).write_text(content)
-        _assemble(root / channel, "linux-64", folder, name, version, build)
+        needs = ["python 3.11.*"] if name == "pytorch" else []
+        _assemble(root / channel, "linux-64", folder, name, version, build, depends=needs)
     entries = []
     for channel in ("pytorch", "nvidia", "conda-forge"):
         for archive in sorted([*(root / channel).glob("*/*.conda"), *(root / channel).glob("*/*.tar.bz2")]):

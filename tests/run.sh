@@ -5,23 +5,32 @@
 set -euo pipefail
 
 tools() {
-  # The locked uv by hash, then Python 3.11 and the locked tools, in the cache.
+  # The locked uv by hash, then the locked tools in the cache, and the Pythons of the environments. Prints what goes on PATH.
   PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 python3 - <<'PY'
-import os
+import os, shutil, sys
+from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.console import Steps
+from lockedenv.environment import Environment, ours
 from lockedenv.install.wheels import PLATFORM, bring_uv, uv_environment
 from lockedenv.machine import default_cache
-from lockedenv.process import run
+from lockedenv.process import ask, run
 cache = default_cache()
 venv, steps = cache / "tests-venv", Steps(1, True)
 uv = str(bring_uv(cache, steps))
-environ = uv_environment(cache, venv, dict(os.environ))
+# pyenv keeps its Pythons beside each other, and shows one of them.
+versions = {Path(sys.base_prefix).parent, Path(os.path.realpath(shutil.which("pyenv") or "/")).parent.parent / "versions"}
+beside = [path for env in ours() for folder in versions for path in sorted(folder.glob(f"{env.python}.*/bin"))]
+path = ":".join([*map(str, beside), os.environ["PATH"]])
+environ = {**uv_environment(cache, venv, dict(os.environ)), "PATH": path}
+for version in [env.python for env in ours()]:
+    if ask([uv, "python", "find", version], env=environ)[0] != 0:
+        run([uv, "python", "install", "--no-bin", version], environ, f"fetching Python {version}", quiet=True)
 if not (venv / "bin/python").exists():
-    run([uv, "venv", "--python", "3.11", "--no-project", str(venv)], environ, "making the tests' environment", quiet=True)
+    run([uv, "venv", "--python", Environment(ROOT).python, "--no-project", str(venv)], environ, "making the tests' environment", quiet=True)
 python = str(venv / "bin/python")
-run([uv, "pip", "sync", "--python", python, *PLATFORM, "--require-hashes", str(ROOT / "requirements-dev.txt")], environ, "the tests' tools", quiet=True)
-print(venv / "bin")
+run([uv, "pip", "sync", "--python", python, *PLATFORM, "--require-hashes", str(ROOT / "locks/tools.txt")], environ, "the tests' tools", quiet=True)
+print(":".join(map(str, [venv / "bin", *beside])))
 PY
 }
 

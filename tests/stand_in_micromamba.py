@@ -3,12 +3,14 @@
     micromamba --version
     micromamba create --yes --no-rc -p PREFIX -f conda-lock.yml      (archives from $CONDA_PKGS_DIRS, never a network)
     micromamba install --yes --no-rc -p PREFIX -f conda-lock.yml     (into a folder with conda-meta/history)
+    micromamba create --prefix PREFIX --dry-run --json ... --channel URL SPEC ...        (solves, for conda-lock)
 
 TEST_MICROMAMBA=/path/to/micromamba makes the tests use a real one instead.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import json
@@ -21,9 +23,33 @@ import rattler
 import yaml
 
 
+def solve() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel", action="append", default=[])
+    options, others = parser.parse_known_args(sys.argv[2:])
+    channels = [rattler.Channel(url) for url in options.channel if url.startswith("http")]  # not that of the virtual packages
+    specs = [rattler.MatchSpec(word) for word in others if not word.startswith("-") and "/" not in word]
+    records = asyncio.run(rattler.solve(channels, specs, platforms=["linux-64", "noarch"]))
+    actions = []
+    for r in records:
+        hashes = {"md5": r.md5.hex() if r.md5 else "", "sha256": r.sha256.hex() if r.sha256 else ""}
+        channel, subdir, _ = r.url.rsplit("/", 2)
+        actions.append({
+            "name": r.name.normalized, "version": str(r.version), "build": str(r.build), "build_string": str(r.build),
+            "build_number": r.build_number, "url": r.url, "fn": r.file_name, "dist_name": r.file_name.rsplit(".", 1)[0],
+            "channel": channel, "subdir": subdir, "depends": list(r.depends), "constrains": [], "size": r.size, **hashes,
+        })  # fmt: skip
+    print(json.dumps({"success": True, "dry_run": True, "actions": {"FETCH": actions, "LINK": actions}}))
+
+
 def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print("2.5.0")
+        return
+    if "--dry-run" in sys.argv:
+        return solve()
+    if sys.argv[1:2] == ["info"]:
+        print(json.dumps({"pkgs_dirs": [], "conda_version": "99.0.0"}))
         return
     if sys.argv[1] not in ("create", "install") or sys.argv[2:5] != ["--yes", "--no-rc", "-p"] or sys.argv[6] != "-f":
         sys.exit(f"stand-in micromamba: does not know {sys.argv[1:]}")

@@ -12,6 +12,7 @@ from typing import Dict, Iterator, List, Set, Tuple
 import pytest
 from conftest import ROOT
 from lockedenv import locks
+from lockedenv.environment import Environment
 from lockedenv.install import post_create, setup
 from lockedenv.lock import relock
 from lockedenv.verify import command
@@ -35,11 +36,7 @@ def test_the_readmes_versions_are_the_locks() -> None:
     rows = rows[1:]
     assert len(rows) == 12
     assert [(n, v) for n, v in rows if versions[n] != v] == []
-    counts = (
-        len(locks.read_conda_lock().packages),
-        len(locks.read_pip_lock(locks.PIP_LOCK)),
-        len(locks.read_pip_lock(locks.REQUIREMENTS)),
-    )
+    counts = (len(Environment(ROOT).conda()), len(Environment(ROOT).wheels("conda")), len(Environment(ROOT).wheels("pip")))
     assert "{} conda archives and {} wheels, or {} wheels".format(*counts) in TEXTS["README.md"]
 
 

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT, CondaEnvironment, clean_environ, copy_environment, sh
 from lockedenv import locks, machine
 from lockedenv.console import Steps, Stop
+from lockedenv.environment import Environment
 from lockedenv.install import flash, flash_build, flash_plan
 from lockedenv.install.options import Options
 from lockedenv.installed import file_sha256
@@ -45,14 +46,16 @@ B200 = "NVIDIA B200, 570.1, 183359, 10.0, GPU-7, Disabled"
     ids=["H100", "H200", "A100", "mixed", "MIG", "L40S", "none"],
 )
 def test_architectures_from_the_gpus(text: str, archs: List[str]) -> None:
-    assert flash_plan.architectures(machine.parse_gpus(text)) == archs
+    assert flash_plan.architectures(machine.parse_gpus(text), "12.4") == archs
 
 
 def test_architectures_asked_for_and_refused() -> None:
-    assert flash_plan.architectures([], "90") == ["90"] and flash_plan.architectures([], "9.0,80") == ["80", "90"]
+    assert flash_plan.architectures([], "12.4", "90") == ["90"]
+    assert flash_plan.architectures([], "12.4", "9.0,80") == ["80", "90"]
+    assert flash_plan.architectures(machine.parse_gpus(B200), "12.9") == ["100"]
     for gpus, asked, name in ((V100, "", "7.0"), (B200, "", "10.0"), ("", "120", "12.0")):
         with pytest.raises(Stop, match=f"cannot be built for compute capability {name} with CUDA 12.4"):
-            flash_plan.architectures(machine.parse_gpus(gpus), asked)
+            flash_plan.architectures(machine.parse_gpus(gpus), "12.4", asked)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,7 @@ def test_toolchains(nvcc: str, gcc: str, refused: str, warned: str) -> None:
     ],
 )
 def test_the_likely_cause_of_a_failed_build(log: str, kind: str, said: str) -> None:
-    found = flash_build.likely_cause("[1/73] nvcc ...\n" + log)
+    found = flash_build.likely_cause("[1/73] nvcc ...\n" + log, "12.4")
     assert found[0] == kind and said in found[1] and found[2]
 
 
@@ -382,14 +385,16 @@ def test_the_users_pip_settings_do_not_reach_the_build(build: Callable[..., Path
 @pytest.fixture
 def proving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Result], str]:
     """Installs a cached wheel whose GPU check gives a result; gives what is said, and what becomes of the wheel."""
-    base = flash_plan.key(locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0], TORCH, ["90"])
-    version, cache = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0].version, tmp_path / "cache/flash-attn"
+    base = flash_plan.key(locks.read_pip_lock(ROOT / "locks/flash-attn.txt")[0], TORCH, ["90"])
+    version, cache = locks.read_pip_lock(ROOT / "locks/flash-attn.txt")[0].version, tmp_path / "cache/flash-attn"
     (tmp_path / "env").mkdir()
     (tmp_path / "w.whl").write_bytes(b"two hours of work")
     monkeypatch.setattr(flash, "ask", lambda *a, **k: (0, version + "\n", ""))
     monkeypatch.setattr(flash, "run", lambda *a, **k: "")
     monkeypatch.setattr(flash_plan, "probe_torch", lambda prefix: TORCH)
-    options = Options(cache=tmp_path / "cache", target=Prefix(tmp_path / "env"), offline=None, arch="", jobs=0, wheel="")
+    options = Options(
+        cache=tmp_path / "cache", target=Prefix(tmp_path / "env"), offline=None, arch="", jobs=0, wheel="", of=Environment(ROOT)
+    )
 
     def install(result: Result) -> str:
         cache.mkdir(parents=True, exist_ok=True)
@@ -563,7 +568,7 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(pip_environment: Path, t
     """It installs and does not import: it is removed from the prefix and from the cache."""
     prefix, cache = tmp_path / "env", tmp_path / "cache"
     copy_environment(pip_environment, prefix, links=True)
-    pin = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0]
+    pin = locks.read_pip_lock(ROOT / "locks/flash-attn.txt")[0]
     folder = cache / "flash-attn" / f"{flash_plan.key(pin, TORCH, ['90'])}-nvcc12.4-gcc12.2-glibc{flash.GLIBC}"
     code = "raise ImportError('undefined symbol: _ZN3c104cuda')"
     wheel = fake_flash_attn(tmp_path / "source", prefix / "bin/python", pin.version, code)

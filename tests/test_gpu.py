@@ -301,15 +301,15 @@ def test_which_libraries_on_ld_library_path_are_blamed(name: str, real: str, bla
     (tmp_path / real).touch()
     if name != real:
         (tmp_path / name).symlink_to(real)
-    wrong = misleading(tmp_path / "env", {"LD_LIBRARY_PATH": f"/usr/local/nvidia/lib:{tmp_path}"})
+    wrong = misleading(tmp_path / "env", {"LD_LIBRARY_PATH": f"/usr/local/nvidia/lib:{tmp_path}"}, "12.4", "9.1.0.70")
     assert bool(wrong) == blamed
     if blamed:
         assert wrong[0][0] == f"LD_LIBRARY_PATH has {tmp_path}, whose {name} is found before the locked one"
-    assert misleading(tmp_path, {"LD_LIBRARY_PATH": str(tmp_path)}) == []
+    assert misleading(tmp_path, {"LD_LIBRARY_PATH": str(tmp_path)}, "12.4", "9.1.0") == []
 
 
 def test_what_is_blamed_is_what_torch_takes_from_ld_library_path(pip_environment: Path, tmp_path: Path) -> None:
-    """The experiment of surroundings.LOADED: copies of the libraries on LD_LIBRARY_PATH, and which of them are mapped."""
+    """The experiment of surroundings.misleading: copies of the libraries on LD_LIBRARY_PATH, and which of them are mapped."""
     found = sorted((pip_environment / "lib").glob("python3*/site-packages/nvidia/*/lib/lib*.so*"))
     for library in found:
         (

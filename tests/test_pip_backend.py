@@ -12,34 +12,45 @@ from typing import Any, Dict, Iterator
 
 import jsonschema
 import pytest
-from conftest import ROOT, clean_environ, sh
-from lockedenv import machine
+from conftest import ROOT, VERIFIED, clean_environ, copy_environment, sh
+from lockedenv import environment, locks, machine
 from lockedenv.console import Steps, Stop
 from lockedenv.install import wheels
+from lockedenv.installed import added, read_prefix
+from lockedenv.prefix import write_activate
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"
 
 
-def test_one_command_ends_in_a_verified_environment(pip_environment: Path) -> None:
-    said = (pip_environment / "said.txt").read_text()
+@pytest.fixture(params=["pip_environment", "current_environment"], ids=["default", "current"])
+def prefix(request: pytest.FixtureRequest) -> Path:
+    """Both environments, one after the other. Not to be changed."""
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+def test_one_command_ends_in_a_verified_environment(prefix: Path) -> None:
+    said, of = (prefix / "said.txt").read_text(), environment.of(prefix)
     assert [f"[{n}/6]" in said for n in range(1, 7)] == [True] * 6
     assert "backend      pip: as asked" in said
-    assert f"enter it with:  source {pip_environment}/activate" in said and "Activate with" not in said
+    assert f"environment  {of.name}: {prefix}\n" in said
+    assert f"enter it with:  source {prefix}/activate" in said and "Activate with" not in said
     program = (
         "import torch, transformers, bitsandbytes, peft, accelerate, datasets, scipy, statsmodels;"
         "print(torch.__version__, torch.version.cuda, transformers.__version__)"
     )
-    done = sh(pip_environment / "bin/python", "-c", program, env=clean_environ(CUDA_VISIBLE_DEVICES=""))
-    assert done.stdout.splitlines()[-1] == "2.5.1+cu124 12.4 4.57.6"
+    done = sh(prefix / "bin/python", "-c", program, env=clean_environ(CUDA_VISIBLE_DEVICES=""))
+    cuda, transformers = of.cuda("pip"), of.version("pip", "transformers")
+    assert done.stdout.splitlines()[-1] == f"{of.torch('pip')}+cu{cuda.replace('.', '')} {cuda} {transformers}"
 
 
-def test_a_second_run_has_nothing_to_do(pip_environment: Path) -> None:
-    command = [SETUP, "--backend", "pip", "--prefix", pip_environment, "--level", "quick"]
+def test_a_second_run_has_nothing_to_do(prefix: Path) -> None:
+    command = [SETUP, "--backend", "pip", "--prefix", prefix, "--level", "quick"]
     done = sh(*command, env=clean_environ())
     assert "it is verified again" in done.stdout and "verified: every check that ran has passed" in done.stdout
     assert "Fetch" not in done.stdout and "[1/2] flash-attn" in done.stdout and "[2/2] Verify, quick level" in done.stdout
-    assert f"\nenter it with:  source {pip_environment}/activate\n" in done.stdout, "a line to copy, with nothing after it"
+    assert f"\nenter it with:  source {prefix}/activate\n" in done.stdout, "a line to copy, with nothing after it"
     quiet = sh(*command, "--quiet", env=clean_environ())
     assert quiet.stdout == "verified: every check that ran has passed\n"
 
@@ -50,8 +61,9 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("requirements.txt", "conda-lock.yml"):
         shutil.copy2(ROOT / name, tmp_path)
-    module = tmp_path / "scripts/lockedenv/install/setup.py"
-    module.write_text(module.read_text().replace('PYTHON = "3.11"', 'PYTHON = "3.19"'))
+    module = tmp_path / "scripts/lockedenv/environment.py"
+    text = module.read_text()
+    module.write_text(text.replace("def python(self) -> str:", "def python(self) -> str:\n        return '3.19'"))
     command = [tmp_path / "scripts/setup_runpod_environment.sh", "--backend", "pip", "--prefix", tmp_path / "env"]
     done = sh(*command, check=False, env=clean_environ())
     assert done.returncode == 1 and "no Python 3.19 here, and uv could not fetch one: apt-get install python3.19" in done.stdout
@@ -94,13 +106,13 @@ def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:
     assert not (tmp_path / "env").exists() and not (tmp_path / "cache").exists() and not list(tmp_path.glob("env.*"))
 
 
-def test_the_whole_verifier_on_the_real_environment(pip_environment: Path, tmp_path: Path) -> None:
+def test_the_whole_verifier_on_the_real_environment(prefix: Path, tmp_path: Path) -> None:
     """Full level, as a user runs it, from another directory; the document is the documented one."""
     target = tmp_path / "new" / "verify.json"
     program = ROOT / "scripts/verify_environment.py"
     # As one node of a RunPod cluster, whose other nodes do not answer.
     cluster = {"WORLD_SIZE": "2", "RANK": "1", "NODE_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "9"}
-    command = [pip_environment / "bin/python", program, "--json", target]
+    command = [prefix / "bin/python", program, "--json", target]
     done = sh(*command, check=False, cwd=tmp_path, env=clean_environ(**cluster))
     assert done.returncode == 0, done.stdout
     document: Dict[str, Any] = json.loads(target.read_text())
@@ -109,24 +121,64 @@ def test_the_whole_verifier_on_the_real_environment(pip_environment: Path, tmp_p
     assert not [name for name, verdict in verdicts.items() if verdict == "fail"]
     ran = "files imports torch-build torch torch-compile sdpa bitsandbytes transformers qlora accelerate datasets tokenizers hub"
     assert [verdicts[name] for name in ran.split()] == ["pass"] * len(ran.split()), done.stdout
-    assert verdicts["trainer-resume"] == "warn" and verdicts["statistics"] == "pass"
+    current = environment.of(prefix).name == "current"
+    assert verdicts["trainer-resume"] == ("pass" if current else "warn") and verdicts["statistics"] == "pass"
+    known = next(r["summary"] for r in document["results"] if r["check"] == "vulnerabilities")
+    assert known.startswith(
+        "2 known vulnerabilities of torch 2.10.0" if current else "9 known vulnerabilities of torch 2.5.1 and"
+    )
     gpu_only = ["driver", "async-error", "flash-attn", "gpu-speed", "gpu-state"]
     assert [verdicts[name] for name in gpu_only] == ["skip"] * 5
     assert f"{list(verdicts.values()).count('pass')} passed" in done.stdout and "skipped" in done.stdout
     assert "\033" not in done.stdout
 
 
-def test_the_checks_logic_on_the_cpu(pip_environment: Path) -> None:
+def test_the_checks_logic_on_the_cpu(prefix: Path) -> None:
     """tests/in_environment runs in the environment itself: what the numerical checks say of kernels that are wrong."""
-    python, tests = pip_environment / "bin/python", ROOT / "tests/in_environment"
+    python, tests = prefix / "bin/python", ROOT / "tests/in_environment"
     options = ["-q", "--rootdir", tests, "--confcutdir", tests, "-c", "/dev/null", "-p", "no:cacheprovider"]
     done = sh(python, "-m", "pytest", *options, tests, check=False, env=clean_environ(PYTHONPATH=str(ROOT / "scripts")))
     assert done.returncode == 0, done.stdout
 
 
+def test_what_people_install_leaves_what_is_locked_or_stops(prefix: Path, tmp_path: Path) -> None:
+    """`pip install trl` took transformers and torch away in silence."""
+    env = copy_environment(prefix, tmp_path / "my env", links=True)
+    done = sh(ROOT / "scripts/post_create.sh", "--prefix", env, "--level", "quick", env=clean_environ())  # its own constraints
+    write_activate(env, "pip")
+    of, python = environment.of(env), env / "bin/python"
+    before = sorted(path.name for path in env.glob("lib/python*/site-packages/*.dist-info"))
+    settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    enter = ["bash", "-c", f'source "{env}/activate" && "$@"', "bash"]
+    for installer in ([python, "-m", "pip"], [*enter, "uv", "pip"]):
+        done = sh(*installer, "install", "transformers==4.50.0", check=False, env=clean_environ(**settings))
+        assert done.returncode and re.search("ResolutionImpossible|No solution found", done.stdout), done.stdout
+    done = sh(python, "-m", "pip", "install", "trl", "--dry-run", env=clean_environ(**settings))
+    would = re.findall(r"(\S+)-\d\S*", done.stdout.split("Would install")[1])
+    assert "trl" in would and not {locks.canonical(name) for name in would} & set(of.names()), would
+    assert before == sorted(path.name for path in env.glob("lib/python*/site-packages/*.dist-info"))
+    sh(python, "-m", "pip", "install", "humanize", env=clean_environ(**settings))
+    # The tools of people who write code change nothing of the base.
+    requirements = of.folder / "requirements-dev.txt"
+    sh(python, "-m", "pip", "install", "-r", requirements, env=clean_environ(**settings))
+    sh(python, "-m", "sphinx", "--version", env=clean_environ())
+    done = sh(python, ROOT / "scripts/verify_environment.py", "--level", "quick", env=clean_environ())
+    assert VERIFIED in done.stdout and "beyond the lock: " in done.stdout, done.stdout
+    assert "humanize" in str(added(read_prefix(env)))
+    # Without the guard.
+    (env / "pip.conf").unlink()
+    done = sh(python, "-m", "pip", "install", "transformers==4.50.0", "--dry-run", "--no-deps", env=clean_environ(**settings))
+    assert "Would install transformers-4.50.0" in done.stdout
+    assert sh(*enter, "printenv", "UV_CONSTRAINT", check=False, env=clean_environ()).returncode == 1
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
+        (
+            ["--environment", "curent"],
+            "--environment curent: there are default and current, and any folder with an environment.yml",
+        ),
         (["--prefix", "/proc/env"], "/proc/env cannot be made"),
         (["--offline", "/nowhere"], "--offline /nowhere: is not a folder; make it with --download-only /nowhere"),
         (["--arch", "70"], "flash-attn cannot be built for compute capability 7.0"),

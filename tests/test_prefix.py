@@ -168,7 +168,7 @@ def break_new(machine: Machine) -> None:
     """Another lock, and a verifier that refuses what is made from it."""
     relock(machine)
     module = machine.project / "scripts/lockedenv/verify/checks/libraries.py"
-    module.write_text(module.read_text().replace('CUDA = "12.4"', 'CUDA = "12.5"'))
+    module.write_text(module.read_text().replace("locked.get(name) != version", "locked.get(name) == version"))
 
 
 def test_killed_during_verify_with_changed_locks_the_old_one_is_kept_until_the_new_is_verified(machine: Machine) -> None:
@@ -531,7 +531,7 @@ def kill_and_recover(machine: Machine, kills: int) -> int:
         (machine.prefix / "mine.txt").write_text(str(killed))
         failing = killed % 3 == 0  # every third new one does not verify: the kill may meet the roll-back
         if failing:
-            libraries.write_text(sound.replace('CUDA = "12.4"', 'CUDA = "12.5"'))
+            libraries.write_text(sound.replace("locked.get(name) != version", "locked.get(name) == version"))
         process = subprocess.Popen(machine.command("--force"), env=machine.environ, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
         time.sleep(chance.uniform(0.1, whole * 1.05))

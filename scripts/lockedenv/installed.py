@@ -14,13 +14,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Dict, Iterable, List, Optional
 
-from lockedenv.locks import REQUIREMENTS, canonical, read_conda_lock, read_pip_lock
+from lockedenv import environment
+from lockedenv.environment import MARK
+from lockedenv.locks import canonical
+from lockedenv.machine import read_json
 
-MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, and its state (prefix.py)
 INSTALLED = "maximalcai-installed.json"  # what the installation by hash left, where no record has a hash of it
-OURS = (MARK, INSTALLED, "maximalcai-manifest.json", "maximalcai-flash-attn", "activate", ".lock")  # the last is uv's
+CONSTRAINTS = "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
+OURS = (
+    MARK,
+    INSTALLED,
+    CONSTRAINTS,
+    "maximalcai-manifest.json",
+    "maximalcai-flash-attn",
+    "activate",
+    "pip.conf",
+    ".lock",
+)  # uv's
 
 
 @dataclass
@@ -168,14 +180,6 @@ def read_prefix(prefix: Path) -> Installed:
     return Installed(prefix, backend, conda, dists, problems)
 
 
-def read_json(path: Path) -> Dict[str, Any]:
-    """A JSON object from a file; empty if it is not there, or is none."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        data = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
-        return data if isinstance(data, dict) else {}
-    return {}
-
-
 def record_entries(record: Path) -> Dict[Path, str]:
     """path -> sha256 in hex (or empty) of all that a dist-info's RECORD lists. Raises ValueError if it is damaged."""
     entries = {}
@@ -238,7 +242,7 @@ def added(installed: Installed) -> List[str]:
     left = read_json(installed.prefix / INSTALLED)
     names = {*left.get("records", {}), *left.get("conda", []), "flash-attn"}
     if not left:  # lost: what the lock names now
-        names |= {p.name for p in read_conda_lock().packages} | {p.name for p in read_pip_lock(REQUIREMENTS)}
+        names |= set(environment.of(installed.prefix).names())
     lines = [f"# by conda: {r.name}={r.version}" for r in installed.conda if r.name not in names]
     for dist in installed.dists:
         if dist.manager == "pip" and dist.name not in names:

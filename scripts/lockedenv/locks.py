@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List
 
-from lockedenv import ROOT
 from lockedenv.console import Stop
 
-CONDA_LOCK, REQUIREMENTS = ROOT / "conda-lock.yml", ROOT / "requirements.txt"
-PIP_LOCK, FLASH_ATTN_LOCK = ROOT / "locks/pip.txt", ROOT / "locks/flash-attn.txt"
 # scripts/lock.sh writes each conda package as a line of JSON, which is YAML too, and each wheel as a line for pip.
 _PACKAGE = re.compile(r"^- (\{.*\})(?:  # (\d+) bytes)?$")
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})(?:  # (\d+) bytes)?")
@@ -72,7 +68,7 @@ def _read(path: Path) -> List[str]:
         raise LockError(f"cannot be read ({error})", path) from None
 
 
-def read_conda_lock(path: Path = CONDA_LOCK) -> CondaLock:
+def read_conda_lock(path: Path) -> CondaLock:
     """The conda layer. Raises LockError for a file that is missing, of another version, cut short or of another shape."""
     lines = _read(path)
     if "version: 1" not in lines:
@@ -110,16 +106,8 @@ def read_pip_lock(path: Path) -> List[PipPackage]:
         match = _PIN.fullmatch(line)
         if match:
             packages.append(PipPackage(canonical(match[1]), match[2], match[3], int(match[4] or 0)))
-        elif line and not line.startswith("#"):
+        elif line and not line.startswith(("#", "-r ")):
             raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number)
     if not packages:
         raise LockError("names no package", path)
     return packages
-
-
-def digest(backend: str) -> str:
-    """One sha256 over what the locks of a backend ("conda" or "pip") name, whatever their comments say."""
-    conda = read_conda_lock().packages if backend == "conda" else []
-    pip = read_pip_lock(PIP_LOCK if backend == "conda" else REQUIREMENTS)
-    lines = [f"{p.name} {p.sha256}" for p in conda] + [f"{p.name} {p.sha256}" for p in pip]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

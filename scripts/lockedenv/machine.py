@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from lockedenv import facts
 from lockedenv.console import Stop
 from lockedenv.process import ask
 
-# CUDA 12.x runs on any driver from 525.60.13 on (minor version compatibility); 12.4 shipped with 550.54.14.
-# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
-MINIMUM_DRIVER = "525.60.13"
 QUERY = "name,driver_version,memory.total,compute_cap,uuid,mig.mode.current"
 GIB = 1024**3
 POD_VOLUME = Path("/workspace")  # RunPod's persistent volume; the container disk, faster, is lost with the pod
@@ -93,12 +93,13 @@ def version_tuple(version: str) -> Tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def driver_problem(found: List[Gpu]) -> Optional[str]:
+def driver_problem(found: List[Gpu], cuda: str) -> Optional[str]:
     """Why the driver is too old for the locked CUDA, or None."""
+    oldest = facts.of(cuda).driver
     for gpu in found:
-        if version_tuple(gpu.driver) < version_tuple(MINIMUM_DRIVER):
-            remedy = "a pod cannot upgrade it: take another pod, filtering for CUDA 12.4 or newer"
-            return f"the driver {gpu.driver} of {gpu.name} is older than {MINIMUM_DRIVER}, the oldest for CUDA 12; {remedy}"
+        if version_tuple(gpu.driver) < version_tuple(oldest):
+            remedy = f"a pod cannot upgrade it: take another pod, filtering for CUDA {cuda} or newer"
+            return f"the driver {gpu.driver} of {gpu.name} is older than {oldest}, the oldest for CUDA {cuda}; {remedy}"
     return None
 
 
@@ -183,6 +184,14 @@ def default_cache() -> Path:
     """Where downloads are kept: on a pod's persistent volume, otherwise in the user's cache folder."""
     pod = (os.environ.get("RUNPOD_POD_ID") or os.path.ismount(POD_VOLUME)) and os.access(POD_VOLUME, os.W_OK)
     return Path(POD_VOLUME / ".cache" if pod else os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "maximalcai"
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    """A JSON object from a file; empty if it is not there, or is none."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        data = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
+        return data if isinstance(data, dict) else {}
+    return {}
 
 
 def write_atomically(path: Path, text: str) -> None:

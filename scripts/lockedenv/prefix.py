@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from lockedenv.console import Stop
-from lockedenv.installed import MARK, added, own_files, read_json, read_prefix
-from lockedenv.machine import write_atomically
+from lockedenv.environment import MARK, Environment
+from lockedenv.installed import CONSTRAINTS, added, own_files, read_prefix
+from lockedenv.locks import PipPackage
+from lockedenv.machine import read_json, write_atomically
 from lockedenv.process import end_orphans, holding
 
 ABSENT, MAKING, INSTALLED, VERIFIED = "absent", "making", "installed", "verified"
@@ -95,7 +97,7 @@ class Prefix:
         return self._old_back() if state in (ABSENT, MAKING) else None
 
     @contextlib.contextmanager
-    def replacing(self, backend: str) -> Iterator[None]:
+    def replacing(self, backend: str, environment: Environment) -> Iterator[None]:
         """The block makes the prefix anew. Until it is installed, whatever ends the block brings the old one back."""
         if self.old.exists() and any(self.old.iterdir()) and not self.ours(self.old):
             raise Stop(f"{self.old} is there and was not made by this script; move it away: the old environment goes there")
@@ -111,7 +113,8 @@ class Prefix:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = Prefix(Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)))
         new.path.chmod(0o755)
-        new.write(made_by=SETUP, path=str(self.path), backend=backend, state=MAKING, made=time.time_ns())
+        new.write(made_by=SETUP, path=str(self.path), backend=backend, state=MAKING, made=time.time_ns(),
+                  environment=environment.given)  # fmt: skip
         new.path.rename(self.path)
         try:
             yield
@@ -242,12 +245,13 @@ _maximalcai_hooks() {{
   done
 }}
 export {variable}={prefix} PATH={prefix}/bin:$PATH
+if [ -e {prefix}/pip.conf ]; then export UV_CONSTRAINT={constraints}; fi
 PS1="("{name}") ${{PS1-}}"
 _maximalcai_hooks activate.d
 deactivate() {{
   _maximalcai_hooks deactivate.d
   export PATH=$_maximalcai_path; PS1=$_maximalcai_ps1
-  unset {variable} _maximalcai_path _maximalcai_ps1 _maximalcai_hook
+  unset {variable} UV_CONSTRAINT _maximalcai_path _maximalcai_ps1 _maximalcai_hook
   unset -f deactivate _maximalcai_hooks
 }}
 """
@@ -256,8 +260,21 @@ deactivate() {{
 def write_activate(path: Path, backend: str) -> None:
     """PREFIX/activate: one way in for both backends, which needs nothing but the prefix."""
     variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
-    text = ACTIVATE.format(variable=variable, prefix=shlex.quote(str(path)), name=shlex.quote(path.name))
+    name, constraints = shlex.quote(path.name), (path / CONSTRAINTS).as_uri()
+    text = ACTIVATE.format(variable=variable, prefix=shlex.quote(str(path)), name=name, constraints=shlex.quote(constraints))
     write_atomically(path / "activate", text)
+
+
+def write_guard(path: Path, locked: List[PipPackage]) -> None:
+    """PREFIX/pip.conf, which pip reads for this prefix alone: what people install leaves what is locked, or stops.
+
+    As addresses, because pip and uv split the setting at spaces. UV_CONSTRAINT of PREFIX/activate says the same to uv.
+    """
+    lines = [f"{pin.name}=={pin.version}\n" for pin in locked]
+    write_atomically(
+        path / CONSTRAINTS, "# What is locked; `rm pip.conf` beside this file lets pip replace it.\n" + "".join(lines)
+    )
+    write_atomically(path / "pip.conf", f"[install]\nconstraint = {(path / CONSTRAINTS).as_uri()}\n")
 
 
 def enter_text(path: Path) -> str:

@@ -171,7 +171,7 @@ FAULTS = [
     Fault("a package of no lock, twice", "pip-layer", "trl: installed 2 times", both(dist("trl", "1.0"), dist("trl", "2.0"))),
     Fault("METADATA missing", "pip-layer", "has no readable METADATA; reinstall idna", lambda env: next(
         (env.prefix / SITE).glob("idna-*.dist-info/METADATA")).unlink()),
-    Fault("mkl 2024.1", "blas", "mkl 2024.1.0: torch 2.5.1 needs a symbol that 2024.1 removed", record("mkl", version="2024.1.0")),
+    Fault("mkl 2024.1", "blas", "mkl is 2024.1.0: torch and numpy are locked with 2022.1.0", record("mkl", version="2024.1.0")),
     Fault("OpenBLAS instead of MKL", "blas", "numpy's BLAS is not MKL", record("libblas", build="16_linux64_openblas")),
     Fault("libblas links elsewhere", "blas", "libblas.so.3 is libopenblas.so.0", both(
         write("lib/libopenblas.so.0", lambda _: b"blas"), link("lib/libblas.so.3", "libopenblas.so.0"))),
@@ -185,11 +185,11 @@ FAULTS = [
     Fault("PYTHONPATH", "variables", "PYTHONPATH=/elsewhere is searched before", lambda env: None, {"PYTHONPATH": "/elsewhere"}),
     Fault("hf-transfer enabled and missing", "hf-transfer", "is set and hf_transfer is not installed",
           uv("uninstall", "hf-transfer"), {"HF_HUB_ENABLE_HF_TRANSFER": "1"}),
-    Fault("torchao that breaks peft", "companions", "torchao 0.10: none works with torch 2.5.1", dist("torchao", "0.10")),
+    Fault("torchao that breaks peft", "companions", "torchao 0.10: it is not of the lock", dist("torchao", "0.10")),
     Fault("setuptools missing", "companions", "setuptools is missing: triton imports it", undist("setuptools")),
     Fault("pip's CUDA libraries beside conda's", "cuda-libraries", "nvidia-cublas-cu12 12.8.3 (pip's CUDA library beside",
           dist("nvidia_cublas_cu12", "12.8.3", "Metadata-Version: 2.1\nName: nvidia-cublas-cu12\nVersion: 12.8.3\n")),
-    Fault("a CUDA library of 12.8", "cuda-libraries", "libcufft 11.3.3.83 (CUDA 12.4 has 11.2.1)", record("libcufft", version="11.3.3.83")),
+    Fault("a CUDA library of 12.8", "cuda-libraries", "libcufft 11.3.3.83 (locked is 11.2.1.3)", record("libcufft", version="11.3.3.83")),
     Fault("no torch", "torch-origin", "torch is not installed", undist("torch")),
     Fault("pip's torch over conda's", "torch-origin", "torch 2.6.0 was put there by pip", dist("torch", "2.6.0")),
     Fault("lock missing", "locks", "conda-lock.yml: cannot be read", lambda env: (env.project / "conda-lock.yml").unlink()),

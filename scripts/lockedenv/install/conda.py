@@ -10,10 +10,10 @@ from typing import List, Optional
 
 from lockedenv import locks
 from lockedenv.console import Steps, Stop, redact
+from lockedenv.environment import CONDA_LOCK
 from lockedenv.install import fetch, kept
 from lockedenv.install.options import Options
 from lockedenv.machine import same_filesystem, size_text
-from lockedenv.prefix import Prefix
 from lockedenv.process import ask, clean, holding, run
 
 # conda-forge's archive of micromamba; 2.5.0 is the version whose installing of a lock was studied.
@@ -31,11 +31,11 @@ def archive_items(packages: List[locks.CondaPackage], mirrors: List[str], offlin
     return items
 
 
-def channel_problem(mirrors: List[str]) -> Optional[str]:
-    """Which of the lock's channels does not answer, and how; None if all do."""
+def channel_problem(packages: List[locks.CondaPackage], mirrors: List[str]) -> Optional[str]:
+    """Which of the packages' channels does not answer, and how; None if all do."""
     if not shutil.which("curl"):
         return "curl is not installed (apt-get install curl)"
-    smallest = {p.channel: p for p in sorted(locks.read_conda_lock().packages, key=lambda p: -p.size)}
+    smallest = {p.channel: p for p in sorted(packages, key=lambda p: -p.size)}
     curl = "curl --disable --netrc-optional --config - --head --location --fail --silent --show-error".split()
     curl += ["--connect-timeout", "5", "--max-time", "10", "--output", os.devnull]
 
@@ -52,7 +52,7 @@ def channel_problem(mirrors: List[str]) -> Optional[str]:
 
 def fetch_archives(options: Options, steps: Steps) -> Path:
     """Every archive of the conda layer into the cache, whole and right; gives micromamba. Raises FetchError or Stop."""
-    items = archive_items([*locks.read_conda_lock().packages, MICROMAMBA], options.mirrors, options.offline)
+    items = archive_items([*options.of.conda(), MICROMAMBA], options.mirrors, options.offline)
     folder = options.cache / "pkgs"
     got = fetch.fetch(items, folder, steps.note, steps.quiet)
     total = sum((folder / item.name).stat().st_size for item in items)
@@ -60,12 +60,13 @@ def fetch_archives(options: Options, steps: Steps) -> Path:
     return kept.program(folder / MICROMAMBA.filename, "bin/micromamba", f"micromamba-{MICROMAMBA.sha256[:12]}", options.cache)
 
 
-def create(prefix: Prefix, cache: Path, micromamba: Path, anew: bool, steps: Steps) -> None:
+def create(options: Options, micromamba: Path, steps: Steps) -> None:
     """Makes the prefix, in which our mark lies, of the archives in the cache. Raises Stop if it fails or leaves less.
 
-    `anew`: what the cache holds unpacked is not used.
+    With --force, what the cache holds unpacked is not used.
     """
-    root, archives, packages = cache / "mamba", cache / "pkgs", locks.read_conda_lock().packages
+    prefix, cache, anew, packages = options.target, options.cache, options.force, options.of.conda()
+    root, archives = cache / "mamba", cache / "pkgs"
     together = same_filesystem(cache, prefix.path)
     # Unpacking makes 100,000 small files, slow on a network volume, and they could not be linked into the prefix.
     unpacked = archives if together else prefix.beside("maximalcai-pkgs")
@@ -87,7 +88,7 @@ def create(prefix: Prefix, cache: Path, micromamba: Path, anew: bool, steps: Ste
                 shutil.copyfile(archives / package.filename, unpacked / package.filename)
         # HOME too: micromamba lists every prefix in ~/.conda/environments.txt.
         environ = clean(dict(os.environ), CONDA_PKGS_DIRS=str(unpacked), MAMBA_ROOT_PREFIX=str(root), HOME=str(root))
-        command = [micromamba, "install", "--yes", "--no-rc", "-p", prefix.path, "-f", locks.CONDA_LOCK]
+        command = [micromamba, "install", "--yes", "--no-rc", "-p", prefix.path, "-f", options.of.folder / CONDA_LOCK]
         try:
             run(command, environ, "micromamba install", steps.quiet, disk=prefix.path)
             if together:

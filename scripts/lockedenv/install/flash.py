@@ -19,13 +19,15 @@ from lockedenv.console import Steps, Stop
 from lockedenv.install import fetch, flash_build, flash_plan, wheels
 from lockedenv.install.flash_plan import Torch
 from lockedenv.install.options import Options
-from lockedenv.installed import file_sha256, read_json
+from lockedenv.installed import file_sha256
+from lockedenv.machine import read_json
 from lockedenv.process import ask, clean, end_orphans, holding, run
 from lockedenv.verify.checks import FAIL, load
 from lockedenv.verify.child import environment, run_child
 
 MARKER = "maximalcai-flash-attn"  # in the prefix: which wheel was installed
 GLIBC = platform.libc_ver()[1]
+NO_SOURCE = "not part of this environment: it has no locks/flash-attn.txt"
 NO_GPU = "skipped: no GPU here to build for (--arch 90 builds for an H100 all the same)"
 
 
@@ -94,7 +96,8 @@ def _source(pin: locks.PipPackage, options: Options, steps: Steps) -> Path:
     if options.offline:
         raise Stop(f"{options.offline}/wheels has no source of flash-attn {pin.version} with the locked hash; "
                    f"collect it anew with --download-only {options.offline}")  # fmt: skip
-    wheels.fetch_files([pin], options.cache / "wheels", wheels.bring_uv(options.cache, steps), steps)
+    uv = wheels.bring_uv(options.cache, steps)
+    wheels.fetch_files([pin], options.cache / "wheels", uv, options.of.python, steps)
     return _source(pin, options, steps)
 
 
@@ -103,9 +106,9 @@ def outlook(options: Options, backend: str, gpus: List[machine.Gpu]) -> str:
     if options.no_flash_attn or options.wheel:
         return f"{options.wheel}, as given" if options.wheel else "left out, as asked"
     try:
-        if not (archs := flash_plan.architectures(gpus, options.arch)):
-            return NO_GPU
-        pin, torch = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0], flash_plan.locked_torch()
+        torch, pin = flash_plan.locked_torch(options.of, backend), options.of.flash_attn()
+        if not (archs := flash_plan.architectures(gpus, torch.cuda, options.arch)) or not pin:
+            return NO_GPU if pin else NO_SOURCE
         base, named = flash_plan.key(pin, torch, archs), ", ".join("sm_" + arch for arch in archs)
         if any(flash_plan.runs_here(path.name, base, GLIBC) for path in (options.cache / "flash-attn").glob(f"{base}-*")):
             return f"the wheel that the cache has for {named}"
@@ -138,9 +141,11 @@ def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -
     else:
         if ".whl " in there and not prove(prefix, there.split("-")[1].split("+")[0], False)[0]:
             return steps.note(f"{there.split()[0]} is installed, as --wheel gave it")
-        if not (archs := flash_plan.architectures(gpus, options.arch)):
-            return steps.note(NO_GPU)
-        pin, torch = locks.read_pip_lock(locks.FLASH_ATTN_LOCK)[0], flash_plan.probe_torch(prefix)
+        pin = options.of.flash_attn()
+        if not pin or not (gpus or options.arch):
+            return steps.note(NO_GPU if pin else NO_SOURCE)
+        torch = flash_plan.probe_torch(prefix)
+        archs = flash_plan.architectures(gpus, torch.cuda, options.arch)
         base, version = flash_plan.key(pin, torch, archs), pin.version
         if there.startswith(f"{base}-") and not prove(prefix, version, False)[0]:
             return steps.note(f"{there} is installed")

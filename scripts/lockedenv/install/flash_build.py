@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Callable, Dict, List, TextIO, Tuple
 
 from lockedenv.console import Steps, Stop
-from lockedenv.install.flash_plan import APT_NVCC, Toolchain
+from lockedenv.install.flash_plan import GET_GCC, GET_NVCC, Toolchain
 from lockedenv.process import clean, run
 
 _CAUSES = (
     (r"died due to signal 9|Killed signal|signal 9 \(Kill|\bKilled\b|failed \(signal 9\)", "memory",
      "a compiler was killed for memory", "use --jobs with fewer, or a pod with more memory"),
     (r"No space left on device|Errno 28", "disk", "No space left on device", "free some disk; TMPDIR says where it builds"),
-    (r"unsupported GNU version|#error -- unsupported", "gcc", "nvcc does not take this gcc", "apt-get install g++-12"),
-    (r"mismatches the version that was used to compile", "nvcc", "nvcc is of another CUDA than torch", APT_NVCC),
+    (r"unsupported GNU version|#error -- unsupported", "gcc", "nvcc does not take this gcc", GET_GCC),
+    (r"mismatches the version that was used to compile", "nvcc", "nvcc is of another CUDA than torch", GET_NVCC),
     (r"fatal error: (\S+): No such file", "header", "a header is missing: {0}", "install the -dev package that has it"),
-    (r"nvcc(?: fatal|: not found)|nvcc fatal *: .*", "nvcc", "nvcc refuses its arguments", APT_NVCC),
+    (r"nvcc(?: fatal|: not found)|nvcc fatal *: .*", "nvcc", "nvcc refuses its arguments", GET_NVCC),
     (r"ModuleNotFoundError: No module named '(\w+)'", "module", "the build needs the Python package {0}",
      "scripts/post_create.sh installs it from the lock"),
 )  # fmt: skip
 
 
-def likely_cause(log: str) -> Tuple[str, str, str]:
+def likely_cause(log: str, cuda: str) -> Tuple[str, str, str]:
     """(kind, cause, remedy) of a failed build, from its log; the first that fits, in order of how sure it is."""
     for pattern, kind, cause, remedy in _CAUSES:
         if match := re.search(pattern, log):
-            return kind, cause.format(*match.groups()), remedy
+            return kind, cause.format(*match.groups()), remedy.format(cuda, cuda.replace(".", "-"))
     return "unknown", "the cause is not known", "read the log"
 
 
@@ -73,7 +73,7 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
             run(command, variables(work, prefix, tools, archs, jobs), "pip wheel", on_line=follower(file, steps), cwd=work)
     except Stop as error:
         text = log.read_text(encoding="utf-8", errors="replace")
-        kind, cause, remedy = likely_cause(f"{text}\n{error}")
+        kind, cause, remedy = likely_cause(f"{text}\n{error}", tools.cuda)
         if kind == "memory" and jobs > 1 and again:
             steps.note(f"{cause}; trying once more with {jobs // 2} job{'s' * (jobs > 3)}")
             shutil.rmtree(out, ignore_errors=True)

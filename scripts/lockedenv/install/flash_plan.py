@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from lockedenv import locks
+from lockedenv import facts, locks
 from lockedenv.console import Stop
+from lockedenv.environment import Environment
 from lockedenv.machine import Gpu, size_text, version_tuple
 from lockedenv.process import ask, clean
 
-# One compile job's peak over a whole build, measured: 7.07 GB (cicc; nvcc 12.4, sm_90, one thread).
+# One compile job's peak over a whole build, measured: 7.07 GB (cicc; the default environment's nvcc, sm_90, one thread).
 JOB_MEMORY = 7.5e9
-# CUDA 12.4's nvcc takes gcc up to 13.
-# https://docs.nvidia.com/cuda/archive/12.4.1/cuda-installation-guide-linux/#host-compiler-support-policy
-CUDA, NEWEST_GCC = "12.4", 13
-# flash-attn 2.8 has kernels for Ampere and Hopper that nvcc 12.4 can compile; 100 and 120 need nvcc 12.8.
-ARCHS = ("80", "90")
-APT_NVCC = "install nvcc 12.4 (conda backend: it is in the lock; Ubuntu: NVIDIA's package cuda-nvcc-12-4)"
+GET_NVCC = "install nvcc {0} (conda backend: it is in the lock; Ubuntu: NVIDIA's package cuda-nvcc-{1})"
+GET_GCC = f"apt-get install g++-{facts.COMMON_GCC}"
 
 
 @dataclass
@@ -38,7 +35,7 @@ class Torch:
 
 @dataclass
 class Toolchain:
-    """`cuda_home` has bin/nvcc; `headers` is the folder of cuda_runtime.h."""
+    """`cuda_home` has bin/nvcc; `headers` is the folder of cuda_runtime.h; `cuda` is torch's."""
 
     cuda_home: Path
     nvcc: str
@@ -47,12 +44,13 @@ class Toolchain:
     gcc: str
     headers: Path
     warning: str = ""
+    cuda: str = ""
 
 
-def locked_torch() -> Torch:
-    """The torch of the lock, for a plan before there is a prefix. Its C++ ABI is the old one in conda's build and in PyPI's."""
-    version = next(p.version for p in locks.read_conda_lock().packages if p.name == "pytorch")
-    return Torch(version, CUDA, False, "cp311", "linux_x86_64")
+def locked_torch(of: Environment, backend: str) -> Torch:
+    """The torch of the lock, for a plan before there is a prefix."""
+    version, python = of.torch(backend), of.python.replace(".", "")
+    return Torch(version, of.cuda(backend), of.cxx11abi(backend), f"cp{python}", "linux_x86_64")
 
 
 def probe_torch(prefix: Path) -> Torch:
@@ -68,13 +66,14 @@ def probe_torch(prefix: Path) -> Torch:
     return Torch(*json.loads(said.strip().splitlines()[-1]))
 
 
-def architectures(gpus: List[Gpu], asked: str = "") -> List[str]:
+def architectures(gpus: List[Gpu], cuda: str, asked: str = "") -> List[str]:
     """What to compile for: `asked` ("90" or "80,90"), otherwise what the GPUs are. Raises Stop for what cannot be."""
     # Code for 8.0 runs on 8.6 and 8.9.
     found = [a.replace(".", "") for a in re.split(r"[,;]", asked)] if asked else [gpu.arch[:-1] + "0" for gpu in gpus]
-    for arch in [arch for arch in found if arch not in ARCHS]:
-        raise Stop(f"flash-attn cannot be built for compute capability {arch[:-1]}.{arch[-1:]} with CUDA {CUDA} "
-                   f"(it can for {' and '.join(ARCHS)}); use --no-flash-attn")  # fmt: skip
+    can = facts.of(cuda).archs
+    for arch in [arch for arch in found if arch not in can]:
+        raise Stop(f"flash-attn cannot be built for compute capability {arch[:-1]}.{arch[-1:]} with CUDA {cuda} "
+                   f"(it can for {', '.join(can)}); use --no-flash-attn")  # fmt: skip
     return sorted(set(found))
 
 
@@ -120,14 +119,16 @@ def wheel_misfit(filename: str, torch: Torch) -> Optional[str]:
 
 def toolchain_problem(cuda: str, nvcc: str, gcc: str) -> Tuple[str, str]:
     """(refusal, warning) for torch's CUDA, nvcc's version and gcc's; empty where all is well."""
+    get_nvcc = GET_NVCC.format(cuda, cuda.replace(".", "-"))
     if not nvcc:
-        return f"no nvcc found: {APT_NVCC}, or use --wheel or --no-flash-attn", ""
+        return f"no nvcc found: {get_nvcc}, or use --wheel or --no-flash-attn", ""
+    newest = facts.of(nvcc).gcc
     if version_tuple(nvcc)[0] != version_tuple(cuda)[0]:
-        return f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: {APT_NVCC}", ""
+        return f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: {get_nvcc}", ""
     if not gcc:
-        return "no g++ found: apt-get install g++-12", ""
-    if version_tuple(gcc)[0] > NEWEST_GCC:
-        return f"g++ is {gcc}, nvcc {nvcc} takes up to {NEWEST_GCC}: apt-get install g++-12", ""
+        return f"no g++ found: {GET_GCC}", ""
+    if version_tuple(gcc)[0] > newest:
+        return f"g++ is {gcc}, nvcc {nvcc} takes up to {newest}: {GET_GCC}", ""
     differs = version_tuple(nvcc)[:2] != version_tuple(cuda)[:2]
     return "", f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: it should work within a major version" * differs
 
@@ -143,12 +144,13 @@ def find_toolchain(prefix: Path, cuda: str, environ: Dict[str, str]) -> Toolchai
     found = [(home, _version_of(Path(home, "bin/nvcc"), "--version", r"release (\d+\.\d+)")) for home in filter(None, homes)]
     fit = sorted(filter(lambda f: f[1], found), key=lambda f: (f[1] != cuda, f[1].split(".")[0] != cuda.split(".")[0]))
     home, nvcc = (Path(fit[0][0]), fit[0][1]) if fit else (prefix, "")
-    names = [str(prefix / "bin/g++"), environ.get("CXX", ""), *(f"g++-{n}" for n in (NEWEST_GCC, 12, 11)), "g++"]
+    newest = facts.of(nvcc or cuda).gcc
+    names = [str(prefix / "bin/g++"), environ.get("CXX", ""), *(f"g++-{n}" for n in range(newest, newest - 4, -1)), "g++"]
     cxx = Path(next(filter(None, (shutil.which(name, path=environ.get("PATH")) for name in filter(None, names))), "g++"))
     gcc = _version_of(cxx, "-dumpfullversion", r"(\d+[\d.]*)")
     refusal, warning = toolchain_problem(cuda, nvcc, gcc)
     headers = [*home.glob("include/cuda_runtime.h"), *home.glob("targets/x86_64-linux/include/cuda_runtime.h")]
     if refusal or not headers:
-        refusal = refusal or f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {CUDA}"
+        refusal = refusal or f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {cuda}"
         raise Stop(f"flash-attn cannot be built: {refusal}")
-    return Toolchain(home, nvcc, cxx.with_name(cxx.name.replace("g++", "gcc")), cxx, gcc, headers[0].parent, warning)
+    return Toolchain(home, nvcc, cxx.with_name(cxx.name.replace("g++", "gcc")), cxx, gcc, headers[0].parent, warning, cuda)

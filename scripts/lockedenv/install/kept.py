@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Dict, Iterable, List, Optional
 
 from lockedenv.console import Stop
-from lockedenv.installed import hashes, read_json, record_entries
-from lockedenv.machine import write_atomically
+from lockedenv.installed import hashes, record_entries
+from lockedenv.machine import read_json, write_atomically
 
 NOTES = "unpacked.json"
 

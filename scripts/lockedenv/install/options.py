@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import Callable, Optional
 
+from lockedenv import ROOT, environment
 from lockedenv.console import Stop
+from lockedenv.environment import Environment
 from lockedenv.install import flash_plan
-from lockedenv.machine import default_cache
+from lockedenv.machine import default_cache, home
 from lockedenv.prefix import Prefix
 from lockedenv.process import run_script
 
@@ -18,12 +20,21 @@ class Options(argparse.Namespace):
     """The parsed options. `offline` is a folder made by --download-only; `level` None: what the prefix's past asks for."""
 
     target: Prefix
+    of: Environment
     cache: Path
     offline: Optional[Path]
     force: bool = False  # the set-up alone has it
 
+    def usual(self) -> Path:
+        """Where the named environment is, if no prefix is named."""
+        named = environment.find(self.environment or "default")
+        return home() / ("maximalcai" + f"-{named.name}" * (named.folder != ROOT))
+
     def settle(self, path: Path) -> None:
-        """Makes the paths absolute, with `path` as the prefix. Raises Stop for options that contradict each other."""
+        """Makes the paths absolute, with `path` as the prefix, whose own environment is meant if none is named.
+
+        Raises Stop for options that contradict each other.
+        """
         if self.sha256 and not self.wheel:
             raise Stop("--sha256 is the hash of --wheel; give both")
         if self.wheel and not re.fullmatch("[0-9a-f]{64}", self.sha256):
@@ -32,13 +43,14 @@ class Options(argparse.Namespace):
             raise Stop(f"--offline {self.offline}: is not a folder; make it with --download-only {self.offline}")
         if self.jobs is not None and self.jobs < 1:
             raise Stop(f"--jobs {self.jobs}: give a positive number")
-        flash_plan.architectures([], self.arch)
         self.offline = self.offline.resolve() if self.offline else None
         self.cache = (self.cache.expanduser() if self.cache else default_cache()).resolve()
         try:
             self.target = Prefix(path.expanduser().resolve())  # through a link: what it points to
         except RuntimeError as error:
             raise Stop(f"--prefix {path}: {error}; name another") from None
+        self.of = environment.find(self.environment) if self.environment else environment.of(self.target.path)
+        flash_plan.architectures([], self.of.cuda("pip"), self.arch)
 
 
 def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -46,6 +58,8 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
     parser = argparse.ArgumentParser(f"scripts/{name}", description=description, epilog=epilog, allow_abbrev=False)
     add = parser.add_argument
     add("--prefix", type=Path, metavar="DIR", help="the environment (default: see above)")
+    add("--environment", metavar="NAME|DIR", help="default, current, or a folder of your own with an environment.yml and its "
+        "locks (default: the one that the prefix is of)")  # fmt: skip
     add("--cache", type=Path, metavar="DIR", help="where downloads and built wheels are kept "
         "(default: /workspace/.cache/maximalcai on a pod, otherwise ~/.cache/maximalcai)")  # fmt: skip
     add("--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only")

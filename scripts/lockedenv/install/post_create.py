@@ -14,12 +14,13 @@ from typing import List, Optional
 
 from lockedenv import ROOT, locks
 from lockedenv.console import Steps, Stop, disk_text
+from lockedenv.environment import REQUIREMENTS, Environment
 from lockedenv.install import flash, wheels
 from lockedenv.install.options import Options, main, make_parser
-from lockedenv.installed import INSTALLED, added, file_sha256, read_json, read_prefix, snapshot
-from lockedenv.machine import POD_VOLUME, gpus, home, write_atomically
+from lockedenv.installed import INSTALLED, added, file_sha256, read_prefix, snapshot
+from lockedenv.machine import POD_VOLUME, gpus, read_json, write_atomically
 from lockedenv.prefix import INSTALLED as STATE_INSTALLED
-from lockedenv.prefix import Prefix, enter_text
+from lockedenv.prefix import Prefix, enter_text, write_guard
 from lockedenv.process import run, started
 from lockedenv.verify.checks.surroundings import misleading
 
@@ -27,9 +28,10 @@ STEPS = 3
 MANIFEST = "maximalcai-manifest.json"
 
 
-def refuse_misleading_variables(prefix: Path) -> None:
+def refuse_misleading_variables(prefix: Path, of: Environment, backend: str) -> None:
     """Raises Stop now for what the verifier would refuse at the end. (PYTHONPATH is ours here, and the verifier's not.)"""
-    for said, remedy in misleading(prefix, {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}):
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    for said, remedy in misleading(prefix, environ, of.cuda(backend), of.cudnn(backend)):
         raise Stop(f"{said}: {remedy}, and run it again")
     if (folder := os.environ.get("TMPDIR")) and not os.access(folder, os.W_OK):
         raise Stop(f"TMPDIR={folder} is not a folder that you may write to: make it or unset TMPDIR, and run it again")
@@ -48,12 +50,14 @@ def note_installed(prefix: Path, lock: Optional[Path] = None) -> None:
 
 def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] = None) -> int:
     """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails. Raises Stop for the wheels."""
-    prefix, lock = options.target, locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS
-    with steps.step(f"Install the wheels of {lock.relative_to(ROOT)}"):
+    prefix, lock = options.target, options.of.lock(backend)
+    with steps.step(f"Install the wheels of {lock.relative_to(ROOT) if ROOT in lock.parents else lock}"):
         uv = wheels.bring_uv(options.cache, steps, options.offline)
-        wheels.install(prefix.path, lock, options.cache, options.offline, uv, options.force, steps)
+        wheels.install(options, lock, uv, steps)
         note_installed(prefix.path, lock)
-        prefix.write(state=STATE_INSTALLED, locks=locks.digest(backend), verdicts={})
+        if prefix.ours() or not (prefix.path / "pip.conf").exists():
+            write_guard(prefix.path, [*options.of.wheels("pip"), *filter(None, [options.of.flash_attn()])])
+        prefix.write(state=STATE_INSTALLED, environment=options.of.given, locks=options.of.digest(backend), verdicts={})
     with steps.step("flash-attn"):
         problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
     shutil.rmtree(prefix.beside("maximalcai-uv"), ignore_errors=True)
@@ -135,16 +139,17 @@ def restore(options: Options, extras: Path, uv: Path) -> Optional[str]:
     """Installs the user's own packages again, the locked ones held; why not, if it fails."""
     environ = wheels.uv_environment(options.cache, options.target.path, dict(os.environ))
     try:
-        run(restoring(options.target, extras, uv), environ, "installing your packages")
+        run(restoring(options, extras, uv), environ, "installing your packages")
     except Stop as error:
         print(error, file=sys.stderr)
         return f"your own packages are missing; their list is {extras}"
     return None
 
 
-def restoring(prefix: Prefix, extras: Path, uv: Path) -> List[str]:
+def restoring(options: Options, extras: Path, uv: Path) -> List[str]:
     """The command that installs the packages of a list without touching a locked one."""
-    return [*map(str, [uv, "pip", "install", "--python", prefix.path / "bin/python", "-r", extras, "-c", locks.REQUIREMENTS])]
+    words = [uv, "pip", "install", "--python", options.target.path / "bin/python", "-r", extras, "-c"]
+    return [*map(str, [*words, options.of.folder / REQUIREMENTS])]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,20 +157,20 @@ def parser() -> argparse.ArgumentParser:
         "post_create.sh",
         "Installs the pip layer into a created environment, builds flash-attn, and verifies. Run again, it puts the pip layer "
         "right and keeps what you have added.",
-        "The environment is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai. "
+        "The prefix is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai. "
         "Exit status: the verifier's; 1 also if something could not be installed, 2 for wrong usage.",
     )
 
 
 def work(options: Options) -> int:
     """What the options ask for; gives the exit status."""
-    path = options.prefix or active_prefix()
+    path = options.prefix or active_prefix(options)
     if not (path.expanduser() / "bin/python").exists():
         raise Stop(f"{path} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh")
     options.settle(path)
     target = options.target
     backend = "conda" if (target.path / "conda-meta").is_dir() else "pip"
-    refuse_misleading_variables(target.path)
+    refuse_misleading_variables(target.path, options.of, backend)
     with target.held():
         if not target.mark():
             note_installed(target.path)
@@ -174,10 +179,10 @@ def work(options: Options) -> int:
         return finish(options, backend, Steps(STEPS, options.quiet))
 
 
-def active_prefix() -> Path:
-    """The active environment: of those that the shell names, the one whose python runs this; else the default. Raises Stop."""
+def active_prefix(options: Options) -> Path:
+    """The active environment: of those that the shell names, the one whose python runs this; else the usual. Raises Stop."""
     named = [Path(os.environ[name]) for name in ("CONDA_PREFIX", "VIRTUAL_ENV") if os.environ.get(name)]
-    usual = [path for path in [home() / "maximalcai"] if (path / "bin/python").exists()]
+    usual = [path for path in [options.usual()] if (path / "bin/python").exists()]
     for prefix in [p for p in named if p.resolve() == Path(sys.prefix).resolve()] + named + usual:
         return prefix
     raise Stop("no environment is active; name one with --prefix DIR")

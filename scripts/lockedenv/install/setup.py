@@ -12,24 +12,24 @@ import time
 from pathlib import Path
 from typing import List, Tuple
 
-from lockedenv import locks, machine, prefix
+from lockedenv import environment, facts, machine, prefix
 from lockedenv.console import Steps, Stop
+from lockedenv.environment import Environment
 from lockedenv.install import conda, fetch, flash, post_create, wheels
 from lockedenv.install.options import Options, main, make_parser
 from lockedenv.installed import added, own_files, read_prefix
 from lockedenv.machine import size_text, version_tuple
-from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED, Prefix
+from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
 from lockedenv.process import ask, run
 from lockedenv.verify.checks.surroundings import compile_problem
 
-# The one archive whose size the channel's metadata lacked when it was locked is pytorch's; its Python 3.12 twin has
+# The one archive whose size the channel's metadata lacked when it was locked is pytorch's; its twin for a newer Python has
 # 1,571,072,276 bytes.
 UNKNOWN_SIZE = 1_600_000_000
 # Installed bytes per downloaded byte: wheels 6.0 GB of 3.2 GB, measured; conda's archives are packed tighter.
 WHEEL_GROWTH, CONDA_GROWTH = 1.9, 2.5
 STEPS = 3 + post_create.STEPS
-PYTHON = "3.11"
-INSTALL_PYTHON = f"apt-get install python{PYTHON} (Debian 12, Ubuntu 22.04), or use the conda backend, which brings its own"
+INSTALL_PYTHON = "apt-get install python{0}, where the distribution has it, or use the conda backend, which brings its own"
 
 
 def refuse_other_machines() -> None:
@@ -38,8 +38,8 @@ def refuse_other_machines() -> None:
         raise Stop(f"this is {platform.system()} {platform.machine()}; the locked packages are for Linux x86_64 "
                    "(a contributor's laptop: conda env update -f environment-dev.yml)")  # fmt: skip
     name, glibc = platform.libc_ver()
-    if name == "glibc" and version_tuple(glibc) < (2, 28):
-        raise Stop(f"this machine has glibc {glibc}; the locked packages need 2.28 (Ubuntu 20.04 or newer)")
+    if name == "glibc" and version_tuple(glibc) < version_tuple(facts.GLIBC):
+        raise Stop(f"this machine has glibc {glibc}; the locked packages need {facts.GLIBC} (Ubuntu 20.04 or newer)")
 
 
 def refuse_unusable(folder: Path) -> None:
@@ -65,23 +65,23 @@ def choose_backend(options: Options) -> Tuple[str, str]:
     if options.offline:
         there = (options.offline / "pkgs").is_dir()
         return ("conda", "the offline folder has its archives") if there else ("pip", "the offline folder has wheels alone")
-    if all((options.cache / "pkgs" / p.filename).exists() for p in locks.read_conda_lock().packages):
+    if all((options.cache / "pkgs" / p.filename).exists() for p in options.of.conda()):
         return "conda", "all its archives are in the cache"
-    problem = conda.channel_problem(options.mirrors)
+    problem = conda.channel_problem(options.of.conda(), options.mirrors)
     return ("pip", problem) if problem else ("conda", "its channels answer")
 
 
-def needed_space(backend: str, path: Path, cache: Path) -> List[Tuple[Path, int, str]]:
+def needed_space(options: Options, backend: str) -> List[Tuple[Path, int, str]]:
     """(folder, bytes, what for) of each file system that will be written; what the cache already has is not counted."""
-    together = machine.same_filesystem(path, cache)
-    total = sum(p.size for p in locks.read_pip_lock(locks.PIP_LOCK if backend == "conda" else locks.REQUIREMENTS))
+    path, cache = options.target.path, options.cache
+    together, total = machine.same_filesystem(path, cache), sum(p.size for p in options.of.wheels(backend))
     unpacked, archives, beside = int(total * WHEEL_GROWTH), 0 if together else total, 0
     if backend == "conda":
-        sizes = {p.filename: p.size or UNKNOWN_SIZE for p in locks.read_conda_lock().packages}
+        sizes = {p.filename: p.size or UNKNOWN_SIZE for p in options.of.conda()}
         archives = sum(size for name, size in sizes.items() if not (cache / "pkgs" / name).exists())
         beside = sum(sizes.values())
         unpacked += int(beside * CONDA_GROWTH)
-    elif together and Prefix(path).mark().get("backend") == "pip":
+    elif together and options.target.mark().get("backend") == "pip":
         unpacked //= 4  # the cache holds what the old prefix links to
     if together:
         return [(path, unpacked + archives, "the environment and the cache")]
@@ -90,18 +90,19 @@ def needed_space(backend: str, path: Path, cache: Path) -> List[Tuple[Path, int,
 
 def create_venv(options: Options, uv: Path) -> None:
     """An empty virtual environment of the locked Python: the machine's, or one that uv brings. Raises Stop."""
-    path, environ = options.target.path, wheels.uv_environment(options.cache, options.target.path, dict(os.environ))
+    path, python = options.target.path, options.of.python
+    environ, remedy = wheels.uv_environment(options.cache, path, dict(os.environ)), INSTALL_PYTHON.format(python)
     if options.offline:
         environ.update(UV_PYTHON_INSTALL_DIR=str(options.offline / "python"), UV_PYTHON_DOWNLOADS="never")
-    there = ask([uv, "python", "find", PYTHON], env=environ)[0] == 0
+    there = ask([uv, "python", "find", python], env=environ)[0] == 0
     if options.offline and not there:
-        raise Stop(f"no Python {PYTHON} here, and {options.offline} has none: {INSTALL_PYTHON}")
+        raise Stop(f"no Python {python} here, and {options.offline} has none: {remedy}")
     try:  # the mark lies there already
-        run([uv, "venv", "--quiet", "--python", PYTHON, "--no-project", "--allow-existing", path], environ, "uv venv", quiet=True)
+        run([uv, "venv", "--quiet", "--python", python, "--no-project", "--allow-existing", path], environ, "uv venv", quiet=True)
     except Stop as error:
         if there:
             raise
-        raise Stop(f"no Python {PYTHON} here, and uv could not fetch one: {INSTALL_PYTHON}\n  {error}") from None
+        raise Stop(f"no Python {python} here, and uv could not fetch one: {remedy}\n  {error}") from None
 
 
 def install(options: Options, backend: str, steps: Steps) -> int:
@@ -114,34 +115,34 @@ def install(options: Options, backend: str, steps: Steps) -> int:
     extras = target.beside(f"maximalcai-extras-{time.strftime('%Y%m%d-%H%M%S')}.txt")
     if lines:
         machine.write_atomically(extras, "\n".join(["# What was in the environment beyond its lock.", *lines, ""]))
-    with target.replacing(backend):
+    with target.replacing(backend, options.of):
         with steps.step(f"Create {target.path}"):
-            create_venv(options, tool) if uv else conda.create(target, options.cache, tool, options.force, steps)
+            create_venv(options, tool) if uv else conda.create(options, tool, steps)
             prefix.write_activate(target.path, backend)
             post_create.note_installed(target.path)
         status = post_create.finish(options, backend, steps, extras if lines and options.keep_extras else None)
     if lines and not options.keep_extras:
-        command = " ".join(map(shlex.quote, post_create.restoring(target, extras, target.path / "bin/uv")))
+        command = " ".join(map(shlex.quote, post_create.restoring(options, extras, target.path / "bin/uv")))
         steps.say(f"your own packages are listed in {extras}; this brings them back:\n{command}")
     return status
 
 
-def download_only(folder: Path, mirrors: List[str], steps: Steps) -> None:
+def download_only(folder: Path, of: Environment, mirrors: List[str], steps: Steps) -> None:
     """Everything for both layers into a folder: archives, wheels, flash-attn's source, micromamba, uv, Python."""
-    archives = conda.archive_items([*locks.read_conda_lock().packages, conda.MICROMAMBA], mirrors)
-    problem = conda.channel_problem(mirrors)
+    archives = conda.archive_items([*of.conda(), conda.MICROMAMBA], mirrors)
+    problem, python = conda.channel_problem(of.conda(), mirrors), of.python
     with steps.step(f"Fetch {len(archives)} conda archives"):
         if problem:
             steps.note(f"left out: {problem}; the folder will do for the pip backend alone")
         else:
             fetch.fetch(archives, folder / "pkgs", steps.note, steps.quiet)
-    pins = locks.read_pip_lock(locks.REQUIREMENTS) + locks.read_pip_lock(locks.FLASH_ATTN_LOCK)
+    pins = [*of.wheels("pip"), wheels.uv_pin(), *filter(None, [of.flash_attn()])]
     with steps.step(f"Fetch {len(pins)} wheels and sources"):
         uv = wheels.bring_uv(folder, steps)
-        wheels.fetch_files(pins, folder / "wheels", uv, steps)
-    with steps.step(f"Fetch Python {PYTHON}, for machines without"):
+        wheels.fetch_files(pins, folder / "wheels", uv, python, steps)
+    with steps.step(f"Fetch Python {python}, for machines without"):
         environ = {**wheels.uv_environment(folder, folder, dict(os.environ)), "UV_PYTHON_INSTALL_DIR": str(folder / "python")}
-        status, _, why = ask([uv, "python", "install", "--no-bin", PYTHON], 600, env=environ)
+        status, _, why = ask([uv, "python", "install", "--no-bin", python], 600, env=environ)
         if status != 0:
             said = "".join(why.strip().splitlines()[-1:])
             steps.note(f"left out: uv could not fetch it ({said}); the pip backend needs one there")
@@ -152,7 +153,7 @@ def set_up(options: Options) -> int:
     """The run proper, with the prefix's lock held."""
     target = options.target
     made_by = target.mark().get("backend", "pip")
-    state = target.state(locks.digest(made_by))
+    state = target.state(options.of.digest(made_by))
     if state == FOREIGN:
         raise Stop(f"{target.path} is there and was not made by this script; choose another --prefix, or remove it yourself")
     if state == MOVED and not options.force:
@@ -175,10 +176,10 @@ def look(options: Options, state: str, steps: Steps) -> str:
     """Says what is going to be done, and where; gives the backend. Raises Stop for what could not end well."""
     (backend, why), target, path = choose_backend(options), options.target, options.target.path
     prefix.refuse(path, backend, options.cache)
-    needs, gpus, environ = needed_space(backend, path, options.cache), machine.gpus(), dict(os.environ)
+    needs, gpus, environ, cuda = needed_space(options, backend), machine.gpus(), dict(os.environ), options.of.cuda(backend)
     past = {ABSENT: "", CHANGED: " (rebuilt: the locks have changed)", MAKING: " (started anew: an earlier run did not finish)"}
     steps.note(f"backend      {backend}: {why}")
-    steps.note(f"environment  {path}{past.get(state, ' (rebuilt)')}")
+    steps.note(f"environment  {options.of.name}: {path}{past.get(state, ' (rebuilt)')}")
     steps.note(f"cache        {options.cache}")
     for folder, needed, what in needs:
         steps.note(f"disk         {what}: about {size_text(needed)} of {size_text(machine.free_bytes(folder))} free at {folder}")
@@ -197,8 +198,8 @@ def look(options: Options, state: str, steps: Steps) -> str:
         for lines in (extras, own):
             for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
                 steps.note(line)
-    post_create.refuse_misleading_variables(path)
-    for problem in filter(None, [machine.driver_problem(gpus), compile_problem(path, backend, environ) if gpus else None]):
+    post_create.refuse_misleading_variables(path, options.of, backend)
+    for problem in filter(None, [machine.driver_problem(gpus, cuda), compile_problem(path, backend, environ) if gpus else None]):
         raise Stop(problem)
     for folder, needed, what in needs:
         if (free := machine.free_bytes(folder)) < needed:
@@ -212,7 +213,8 @@ def parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "setup_runpod_environment.sh",
         "Turns a bare Linux machine into the locked environment, verified. It is safe to run again.",
-        "Default prefix: ~/maximalcai. Exit status: 0 verified, 1 not, 2 wrong usage, 130 and 143 interrupted.",
+        "Default prefix: ~/maximalcai, or ~/maximalcai-NAME for another environment. "
+        "Exit status: 0 verified, 1 not, 2 wrong usage, 130 and 143 interrupted.",
     )
     add = parser.add_argument
     add("--backend", choices=["auto", "conda", "pip"], default="auto",
@@ -233,9 +235,10 @@ def work(options: Options) -> int:
     if options.download_only:
         folder = options.download_only.expanduser().resolve()
         refuse_unusable(folder)
-        download_only(folder, options.mirrors, Steps(3, options.quiet))
+        named = environment.find(options.environment or "default")
+        download_only(folder, named, options.mirrors, Steps(3, options.quiet))
         return 0
-    options.settle(options.prefix or machine.home() / "maximalcai")
+    options.settle(options.prefix or options.usual())
     prefix.refuse(options.target.path, options.backend, options.cache)
     for folder in (options.target.path, options.cache):
         refuse_unusable(folder)

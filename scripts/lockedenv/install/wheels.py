@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 from urllib.parse import unquote, urlsplit
 
-from lockedenv import locks
+from lockedenv import ROOT, locks
 from lockedenv.console import Steps, Stop
+from lockedenv.facts import PLATFORM as GLIBC_PLATFORM
 from lockedenv.install import fetch, kept
-from lockedenv.installed import INSTALLED, file_sha256, hashes, read_json, read_prefix, recorded_files
-from lockedenv.machine import same_filesystem, version_tuple
+from lockedenv.install.options import Options
+from lockedenv.installed import INSTALLED, file_sha256, hashes, read_prefix, recorded_files
+from lockedenv.machine import read_json, same_filesystem, version_tuple
 from lockedenv.prefix import Prefix
 from lockedenv.process import ask, clean, holding, run
 
 CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")  # Debian's, Red Hat's
-# The wheels are locked for glibc 2.28; uv would take one for a newer glibc, and then find that its hash is not the locked one.
-PLATFORM = ["--python-platform", "x86_64-manylinux_2_28"]
+# Without it uv takes a wheel for a newer glibc, and then finds that its hash is not the locked one.
+PLATFORM = ["--python-platform", GLIBC_PLATFORM]
+TOOLS = ROOT / "locks/tools.txt"  # the tests', and the uv that installs: a newer one than the environments hold, and faster
 # What pip calls a setting, and uv; a credential helper and time-outs are the index's too.
 SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_EXTRA_INDEX_URL", "find-links": "UV_FIND_LINKS",
             "cert": "SSL_CERT_FILE"}  # fmt: skip
@@ -84,9 +87,13 @@ def by_hash(folder: Path, pattern: str, sha256: str) -> Optional[Path]:
     return next((path for path in folder.glob(pattern) if file_sha256(path) == sha256), None)
 
 
+def uv_pin() -> locks.PipPackage:
+    return next(pin for pin in locks.read_pip_lock(TOOLS) if pin.name == "uv")
+
+
 def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
-    """The locked uv, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop."""
-    pin, folder = next(p for p in locks.read_pip_lock(locks.REQUIREMENTS) if p.name == "uv"), (offline or cache) / "wheels"
+    """The uv that installs, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop."""
+    pin, folder = uv_pin(), (offline or cache) / "wheels"
     wheel = by_hash(folder, "uv-*.whl", pin.sha256)
     if not wheel and offline:
         raise Stop(f"{folder} has no uv {pin.version}; collect it anew with --download-only {offline}")
@@ -101,7 +108,7 @@ def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
 def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps) -> None:
     if not pip_command():
         if (uv := shutil.which("uv")) and version_tuple(ask([uv, "--version"])[1]) >= (0, 5):
-            return fetch_files([pin], folder, Path(uv), steps)
+            return fetch_files([pin], folder, Path(uv), "3", steps)
         raise Stop("no pip here to fetch uv with; install it with: apt-get install python3-pip")
     environ, found = dict(os.environ), index_settings(dict(os.environ))
     index = {f"PIP_{name.replace('-', '_').upper()}": found[uv] for name, uv in SETTINGS.items() if uv in found}
@@ -113,7 +120,7 @@ def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps) -> None:
         run(command, clean(environ, PIP_CONFIG_FILE=os.devnull, **index), f"fetching uv {pin.version} with pip", quiet=True)
 
 
-def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
+def _locate(pins: List[locks.PipPackage], uv: Path, python: str) -> List[fetch.Item]:
     """Where the index keeps the files of these hashes. Raises Stop if it lacks one."""
     with tempfile.TemporaryDirectory() as tmp:
         out, asked, config = Path(tmp, "pylock.toml"), Path(tmp, "asked.txt"), Path(tmp, "uv.toml")
@@ -123,8 +130,8 @@ def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
         config.write_text("".join(map(known.format, pins)))
         environ = {**uv_environment(Path(tmp), Path(tmp), dict(os.environ)), "UV_CONFIG_FILE": str(config)}
         del environ["UV_NO_CONFIG"]
-        options = "--quiet --format pylock.toml --no-deps --python-version 3.11"
-        command = [uv, "pip", "compile", *options.split(), *PLATFORM, "-o", out, asked]
+        options = "--quiet --format pylock.toml --no-deps --python-version"
+        command = [uv, "pip", "compile", *options.split(), python, *PLATFORM, "-o", out, asked]
         run_uv(command, environ, "asking the package index where the files are", quiet=True)
         found = re.findall(r'(?:url|path) = "([^"]+)"[^{}]*hashes = \{ sha256 = "([0-9a-f]{64})"', out.read_text())
     urls = {sha: url for url, sha in found}
@@ -142,11 +149,11 @@ def _locate(pins: List[locks.PipPackage], uv: Path) -> List[fetch.Item]:
     return items
 
 
-def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, steps: Steps) -> None:
-    """The wheels and sources of these pins into a folder, by hash; what is there is not asked for. Raises Stop."""
+def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, python: str, steps: Steps) -> None:
+    """The wheels and sources of these pins for a Python into a folder, by hash; what is there is not asked for. Raises Stop."""
     there = set(hashes(folder.glob("*-*")).values())
     if missing := [pin for pin in pins if pin.sha256 not in there]:
-        fetch.fetch(_locate(missing, uv), folder, steps.note, steps.quiet)
+        fetch.fetch(_locate(missing, uv, python), folder, steps.note, steps.quiet)
 
 
 def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
@@ -164,11 +171,12 @@ def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
     return wrong
 
 
-def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: Path, anew: bool, steps: Steps) -> None:
+def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
     """The wheels of a lock, by hash; what is not as its install left it, again; what the user added stays. Raises Stop.
 
-    `anew`, or where something was damaged: what the cache holds unpacked is compared file by file.
+    With --force, or where something was damaged, what the cache holds unpacked is compared file by file.
     """
+    prefix, cache, offline, anew = options.target.path, options.cache, options.offline, options.force
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
     wrong = damaged(prefix, pins)
@@ -177,7 +185,7 @@ def install(prefix: Path, lock: Path, cache: Path, offline: Optional[Path], uv: 
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
         folder = (offline or cache) / "wheels"
         if not offline:
-            fetch_files(pins, folder, uv, steps)
+            fetch_files(pins, folder, uv, options.of.python, steps)
         command += ["--no-index", "--find-links", folder]
     with holding(cache / "uv.lock", f"the cache {cache}"):
         unpacked = list(cache.glob("uv/archive-v*/*"))

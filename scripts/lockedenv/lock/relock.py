@@ -1,7 +1,8 @@
 """Writes the locks (see scripts/lock.sh --help). Runs in conda-lock's interpreter.
 
-conda-lock solves both layers; here its result is divided by package manager and completed: the archives' sizes, the
-same versions as PyPI wheels, flash-attn's source, the tests' tools. Nothing is written until all of it has been made.
+conda-lock solves the conda layer; uv resolves the pip layer over it, both layers as PyPI wheels, and the tools. (conda-lock's
+own pip solver reads the dependencies of torch from PyPI although conda provides it, and then asks for NVIDIA's wheels.)
+Nothing is written until all of it has been made.
 """
 
 from __future__ import annotations
@@ -16,30 +17,26 @@ import sys
 import tempfile
 import tomllib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional
 
 import yaml
-from lockedenv import ROOT
+from lockedenv import ROOT, environment, facts
 from lockedenv.console import Stop
+from lockedenv.environment import CONDA_LOCK, DEV, FLASH, PIP, REQUIREMENTS, SPEC, VIRTUAL, Environment
 from lockedenv.locks import LockError, PipPackage, canonical, read_conda_lock, read_pip_lock
 from lockedenv.process import ask, run_script
 from packaging.requirements import Requirement
-from packaging.tags import compatible_tags, cpython_tags
+from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 from packaging.version import VERSION_PATTERN
 
-SPEC, VIRTUAL = "environment.yml", "locks/virtual-packages.yml"
-CONDA_LOCK, PIP, FLASH = "conda-lock.yml", "locks/pip.txt", "locks/flash-attn.txt"
-REQS, DEV = "requirements.txt", "requirements-dev.txt"
-# Asked of conda, and not to be had, or not needed, from PyPI: torch's wheel brings its CUDA and its MKL.
-CONDA_ONLY = {"python", "pytorch-cuda", "mkl", "libblas", "gcc", "gxx"}
+TOOLS = "locks/tools.txt"
+FLASH_ASKED = "locks/flash-attn.in"
 PYPI_NAMES = {"pytorch": "torch", "torchtriton": "triton"}
-PYTHON, PLATFORM = (3, 11), "x86_64-manylinux_2_28"
-# Wheels are chosen for glibc 2.28 (or older): what conda-lock's own pip solver assumes.
+PROGRAMS = {"ninja", "uv"}  # conda's do not depend on Python; PyPI has them too
 LEGACY = {17: "manylinux2014_x86_64", 12: "manylinux2010_x86_64", 5: "manylinux1_x86_64"}
-PLATFORMS = [p for n in range(28, 4, -1) for p in (f"manylinux_2_{n}_x86_64", LEGACY.get(n)) if p] + ["linux_x86_64"]
-TAGS = [*cpython_tags(PYTHON, platforms=PLATFORMS), *compatible_tags(PYTHON, "cp311", PLATFORMS)]  # the best first
 
 
 def run(*command: str) -> str:
@@ -77,7 +74,12 @@ def read_spec(root: Path) -> Asked:
         raise Stop(f"{root}: is not a conda environment file: {error}") from None
 
 
-def content_hash(root: Path) -> str:
+def virtual_packages(env: Environment) -> Path:
+    """What the solver may assume of a pod: the environment's own file, or the repository's."""
+    return next(path for path in (env.folder / VIRTUAL, ROOT / VIRTUAL) if path.exists())
+
+
+def content_hash(env: Environment) -> str:
     """conda-lock's own hash over environment.yml and virtual-packages.yml; nothing is solved or fetched."""
     from conda_lock.content_hash import compute_content_hashes
     from conda_lock.src_parser import make_lock_spec
@@ -86,42 +88,33 @@ def content_hash(root: Path) -> str:
     with tempfile.TemporaryDirectory() as tmp:
         mapping = Path(tmp, "mapping.json")
         mapping.write_text("{}")  # the names do not matter to the hash, and conda-lock would download them
-        spec = make_lock_spec(src_files=[root / SPEC], platform_overrides=["linux-64"], mapping_url=f"file://{mapping}")
-        virtual = virtual_package_repo_from_specification(root / VIRTUAL)
+        spec = make_lock_spec(src_files=[env.folder / SPEC], platform_overrides=["linux-64"], mapping_url=f"file://{mapping}")
+        virtual = virtual_package_repo_from_specification(virtual_packages(env))
         return str(compute_content_hashes(spec, virtual)["linux-64"])
 
 
-def solve(tmp: Path, asked: Asked, update: List[str]) -> Dict[str, Any]:
-    """conda-lock's result over environment.yml, both layers; with `update`, only those packages may change."""
-    solver = os.environ.get("CONDA_LOCK_SOLVER") or shutil.which("micromamba")
-    if not solver:
-        raise Stop("micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; install micromamba 2.5.0")
-    locked = read_conda_lock(ROOT / CONDA_LOCK).packages if update else []
-    lock, spec = tmp / CONDA_LOCK, ROOT / SPEC
-    if update:  # conda-lock needs locks/pip.txt put back to update one package; it asks for an address, and looks it up anew
-        data = yaml.safe_load((ROOT / CONDA_LOCK).read_text())
-        always = {"manager": "pip", "platform": "linux-64", "dependencies": {}, "category": "main", "optional": False}
-        for p in read_pip_lock(ROOT / PIP):
-            url = f"https://index.invalid/{p.name}"
-            data["package"].append({"name": p.name, "version": p.version, "url": url, "hash": {"sha256": p.sha256}, **always})
-        lock.write_text(yaml.safe_dump(data, sort_keys=False))
-    if update and not set(update) & set(asked.conda):
-        # conda-lock would solve the conda layer anew for a pip package: hold it by asking for just what is locked.
-        spec = tmp / SPEC
-        held = [*(f"{p.channel}::{p.name}={p.version}={p.build}" for p in locked), {"pip": list(asked.pip.values())}]
-        spec.write_text(yaml.safe_dump({"channels": asked.channels, "dependencies": held}))
-    # conda-lock drops the archives' sizes, which the solver reports: keep what it says, one file a run.
-    wrapper = tmp / Path(solver).name
-    wrapper.write_text(f'#!/usr/bin/env bash\nset -o pipefail\n{solver!r} "$@" | tee "$(mktemp {str(tmp)!r}/said.XXXXXX)"\n')
-    wrapper.chmod(0o755)
-    command = ["conda-lock", "lock", "--conda", str(wrapper), "-f", str(spec), "-p", "linux-64"]
-    command += ["--virtual-package-spec", VIRTUAL, "--lockfile", str(lock)]
-    if "PYPI_TO_CONDA_MAPPING" in os.environ:
-        command += ["--pypi_to_conda_lookup_file", os.environ["PYPI_TO_CONDA_MAPPING"]]
-    run(*command, *(flag for name in update for flag in ("--update", name)))
+def solve(tmp: Path, env: Environment, asked: Asked, update: List[str]) -> Dict[str, Any]:
+    """conda-lock's result over the conda layer; with `update`, only those packages may change."""
+    sizes = {p.url: p.size for p in env.conda()} if update else {}  # what stays as it is, no solver reports
+    lock, spec = (env.folder if not set(update) & set(asked.conda) and update else tmp) / CONDA_LOCK, tmp / SPEC
+    if update and lock.parent == tmp:
+        shutil.copyfile(env.folder / CONDA_LOCK, lock)
+    if lock.parent == tmp:
+        solver = os.environ.get("CONDA_LOCK_SOLVER") or shutil.which("micromamba")
+        if not solver:
+            raise Stop("micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; install micromamba 2.5.0")
+        spec.write_text(yaml.safe_dump({"channels": asked.channels, "dependencies": [*asked.conda.values()]}))
+        # conda-lock drops the archives' sizes, which the solver reports: keep what it says, one file a run.
+        wrapper = tmp / Path(solver).name
+        wrapper.write_text(f'#!/usr/bin/env bash\nset -o pipefail\n{solver!r} "$@" | tee "$(mktemp {str(tmp)!r}/said.XXXXXX)"\n')
+        wrapper.chmod(0o755)
+        command = ["conda-lock", "lock", "--conda", str(wrapper), "-f", str(spec), "-p", "linux-64"]
+        command += ["--virtual-package-spec", str(virtual_packages(env)), "--lockfile", str(lock)]
+        if "PYPI_TO_CONDA_MAPPING" in os.environ:
+            command += ["--pypi_to_conda_lookup_file", os.environ["PYPI_TO_CONDA_MAPPING"]]
+        run(*command, *(flag for name in update if name in asked.conda for flag in ("--update", name)))
     solved: Dict[str, Any] = yaml.safe_load(lock.read_text())
-    solved["metadata"]["content_hash"] = {"linux-64": content_hash(ROOT)}
-    sizes = {p.url: p.size for p in locked}  # what stays as it is, no solver reports
+    solved["metadata"]["content_hash"] = {"linux-64": content_hash(env)}
     for path in tmp.glob("said.*"):
         sizes.update(solver_sizes(path.read_text()))
     for package in solved["package"]:
@@ -137,46 +130,62 @@ def solver_sizes(said: str) -> Dict[str, int]:
     return {}
 
 
-def wheel_rank(filename: str) -> Optional[int]:
-    """How well a wheel fits CPython 3.11 on x86_64 Linux with glibc 2.28: 0 is best, None is not at all."""
+@lru_cache()
+def tags(python: str) -> List[Tag]:
+    """The wheel tags that fit a CPython on x86_64 Linux with the glibc that wheels are locked for, the best first."""
+    newest = int(facts.GLIBC.split(".")[1])
+    platforms = [p for n in range(newest, 4, -1) for p in (f"manylinux_2_{n}_x86_64", LEGACY.get(n)) if p] + ["linux_x86_64"]
+    major, minor = map(int, python.split("."))
+    return [*cpython_tags((major, minor), platforms=platforms), *compatible_tags((major, minor), f"cp{major}{minor}", platforms)]
+
+
+def wheel_rank(filename: str, python: str) -> Optional[int]:
+    """How well a wheel fits: 0 is best, None is not at all."""
     with contextlib.suppress(ValueError):
-        return min((TAGS.index(tag) for tag in parse_wheel_filename(filename)[3] if tag in TAGS), default=None)
+        fit = tags(python)
+        return min((fit.index(tag) for tag in parse_wheel_filename(filename)[3] if tag in fit), default=None)
     return None
 
 
-def pylock(*arguments: str) -> Dict[str, Dict[str, Any]]:
-    """uv's resolution of the given requirements as pylock.toml's entries, by name."""
-    target = ["--python-version", ".".join(map(str, PYTHON)), "--python-platform", PLATFORM]
-    entries = tomllib.loads(run("uv", "pip", "compile", "--format", "pylock.toml", *target, *arguments))["packages"]
+def compile_(python: str, *arguments: Any) -> str:
+    """What uv resolves the given requirements to."""
+    target = ["--python-version", python, "--python-platform", facts.PLATFORM]
+    return run("uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header", *target, *map(str, arguments))
+
+
+def pylock(python: str, *arguments: Any) -> Dict[str, Dict[str, Any]]:
+    """uv's resolution as pylock.toml's entries, by name."""
+    entries = tomllib.loads(compile_(python, "--format", "pylock.toml", *arguments)).get("packages", [])
     return {canonical(entry["name"]): entry for entry in entries}
 
 
-def pin(entry: Dict[str, Any], prefer: str = "") -> PipPackage:
-    """The one file of a pylock entry to install: the wheel of hash `prefer`, else the best fitting, else the sdist."""
-    files = {f["hashes"]["sha256"]: f for f in entry.get("wheels", [])}
-    ranked = sorted((rank, sha) for sha, f in files.items() if (rank := wheel_rank(f["url"].rsplit("/", 1)[1])) is not None)
-    sha = prefer if prefer in files else ranked[0][1] if ranked else ""
-    chosen = files.get(sha) or entry.get("sdist")
+def pin(entry: Dict[str, Any], python: str) -> PipPackage:
+    """The one file of a pylock entry to install: the best fitting wheel, else the sdist. Raises Stop."""
+    files = [(wheel_rank(f["url"].rsplit("/", 1)[1], python), f) for f in entry.get("wheels", [])]
+    ranked = sorted((rank, f["hashes"]["sha256"], f) for rank, f in files if rank is not None)
+    chosen = ranked[0][2] if ranked else entry.get("sdist")
     if not chosen:
-        raise Stop(f"{entry['name']} {entry['version']}: PyPI has no wheel for Python 3.11, glibc 2.28")
+        raise Stop(f"{entry['name']} {entry['version']}: PyPI has no wheel for Python {python}, glibc {facts.GLIBC}")
     return PipPackage(canonical(entry["name"]), entry["version"], chosen["hashes"]["sha256"], chosen.get("size", 0))
 
 
-def pypi_inputs(solved: Dict[str, Any], asked: Asked) -> List[List[str]]:
-    """(requirements, constraints) for requirements.txt: what both layers ask for, at the versions they lock."""
-    wanted = [n for n, spec in asked.conda.items() if n not in CONDA_ONLY and not spec.startswith("nvidia::")]
-    wanted += [p["name"] for p in solved["package"] if p["manager"] == "pip"]
-    locked = [p for p in solved["package"] if p["name"][0] != "_" and re.fullmatch(VERSION_PATTERN, p["version"], re.X | re.I)]
-    return [[pypi_name(name) for name in wanted], [f"{pypi_name(p['name'])}=={p['version']}" for p in locked]]
+def provided(solved: Dict[str, Any]) -> Dict[str, str]:
+    """PyPI name -> version of what the conda layer has of PyPI: the packages that depend on Python, and a few programs."""
+    found = [p for p in solved["package"] if "python" in p["dependencies"] or p["name"] in PROGRAMS]
+    return {pypi_name(p["name"]): p["version"] for p in found if re.fullmatch(VERSION_PATTERN, p["version"], re.X | re.I)}
 
 
 WRITTEN = "# Written by scripts/lock.sh; edit {} and run it instead.\n# {}\n"
 HEADERS = {
     CONDA_LOCK: (SPEC, "The conda layer; the pip layer is locks/pip.txt. micromamba create -n maximalcai -f conda-lock.yml"),
     PIP: (SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh."),
-    FLASH: ("pyproject.toml", "The source that scripts/post_create.sh builds."),
-    REQS: (SPEC, "Both layers as PyPI wheels, for a machine without conda (Python 3.11, x86_64 Linux)."),
-    DEV: ("pyproject.toml", "The tools of the tests (Python 3.11, x86_64 Linux)."),
+    FLASH: (FLASH_ASKED, "The source that scripts/post_create.sh builds."),
+    REQUIREMENTS: (SPEC, "Both layers as PyPI wheels, for a machine without conda (Python {}, x86_64 Linux)."),
+    DEV: (
+        "pyproject.toml",
+        "requirements.txt, and the tools of people who write code (Python {}, x86_64 Linux).\n-r requirements.txt",
+    ),
+    TOOLS: ("pyproject.toml", "The tools of the tests, and the uv that installs (Python {}, x86_64 Linux)."),
 }
 
 
@@ -184,96 +193,119 @@ def sized(line: str, size: int) -> str:
     return f"{line}  # {size} bytes\n" if size else f"{line}\n"
 
 
-def requirements_text(name: str, packages: Iterable[PipPackage]) -> str:
+def requirements_text(name: str, packages: Iterable[PipPackage], python: str) -> str:
     lines = [sized(f"{p.name}=={p.version} --hash=sha256:{p.sha256}", p.size) for p in sorted(packages, key=lambda p: p.name)]
-    return WRITTEN.format(*HEADERS[name]) + "".join(lines)
+    return WRITTEN.format(*HEADERS[name]).format(python) + "".join(lines)
 
 
 def conda_lock_text(solved: Dict[str, Any]) -> str:
     """conda-lock.yml, in which every package is a line of JSON, which is YAML too; the last line counts them."""
-    packages = [dict(p) for p in solved["package"] if p["manager"] == "conda"]
+    packages = [dict(p) for p in solved["package"]]
     lines = [sized(f"- {json.dumps(p)}", size) for p in packages for size in [p.pop("size")]]
     metadata = yaml.safe_dump({"version": 1, "metadata": {**solved["metadata"], "sources": [SPEC]}}, sort_keys=False)
     return WRITTEN.format(*HEADERS[CONDA_LOCK]) + metadata + "package:\n" + "".join(lines) + f"# {len(lines)} packages\n"
 
 
-def lock(update: List[str]) -> str:
-    """Writes all the locks; with `update`, only those packages may change. Gives what it did, in one line."""
-    asked = read_spec(ROOT / SPEC)
-    given = sorted({*asked.conda, *asked.pip})
-    for name in update:
-        if name not in given:
-            raise Stop(f"--update {name}: environment.yml does not ask for it; it asks for: {', '.join(given)}")
+def lock(env: Environment, update: List[str]) -> str:
+    """Writes the locks of an environment; with `update`, only those packages may change. Gives what it did, in one line."""
+    asked = read_spec(env.folder / SPEC)
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
-        solved = solve(tmp, asked, update)
-        for name, lines in zip(("wanted.in", "pins.txt"), pypi_inputs(solved, asked)):
-            (tmp / name).write_text("\n".join(lines) + "\n")
-        wheels = ["--only-binary", ":all:"]
-        both = pylock(str(tmp / "wanted.in"), "-c", str(tmp / "pins.txt"), *wheels)
-        flash = pylock("--group", "flash-attn", "-c", str(tmp / "pins.txt"))["flash-attn"]
-    dev = [pin(entry) for entry in pylock("--group", "dev", *wheels).values()]
-    pip = {canonical(p["name"]): p["hash"]["sha256"] for p in solved["package"] if p["manager"] == "pip"}
-    everything = [pin(entry, pip.get(name, "")) for name, entry in both.items()]
-    files = {PIP: [p for p in everything if p.name in pip], FLASH: [pin({**flash, "wheels": []})], REQS: everything, DEV: dev}
-    texts = {CONDA_LOCK: conda_lock_text(solved), **{name: requirements_text(name, pins) for name, pins in files.items()}}
+        solved = solve(tmp, env, asked, update)
+        python = ".".join(next(p["version"] for p in solved["package"] if p["name"] == "python").split(".")[:2])
+        conda, versions = provided(solved), tmp / "versions.txt"
+        if update:  # uv keeps to what its output file says
+            versions.write_text("".join(f"{p.name}=={p.version}\n" for p in env.wheels("pip") if p.name not in conda))
+        wanted = [pypi_name(name) for name in asked.conda if pypi_name(name) in conda] + [*asked.pip.values()]
+        inputs = {"wanted.in": wanted, "pip.in": asked.pip.values(), "conda.in": [f"{n}=={v}" for n, v in conda.items()]}
+        for name, lines in {**inputs, "names.in": conda}.items():
+            (tmp / name).write_text("".join(f"{line}\n" for line in lines))
+        wheels, upgraded = ["--only-binary", ":all:"], [flag for name in update for flag in ("-P", name)]
+        compile_(python, tmp / "wanted.in", "-c", tmp / "conda.in", *wheels, *upgraded, "-o", versions)
+        both = [pin(entry, python) for entry in pylock(python, tmp / "wanted.in", "-c", versions, *wheels).values()]
+        over = pylock(python, tmp / "pip.in", "-c", versions, "--excludes", tmp / "names.in", *wheels) if asked.pip else {}
+        files = {PIP: [p for p in both if p.name in over], REQUIREMENTS: both}
+        if (env.folder / FLASH_ASKED).exists():  # as source: PyPI has no wheel of it
+            source = pylock(python, env.folder / FLASH_ASKED, "-c", versions)["flash-attn"]
+            files[FLASH] = [pin({**source, "wheels": []}, python)]
+        dev = pylock(python, "--group", "dev", "-c", versions, *wheels)
+        files[DEV] = [pin(entry, python) for name, entry in dev.items() if name not in {p.name for p in both}]
+        if env.folder == ROOT:
+            files[TOOLS] = [pin(entry, python) for entry in pylock(python, "--group", "tools", *wheels).values()]
+    texts = {CONDA_LOCK: conda_lock_text(solved), **{n: requirements_text(n, pins, python) for n, pins in files.items()}}
     for name, text in texts.items():  # all are written before the first is renamed, so that a full disk changes nothing
-        (ROOT / f"{name}.new").write_text(text)
+        (env.folder / name).parent.mkdir(exist_ok=True)
+        (env.folder / f"{name}.new").write_text(text)
     for name in texts:
-        (ROOT / f"{name}.new").replace(ROOT / name)
-    return f"locked {len(solved['package']) - len(pip)} conda and {len(pip)} pip packages, {len(everything)} wheels in all"
+        (env.folder / f"{name}.new").replace(env.folder / name)
+    count = f"{len(solved['package'])} conda and {len(files[PIP])} pip packages, {len(both)} wheels in all"
+    return f"{env.name}: locked {count}"
 
 
-def stale(root: Path) -> List[str]:
-    """Why the locks under `root` are not what lock.sh would have written for the specification; empty if they are."""
+def stale(env: Environment) -> List[str]:
+    """Why the locks of an environment are not what lock.sh would have written for its specification; empty if they are."""
+    root, groups = env.folder, tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    asked = {PIP: [*read_spec(root / SPEC).pip.values()], DEV: groups["dev"]}
+    if (root / FLASH_ASKED).exists():
+        asked[FLASH] = re.findall(r"^[^#\s].*?(?= *#|$)", (root / FLASH_ASKED).read_text(), re.M)
+    if root == ROOT:
+        asked[TOOLS] = groups["tools"]
     try:
         conda = read_conda_lock(root / CONDA_LOCK)
-        locked = {name: {p.name: p for p in read_pip_lock(root / name)} for name in (PIP, FLASH, REQS, DEV)}
+        locked = {
+            name: {p.name: p for p in read_pip_lock(root / name)} for name in (*asked, REQUIREMENTS) if name != PIP or asked[PIP]
+        }
     except LockError as error:
         return [str(error)]
     reasons = []
-    if content_hash(root) != conda.content_hash:
-        reasons.append(f"{CONDA_LOCK}: {SPEC} or {VIRTUAL} has changed since it was locked (content hash)")
-    groups = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]
-    asked = {PIP: read_spec(root / SPEC).pip.values(), DEV: groups["dev"], FLASH: groups["flash-attn"]}
+    if content_hash(env) != conda.content_hash:
+        reasons.append(f"{root / CONDA_LOCK}: {SPEC} or {VIRTUAL} has changed since it was locked (content hash)")
+    both = locked[REQUIREMENTS]
+    locked[DEV] = {**both, **locked[DEV]}
     for name, specs in asked.items():
         for requirement in map(Requirement, specs):
             found = locked[name].get(canonical(requirement.name))
             if found is None or found.version not in requirement.specifier:
                 has = found.version if found else "not at all"
-                reasons.append(f"{name}: has {requirement.name} {has}, asked for is {requirement}")
-    pip, both = locked[PIP], locked[REQS]
-    reasons += [f"{REQS}: lacks {name} of {PIP}" for name in pip if name not in both]
-    reasons += [f"{REQS}: has another {name} than {PIP}" for name in pip if both.get(name, pip[name]) != pip[name]]
+                reasons.append(f"{root / name}: has {requirement.name} {has}, asked for is {requirement}")
+    pip = locked.get(PIP, {})
+    reasons += [f"{root / REQUIREMENTS}: lacks {name} of {PIP}" for name in pip if name not in both]
+    reasons += [f"{root / REQUIREMENTS}: has another {name} than {PIP}" for name in pip if both.get(name, pip[name]) != pip[name]]
     pairs = [(both[pypi_name(p.name)], p) for p in conda.packages if pypi_name(p.name) in both]
-    reasons += [f"{REQS}: has {w.name} {w.version}, {CONDA_LOCK} has {p.version}" for w, p in pairs if w.version != p.version]
-    return reasons + ([] if "torch" in both else [f"{REQS}: lacks torch"])
+    pairs = [(wheel, p) for wheel, p in pairs if wheel.version != p.version]
+    return reasons + [f"{root / REQUIREMENTS}: has {w.name} {w.version}, {CONDA_LOCK} has {p.version}" for w, p in pairs]
 
 
-def versions_at(revision: Optional[str]) -> Dict[str, str]:
-    """'| layer | name |' -> 'version build' of every locked package, now (None) or at a git revision, if it had that lock."""
+def versions_at(env: Environment, revision: Optional[str]) -> Dict[str, str]:
+    """'| environment | layer | name |' -> 'version build' of what is locked, now (None) or at a git revision that had it."""
     found: Dict[str, str] = {}
-    for name, layer in ((CONDA_LOCK, "conda"), (PIP, "pip"), (FLASH, "source"), (DEV, "dev")):
-        text = ask(["git", "show", f"{revision}:{name}"], cwd=ROOT)[1] if revision else (ROOT / name).read_text()
+    for name, layer in ((CONDA_LOCK, "conda"), (PIP, "pip"), (FLASH, "source"), (DEV, "dev"), (TOOLS, "tools")):
+        path = env.folder / name
+        now = path.read_text() if path.exists() else ""
+        text = ask(["git", "show", f"{revision}:./{name}"], cwd=env.folder)[1] if revision else now
         pins = re.findall(r"^(\S+)==(\S+)", text, re.M)
         if layer == "conda":  # by YAML, for what earlier versions wrote
             packages = (yaml.safe_load(text) or {}).get("package", [])
             pins = [(p["name"], f"{p['version']} " + re.sub(r".*-|\.(conda|tar\.bz2)$", "", p["url"])) for p in packages]
-        found.update((f"| {layer} | {package} |", version) for package, version in pins)
+        found.update((f"| {env.name} | {layer} | {package} |", version) for package, version in pins)
     return found
 
 
-def diff(revision: str) -> str:
+def diff(environments: List[Environment], revision: str) -> str:
     """A Markdown table of what changed in the locks since a git revision."""
-    read_conda_lock(ROOT / CONDA_LOCK)  # says what is wrong with it
-    before, after = versions_at(revision), versions_at(None)
-    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    rows = [f"{key} {before.get(key, '')} | {after.get(key, '')} |" for key in changed]
-    return "\n".join(["| layer | package | before | after |", "|---|---|---|---|", *rows]) if rows else "No lock changed."
+    rows: List[str] = []
+    for env in environments:
+        env.conda()  # says what is wrong with it
+        before, after = versions_at(env, revision), versions_at(env, None)
+        changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+        rows += [f"{key} {before.get(key, '')} | {after.get(key, '')} |" for key in changed]
+    head = ["| environment | layer | package | before | after |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows]) if rows else "No lock changed."
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="scripts/lock.sh", allow_abbrev=False)
+    p.add_argument("--environment", metavar="NAME|DIR")
     group = p.add_mutually_exclusive_group()
     group.add_argument("--update", metavar="NAME", action="append", default=[])
     group.add_argument("--check", action="store_true")
@@ -283,11 +315,24 @@ def parser() -> argparse.ArgumentParser:
 
 def work() -> int:
     args = parser().parse_args()
+    environments = [environment.find(args.environment)] if args.environment else environment.ours()
     if args.check:
-        reasons = stale(ROOT)
+        reasons = [reason for env in environments for reason in stale(env)]
         print("\n".join(reasons + ["run scripts/lock.sh"]) if reasons else "the locks are current")
         return 1 if reasons else 0
-    print(diff(args.diff) if args.diff else lock(args.update))
+    if args.diff:
+        print(diff(environments, args.diff))
+        return 0
+    asked = {env: read_spec(env.folder / SPEC) for env in environments}
+    given = {env: {*asked[env].conda, *asked[env].pip} for env in environments}
+    for name in args.update:
+        if not any(name in names for names in given.values()):
+            there = ", ".join(sorted(set().union(*given.values())))
+            raise Stop(f"--update {name}: no {SPEC} asks for it; asked for are: {there}")
+    for env in environments:
+        names = [name for name in args.update if name in given[env]]
+        if names or not args.update:
+            print(lock(env, names))
     return 0
 
 

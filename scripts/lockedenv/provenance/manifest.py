@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from lockedenv import ROOT, machine
+from lockedenv import ROOT, environment, machine
 from lockedenv.installed import Installed, file_sha256, record_hash
 from lockedenv.machine import Gpu, version_tuple
 from lockedenv.process import ask
 
 SCHEMA_VERSION = 1
-LOCKED_FILES = ("environment.yml", "conda-lock.yml", "locks/pip.txt", "locks/flash-attn.txt", "requirements.txt")
 # The variables that change what a run computes or how fast; by name, never by pattern: a pattern would let a key through.
 VARIABLES = """ACCELERATE_MIXED_PRECISION BNB_CUDA_VERSION CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_ORDER CUDA_HOME
 CUDA_LAUNCH_BLOCKING CUDA_VISIBLE_DEVICES HF_DATASETS_OFFLINE HF_HOME HF_HUB_DISABLE_XET HF_HUB_ENABLE_HF_TRANSFER HF_HUB_OFFLINE
@@ -84,13 +83,14 @@ def vulnerabilities(installed: Installed) -> List[Dict[str, str]]:
 
 def make(installed: Installed, gpus: List[Gpu], results: Sequence[Dict[str, Any]] = (), uuids: bool = False) -> Dict[str, Any]:
     """The manifest as a document (schemas/manifest.schema.json), with the checks' `results` as they stand in --json."""
-    rows = packages(installed)
+    rows, of = packages(installed), environment.of(installed.prefix)
     return {
         "schema_version": SCHEMA_VERSION,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "fingerprint": fingerprint(rows),
         "repository": _repository(),
-        "locks": {name: file_sha256(ROOT / name) or None for name in LOCKED_FILES},
+        "environment": of.name,
+        "locks": {name: file_sha256(of.folder / name) or None for name in environment.LOCKED},
         "backend": installed.backend,
         "prefix": str(installed.prefix),
         "packages": rows,

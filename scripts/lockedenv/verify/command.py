@@ -13,25 +13,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-from lockedenv import locks, machine
+from lockedenv import environment, locks, machine
 from lockedenv.console import Stop
-from lockedenv.installed import MARK, read_json, read_prefix
+from lockedenv.environment import GIVEN, MARK
+from lockedenv.installed import read_prefix
 from lockedenv.prefix import record_verdict
 from lockedenv.process import run_script
 from lockedenv.provenance import compare, manifest
+from lockedenv.verify import child
 from lockedenv.verify.checks import FULL, QUICK, Check, Context, Result, exit_status, failed, load, no_gpu, skipped
-from lockedenv.verify.child import environment, run_child
 from lockedenv.verify.report import Report
 
 
 def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
     """Reads the prefix, the locks that go with its backend, and the GPUs; what cannot be read is noted, not raised."""
     installed = read_prefix(prefix)
-    context = Context(installed, gpu_mode, environ=dict(os.environ))
+    context = Context(installed, environment.of(prefix), gpu_mode, environ=dict(os.environ))
     try:
-        if installed.backend == "conda":
-            context.conda_lock = locks.read_conda_lock().packages
-        context.pip_lock = locks.read_pip_lock(locks.PIP_LOCK if installed.backend == "conda" else locks.REQUIREMENTS)
+        context.conda_lock = context.environment.conda() if installed.backend == "conda" else []
+        context.pip_lock = context.environment.wheels(installed.backend)
     except locks.LockError as error:
         context.lock_error = str(error)
     try:
@@ -83,8 +83,8 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
 def _child(context: Context, check: Check) -> Result:
     if check.gpu and no_gpu(context):
         return skipped(f"{no_gpu(context)}, and this has no CPU path")
-    environ = environment(context.installed.prefix, context.device, context.environ)
-    return run_child(check, context.installed.python, context.device, environ)
+    environ = child.environment(context.installed.prefix, context.device, context.environ)
+    return child.run_child(check, context.installed.python, context.device, environ)
 
 
 def select(registry: Dict[str, Check], level: str, only: str, skip: str) -> List[Check]:
@@ -135,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
     add("--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)")
     add("--only", metavar="NAME,...", default="", help="run these checks alone")
     add("--skip", metavar="NAME,...", default="", help="leave these checks out")
+    add("--environment", metavar="NAME|DIR", help="compare with this one's locks (default: the prefix's own)")
     add("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
     add("--json", metavar="FILE", help="write the results as JSON")
     add("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
@@ -160,6 +161,8 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         for check in registry.values():
             print(f"{check.name:<16} {check.level:<5}  {check.proves}")
         return 0
+    if args.environment:
+        os.environ[GIVEN] = environment.find(args.environment).given
     try:
         if args.compare:
             return compare_manifests(args.compare)
@@ -194,8 +197,9 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             f"this is {sys.executable}, where no lock was installed; run the environment's own: source ~/maximalcai/activate, or "
             f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
         )
-    context.progress, made = report.progress, read_json(installed.prefix / MARK).get("made")
-    report.say(f"{installed.backend} prefix {installed.prefix}, {args.level} level, on the {context.device}")
+    context.progress, made = report.progress, machine.read_json(installed.prefix / MARK).get("made")
+    report.say(f"{installed.backend} prefix {installed.prefix}, environment {context.environment.name}, {args.level} level, "
+               f"on the {context.device}")  # fmt: skip
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds)

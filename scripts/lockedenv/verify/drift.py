@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import List
 
 from lockedenv.console import redact
-from lockedenv.installed import INSTALLED, Installed, file_sha256, info_name, read_json
+from lockedenv.installed import INSTALLED, Installed, file_sha256, info_name
 from lockedenv.locks import CondaPackage, PipPackage, canonical
+from lockedenv.machine import read_json
 
 REMAKE = "rebuild the environment: scripts/setup_runpod_environment.sh --force (it lists what you have added)"
 REPAIR = "scripts/post_create.sh puts the pip layer right, and keeps what you have added"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
+from lockedenv.environment import Environment
 from lockedenv.installed import Installed
 from lockedenv.locks import CondaPackage, PipPackage
 from lockedenv.machine import GIB, Gpu
@@ -68,6 +69,7 @@ class Context:
     """What the checks are about: a prefix, the locks, this machine."""
 
     installed: Installed
+    environment: Environment
     gpu_mode: str = "auto"
     conda_lock: List[CondaPackage] = field(default_factory=list)
     pip_lock: List[PipPackage] = field(default_factory=list)
@@ -76,6 +78,10 @@ class Context:
     gpu_error: str = ""
     progress: Callable[[str], None] = lambda text: None
     environ: Dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cuda(self) -> str:
+        return self.environment.cuda(self.installed.backend) if not self.lock_error else ""
 
     @property
     def device(self) -> str:

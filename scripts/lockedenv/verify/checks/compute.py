@@ -9,18 +9,20 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from lockedenv import environment
+from lockedenv.locks import canonical
 from lockedenv.verify.checks import FULL, PASS, Result, check, check_each_gpu, failed, passed, relative, skipped, verdict, within
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.drift import REMAKE
 
-CUDA = "12.4"
-MODULES = """torch transformers accelerate bitsandbytes peft hf_transfer datasets numpy scipy statsmodels.api tqdm pytest
+MODULES = """torch transformers accelerate bitsandbytes peft hf_transfer hf_xet datasets numpy scipy statsmodels.api tqdm pytest
 einops tokenizers safetensors huggingface_hub"""
 
 
 @check("imports", "every package that the specification names can be imported, all in one process", FULL, child=True)
 def imports(device: str) -> Result:
-    names, wrong = MODULES.split(), []
+    locked, wrong = environment.of(Path(sys.prefix)).names(), []
+    names = [name for name in MODULES.split() if canonical(name.split(".")[0]) in locked]
     for name in names:
         try:
             importlib.import_module(name)
@@ -30,13 +32,14 @@ def imports(device: str) -> Result:
     return verdict(wrong, "reinstall the packages named: scripts/setup_runpod_environment.sh --force", good)
 
 
-@check("torch-build", "torch is a CUDA 12.4 build that has code for this GPU, and finds the GPU", FULL, child=True)
+@check("torch-build", "torch is built for the locked CUDA, has code for this GPU, and finds the GPU", FULL, child=True)
 def torch_build(device: str) -> Result:
     import torch
 
-    built = torch.version.cuda
-    if built != CUDA:
-        return failed(f"torch {torch.__version__} is built for CUDA {built}, not {CUDA}", REMAKE)
+    built, here = torch.version.cuda or "", environment.of(Path(sys.prefix))
+    wants = here.cuda("conda" if (Path(sys.prefix) / "conda-meta").is_dir() else "pip")
+    if built != wants:
+        return failed(f"torch {torch.__version__} is built for CUDA {built or 'none'}, not {wants or 'none'}", REMAKE)
     if device == "cpu":
         return passed(f"torch {torch.__version__}, CUDA {built}; no GPU to match its kernels with")
     if not torch.cuda.is_available():

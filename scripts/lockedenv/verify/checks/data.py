@@ -38,11 +38,11 @@ def hub(device: str) -> Result:
     from huggingface_hub import constants
     from huggingface_hub.utils._runtime import is_xet_available
 
-    enabled = constants.HF_HUB_ENABLE_HF_TRANSFER
+    enabled = getattr(constants, "HF_HUB_ENABLE_HF_TRANSFER", None)  # None: the hub no longer uses hf_transfer
     if enabled:
         import hf_transfer  # noqa: F401  (the hub raises ValueError at the first download if it is missing)
     xet = is_xet_available() and not constants.HF_HUB_DISABLE_XET
-    plain = "hf-transfer" if enabled else "one plain stream (HF_HUB_ENABLE_HF_TRANSFER=1 is faster)"
+    plain = "hf-transfer" if enabled else "one plain stream" + " (HF_HUB_ENABLE_HF_TRANSFER=1 is faster)" * (enabled is False)
     return passed(f"Xet files by {'hf-xet' if xet else plain}, others by {plain}; cache {constants.HF_HUB_CACHE}")
 
 

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import List, Optional
 
-from lockedenv.installed import INSTALLED, MARK, hashes, read_json, recorded_files, unrecorded
-from lockedenv.machine import size_text
+from lockedenv.environment import MARK
+from lockedenv.installed import INSTALLED, hashes, recorded_files, unrecorded
+from lockedenv.machine import read_json, size_text
 from lockedenv.verify.checks import FULL, Context, Result, check, failed, first, passed, verdict, warned
 from lockedenv.verify.drift import REMAKE, REPAIR
 

@@ -10,7 +10,7 @@ from lockedenv.process import ask
 from lockedenv.verify.checks import FULL, Context, Result, check, failed, first, no_gpu, passed, skipped, warned
 
 
-@check("driver", "there is a GPU that answers, with a driver new enough for CUDA 12.4")
+@check("driver", "there is a GPU that answers, with a driver new enough for the locked CUDA")
 def driver(context: Context) -> Result:
     if no_gpu(context) and context.gpu_mode == "require":
         return failed("no GPU found, and --gpu require was given", "rent a pod with a GPU, or leave out --gpu require")
@@ -18,7 +18,7 @@ def driver(context: Context) -> Result:
         return skipped(no_gpu(context))
     if context.gpu_error:
         return failed(context.gpu_error, "run nvidia-smi by hand; if it says the same, take another pod")
-    problem = driver_problem(context.gpus)
+    problem = driver_problem(context.gpus, context.cuda)
     if problem:
         return failed(*problem.split("; "))
     names = sorted({f"{g.name}, compute capability {g.capability}" for g in context.gpus})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any, List, Tuple
 
 from lockedenv.machine import GIB
@@ -12,7 +13,7 @@ from lockedenv.verify.checks import Result, check_each_gpu, failed, relative, wi
 # Attention is held to flash-attn's own criterion: 2.8 compares outputs with twice, gradients with three times, the error of
 # plain attention in the same precision: tests/test_flash_attn.py, test_flash_attn_output.
 OUTPUT_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
-# What cuDNN attention, which torch 2.5 uses on demand only, raises where it finds no kernel, above all for want of an NVRTC
+# What cuDNN attention, which torch uses on demand only, raises where it finds no kernel, above all for want of an NVRTC
 # (https://github.com/pytorch/pytorch/issues/138340, https://github.com/pytorch/pytorch/pull/145582).
 NO_PLAN = ("No valid engine configs", "No execution plans support the graph", "No available kernel", "cuDNN Frontend error")
 
@@ -129,7 +130,9 @@ def bitsandbytes(device: str) -> Result:
 
     library = getattr(getattr(cextension.lib, "_lib", None), "_name", "none").rsplit("/", 1)[-1]
     wanted = f"cuda{str(torch.version.cuda).replace('.', '')}" if device == "cuda" else "cpu"
-    if wanted not in library:
+    # It may lack the library of this CUDA, and then takes the nearest of the same major version.
+    there = Path(bnb.__file__).with_name(f"libbitsandbytes_{wanted}.so").exists()
+    if (wanted if there else wanted[:6]) not in library:
         return failed(f"loaded {library}, torch needs libbitsandbytes_{wanted}.so", "unset BNB_CUDA_VERSION")
     torch.manual_seed(0)
     errors = {}

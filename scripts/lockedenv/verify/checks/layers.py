@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import List
 
-from lockedenv.installed import MARK
-from lockedenv.locks import FLASH_ATTN_LOCK, read_pip_lock
+from lockedenv.environment import MARK
 from lockedenv.prefix import moved_from
 from lockedenv.process import ask, clean
 from lockedenv.verify.checks import Context, Result, check, failed, first, passed, skipped, verdict, warned
@@ -21,7 +20,7 @@ def _verdict(findings: List[Finding], good: str) -> Result:
 @check("locks", "the lock files are there, whole, and of the version that this program knows")
 def locks(context: Context) -> Result:
     if context.lock_error:
-        return failed(context.lock_error, "restore the locks: git checkout -- conda-lock.yml requirements.txt locks")
+        return failed(context.lock_error, f"restore the locks: git checkout -- {context.environment.folder}")
     return passed(f"{len(context.conda_lock)} conda packages, {len(context.pip_lock)} wheels")
 
 
@@ -57,7 +56,8 @@ def pip_layer(context: Context) -> Result:
     findings = [Finding("dist-info", p, REPAIR) for p in context.installed.problems if "METADATA" in p]
     findings += pip_findings(context.pip_lock, context.installed, REPAIR)
     findings += duplicates(context.installed, [p.name for p in context.pip_lock])
-    built = [p for p in read_pip_lock(FLASH_ATTN_LOCK) if context.installed.version(p.name) == p.version]
+    flash = context.environment.flash_attn()
+    built = [flash] if flash and context.installed.version(flash.name) == flash.version else []
     also = "".join(f", and {p.name} {p.version}" for p in built)
     result = _verdict(findings, f"{len(context.pip_lock)} wheels as locked{also}")
     extra = extras(context.conda_lock, context.pip_lock + built, context.installed)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from typing import List
 
-from lockedenv.machine import version_tuple
 from lockedenv.verify.checks import Context, Result, check, failed, passed, skipped, verdict
 from lockedenv.verify.drift import REMAKE
 
-CUDA = "12.4"
-# The CUDA 12.4 libraries' own versions where they are not numbered 12.4.
-# https://docs.nvidia.com/cuda/archive/12.4.1/cuda-toolkit-release-notes/#cuda-toolkit-major-component-versions
-OWN = "cufft 11.2.1 curand 10.3.5 cusolver 11.6.1 cusparse 12.3.1 cufile 1.9.1 npp 12.2.5 nvjpeg 12.3.1".split()
-CUDA_VERSIONS = dict(zip(OWN[::2], OWN[1::2]))
+# What conda's packages of NVIDIA's libraries are called.
+NVIDIA = re.compile(
+    r"nvidia-.*|cuda-.*|nccl|(lib)?(cu(blas|dnn|dss|fft|file|rand|solver|sparse)|np[pv]|nv(jitlink|jpeg|fatbin)).*"
+)
 
 
 @check("torch-origin", "torch comes from the layer that the lock takes it from")
@@ -28,34 +26,30 @@ def torch_origin(context: Context) -> Result:
     return passed(f"torch {dists[0].version} from {context.installed.backend}")
 
 
-@check("cuda-libraries", "every CUDA library beside torch is CUDA 12.4's")
+@check("cuda-libraries", "the CUDA libraries beside torch are those of the lock, and no others")
 def cuda_libraries(context: Context) -> Result:
-    conda = context.installed.backend == "conda"
-    wheels = [d for d in context.installed.dists if re.match(r"nvidia-.*-cu\d+$", d.name)]
-    archives = [r for r in context.installed.conda if r.channel == "nvidia"]
-    found = {p.name: p.version for p in archives} if conda else {p.name: p.version for p in wheels}
-    locked = {p.name for p in context.pip_lock if not conda}
-    why = "pip's CUDA library beside conda's" if conda else "not in the lock"
-    wrong = [f"{d.name} {d.version} ({why})" for d in wheels if d.manager == "pip" and d.name not in locked]
-    for name, version in sorted(found.items()):
-        part = re.sub(r"^(nvidia-|lib|cuda-)|(-cu\d+|-dev)$", "", name)
-        wants = CUDA_VERSIONS.get(part, CUDA)
-        apart = part in ("cccl", "cudnn", "cusparselt", "nccl")  # versioned apart from CUDA; the lock says which
-        if not apart and version_tuple(version)[: len(version_tuple(wants))] != version_tuple(wants):
-            wrong.append(f"{name} {version} (CUDA {CUDA} has {wants})")
-    if not found and not wrong:
+    locked = {p.name: p.version for p in context.conda_lock}
+    locked.update((p.name, p.version) for p in context.pip_lock)
+    wheels = [(d.name, d.version) for d in context.installed.dists if d.name.startswith("nvidia-") and d.manager == "pip"]
+    found = [(r.name, r.version) for r in context.installed.conda if NVIDIA.fullmatch(r.name)] + wheels
+    why = "pip's CUDA library beside conda's" if context.installed.backend == "conda" else "not in the lock"
+    wrong = [f"{name} {version} ({f'locked is {locked[name]}' if name in locked else why})"
+             for name, version in found if locked.get(name) != version]  # fmt: skip
+    if not found and context.cuda:
         return failed("no CUDA library found", REMAKE)
-    return verdict(wrong, REMAKE, f"{len(found)} libraries, all of CUDA {CUDA}")
+    return verdict(wrong, REMAKE, f"{len(found)} libraries of CUDA {context.cuda}, as locked")
 
 
-@check("blas", "conda backend: numpy computes with MKL, one older than 2024.1, and no other BLAS is beside it")
+@check("blas", "conda backend: numpy computes with MKL, where the lock asks for it, and no other BLAS is beside it")
 def blas(context: Context) -> Result:
     if context.installed.backend != "conda":
         return skipped("wheels bring their own BLAS: numpy OpenBLAS, torch MKL")
+    if context.lock_error or not context.environment.mkl:
+        return skipped(context.lock_error or "the lock leaves open which BLAS numpy has")
     mkl, libblas = context.installed.conda_record("mkl"), context.installed.conda_record("libblas")
-    if not mkl or version_tuple(mkl.version) >= (2024, 1):
-        said = f"mkl {mkl.version}: torch 2.5.1 needs a symbol that 2024.1 removed (iJIT_NotifyEvent)" if mkl else "no mkl"
-        return failed(said, REMAKE)
+    wants = context.environment.version("conda", "mkl")
+    if not mkl or mkl.version != wants:  # another may lack what torch needs: https://github.com/pytorch/pytorch/issues/123097
+        return failed(f"mkl is {mkl.version if mkl else 'missing'}: torch and numpy are locked with {wants}", REMAKE)
     if not libblas or "mkl" not in libblas.build:
         return failed(f"libblas is {libblas.build if libblas else 'missing'}: numpy's BLAS is not MKL", REMAKE)
     link = context.installed.prefix / "lib" / "libblas.so.3"
@@ -79,13 +73,14 @@ def openmp(context: Context) -> Result:
     return passed(f"{real.pop().name if real else 'none'} alone")
 
 
-# torchao older than 0.16: peft raises; newer: made for a newer torch, and transformers' models do not import (0.18.0, tried).
+# torchao older than 0.16: peft raises; 0.16 and newer: made for a torch of its time, on an older one transformers' models do
+# not import (0.18.0 on the default environment's, tried).
 @check("companions", "no package beside the stack breaks peft and transformers (torchao) or torch.compile (setuptools)")
 def companions(context: Context) -> Result:
     wrong: List[str] = []
     torchao = context.installed.version("torchao")
-    if torchao:
-        wrong.append(f"torchao {torchao}: none works with torch 2.5.1, and peft and transformers fail beside it")
+    if torchao and not context.lock_error and "torchao" not in context.environment.names():
+        wrong.append(f"torchao {torchao}: it is not of the lock, and peft and transformers may fail beside it")
     if not context.installed.version("setuptools"):
         wrong.append("setuptools is missing: triton imports it, so torch.compile fails")
     remedy = "python -m pip uninstall -y torchao" if torchao else "scripts/post_create.sh"

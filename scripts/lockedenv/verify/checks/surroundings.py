@@ -13,27 +13,33 @@ from lockedenv.provenance.manifest import vulnerabilities
 from lockedenv.verify.checks import Context, Result, check, failed, passed, verdict, warned
 
 # What the locked libraries take from LD_LIBRARY_PATH before the prefix, by experiment with copies of all of them on it: nvJitLink
-# (cusparse and cusolver have DT_RUNPATH, which comes after it) and cuDNN's sub-libraries (opened by name). With nvJitLink of CUDA
-# 12.1 or 12.3 `import torch` fails (undefined symbol __nvJitLinkComplete_12_4), with 12.8's or 12.9's it works; cuDNN 9.5.1's are
-# used in silence, or do not load beside 9.1.0's. Not taken: cudart, cublas, cudnn itself, cufft, curand, cusolver, cusparse,
-# cupti, nccl, nvrtc (torch's DT_RPATH comes first). A name that the loader looks for -> whether a version fits.
-LOADED: Dict[str, Callable[[Tuple[int, ...]], bool]] = {
-    "libnvJitLink.so.12": lambda version: version >= (12, 4),
-    "libcudnn_*.so*": lambda version: version[:3] == (9, 1, 0),
-}
+# (cusparse and cusolver have DT_RUNPATH, which comes after it) and cuDNN's sub-libraries (opened by name). With nvJitLink older
+# than torch's CUDA `import torch` fails (undefined symbol __nvJitLinkComplete_...), with a newer one it works; other cuDNN
+# sub-libraries are used in silence, or do not load beside cuDNN. Not taken: cudart, cublas, cudnn itself, cufft, curand,
+# cusolver, cusparse, cupti, nccl, nvrtc (torch's DT_RPATH comes first).
 
 
-def misleading(prefix: Path, environ: Dict[str, str]) -> List[Tuple[str, str]]:
-    """(what is wrong, remedy) of the environment variables that put something else before what the prefix holds."""
-    wrong = []
+def misleading(prefix: Path, environ: Dict[str, str], cuda: str, cudnn: str) -> List[Tuple[str, str]]:
+    """(what is wrong, remedy) of the environment variables that put something else before what the prefix holds, whose torch
+    is built for this CUDA and cuDNN."""
+    wrong, oldest = [], version_tuple(cuda)
+    loaded: Dict[str, Callable[[Tuple[int, ...]], bool]] = {  # what the loader looks for -> whether a version fits
+        f"libnvJitLink.so.{cuda.split('.')[0]}": lambda version: version >= oldest,
+        "libcudnn_*.so*": lambda version: version[:3] == version_tuple(cudnn)[:3],
+    }
     for folder in filter(None, environ.get("LD_LIBRARY_PATH", "").split(":")):
         path = Path(folder).resolve()
-        found = [(p.name, p.resolve().name.partition(".so")[2], fits) for names, fits in LOADED.items() for p in path.glob(names)]
+        found = [
+            (p.name, p.resolve().name.partition(".so")[2], fits)
+            for names, fits in loaded.items()
+            if cuda
+            for p in path.glob(names)
+        ]
         libraries = sorted(name for name, version, fits in found if not fits(version_tuple(version)))
         if libraries and prefix.resolve() not in [path, *path.parents]:
             said = f"LD_LIBRARY_PATH has {folder}, whose {libraries[0]} is found before the locked one"
             wrong.append((said, "unset LD_LIBRARY_PATH"))
-    if environ.get("BNB_CUDA_VERSION", "124") != "124":
+    if environ.get("BNB_CUDA_VERSION", built := cuda.replace(".", "")) != built:
         said = f"BNB_CUDA_VERSION={environ['BNB_CUDA_VERSION']}: bitsandbytes would load another CUDA's library"
         wrong.append((said, "unset BNB_CUDA_VERSION"))
     if environ.get("PYTHONPATH"):
@@ -52,15 +58,18 @@ def compile_problem(prefix: Path, backend: str, environ: Mapping[str, str]) -> O
 
 @check("variables", "no environment variable puts another CUDA, Python package or library first")
 def variables(context: Context) -> Result:
-    wrong = misleading(context.installed.prefix, context.environ)
+    cudnn = "" if context.lock_error else context.environment.cudnn(context.installed.backend)
+    wrong = misleading(context.installed.prefix, context.environ, context.cuda, cudnn)
     good = "LD_LIBRARY_PATH, BNB_CUDA_VERSION and PYTHONPATH leave the locked libraries first"
     return verdict([what for what, _ in wrong], "; ".join(remedy for _, remedy in wrong), good)
 
 
-@check("hf-transfer", "HF_HUB_ENABLE_HF_TRANSFER, if set, has its package: without it every download fails")
+@check("hf-transfer", "HF_HUB_ENABLE_HF_TRANSFER, if set, has its package where the hub needs it: else every download fails")
 def hf_transfer(context: Context) -> Result:
     enabled = context.environ.get("HF_HUB_ENABLE_HF_TRANSFER", "").upper() in ("1", "ON", "YES", "TRUE")
-    there = context.installed.version("hf-transfer")
+    there, hub = context.installed.version("hf-transfer"), context.installed.version("huggingface-hub")
+    if version_tuple(hub or "0") >= (1,):
+        return passed(f"huggingface-hub {hub} leaves HF_HUB_ENABLE_HF_TRANSFER aside, and uses hf-xet")
     if enabled and not there:
         return failed("HF_HUB_ENABLE_HF_TRANSFER is set and hf_transfer is not installed", "scripts/post_create.sh")
     return passed(f"hf_transfer {there or 'not installed'}, {'enabled' if enabled else 'not enabled'}")
@@ -73,7 +82,7 @@ def known_vulnerabilities(context: Context) -> Result:
         return passed("none of the known ones applies")
     lines = [f"{v['id']} ({v['package']} {v['installed']}): {v['what']}; {v['remedy']}" for v in found]
     packages = " and ".join(sorted({f"{v['package']} {v['installed']}" for v in found}))
-    remedy = "known, and accepted with torch 2.5.1 (README, Limits): keep to the remedy of each"
+    remedy = "known, and accepted with these versions (README, Limits): keep to the remedy of each"
     return warned(f"{len(found)} known vulnerabilities of {packages}", remedy, lines)
 
 

@@ -124,5 +124,5 @@ def trainer_resume(device: str) -> Result:
         if "CVE-2025-32434" not in str(error) and "torch.load" not in str(error):
             raise
         remedy = "resume with accelerate's save_state/load_state, or by the lines in docs/RUNPOD_H100_SESSION.md"
-        return warned("Trainer refuses to resume on torch < 2.6 (CVE-2025-32434): known, and so locked", remedy)
+        return warned("Trainer refuses to resume on this torch (CVE-2025-32434): known, and so locked", remedy)
     return passed("Trainer resumes from its own checkpoint")

@@ -1,0 +1,135 @@
+"""An environment is a folder of data: a third one costs no code, and no module knows a version that a lock can change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Iterator, Set
+
+import pytest
+from conftest import ROOT, VERIFIED, LocalChannel, Machine, clean_environ, sh
+from lockedenv import environment, facts
+from lockedenv.console import Stop
+from lockedenv.environment import Environment
+from rattler.index import index_fs
+
+
+def versions(env: Environment) -> Iterator[str]:
+    """What the locks of an environment could change, as a program would spell it."""
+    for backend in ("conda", "pip"):
+        cuda = env.cuda(backend)
+        yield from (env.torch(backend), cuda, env.cudnn(backend), env.version(backend, "mkl"))
+        yield from (
+            f"cu{cuda.replace('.', '')}",
+            f"cuda{cuda.replace('.', '')}",
+            f"gcc-{facts.of(cuda).gcc}",
+            f"g++-{facts.of(cuda).gcc}",
+        )
+    yield from (env.python, f"cp{env.python.replace('.', '')}", env.version("conda", "gcc"))
+
+
+def test_no_module_knows_a_version_by_heart() -> None:
+    known: Set[str] = {version for env in environment.ours() for version in versions(env) if version}
+    assert {"2.5.1", "12.4", "cp311", "2.10.0", "12.9", "12.8", "3.12", "9.1.0"} <= known
+    pattern = re.compile(
+        rf"(?<![\w.])({'|'.join(map(re.escape, sorted(known, key=len, reverse=True)))}|{facts.GLIBC})(?![\w]|\.\d)"
+    )
+    found = []
+    for path in sorted((ROOT / "scripts").rglob("*.*")):
+        if path.suffix in (".py", ".sh") and path.name != "facts.py":
+            found += [f"{path.name}: {line.strip()}" for line in path.read_text().splitlines() if pattern.search(line)]
+    assert found == []
+    assert pattern.search('CUDA = "12.4"') and pattern.search("lib/python3.11") is None and pattern.search("torch 2.5.1: no")
+
+
+@pytest.mark.parametrize("env", environment.ours(), ids=lambda env: env.name)
+def test_what_follows_from_a_lock(env: Environment) -> None:
+    default = env.folder == ROOT
+    assert env.python == ("3.11" if default else "3.12") and env.mkl
+    assert [env.cuda(b) for b in ("conda", "pip")] == (["12.4", "12.4"] if default else ["12.9", "12.8"])
+    assert [env.cxx11abi(b) for b in ("conda", "pip")] == [not default] * 2
+    assert [env.cudnn(b).split(".")[:3] for b in ("conda", "pip")] == (
+        [["9", "1", "0"]] * 2 if default else [["9", "13", "1"], ["9", "10", "2"]]
+    )
+    assert env.facts("pip").archs == (("80", "90") if default else ("80", "90", "100", "120"))
+    assert env.torch("conda") == env.torch("pip") and env.digest("conda") != env.digest("pip")
+
+
+def test_the_facts_of_a_cuda_between_two_rows() -> None:
+    assert facts.of("12.6") == facts.of("12.4") != facts.of("12.8") == facts.of("12.9")
+    assert facts.of("13.2").driver == "580.65.06" and facts.of("11.8") == facts.of("12.0")
+
+
+def test_an_environment_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environment.find("default").folder == ROOT and environment.find("current").given == "current"
+    assert environment.find(str(ROOT / "environments/current")).given == "current"
+    with pytest.raises(Stop, match="--environment curent: there are default and current, and any folder with an environment.yml"):
+        environment.find("curent")
+    (tmp_path / "environment.yml").write_text("")
+    assert environment.find(str(tmp_path)).given == str(tmp_path)
+    assert environment.of(tmp_path).folder == ROOT, "no mark says another"
+    (tmp_path / environment.MARK).write_text(json.dumps({"environment": "current"}))
+    assert environment.of(tmp_path).name == "current"
+    (tmp_path / environment.MARK).write_text(json.dumps({"environment": str(tmp_path / "gone")}))
+    with pytest.raises(Stop, match="gone: there are default and current"):
+        environment.of(tmp_path)
+
+
+SPEC = """name: mine
+channels: [{address}/pytorch, {address}/nvidia, {address}/conda-forge, nodefaults]
+dependencies:
+  - python=3.11
+  - pytorch=2.5.1
+  - libcublas
+  - libblas=*=*mkl
+  - mkl
+  - tqdm
+  - setuptools
+  - uv
+  - pip
+  - pip: [idna]
+"""
+
+
+def test_a_third_environment_costs_no_code(machine: Machine, channel: LocalChannel, tmp_path: Path) -> None:
+    """Specified over the local channel, locked by lock.sh, set up, verified, broken; beside the default one."""
+    for name in ("pytorch", "nvidia", "conda-forge"):
+        asyncio.run(index_fs(channel.root / name))
+    mine, mapping = tmp_path / "mine", tmp_path / "mapping.json"
+    mine.mkdir()
+    (mine / "environment.yml").write_text(SPEC.format(address=machine.address))
+    mapping.write_text("{}")
+    lock = machine.project / "scripts/lock.sh"
+    environ = clean_environ(CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"), PYPI_TO_CONDA_MAPPING=mapping.as_uri())
+    done = sh(lock, "--environment", mine, env=environ)
+    assert "mine: locked 9 conda and 1 pip packages" in done.stdout, done.stdout
+    assert {p.name for p in mine.rglob("*.*")} == {
+        "environment.yml", "conda-lock.yml", "requirements.txt", "requirements-dev.txt", "pip.txt",
+    }  # fmt: skip
+    assert "the locks are current" in sh(lock, "--environment", mine, "--check", env=environ).stdout
+    locked = Environment(mine)
+    assert (locked.torch("pip"), locked.cuda("conda"), locked.flash_attn()) == ("2.5.1", "12.4", None)
+    done = machine.setup("--environment", mine)
+    assert done.returncode == 0 and VERIFIED in done.stdout and f"environment  mine: {machine.prefix}" in done.stdout, done.stdout
+    assert "not part of this environment: it has no locks/flash-attn.txt" in done.stdout
+    assert "environment mine" in machine.verify("--level", "quick"), "the prefix says which environment it is of"
+    assert "it is verified again" in machine.setup().stdout, "so it does to the set-up"
+    assert json.loads((machine.prefix / "maximalcai-manifest.json").read_text())["environment"] == "mine"
+    next(machine.prefix.glob("lib/python3.11/site-packages/idna-*.dist-info/METADATA")).unlink()
+    broken = machine.verify("--level", "quick")
+    assert "NOT the verified environment" in broken and "idna" in broken
+    against = machine.verify("--level", "quick", "--environment", "default")
+    assert "NOT the verified environment" in against and "environment default" in against
+    # The spec changes: the lock is said to be stale, locked anew with one package more, and the prefix is rebuilt.
+    (mine / "environment.yml").write_text(SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n"))
+    done = sh(lock, "--environment", mine, "--check", env=environ, check=False)
+    assert done.returncode == 1 and "has changed since it was locked" in done.stdout
+    assert "locked 10 conda" in sh(lock, "--environment", mine, env=environ).stdout
+    done = machine.setup()
+    assert done.returncode == 0 and "(rebuilt: the locks have changed)" in done.stdout, done.stdout
+    # A folder that is gone is named.
+    mine.rename(tmp_path / "elsewhere")
+    done = machine.setup()
+    assert done.returncode == 1 and f"--environment {mine}: there are default and current" in done.stdout, done.stdout
