@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
+import threading
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 from conftest import ROOT, clean_environ, sh
-from lockedenv.provenance.distributed import BETWEEN, INSIDE, WIDTH, judge, nodes_of, rounds, values
+from lockedenv.provenance import distributed
+from lockedenv.provenance.distributed import BETWEEN, INSIDE, SHOWN, WIDTH, Meeting, judge, nodes_of, rounds, table, values
 
 PROGRAM = ROOT / "scripts/verify_environment.py"
 ENVIRON = clean_environ(OMP_NUM_THREADS="1")
@@ -166,7 +171,8 @@ def test_a_rank_that_hangs_in_the_bandwidth_is_named_after_the_verdict(pip_envir
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
         "from lockedenv.provenance import distributed\n"
         "import signal, time\n"
-        "if rank == 1: distributed.nodes_of = lambda *a: (signal.signal(15, signal.SIG_DFL), time.sleep(600))\n"
+        "right, hang = distributed.in_thread, lambda: (signal.signal(15, signal.SIG_DFL), time.sleep(600))\n"
+        "if rank == 1: distributed.in_thread = lambda work, seconds: right(work, seconds) if seconds == 15 else hang()\n"
     )
     command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
     done = sh(*command, check=False, env=ENVIRON)
@@ -191,6 +197,142 @@ def test_a_link_that_hangs_is_named_within_its_own_limit(pip_environment: Path, 
         r"rank 2: rank 0 \(\S+\), rank 1 \(\S+\) did not get to `bandwidth step 2, between nodes` within [5-8] s: dead, hanging"
     )
     assert re.search(late, done.stdout), done.stdout
+
+
+class Store:
+    """A stand-in for torch's store, which counts the keys that it is asked for. Where torch's would wait, this raises."""
+
+    def __init__(self) -> None:
+        self.values: Dict[str, bytes] = {}
+        self.asked: List[str] = []
+        self.lock, self.mine = threading.RLock(), threading.local()
+
+    def count(self, *keys: str) -> None:
+        if not getattr(self.mine, "uncounted", False):
+            self.asked += keys
+
+    def set(self, key: str, value: str) -> None:
+        with self.lock:
+            self.count(key)
+            self.values[key] = value.encode()
+
+    def append(self, key: str, value: str) -> None:
+        with self.lock:
+            self.count(key)
+            self.values[key] = self.values.get(key, b"") + value.encode()
+
+    def check(self, keys: List[str]) -> bool:
+        with self.lock:
+            self.count(*keys)
+            return all(key in self.values for key in keys)
+
+    def multi_get(self, keys: List[str]) -> List[bytes]:
+        with self.lock:
+            self.count(*keys)
+            return [self.values[key] for key in keys]
+
+    def get(self, key: str) -> bytes:
+        return self.multi_get([key])[0]
+
+    def until(self, true: Callable[[], bool], *_: Any, **__: Any) -> bool:
+        """In place of `until`: counts one look for each wait, the one that ends it. How often it looks is a matter of time."""
+        self.mine.uncounted = True
+        while not true():
+            time.sleep(0.01)
+        self.mine.uncounted = False
+        return true()
+
+
+def manifest_of(rank: int, odd: bool) -> Dict[str, Any]:
+    packages = [
+        {"name": "idna", "version": "3.0" if odd else "3.1", "build": f"of-{rank}", "channel": "", "manager": "pip", "hash": ""}
+    ]
+    empty: Dict[str, Any] = {"cuda": {"nccl": None}, "variables": {}, "machine": {}, "locks": {}, "gpus": []}
+    return {**empty, "fingerprint": f"other-{rank}" if odd else "usual", "packages": packages}
+
+
+def together(world: int, work: Callable[[int], Any]) -> List[Any]:
+    """What `work` gives for each rank, in threads of their own."""
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(work, range(world)))
+
+
+def meet_all(world: int, odd: List[int], monkeypatch: pytest.MonkeyPatch) -> "tuple[Store, str]":
+    """The store after a meeting of many ranks, eight to a node, and what rank 0 told."""
+    store, told = Store(), [""]
+    monkeypatch.setattr(distributed, "until", store.until)
+
+    def tell(*lines: str) -> None:
+        told[0] += "\n".join(lines) + "\n"
+
+    def rank_of(rank: int) -> Any:
+        manifest, meeting = manifest_of(rank, rank in odd), Meeting(store, rank, world)
+        identity = [manifest["fingerprint"], "none", "none", "none"]
+        me = {"node": f"node-{rank // 8}", "group": f"{rank // 8}", "identity": identity}
+        meeting.reach("manifest", json.dumps(manifest))
+        return json.loads(meeting.exchange("arrived", json.dumps(me), 60, lambda: table(meeting, tell)))
+
+    wanted = [not odd, {f"node-{node}": list(range(8 * node, 8 * node + 8)) for node in range(world // 8)}]
+    assert together(world, rank_of) == [wanted] * world
+    return store, told[0]
+
+
+@pytest.mark.parametrize("odd", [[], [3, 60]])
+def test_what_the_meeting_costs_is_linear(odd: List[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    (small, _), (large, _) = (meet_all(world, odd, monkeypatch) for world in (64, 128))
+    assert 64 < len(small.asked) and len(large.asked) <= 2.2 * len(small.asked)
+
+
+def test_what_a_lost_rank_costs_is_linear_and_every_other_rank_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each but one gets to a stage and gives up there; all have met before."""
+    costs = []
+    for world in (64, 128):
+        store, barrier = Store(), threading.Barrier(world - 1)
+        monkeypatch.setattr(distributed, "until", lambda true, *_, **__: (barrier.wait(60), true())[1])
+
+        def give_up(rank: int) -> str:
+            meeting = Meeting(store, rank, world)
+            if rank != 5:
+                with pytest.raises(ProcessLookupError) as error:
+                    meeting.exchange("a stage", "", 7)
+                return str(error.value)
+            return ""
+
+        for rank in range(world):
+            Meeting(store, rank, world).reach("arrived", '{"node": "node-b"}')
+        store.asked.clear()
+        said = {*together(world, give_up)} - {""}
+        assert said == {"rank 5 (node-b) did not get to `a stage` within 7 s: dead, hanging, or not started"}
+        costs.append(len(store.asked))
+    assert costs[1] <= 2.2 * costs[0]
+
+
+def test_a_rank_0_that_does_not_answer_is_named_and_one_that_is_late_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    first, second = (Meeting(store, rank, 2) for rank in range(2))
+    first.reach("arrived", '{"node": "node-a"}')
+    monkeypatch.setattr(distributed, "GRACE", 0.1)
+    with pytest.raises(ProcessLookupError, match=r"^rank 0 \(node-a\) did not get to `arrived` within 0 s"):
+        second.exchange("arrived", '{"node": "node-b"}', 0)
+    monkeypatch.setattr(distributed, "GRACE", 60)
+    first.reach("next")
+    late = threading.Timer(0.2, store.set, ["next/answer", "heard"])
+    late.start()
+    assert second.exchange("next", "", 0) == "heard"
+    late.join()
+
+
+@pytest.mark.parametrize("odd", [[], [7], [1, 2], list(range(32, 64))])
+def test_few_manifests_are_read_and_the_rest_counted(odd: List[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    world = 72
+    store, told = meet_all(world, odd, monkeypatch)
+    asked = [key for key in store.asked if "manifest/" in key]
+    assert len(asked) == world + 1 + min(len(odd), SHOWN)  # each is written once; one usual one is read, and the odd ones
+    named = [int(rank) for rank in re.findall(r"^rank (\d+) on node-\d+ is not like the others:$", told, re.M)]
+    assert named == odd[:SHOWN] and told.count("packages idna (pip): others 3.1 of-0 ") == len(named)
+    assert told.count("<- differs") == len(odd)
+    more = re.findall(r"^and (\d+) more ranks are not like the others$", told, re.M)
+    assert more == ([str(len(odd) - SHOWN)] if len(odd) > SHOWN else [])
 
 
 def is_bf16(number: int) -> bool:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import statistics
 import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
-from typing import Any, Callable, Dict, List, Tuple
+from multiprocessing.pool import ThreadPool
+from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from lockedenv.installed import Installed
 from lockedenv.machine import Gpu
@@ -27,52 +26,58 @@ from lockedenv.provenance.manifest import make
 GRACE = 5.0  # seconds that the living get to say so, once one of them has failed
 BANDWIDTH_SECONDS = 120.0  # for the whole measurement; --timeout if that is less
 SIZES, CPU_SIZES = [2**20, 2**24, 2**27, 2**30], [2**18, 2**20, 2**22]  # bytes; the last but one gives the nodes' figures
-WIDTH = 32  # places of one rank's part of a message
+WIDTH, SHOWN = 32, 8  # places of one rank's part of a message; manifests of odd ranks that are read: the rest is a number
 SLOW = 0.7  # of the median: healthy nodes are within a tenth of each other, a link at half its width or speed gives half
 INSIDE, BETWEEN = "inside the node", "between nodes"
 LOOK_AT = {INSIDE: "`nvidia-smi topo -m` and `nvidia-smi nvlink -s` there", BETWEEN: "its network cards and NCCL_DEBUG=INFO"}
 stopping = threading.Event()  # set by SIGTERM: torchrun sends it to the others when one fails; they still say who it was
 
 
-def until(true: Callable[[], bool], seconds: float, heed: bool = True) -> bool:
+def until(true: Callable[[], bool], seconds: float, heed: bool = True, every: float = 0.05) -> bool:
     """Whether a condition comes true within `seconds`. Raises InterruptedError on SIGTERM, if told to heed it."""
     deadline = time.monotonic() + seconds
     while not true() and time.monotonic() < deadline:
         if heed and stopping.is_set():
             raise InterruptedError("another rank has failed")
-        time.sleep(0.05)
+        time.sleep(every)
     return true()
 
 
 class Meeting:
-    """What the ranks know of each other, through a torch.distributed store."""
+    """What the ranks know of each other, through a torch.distributed store: rank 0 alone reads what all say, and answers."""
 
     def __init__(self, store: Any, rank: int, world: int) -> None:
         self.store, self.rank, self.world = store, rank, world
+        self.until = partial(until, every=min(1.0, max(0.05, world / 2000)))  # one store answers 2,000 looks a second
 
-    def reach(self, stage: str, value: str = "here") -> None:
-        self.store.set(f"maximalcai/{stage}/{self.rank}", value)
+    def reach(self, stage: str, value: str = "") -> None:
+        self.store.set(f"{stage}/{self.rank}", value)  # the value first: who is in the list can be read
+        self.store.append(stage, f"{self.rank} ")
 
-    def read(self, stage: str, rank: int) -> str:
-        return str(self.store.get(f"maximalcai/{stage}/{rank}").decode())
+    def read(self, what: str, ranks: Iterable[int]) -> List[str]:
+        return [value.decode() for value in self.store.multi_get([f"{what}/{rank}" for rank in ranks])]
 
     def missing(self, *stages: str) -> List[int]:
         """The ranks that have got to none of these stages."""
-        return [r for r in range(self.world) if not any(self.store.check([f"maximalcai/{s}/{r}"]) for s in stages)]
+        there = b"".join(self.store.get(stage) for stage in stages if self.store.check([stage]))
+        return sorted({*range(self.world)}.difference(map(int, there.split())))
 
-    def names(self, *stages: str) -> str:
+    def names(self, ranks: List[int]) -> str:
         """Those ranks, with their nodes where they have said which: rank 1 (node-b)."""
-        ranks, unknown = self.missing(*stages), self.missing("arrived")
-        nodes = {r: "" if r in unknown else f" ({json.loads(self.read('arrived', r))['node']})" for r in ranks}
-        return ", ".join(f"rank {r}{node}" for r, node in nodes.items())
+        known = sorted({*ranks}.difference(self.missing("arrived")))
+        nodes = {r: f" ({json.loads(text)['node']})" for r, text in zip(known, self.read("arrived", known))}
+        return ", ".join(f"rank {r}{nodes.get(r, '')}" for r in ranks)
 
-    def exchange(self, stage: str, value: str, seconds: float) -> List[str]:
-        """The value of each rank, once all have got to a stage. Raises ProcessLookupError, which names who has not in time."""
+    def exchange(self, stage: str, value: str, seconds: float, answer: Callable[[], str] = str) -> str:
+        """Rank 0's `answer`, once all have got to a stage. Raises ProcessLookupError, which names who has not in time."""
         self.reach(stage, value)
-        if not until(lambda: not self.missing(stage), seconds):
-            absent = self.names(stage)
+        ready = (lambda: self.store.check([f"{stage}/answer"])) if self.rank else (lambda: not self.missing(stage))
+        if not self.until(ready, seconds) and (self.missing(stage) or not self.until(ready, GRACE)):
+            absent = self.names(self.missing(stage) or [0])
             raise ProcessLookupError(f"{absent} did not get to `{stage}` within {seconds:.0f} s: dead, hanging, or not started")
-        return [self.read(stage, r) for r in range(self.world)]
+        if self.rank == 0:
+            self.store.set(f"{stage}/answer", answer())
+        return str(self.store.get(f"{stage}/answer").decode())
 
 
 def nodes_of(descriptions: List[Dict[str, Any]]) -> Dict[str, List[int]]:
@@ -84,24 +89,26 @@ def nodes_of(descriptions: List[Dict[str, Any]]) -> Dict[str, List[int]]:
     return {name + (f" (group {group})" if names[name] > 1 else ""): ranks for (name, group), ranks in groups.items()}
 
 
-def table(descriptions: List[Dict[str, Any]]) -> Tuple[str, bool]:
-    """(text, all the same): one row for the ranks of a node that agree, the odd ones out named, with what differs."""
+def table(meeting: Meeting, tell: Callable[..., None]) -> str:
+    """Tells a row for the ranks of a node that agree, and the odd ones out; [all the same, node -> ranks] as JSON."""
+    descriptions = [json.loads(text) for text in meeting.read("arrived", range(meeting.world))]
+    identities = [tuple(d["identity"]) for d in descriptions]
+    usual = Counter(identities).most_common(1)[0][0]
     groups: Dict[Any, List[int]] = {}
     for rank, d in enumerate(descriptions):
-        gpu = (d["manifest"]["gpus"] or [{"name": "none", "driver": "none"}])[0]
-        identity = d["manifest"]["fingerprint"], gpu["name"], gpu["driver"], d["manifest"]["cuda"]["nccl"] or "none"
-        groups.setdefault((identity, d["node"]), []).append(rank)
-    usual = max(groups, key=lambda key: sum(len(ranks) for (i, _), ranks in groups.items() if i == key[0]))
+        groups.setdefault((identities[rank], d["node"]), []).append(rank)
     row = "{:<24} {:<10} {:<12.12} {:<26} {:<12} {}".format
-    lines, odd = [row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL")], []
+    tell(f"{meeting.world} ranks", row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL"))
     for (identity, node), ranks in groups.items():
-        where = f"{ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else str(ranks[0])
-        lines.append(row(node, where, *identity) + ("" if identity == usual[0] else "  <- differs"))
-        if identity != usual[0]:
-            odd.append(f"rank {', '.join(map(str, ranks))} on {node} is not like the others:")
-            rows = differences(descriptions[groups[usual][0]]["manifest"], descriptions[ranks[0]]["manifest"])
-            odd += [f"  {g} {n}: others {theirs}, here {h}" for g, n, theirs, h in rows if g in ("packages", "GPU", "driver")]
-    return "\n".join(lines + odd), not odd
+        tell(row(node, "-".join(map(str, sorted({ranks[0], ranks[-1]}))), *identity) + "  <- differs" * (identity != usual))
+    odd = [(node, ranks) for (identity, node), ranks in groups.items() if identity != usual]
+    like, *unlike = map(json.loads, meeting.read("manifest", [identities.index(usual), *(r[0] for _, r in odd[:SHOWN])]))
+    for (node, ranks), own in zip(odd, unlike):
+        rows = [f"  {g} {n}: others {a}, here {b}" for g, n, a, b in differences(like, own) if g in ("packages", "GPU", "driver")]
+        tell(f"rank {', '.join(map(str, ranks))} on {node} is not like the others:", *rows)
+    if odd[SHOWN:]:
+        tell(f"and {sum(len(ranks) for _, ranks in odd[SHOWN:])} more ranks are not like the others")
+    return json.dumps([not odd, nodes_of(descriptions)])
 
 
 def values(rank: int, world: int) -> Dict[str, Tuple[List[int], List[int]]]:
@@ -123,8 +130,7 @@ def collectives(meeting: Meeting, device: str) -> List[str]:
     """What is wrong with the values that the collectives give, for fp32 and bf16; empty if nothing is."""
     import torch
 
-    if device != "cpu":
-        torch.cuda.set_device(device)
+    getattr(torch, device.split(":")[0]).set_device(device)
     wrong = []
     ways: Dict[str, Callable[[Any, Any], Any]] = {
         "all_reduce": lambda got, sent: torch.distributed.all_reduce(got.copy_(sent)),
@@ -159,8 +165,7 @@ def bandwidth(meeting: Meeting, nodes: Dict[str, List[int]], device: str, second
             started = time.monotonic()
             for _ in range(repeats):
                 torch.distributed.all_reduce(data, group=group)
-            if device != "cpu":
-                torch.cuda.synchronize(device)
+            getattr(torch, device.split(":")[0]).synchronize(device)
         return size * 2 * (n - 1) / n * repeats / (time.monotonic() - started) / 1e9
 
     lines = [f"  all_reduce {size / 2**20:7.2f} MiB  {rate(size, meeting.world):7.2f} GB/s" for size in sizes]
@@ -171,36 +176,29 @@ def bandwidth(meeting: Meeting, nodes: Dict[str, List[int]], device: str, second
         for group in [group for group in groups if meeting.rank in group]:
             gbs = rate(sizes[-2], len(group), torch.distributed.new_group(group, use_local_synchronization=True))
             figures[way] = max(figures.get(way, 0.0), gbs)  # of its best link, so that a slow neighbour has no say
-        told = meeting.exchange(f"bandwidth step {number}, {way}", json.dumps(figures), max(0.0, deadline - time.monotonic()))
-    return lines + judge({node: json.loads(told[group[0]]) for node, group in nodes.items()})
+        step = f"bandwidth step {number}, {way}"
+        meeting.exchange(step, json.dumps(figures), max(0.0, deadline - time.monotonic()))
+    told = meeting.read(step, (group[0] for group in nodes.values())) if meeting.rank == 0 else []
+    return lines + judge(dict(zip(nodes, map(json.loads, told))))
 
 
 def judge(figures: Dict[str, Dict[str, float]]) -> List[str]:
     """A row for each node (node -> INSIDE and BETWEEN -> GB/s), then a line for each that is well under the others."""
-    rows = [f"  {node:<24}" + "".join(f"  {way} {own[way]:.2f} GB/s" for way in own) for node, own in figures.items() if own]
-    problems: List[str] = []
+    said = [f"  {node:<24}" + "".join(f"  {way} {own[way]:.2f} GB/s" for way in own) for node, own in figures.items() if own]
     for way, there in LOOK_AT.items():
-        median = statistics.median([own[way] for own in figures.values() if way in own] or [0.0])
-        for node, rate in ((node, own[way]) for node, own in figures.items() if way in own):
-            if rate < SLOW * median:
-                problems.append(f"{node} is slower {way}: {rate:.2f} GB/s, the median is {median:.2f} GB/s; look at {there}")
-    return rows + problems
+        rates = {node: own[way] for node, own in figures.items() if way in own}
+        median = statistics.median(rates.values() or [0.0])
+        for node in [node for node, rate in rates.items() if rate < SLOW * median]:
+            said.append(f"{node} is slower {way}: {rates[node]:.2f} GB/s, the median is {median:.2f} GB/s; look at {there}")
+    return said
 
 
 def in_thread(work: Callable[[], Any], seconds: float) -> Any:
     """The result of `work`, run where it cannot stop this process from noticing a signal or a time-out."""
-    answer: "Future[Any]" = Future()
-
-    def call() -> None:
-        try:
-            answer.set_result(work())
-        except BaseException as error:  # raised again below
-            answer.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    if not until(answer.done, seconds):
+    answer = ThreadPool(1).apply_async(work)  # a daemon: this process can end while it hangs
+    if not until(answer.ready, seconds):
         raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return answer.result()
+    return answer.get()
 
 
 def main(installed: Installed, gpus: List[Gpu], timeout: float) -> int:
@@ -212,32 +210,33 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float) -> int:
     except Exception as error:
         print(f"the ranks cannot meet: {error}; run it under torchrun, and check MASTER_ADDR and the port", file=sys.stderr)
         return 1
-    meeting, stage = Meeting(store, rank, world), "arrived"
+    meeting, stage = Meeting(dist.PrefixStore("maximalcai", store), rank, world), "arrived"
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpus else "cpu"
     tell = partial(print, sep="\n", flush=True, file=sys.stdout if rank == 0 else open(os.devnull, "w"))
     try:
-        me = {"node": platform.node(), "group": os.environ.get("GROUP_RANK", "0"), "manifest": make(installed, gpus)}
-        descriptions = [json.loads(text) for text in meeting.exchange(stage, json.dumps(me), timeout)]
-        text, same = table(descriptions)
-        tell(f"{world} ranks", text)
+        manifest, gpu = make(installed, gpus), [gpus[0].name, gpus[0].driver] if gpus else ["none", "none"]
+        identity = [manifest["fingerprint"], *gpu, manifest["cuda"]["nccl"] or "none"]
+        me = {"node": os.uname().nodename, "group": os.environ.get("GROUP_RANK", "0"), "identity": identity}
+        meeting.reach("manifest", json.dumps(manifest))
+        same, nodes = json.loads(meeting.exchange(stage, json.dumps(me), timeout, lambda: table(meeting, tell)))
         stage = "collectives"
         at = {"store": dist.PrefixStore(stage, store), "rank": rank, "world_size": world, "timeout": timedelta(seconds=timeout)}
         in_thread(lambda: dist.init_process_group("nccl" if gpus else "gloo", **at), timeout)
         told = "; ".join(in_thread(lambda: collectives(meeting, device), timeout))
-        wrong = [text for text in meeting.exchange(f"{stage} done", told, timeout) if text]
-        no = "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more"
-        tell(*wrong, no if wrong else "all_reduce, all_gather, reduce_scatter and broadcast give the right values, fp32 and bf16")
+        done, no = f"{stage} done", "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more"
+        wrong = meeting.exchange(done, told, timeout, lambda: "wrong" * any(meeting.read(done, range(world))))
+        yes = "all_reduce, all_gather, reduce_scatter and broadcast give the right values, fp32 and bf16"
+        tell(*filter(None, meeting.read(done, range(world) if rank == 0 else [])), no if wrong else yes)
         if world > 1 and not wrong:
-            stage, limit, nodes = "bandwidth", min(timeout, BANDWIDTH_SECONDS), nodes_of(descriptions)
-            # The grace: a rank that waits for a step names who is late before they, too, give up.
-            tell(*in_thread(lambda: bandwidth(meeting, nodes, device, limit), limit + GRACE))
+            stage, limit = "bandwidth", min(timeout, BANDWIDTH_SECONDS)
+            tell(*in_thread(lambda: bandwidth(meeting, nodes, device, limit), limit + GRACE))  # who waits names who is late first
     except (OSError, RuntimeError) as error:
         print(f"rank {rank}: {explain(meeting, stage, error)}", file=sys.stderr, flush=True)
         return 1
     tell("the same environment on every rank" if same else "NOT the same environment on every rank")
     meeting.reach("left")
-    until(lambda: rank > 0 or not meeting.missing("left"), GRACE, heed=False)  # the store may be in rank 0, the last to leave
+    meeting.until(lambda: rank > 0 or not meeting.missing("left"), GRACE, heed=False)  # the store may be in rank 0
     return 0 if same and not wrong else 1
 
 
@@ -247,8 +246,9 @@ def explain(meeting: Meeting, stage: str, error: Exception) -> str:
         meeting.reach("failed")  # first of all: who does not say so is taken for dead
         if isinstance(error, ProcessLookupError):
             return str(error)
-        if until(lambda: not meeting.missing("failed", f"{stage} done"), GRACE, heed=False):
+        gone = partial(meeting.missing, "failed", f"{stage} done")
+        if meeting.until(lambda: not gone(), GRACE, heed=False):
             return f"the {stage} failed on every rank: {type(error).__name__}: {str(error)[:200]}"
-        return meeting.names("failed", f"{stage} done") + f" died or hangs in `{stage}`; its output and NCCL_DEBUG=INFO say more"
+        return f"{meeting.names(gone())} died or hangs in `{stage}`; its output and NCCL_DEBUG=INFO say more"
     except Exception as lost:
         return f"the store is gone, with the node of rank 0: it died or lost the network ({type(lost).__name__}: {lost})"
