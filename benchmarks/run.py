@@ -8,6 +8,7 @@
     verifier   quick level against `pip check` and torch's collect_env; the full level
     manifest   writing the session manifest
     fetch      the fetcher against curl one file after another, and a second run
+    meeting    the meeting of 64 to 1,024 ranks that --distributed begins with; each is a real client of one store
 
 Standard library alone; the plot is drawn by plot.py, which uv runs. Without a GPU, flash-attn is in none of them.
 """
@@ -17,6 +18,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
+import os
 import platform
 import random
 import re
@@ -26,6 +29,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -38,7 +44,7 @@ from lockedenv.install import fetch  # noqa: E402
 from lockedenv.machine import size_text  # noqa: E402
 
 OLD_LINE = "torch transformers accelerate bitsandbytes peft scipy numpy".split()
-SECTIONS = ("setup", "verifier", "manifest", "fetch")
+SECTIONS = ("setup", "verifier", "manifest", "fetch", "meeting")
 
 
 def timed(*command: Any) -> Tuple[float, str]:
@@ -212,6 +218,57 @@ def fetching(rounds: int) -> str:
         )
 
 
+def meet(world: int) -> None:
+    """Prints the seconds from the first rank's first word to the last one's verdict; runs in the environment's Python."""
+    from lockedenv.installed import read_prefix
+    from lockedenv.provenance import distributed
+    from lockedenv.provenance.manifest import make
+    from torch.distributed import TCPStore
+
+    limit, document, processes = timedelta(seconds=60), make(read_prefix(Path(sys.prefix)), []), 2
+    text = json.dumps(document)
+    fork = multiprocessing.get_context("fork")
+    store = TCPStore("127.0.0.1", 0, None, True, limit, wait_for_workers=False)
+    ready, times = fork.Barrier(processes), fork.Queue()
+
+    def join(rank: int, client: Any) -> float:
+        name = "another" if rank == world - 1 else document["fingerprint"]  # rank 0 names it
+        me = {"node": f"node-{rank // 8}", "group": f"{rank // 8}", "identity": [name, "none", "none", "none"]}
+        meeting = distributed.Meeting(client, rank, world)
+        meeting.reach("manifest", text)
+        answer = meeting.exchange("arrived", json.dumps(me), 60, lambda: distributed.table(meeting, lambda *_: None))
+        assert not json.loads(answer)[0] and len(json.loads(answer)[1]) == world // 8
+        return time.monotonic()
+
+    def part(number: int) -> None:
+        ranks = range(number, world, processes)
+        with ThreadPoolExecutor(len(ranks)) as pool:
+            clients = list(pool.map(lambda _: TCPStore("127.0.0.1", store.port, None, False, limit), ranks))
+            ready.wait()
+            started = time.monotonic()
+            times.put((started, max(pool.map(join, ranks, clients))))
+            times.close()
+            times.join_thread()
+            os._exit(0)  # the clients made in threads cannot all be freed: pybind11 aborts
+
+    parts = [fork.Process(target=part, args=(number,)) for number in range(processes)]
+    for process in parts:
+        process.start()
+    starts, ends = zip(*(times.get(timeout=300) for _ in parts))
+    print(max(ends) - min(starts))
+
+
+def meetings(prefix: Path, rounds: int) -> str:
+    program = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import run; run.meet(int(sys.argv[1]))"
+
+    def seconds(world: int) -> float:
+        return float(timed(prefix / "bin/python", "-c", program, world)[1])
+
+    worlds = [64, 128, 256, 512, 1024]
+    contenders = {f"{world} ranks": partial(seconds, world) for world in worlds}
+    return table("The meeting of --distributed: clients of one store, in the threads of two processes", contenders, rounds)
+
+
 def this_machine() -> str:
     model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     limit = size_text(machine.memory_limit()[0])
@@ -238,6 +295,7 @@ def main() -> None:
             "verifier": lambda: verifier(prefix, args.rounds),
             "manifest": lambda: manifest(prefix, args.rounds),
             "fetch": lambda: fetching(args.rounds),
+            "meeting": lambda: meetings(prefix, args.rounds),
         }
         texts = [f"{this_machine()}.\n"] + [sections[what]() for what in args.what or SECTIONS]
         if args.what:
