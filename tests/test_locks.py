@@ -142,7 +142,7 @@ def names_no_index(root: Path) -> List[str]:
         if not text.startswith("# Written by scripts/lock.sh"):
             wrong.append(f"{name} does not say what writes it")
         for address in re.findall(r"https?://([^/\s]+)", text):
-            if address != "conda.anaconda.org":
+            if address != "conda.anaconda.org" and (name, address) != ("locks/flash-attn.txt", "github.com"):
                 wrong.append(f"{name} names {address}")
     return wrong
 
@@ -212,9 +212,10 @@ BROKEN: List[Any] = [
     ("stale", replaced("locks/virtual-packages.yml", '"2.35"', '"2.36"')),
     ("stale", replaced("pyproject.toml", '"vermin"', '"vermin", "ruff"')),
     ("stale", replaced("pyproject.toml", '"sphinx"', '"sphinx", "ruff"')),
-    ("stale", replaced("locks/flash-attn.in", "flash-attn>=2.3.0", "flash-attn>=3")),
+    ("stale", replaced("locks/flash-attn.in", "flash-attn==2.8.3 ", "flash-attn>=3 ")),
     ("what_follows_fits", replaced("conda-lock.yml", version_of("gcc"), '"gcc", "version": "14.3.0"')),
     ("what_follows_fits", replaced("conda-lock.yml", version_of("cuda-nvcc"), '"cuda-nvcc", "version": "12.5.1"')),
+    ("stale", replaced("locks/flash-attn.in", "sha256:....", "sha256:0000")),
     ("what_follows_fits", replaced("requirements.txt", "scipy==[0-9.]+", "scipy==1.0")),
     ("stale", replaced("requirements.txt", "numpy==[0-9.]+", "numpy==2.0.0")),
     ("stale", replaced("requirements.txt", "(accelerate==.*sha256:).", r"\1x")),
@@ -429,7 +430,7 @@ def test_the_specification() -> None:
     given = {**asked.conda, **asked.pip}
     for name, floor in floors.items():
         if name == "flash-attn":
-            assert floor in (ROOT / "environment.yml").read_text() and floor in (ROOT / "locks/flash-attn.in").read_text()
+            assert floor in (ROOT / "environment.yml").read_text()  # floors_hold looks at the lock
         elif name != "torch":
             assert given[name].startswith(floor)
 

@@ -279,7 +279,11 @@ def test_a_finished_prefix_whose_conda_package_was_replaced_is_not_verified(mach
 
 def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) -> None:
     done = machine.setup("--dry-run", "--arch", "90")
-    assert "flash-attn   built for sm_90 with the lock's nvcc and g++, 2 jobs at a time" in done.stdout, done.stdout
+    assert "flash-attn   the prebuilt wheel of flash-attn 2.8.3\n" in done.stdout, done.stdout
+    done = machine.setup("--dry-run", "--arch", "90", "--flash-attn", "build")
+    assert re.search(
+        r"flash-attn   built for sm_90 with the lock's nvcc and g\+\+, 2 jobs at a time: .*: about 108 minutes;", done.stdout
+    )
     assert not machine.prefix.exists() and not machine.cache.exists()
     machine.assert_verified(machine.setup())
     done = machine.setup("--dry-run")
@@ -290,7 +294,14 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
     nvcc.parent.mkdir(parents=True)
     nvcc.write_text("#!/bin/sh\necho release 11.8\n")
     nvcc.chmod(0o755)
-    plan = machine.setup("--dry-run", "--arch", "90", "--backend", "pip", CUDA_HOME=str(machine.folder / "cuda-11.8"))
+    options, environ = ["--dry-run", "--arch", "90", "--backend", "pip"], {"CUDA_HOME": str(machine.folder / "cuda-11.8")}
+    assert "flash-attn   flash-attn needs a torch that is built for CUDA" in machine.setup(*options, **environ).stdout
+    lines = [
+        line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith(("torch==", "nvidia-cuda-run"))
+    ]
+    with (machine.project / "requirements.txt").open("a") as file:
+        file.write("\n".join([*lines, ""]))
+    plan = machine.setup(*options, "--flash-attn", "build", **environ)
     assert "flash-attn   flash-attn cannot be built: nvcc is of CUDA 11.8, torch is built for 12.4" in plan.stdout, plan.stdout
 
 

@@ -14,7 +14,7 @@ from typing import List, Optional
 
 from lockedenv import ROOT, facts, locks
 from lockedenv.console import Stop
-from lockedenv.locks import CondaPackage, PipPackage
+from lockedenv.locks import CondaPackage, PipPackage, PrebuiltWheel
 from lockedenv.machine import read_json, version_tuple
 
 MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, its state, its environment (prefix.py)
@@ -52,6 +52,10 @@ class Environment:
     def flash_attn(self) -> Optional[PipPackage]:
         """The source of flash-attn, if this environment has it."""
         return locks.read_pip_lock(self.folder / FLASH)[0] if (self.folder / FLASH).exists() else None
+
+    def flash_wheel(self) -> Optional[PrebuiltWheel]:
+        """The wheel of it that its own project has built, if the lock names one."""
+        return locks.read_prebuilt(self.folder / FLASH) if (self.folder / FLASH).exists() else None
 
     def digest(self, backend: str) -> str:
         """One sha256 over what the locks of a backend ("conda" or "pip") name, whatever their comments say."""

@@ -6,13 +6,15 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List
+from typing import List, Optional
+from urllib.parse import unquote
 
 from lockedenv.console import Stop
 
 # scripts/lock.sh writes each conda package as a line of JSON, which is YAML too, and each wheel as a line for pip.
 _PACKAGE = re.compile(r"^- (\{.*\})(?:  # (\d+) bytes)?$")
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})(?:  # (\d+) bytes)?")
+_WHEEL = re.compile(r"[a-z-]+ @ (\S+) --hash=sha256:([0-9a-f]{64})  # glibc ([\d.]+), sm ([\d ]+)")
 
 
 class LockError(Stop):
@@ -48,6 +50,20 @@ class PipPackage:
     version: str
     sha256: str
     size: int = 0
+
+
+@dataclass
+class PrebuiltWheel:
+    """A wheel at an address of its own, with the oldest glibc that it runs on and the architectures that it has code for."""
+
+    url: str
+    sha256: str
+    glibc: str
+    archs: List[str]
+
+    @property
+    def filename(self) -> str:
+        return unquote(self.url.rsplit("/", 1)[-1])
 
 
 @dataclass
@@ -106,8 +122,14 @@ def read_pip_lock(path: Path) -> List[PipPackage]:
         match = _PIN.fullmatch(line)
         if match:
             packages.append(PipPackage(canonical(match[1]), match[2], match[3], int(match[4] or 0)))
-        elif line and not line.startswith(("#", "-r ")):
+        elif line and not line.startswith(("#", "-r ")) and not _WHEEL.fullmatch(line):
             raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number)
     if not packages:
         raise LockError("names no package", path)
     return packages
+
+
+def read_prebuilt(path: Path) -> Optional[PrebuiltWheel]:
+    """The prebuilt wheel that a lock names beside its source, or None. Raises LockError."""
+    found = next(filter(None, map(_WHEEL.fullmatch, _read(path))), None)
+    return PrebuiltWheel(found[1], found[2], found[3], found[4].split()) if found else None

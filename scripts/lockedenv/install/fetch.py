@@ -85,7 +85,7 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
         item.problems.append(f"{host}{other}" if whole else f"{host}: {why}")
 
 
-def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bool = False) -> int:
+def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bool = False, rounds: int = ROUNDS) -> int:
     """Brings every item into the folder, whole and right; gives the bytes that were fetched. They stay, also in part.
 
     Raises FetchError when some cannot be had after all rounds, when the disk is full, or when curl is missing.
@@ -99,7 +99,7 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
         if missing and not shutil.which("curl"):
             raise FetchError("curl is not installed; install it with: apt-get install curl")
         wait = pause = float(os.environ.get("MAXIMALCAI_RETRY_SECONDS", "1"))
-        for attempt in range(ROUNDS if missing else 0):
+        for attempt in range(rounds if missing else 0):
             if attempt:
                 worst = missing[0].problems[-1]
                 say(f"{len(missing)} of {len(items)} files not yet there ({worst}); trying again in {wait:.0f} s")
@@ -118,7 +118,7 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
         if missing:
             lines = [f"{item.name}: {'; '.join(dict.fromkeys(item.problems))}" for item in missing[:5]]
             lines += [f"and {len(missing) - 5} more"] if len(missing) > 5 else []
-            raise FetchError(f"{len(missing)} of {len(items)} files could not be fetched after {ROUNDS} attempts:\n  "
+            raise FetchError(f"{len(missing)} of {len(items)} files could not be fetched after {rounds} attempts:\n  "
                              + "\n  ".join(lines) + "\nRun the same command again: what is there is kept. If it stays so, name "
                              "a mirror with --mirror URL")  # fmt: skip
         return sum((folder / item.name).stat().st_size for item in fetched)

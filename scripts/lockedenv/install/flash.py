@@ -28,6 +28,7 @@ from lockedenv.verify.child import environment, run_child
 MARKER = "maximalcai-flash-attn"  # in the prefix: which wheel was installed
 GLIBC = platform.libc_ver()[1]
 NO_SOURCE = "not part of this environment: it has no locks/flash-attn.txt"
+NO_PREBUILT = "none is locked for this environment"
 NO_GPU = "skipped: no GPU here to build for (--arch 90 builds for an H100 all the same)"
 
 
@@ -103,20 +104,26 @@ def _source(pin: locks.PipPackage, options: Options, steps: Steps) -> Path:
 
 def outlook(options: Options, backend: str, gpus: List[machine.Gpu]) -> str:
     """What `install` is going to do, in a line, before there is a prefix and anything is fetched."""
-    if options.no_flash_attn or options.wheel:
+    mode, pin, prebuilt = options.flash_attn, options.of.flash_attn(), options.of.flash_wheel()
+    if mode == "none" or options.wheel:
         return f"{options.wheel}, as given" if options.wheel else "left out, as asked"
     try:
-        torch, pin = flash_plan.locked_torch(options.of, backend), options.of.flash_attn()
-        if not (archs := flash_plan.architectures(gpus, torch.cuda, options.arch)) or not pin:
+        torch = flash_plan.locked_torch(options.of, backend)
+        archs = flash_plan.architectures(gpus, torch.cuda, options.arch)
+        if not pin or not archs and mode != "wheel":
             return NO_GPU if pin else NO_SOURCE
         base, named = flash_plan.key(pin, torch, archs), ", ".join("sm_" + arch for arch in archs)
         if any(flash_plan.runs_here(path.name, base, GLIBC) for path in (options.cache / "flash-attn").glob(f"{base}-*")):
             return f"the wheel that the cache has for {named}"
+        misfit = flash_plan.prebuilt_misfit(prebuilt, torch, archs, GLIBC) if prebuilt else NO_PREBUILT
+        if mode == "wheel" or mode == "auto" and not misfit:
+            return misfit or f"the prebuilt wheel of flash-attn {pin.version}"
         tools = "the lock's nvcc and g++"
         if backend != "conda":
             found = flash_plan.find_toolchain(options.target.path, torch.cuda, dict(os.environ))
             tools = f"nvcc {found.nvcc} and g++ {found.gcc}"
-        return f"built for {named} with {tools}, {_jobs(options)[1]}"
+        jobs, said = _jobs(options)
+        return f"built for {named} with {tools}, {said}: {flash_plan.build_time(archs, jobs)}"
     except Stop as error:
         return str(error)
 
@@ -129,45 +136,78 @@ def _jobs(options: Options) -> Tuple[int, str]:
 
 
 def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -> None:
-    """Installs flash-attn: given, cached, or built; proves it, and takes it out again if it is wrong. Raises Stop."""
-    prefix, cache = options.target.path, options.cache / "flash-attn"
-    marker, base = prefix / MARKER, ""
+    """Installs flash-attn: given, cached, prebuilt or built; proves it, and takes it out again if it is wrong. Raises Stop."""
+    prefix, cache, mode = options.target.path, options.cache / "flash-attn", options.flash_attn
+    marker = prefix / MARKER
     there = marker.read_text() if marker.exists() else ""
+
+    def installed(name: str) -> bool:
+        return there == name and not prove(prefix, name.split("-")[1].split("+")[0], False)[0]
+
     if options.wheel:
         wheel = _given_wheel(options, flash_plan.probe_torch(prefix), steps)
-        version, name = wheel.name.split("-")[1].split("+")[0], f"{wheel.name} {options.sha256}"
-        if there == name and not prove(prefix, version, False)[0]:
-            return steps.note(f"{wheel.name} is installed")
-    else:
-        if ".whl " in there and not prove(prefix, there.split("-")[1].split("+")[0], False)[0]:
-            return steps.note(f"{there.split()[0]} is installed, as --wheel gave it")
-        pin = options.of.flash_attn()
-        if not pin or not (gpus or options.arch):
-            return steps.note(NO_GPU if pin else NO_SOURCE)
-        torch = flash_plan.probe_torch(prefix)
-        archs = flash_plan.architectures(gpus, torch.cuda, options.arch)
-        base, version = flash_plan.key(pin, torch, archs), pin.version
-        if there.startswith(f"{base}-") and not prove(prefix, version, False)[0]:
-            return steps.note(f"{there} is installed")
-        cache.mkdir(parents=True, exist_ok=True)
-        with holding(cache / f"{base}.lock", f"the flash-attn wheel {base}", patience=4 * 3600):
-            found = cached_wheel(cache, base, steps)
-            wheel = found or build_and_keep(options, base, torch, archs, pin, steps)
-            steps.note(f"{wheel.name} {'from the cache' if found else 'built'}")
-        name = wheel.parent.name
+        name = f"{wheel.name} {options.sha256}"
+        return steps.note(f"{wheel.name} is installed") if installed(name) else put(wheel, name, options, uv, bool(gpus), steps)
+    pin, prebuilt = options.of.flash_attn(), options.of.flash_wheel()
+    own = f"{prebuilt.filename} {prebuilt.sha256}" if prebuilt else ""
+    if ".whl " in there and (mode == "auto" or there == own and mode == "wheel") and installed(there):
+        return steps.note(f"{there.split()[0]} is installed{'' if there == own else ', as --wheel gave it'}")
+    if not pin or not (gpus or options.arch or mode == "wheel"):
+        return steps.note(NO_GPU if pin else NO_SOURCE)
+    torch = flash_plan.probe_torch(prefix)
+    archs = flash_plan.architectures(gpus, torch.cuda, options.arch)
+    base = flash_plan.key(pin, torch, archs)
+    if mode != "wheel" and there.startswith(f"{base}-") and installed(there):
+        return steps.note(f"{there} is installed")
+    cache.mkdir(parents=True, exist_ok=True)
+    with holding(cache / f"{base}.lock", f"the flash-attn wheel {base}", patience=4 * 3600):
+        found = cached_wheel(cache, base, steps) if mode != "wheel" else None
+        if not found and mode != "build":
+            try:
+                wheel = _prebuilt_wheel(options, prebuilt, torch, archs, steps)
+                return put(wheel, own, options, uv, bool(gpus), steps)
+            except Stop as error:
+                if mode == "wheel" or not prebuilt and options.offline:
+                    raise
+                if prebuilt:
+                    steps.note(f"the prebuilt wheel is not taken: {error}")
+        wheel = found or build_and_keep(options, base, torch, archs, pin, steps)
+        steps.note(f"{wheel.name} {'from the cache' if found else 'built'}")
+    put(wheel, wheel.parent.name, options, uv, bool(gpus), steps, cached=True)
+
+
+def put(wheel: Path, name: str, options: Options, uv: Path, gpu: bool, steps: Steps, cached: bool = False) -> None:
+    """Installs a wheel, proves it, and notes its name in the prefix; one that is wrong goes, from the cache too. Raises Stop."""
+    prefix, version = options.target.path, wheel.name.split("-")[1].split("+")[0]
     environ = wheels.uv_environment(options.cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", "--no-deps", "--no-index", "--reinstall", wheel]
     run(command, environ, "installing flash-attn", quiet=True)
-    problem, proven = prove(prefix, version, bool(gpus))
+    problem, proven = prove(prefix, version, gpu)
     if proven:
         run([uv, "pip", "uninstall", "--python", prefix / "bin/python", "flash-attn"], environ, "removing flash-attn", quiet=True)
-        if base:
+        if cached:
             shutil.rmtree(wheel.parent)
-        also = ", from the cache too" if base else ""
+        also = ", from the cache too" if cached else ""
         raise Stop(f"flash-attn was installed and is not right, so it was removed again{also}: {problem}")
-    marker.write_text(name)
-    if problem:
-        steps.note(f"flash-attn is installed, and its proof could not run: {problem}")
+    (prefix / MARKER).write_text(name)
+    steps.note(f"{wheel.name} is installed" + f", and its proof could not run: {problem}" * bool(problem))
+
+
+def _prebuilt_wheel(options: Options, prebuilt: Optional[locks.PrebuiltWheel], torch: Torch, archs: List[str],
+                    steps: Steps) -> Path:  # fmt: skip
+    """The wheel that flash-attn's own project has built, by hash, if it fits. Raises Stop."""
+    misfit = flash_plan.prebuilt_misfit(prebuilt, torch, archs, GLIBC) if prebuilt else NO_PREBUILT
+    if misfit or not prebuilt:
+        raise Stop(f"flash-attn's prebuilt wheel: {misfit}")
+    fetch.fetch([prebuilt_item(options, prebuilt)], options.cache / "wheels", steps.note, steps.quiet, rounds=3)
+    return options.cache / "wheels" / prebuilt.filename
+
+
+def prebuilt_item(options: Options, wheel: locks.PrebuiltWheel) -> fetch.Item:
+    """Where it is: in the offline folder, else on the mirrors, as `--download-only` lays it out, else at its own address."""
+    online = [*(f"{mirror.rstrip('/')}/wheels/{wheel.url.rsplit('/', 1)[-1]}" for mirror in options.mirrors), wheel.url]
+    sources = [(options.offline / "wheels" / wheel.filename).as_uri()] if options.offline else online
+    return fetch.Item(wheel.filename, wheel.sha256, 0, sources)
 
 
 def build_and_keep(options: Options, base: str, torch: Torch, archs: List[str], pin: locks.PipPackage, steps: Steps) -> Path:
@@ -179,19 +219,18 @@ def build_and_keep(options: Options, base: str, torch: Torch, archs: List[str], 
     source = _source(pin, options, steps)
     jobs, said = _jobs(options)
     steps.note(f"building for {', '.join('sm_' + a for a in archs)} with nvcc {tools.nvcc} and g++ {tools.gcc}")
-    steps.note(said)
-    # One folder a wheel, so that what a killed run left is found and removed; on one file system, because setup.py renames.
+    steps.note(f"{said}: {flash_plan.build_time(archs, jobs)}")
+    # One folder a wheel, so that the next run goes on from the object files of one that was interrupted (ninja does that); on one
+    # file system, because setup.py renames.
     folder = cache / "flash-attn" / flash_plan.full_key(base, tools, GLIBC)
     work = Path(tempfile.gettempdir()) / f"maximalcai-flash-attn-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
     end_orphans(f"TMPDIR={work}")  # the caller holds the wheel's lock
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     (cache / "logs").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    try:
-        wheel = flash_build.build(source, work, prefix, tools, archs, jobs, cache / "logs" / f"{folder.name}.log", steps)
-        built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        info = {"built": built, "seconds": round(time.monotonic() - started, 1), "jobs": jobs, "nvcc": tools.nvcc}
-        return keep(wheel, folder, {**info, "gcc": tools.gcc, "torch": asdict(torch), "archs": archs})
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    unpacked = flash_build.unpack(source, work)
+    wheel = flash_build.build(unpacked, work, prefix, tools, archs, jobs, cache / "logs" / f"{folder.name}.log", steps)
+    built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    info = {"built": built, "seconds": round(time.monotonic() - started, 1), "jobs": jobs, "nvcc": tools.nvcc}
+    kept = keep(wheel, folder, {**info, "gcc": tools.gcc, "torch": asdict(torch), "archs": archs})
+    shutil.rmtree(work, ignore_errors=True)
+    return kept

@@ -61,9 +61,25 @@ def follower(log: TextIO, steps: Steps) -> Callable[[str], None]:
     return follow
 
 
+def unpack(archive: Path, work: Path) -> Path:
+    """The source in a folder of `work`, as an earlier build has left it there; all else in `work` is removed."""
+    folder = work / archive.name.replace(".tar.gz", "")
+    for path in work.iterdir() if work.exists() else []:
+        if path != folder:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not folder.exists():
+        shutil.unpack_archive(archive, work / "new")
+        next((work / "new").iterdir()).rename(folder)
+        (work / "new").rmdir()
+    return folder
+
+
 def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs: int, log: Path, steps: Steps,
           again: bool = True) -> Path:  # fmt: skip
-    """Builds a wheel in `work`; killed for memory, once more with half the jobs. Raises Stop: the cause, the log's last lines."""
+    """Builds a wheel of a folder of source in `work`; killed for memory, once more with half the jobs.
+
+    Raises Stop: the cause, the log's last lines.
+    """
     out = work / "wheel"
     options = ["--no-build-isolation", "--no-deps", "--no-cache-dir", "--no-index", "--verbose", "--wheel-dir", out]
     command = [prefix / "bin/python", "-m", "pip", "wheel", *options, source]

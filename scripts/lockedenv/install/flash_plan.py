@@ -18,6 +18,7 @@ from lockedenv.process import ask, clean
 
 # One compile job's peak over a whole build, measured: 7.07 GB (cicc; the default environment's nvcc, sm_90, one thread).
 JOB_MEMORY = 7.5e9
+CPU_HOURS = 3.6  # of a whole build for one architecture, measured with it
 GET_NVCC = "install nvcc {0} (conda backend: it is in the lock; Ubuntu: NVIDIA's package cuda-nvcc-{1})"
 GET_GCC = f"apt-get install g++-{facts.COMMON_GCC}"
 
@@ -71,10 +72,27 @@ def architectures(gpus: List[Gpu], cuda: str, asked: str = "") -> List[str]:
     # Code for 8.0 runs on 8.6 and 8.9.
     found = [a.replace(".", "") for a in re.split(r"[,;]", asked)] if asked else [gpu.arch[:-1] + "0" for gpu in gpus]
     can = facts.of(cuda).archs
+    if found and not cuda:
+        raise Stop("flash-attn needs a torch that is built for CUDA, and this environment's is not; use --flash-attn none")
     for arch in [arch for arch in found if arch not in can]:
         raise Stop(f"flash-attn cannot be built for compute capability {arch[:-1]}.{arch[-1:]} with CUDA {cuda} "
-                   f"(it can for {', '.join(can)}); use --no-flash-attn")  # fmt: skip
+                   f"(it can for {', '.join(can)}); use --flash-attn none")  # fmt: skip
     return sorted(set(found))
+
+
+def prebuilt_misfit(wheel: locks.PrebuiltWheel, torch: Torch, archs: List[str], glibc: str) -> Optional[str]:
+    """Why a prebuilt wheel does not fit this environment and machine, or None."""
+    if version_tuple(glibc) < version_tuple(wheel.glibc):
+        return f"it needs glibc {wheel.glibc}, this machine has {glibc}"
+    if missing := [arch for arch in archs if arch not in wheel.archs]:
+        return f"it has no code for sm_{missing[0]}"
+    return wheel_misfit(wheel.filename, torch)
+
+
+def build_time(archs: List[str], jobs: int) -> str:
+    """How long a build takes, from the CPU-hours of a whole one, and what would avoid it."""
+    minutes = CPU_HOURS * 60 * len(archs) / jobs
+    return f"about {minutes:.0f} minutes; a cache that is kept (--cache), or --wheel, avoids it the next time"
 
 
 def job_count(cpus: float, free: int, threads: int = 1) -> Tuple[int, str]:
@@ -121,7 +139,7 @@ def toolchain_problem(cuda: str, nvcc: str, gcc: str) -> Tuple[str, str]:
     """(refusal, warning) for torch's CUDA, nvcc's version and gcc's; empty where all is well."""
     get_nvcc = GET_NVCC.format(cuda, cuda.replace(".", "-"))
     if not nvcc:
-        return f"no nvcc found: {get_nvcc}, or use --wheel or --no-flash-attn", ""
+        return f"no nvcc found: {get_nvcc}, or use --wheel or --flash-attn none", ""
     newest = facts.of(nvcc).gcc
     if version_tuple(nvcc)[0] != version_tuple(cuda)[0]:
         return f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: {get_nvcc}", ""

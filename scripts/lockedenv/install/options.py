@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, List, Optional
 
 from lockedenv import ROOT, environment
 from lockedenv.console import Stop
@@ -23,7 +23,8 @@ class Options(argparse.Namespace):
     of: Environment
     cache: Path
     offline: Optional[Path]
-    force: bool = False  # the set-up alone has it
+    force: bool = False  # the set-up alone has these
+    mirrors: List[str] = []
 
     def usual(self) -> Path:
         """Where the named environment is, if no prefix is named."""
@@ -50,7 +51,7 @@ class Options(argparse.Namespace):
         except RuntimeError as error:
             raise Stop(f"--prefix {path}: {error}; name another") from None
         self.of = environment.find(self.environment) if self.environment else environment.of(self.target.path)
-        flash_plan.architectures([], self.of.cuda("pip"), self.arch)
+        flash_plan.architectures([], self.of.cuda("conda") or self.of.cuda("pip"), self.arch)
 
 
 def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -66,9 +67,11 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
     add("--arch", default="", metavar="LIST", help="build flash-attn for these: 90 is an H100, 80 an A100 "
         "(default: the GPUs present; none: not built)")  # fmt: skip
     add("--jobs", type=int, metavar="N", help="compile jobs (default: by CPUs and free memory)")
-    add("--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel instead of building")
+    add("--flash-attn", choices=["auto", "build", "wheel", "none"], default="auto",
+        help="wheel: its project's own, by hash; build: from its source; none: leave it out "
+        "(default: the cache's, else the wheel if it fits, else built)")  # fmt: skip
+    add("--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel")
     add("--sha256", default="", metavar="HEX", help="the hash of --wheel")
-    add("--no-flash-attn", action="store_true", help="leave flash-attn out")
     add("--level", choices=["quick", "full"], help="how much is verified (default: full, until that has passed)")
     add("--quiet", action="store_true", help="print the verdict and errors only")
     return parser

@@ -70,7 +70,7 @@ def again(options: Options, steps: Steps) -> int:
     same = full.get("passed") and full.get("added") == added(read_prefix(options.target.path))
     level = options.level or ("quick" if same else "full")
     with steps.step("flash-attn"):
-        uv = Path() if options.no_flash_attn else wheels.bring_uv(options.cache, steps, options.offline)
+        uv = Path() if options.flash_attn == "none" else wheels.bring_uv(options.cache, steps, options.offline)
         problem = install_flash_attn(options, uv, steps)
     return conclude(options, level, [problem], steps)
 
@@ -109,7 +109,7 @@ def verify(options: Options, level: str) -> int:
     """The verifier's exit status, run by the prefix's interpreter; it writes the manifest into the prefix."""
     path = options.target.path
     command = [path / "bin/python", ROOT / "scripts/verify_environment.py", "--level", level, "--manifest", path / MANIFEST]
-    command += ["--skip", "flash-attn"] if options.no_flash_attn else []
+    command += ["--skip", "flash-attn"] if options.flash_attn == "none" else []
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
         with started(command, True, env=environ, stdout=said if options.quiet else None, stderr=errors) as process:
@@ -124,14 +124,14 @@ def verify(options: Options, level: str) -> int:
 
 def install_flash_attn(options: Options, uv: Path, steps: Steps) -> Optional[str]:
     """Why flash-attn, which was to be installed, could not be; None if all is well."""
-    if options.no_flash_attn:
+    if options.flash_attn == "none":
         steps.note("flash-attn is left out, as asked")
         return None
     try:
         flash.install(options, uv, gpus(), steps)
     except Stop as error:
         print(error, file=sys.stderr)
-        return "flash-attn is missing (why is told above); mend it and run scripts/post_create.sh, or use --no-flash-attn"
+        return "flash-attn is missing (why is told above); mend it and run scripts/post_create.sh, or use --flash-attn none"
     return None
 
 

@@ -127,19 +127,24 @@ def install(options: Options, backend: str, steps: Steps) -> int:
     return status
 
 
-def download_only(folder: Path, of: Environment, mirrors: List[str], steps: Steps) -> None:
-    """Everything for both layers into a folder: archives, wheels, flash-attn's source, micromamba, uv, Python."""
-    archives = conda.archive_items([*of.conda(), conda.MICROMAMBA], mirrors)
-    problem, python = conda.channel_problem(of.conda(), mirrors), of.python
+def download_only(folder: Path, of: Environment, options: Options, steps: Steps) -> None:
+    """Everything for both layers into a folder: archives, wheels, flash-attn's source and wheel, micromamba, uv, Python."""
+    archives = conda.archive_items([*of.conda(), conda.MICROMAMBA], options.mirrors)
+    problem, python = conda.channel_problem(of.conda(), options.mirrors), of.python
     with steps.step(f"Fetch {len(archives)} conda archives"):
         if problem:
             steps.note(f"left out: {problem}; the folder will do for the pip backend alone")
         else:
             fetch.fetch(archives, folder / "pkgs", steps.note, steps.quiet)
-    pins = [*of.wheels("pip"), wheels.uv_pin(), *filter(None, [of.flash_attn()])]
+    pins, prebuilt = [*of.wheels("pip"), wheels.uv_pin(), *filter(None, [of.flash_attn()])], of.flash_wheel()
     with steps.step(f"Fetch {len(pins)} wheels and sources"):
         uv = wheels.bring_uv(folder, steps)
         wheels.fetch_files(pins, folder / "wheels", uv, python, steps)
+        if prebuilt:
+            try:
+                fetch.fetch([flash.prebuilt_item(options, prebuilt)], folder / "wheels", steps.note, steps.quiet, rounds=3)
+            except Stop as error:
+                steps.note(f"left out, so flash-attn will be built there: {error}")
     with steps.step(f"Fetch Python {python}, for machines without"):
         environ = {**wheels.uv_environment(folder, folder, dict(os.environ)), "UV_PYTHON_INSTALL_DIR": str(folder / "python")}
         status, _, why = ask([uv, "python", "install", "--no-bin", python], 600, env=environ)
@@ -236,7 +241,7 @@ def work(options: Options) -> int:
         folder = options.download_only.expanduser().resolve()
         refuse_unusable(folder)
         named = environment.find(options.environment or "default")
-        download_only(folder, named, options.mirrors, Steps(3, options.quiet))
+        download_only(folder, named, options, Steps(3, options.quiet))
         return 0
     options.settle(options.prefix or options.usual())
     prefix.refuse(options.target.path, options.backend, options.cache)

@@ -226,13 +226,16 @@ def lock(env: Environment, update: List[str]) -> str:
         over = pylock(python, tmp / "pip.in", "-c", versions, "--excludes", tmp / "names.in", *wheels) if asked.pip else {}
         files = {PIP: [p for p in both if p.name in over], REQUIREMENTS: both}
         if (env.folder / FLASH_ASKED).exists():  # as source: PyPI has no wheel of it
-            source = pylock(python, env.folder / FLASH_ASKED, "-c", versions)["flash-attn"]
+            (tmp / "flash.in").write_text("\n".join(flash_asked(env)))
+            source = pylock(python, tmp / "flash.in", "-c", versions)["flash-attn"]
             files[FLASH] = [pin({**source, "wheels": []}, python)]
         dev = pylock(python, "--group", "dev", "-c", versions, *wheels)
         files[DEV] = [pin(entry, python) for name, entry in dev.items() if name not in {p.name for p in both}]
         if env.folder == ROOT:
             files[TOOLS] = [pin(entry, python) for entry in pylock(python, "--group", "tools", *wheels).values()]
     texts = {CONDA_LOCK: conda_lock_text(solved), **{n: requirements_text(n, pins, python) for n, pins in files.items()}}
+    if FLASH in texts:
+        texts[FLASH] += "".join(prebuilt_lines(env))
     for name, text in texts.items():  # all are written before the first is renamed, so that a full disk changes nothing
         (env.folder / name).parent.mkdir(exist_ok=True)
         (env.folder / f"{name}.new").write_text(text)
@@ -242,12 +245,23 @@ def lock(env: Environment, update: List[str]) -> str:
     return f"{env.name}: locked {count}"
 
 
+def flash_asked(env: Environment) -> List[str]:
+    """Which flash-attn an environment asks for as source: the lines of flash-attn.in without the prebuilt wheel."""
+    lines = [line.partition("#")[0].strip() for line in (env.folder / FLASH_ASKED).read_text().splitlines()]
+    return [line for line in lines if line and " @ " not in line]
+
+
+def prebuilt_lines(env: Environment) -> List[str]:
+    """The line of flash-attn.in that names a prebuilt wheel, which the lock has as it is."""
+    return [f"{line}\n" for line in (env.folder / FLASH_ASKED).read_text().splitlines() if " @ " in line and line[0] != "#"]
+
+
 def stale(env: Environment) -> List[str]:
     """Why the locks of an environment are not what lock.sh would have written for its specification; empty if they are."""
     root, groups = env.folder, tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     asked = {PIP: [*read_spec(root / SPEC).pip.values()], DEV: groups["dev"]}
     if (root / FLASH_ASKED).exists():
-        asked[FLASH] = re.findall(r"^[^#\s].*?(?= *#|$)", (root / FLASH_ASKED).read_text(), re.M)
+        asked[FLASH] = flash_asked(env)
     if root == ROOT:
         asked[TOOLS] = groups["tools"]
     try:
@@ -258,6 +272,10 @@ def stale(env: Environment) -> List[str]:
     except LockError as error:
         return [str(error)]
     reasons = []
+    if FLASH in asked and [f"{line}\n" for line in (root / FLASH).read_text().splitlines() if " @ " in line] != prebuilt_lines(
+        env
+    ):
+        reasons.append(f"{root / FLASH}: has another prebuilt wheel than {FLASH_ASKED}")
     if content_hash(env) != conda.content_hash:
         reasons.append(f"{root / CONDA_LOCK}: {SPEC} or {VIRTUAL} has changed since it was locked (content hash)")
     both = locked[REQUIREMENTS]
