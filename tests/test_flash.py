@@ -729,3 +729,28 @@ def test_flash_attn_itself(pip_environment: Path, cuda_home: Path, tmp_path: Pat
         seconds.append(time.monotonic() - started)
         sh(prefix / "bin/python", "-c", "import flash_attn; print(flash_attn.__version__)")
     print(f"\nfirst build {seconds[0]:.0f} s, from the cache {seconds[1]:.1f} s: {seconds[0] / seconds[1]:.0f} times")
+
+
+@pytest.mark.long
+def test_a_kernel_of_flash_attn_against_the_torch_of_the_current_environment(
+    current_environment: Path, cuda_home: Path, tmp_path: Path, quiet_steps: Steps
+) -> None:
+    """With the compiler that is to be had (nvcc 12.4; the environment's own is 12.9): minutes, for one kernel of 73."""
+    pin, folder = Environment(ROOT / "environments/current").flash_attn(), default_cache() / "wheels"
+    assert pin
+    wheels.fetch_files([pin], folder, wheels.bring_uv(default_cache(), quiet_steps), "3.12", quiet_steps)
+    source = flash_build.unpack(next(folder.glob(f"flash_attn-{pin.version}.tar.gz")), tmp_path / "work") / "csrc"
+    program = "import sysconfig, torch; print(torch.__path__[0], sysconfig.get_paths()['include'])"
+    torch, python = sh(current_environment / "bin/python", "-c", program, env=clean_environ()).stdout.split()[-2:]
+    kernels = source / "flash_attn/src"
+    includes = [kernels, kernels.parent, source / "cutlass/include", Path(torch, "include"), python, cuda_home / "include"]
+    includes.append(Path(torch, "include/torch/csrc/api/include"))
+    options = (
+        "-c -std=c++17 -O3 -gencode arch=compute_90,code=sm_90 --expt-relaxed-constexpr --expt-extended-lambda --use_fast_math"
+    )
+    undefine = [
+        f"-U__CUDA_NO_{name}__" for name in ("HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS")
+    ]
+    command = [cuda_home / "bin/nvcc", *options.split(), *undefine, *(f"-I{path}" for path in includes)]
+    sh(*command, kernels / "flash_fwd_hdim64_bf16_sm80.cu", "-o", tmp_path / "kernel.o")
+    assert b"sm_90" in (tmp_path / "kernel.o").read_bytes()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
+from lockedenv.verify import report as reporting
 from lockedenv.verify.checks import Result, exit_status, failed, passed, skipped, warned
-from lockedenv.verify.report import Report
+from lockedenv.verify.report import Report, to_attach
 
 
 class Terminal(io.StringIO):
@@ -52,3 +54,17 @@ def test_long_lists_are_cut_and_long_lines_wrapped(monkeypatch: pytest.MonkeyPat
 def test_exit_status() -> None:
     assert exit_status([passed("x"), skipped("s")]) == 0 and exit_status([failed("x", "r")]) == 1
     assert exit_status([warned("x", "r")]) == 0 and exit_status([warned("x", "r")], strict=True) == 1
+
+
+def test_what_is_attached_to_a_report_has_all_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(reporting, "default_cache", lambda: tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/flash.log").write_text("\n".join(f"line {n}" for n in range(90)))
+    (tmp_path / "maximalcai-x.log").write_text("Traceback: https://me:s3cret@index.example/simple\n")
+    row = {"name": "torch", "version": "1", "build": "", "manager": "pip", "hash": "h", "channel": "pypi"}
+    manifest = {"fingerprint": "f", "packages": [row], "results": [], "variables": {"HF_HOME": "/x"}}
+    text = to_attach(manifest, [failed("wrong", "mend it", ["detail"])], 1.0)
+    for said in ("FAIL  ", "wrong", "> mend it", "torch 1  pip", '"HF_HOME": "/x"', "line 89", "Traceback: https://***@index"):
+        assert said in text, said
+    assert "s3cret" not in text and "line 49\n" not in text

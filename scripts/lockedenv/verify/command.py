@@ -22,7 +22,7 @@ from lockedenv.process import run_script
 from lockedenv.provenance import compare, manifest
 from lockedenv.verify import child
 from lockedenv.verify.checks import FULL, QUICK, Check, Context, Result, exit_status, failed, load, no_gpu, skipped
-from lockedenv.verify.report import Report
+from lockedenv.verify.report import Report, to_attach
 
 
 def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
@@ -139,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
     add("--json", metavar="FILE", help="write the results as JSON")
     add("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
+    add("--report", metavar="FILE", help="write one text to attach to a report: results, versions, last log lines, no secrets")
     add("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
     add("--compare", metavar="MANIFEST", nargs="+", type=Path, help="what differs between two manifests, or one and this machine")
     add("--distributed", action="store_true", help="under torchrun: the same environment on every rank?")
@@ -178,7 +179,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         return distributed.main(context.installed, context.gpus, args.timeout or 120)
     if args.timeout:
         checks = [replace(check, timeout=args.timeout) for check in checks]
-    for target in filter(None, [args.json, args.manifest]):
+    for target in filter(None, [args.json, args.manifest, args.report]):
         try:  # now, not after a minute of checks
             if Path(target).is_dir():
                 raise IsADirectoryError(0, "it is a folder")
@@ -209,7 +210,10 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     if args.json:
         document = as_json(context, args.level, results, seconds, status)
         machine.write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")
-    if args.manifest:
+    if args.manifest or args.report:
         document = manifest.make(installed, context.gpus, [asdict(r) for r in results], args.with_uuids)
+    if args.manifest:
         machine.write_atomically(Path(args.manifest), json.dumps(document, indent=1) + "\n")
+    if args.report:
+        machine.write_atomically(Path(args.report), to_attach(document, results, seconds))
     return status

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import sys
+import tempfile
 import textwrap
-from typing import IO, List
+from pathlib import Path
+from typing import IO, Any, Dict, List
 
+from lockedenv.console import redact
+from lockedenv.machine import default_cache
 from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Result
 
 _COLOURS = {PASS: "32", WARN: "33", FAIL: "31", SKIP: "36"}
@@ -65,3 +71,20 @@ class Report:
             self.say(self._paint(PASS, "verified: every check that ran has passed"))
         else:
             self.say("nothing was checked")
+
+
+def to_attach(manifest: Dict[str, Any], results: List[Result], seconds: float) -> str:
+    """What a report of a problem needs, in one text without secrets: results, machine, versions, the last lines of our logs."""
+    out = io.StringIO()
+    report = Report(out)
+    for result in results:
+        report.result(result)
+    report.summary(results, seconds)
+    rest = {key: value for key, value in manifest.items() if key not in ("packages", "results", "vulnerabilities")}
+    print(f"\n{json.dumps(rest, indent=1)}\n", file=out)
+    print(*(f"{p['name']} {p['version']} {p['build']} {p['manager']}" for p in manifest["packages"]), sep="\n", file=out)
+    logs = [*default_cache().glob("logs/*.log"), *Path(tempfile.gettempdir()).glob("maximalcai-*.log")]
+    ours = [log for log in logs if log.stat().st_uid == os.getuid()]  # the folder for temporary files is everyone's
+    for log in sorted(ours, key=lambda path: path.stat().st_mtime)[-3:]:
+        print(f"\nThe last lines of {log}:", *log.read_text(errors="replace").splitlines()[-40:], sep="\n", file=out)
+    return redact(out.getvalue())
