@@ -93,6 +93,16 @@ dependencies:
 """
 
 
+def test_a_python_of_another_version_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "env/bin").mkdir(parents=True)
+    (tmp_path / "env/lib/python3.9").mkdir(parents=True)
+    (tmp_path / "env/bin/python").touch()
+    done = sh(ROOT / "scripts/post_create.sh", "--prefix", tmp_path / "env", check=False, env=clean_environ())
+    said = "has Python 3.9, and the environment default is for 3.11; choose another --prefix, or --environment"
+    assert done.returncode == 1 and said in done.stdout, done.stdout
+    assert not (tmp_path / "env" / environment.MARK).exists()
+
+
 def test_a_third_environment_costs_no_code(machine: Machine, channel: LocalChannel, tmp_path: Path) -> None:
     """Specified over the local channel, locked by lock.sh, set up, verified, broken; beside the default one."""
     for name in ("pytorch", "nvidia", "conda-forge"):
@@ -122,6 +132,13 @@ def test_a_third_environment_costs_no_code(machine: Machine, channel: LocalChann
     assert "NOT the verified environment" in broken and "idna" in broken
     against = machine.verify("--level", "quick", "--environment", "default")
     assert "NOT the verified environment" in against and "environment default" in against
+    # Neither script makes another environment of it in passing.
+    done = machine.setup("--environment", "default")
+    assert done.returncode == 1 and f"{machine.prefix} is of the environment {mine}, not default; choose another" in done.stdout
+    post_create = [machine.project / "scripts/post_create.sh", "--prefix", machine.prefix, "--environment"]
+    done = sh(*post_create, "default", env=environ, check=False)
+    assert done.returncode == 1 and f"{machine.prefix} is of the environment {mine}, not default" in done.stdout
+    assert json.loads((machine.prefix / environment.MARK).read_text())["verdicts"], "another's locks give no verdict on it"
     # The spec changes: the lock is said to be stale, locked anew with one package more, and the prefix is rebuilt.
     (mine / "environment.yml").write_text(SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n"))
     done = sh(lock, "--environment", mine, "--check", env=environ, check=False)

@@ -19,7 +19,7 @@ from lockedenv.install import conda, fetch, flash, post_create, wheels
 from lockedenv.install.options import Options, main, make_parser
 from lockedenv.installed import added, own_files, read_prefix
 from lockedenv.machine import size_text, version_tuple
-from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
+from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED, named
 from lockedenv.process import ask, run
 from lockedenv.verify.checks.surroundings import compile_problem
 
@@ -164,6 +164,9 @@ def set_up(options: Options) -> int:
     if state == MOVED and not options.force:
         raise Stop(f"{target.path} was made at {prefix.moved_from(target.path)}, and its scripts name that place: move it back, "
                    "or rebuild it here with --force")  # fmt: skip
+    if state not in (ABSENT, MAKING) and not options.force and (other := named(target)) != options.of.given:
+        raise Stop(f"{target.path} is of the environment {other}, not {options.of.given}; choose another --prefix, or rebuild it "
+                   "with --force")  # fmt: skip
     finished, backend = state in (INSTALLED, VERIFIED) and not options.force and options.backend in ("auto", made_by), made_by
     steps = Steps(2 if finished else STEPS, options.quiet)
     if finished:
