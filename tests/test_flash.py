@@ -746,7 +746,7 @@ def test_a_kernel_of_flash_attn_against_the_torch_of_the_current_environment(
     includes = [kernels, kernels.parent, source / "cutlass/include", Path(torch, "include"), python, cuda_home / "include"]
     includes.append(Path(torch, "include/torch/csrc/api/include"))
     options = (
-        "-c -std=c++17 -O3 -gencode arch=compute_90,code=sm_90 --expt-relaxed-constexpr --expt-extended-lambda --use_fast_math"
+        "-c -std=c++17 -O3 --no-compress -gencode arch=compute_90,code=sm_90 --expt-relaxed-constexpr --expt-extended-lambda"
     )
     undefine = [
         f"-U__CUDA_NO_{name}__" for name in ("HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS")
