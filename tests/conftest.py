@@ -115,8 +115,8 @@ class LocalChannel:
         (folder / "conda-lock.yml").write_text(self.lock_text(address))
         for name, wanted in (("locks/pip.txt", PIP_LAYER), ("requirements.txt", PIP_LAYER + WHEELS)):
             lines = (ROOT / name).read_text().splitlines()
-            kept = [line for line in lines if line.startswith("#") or line.split("==")[0] in wanted]
-            (folder / name).write_text("\n".join(kept) + "\n")
+            kept = [line for line in lines if line.split("==")[0] in wanted]
+            (folder / name).write_text("\n".join([*kept, f"# {len(kept)} packages"]) + "\n")
         # The pinned micromamba is the stand-in, packed as conda-forge packs the real one.
         pin_micromamba(self.root, folder, address, self.micromamba)
         return folder

@@ -391,8 +391,10 @@ def test_a_malformed_pip_lock_is_refused(tmp_path: Path) -> None:
     with pytest.raises(locks.LockError, match="cannot be read"):
         locks.read_pip_lock(path)
     path.write_text("# nothing\n")
-    with pytest.raises(locks.LockError, match="names no package"):
+    with pytest.raises(locks.LockError, match="is cut short: it ends after 0 packages with '# nothing'"):
         locks.read_pip_lock(path)
+    path.write_text("# an environment without a pip layer\n# 0 packages\n")
+    assert locks.read_pip_lock(path) == []
     path.write_text("numpy>=2\n")
     with pytest.raises(locks.LockError, match=r"pip.txt:1: not as scripts/lock.sh writes it"):
         locks.read_pip_lock(path)

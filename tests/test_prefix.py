@@ -299,8 +299,9 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
     lines = [
         line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith(("torch==", "nvidia-cuda-run"))
     ]
-    with (machine.project / "requirements.txt").open("a") as file:
-        file.write("\n".join([*lines, ""]))
+    lock = machine.project / "requirements.txt"
+    pins = [*(line for line in lock.read_text().splitlines() if line[0] != "#"), *lines]
+    lock.write_text("\n".join([*pins, f"# {len(pins)} packages", ""]))
     plan = machine.setup(*options, "--flash-attn", "build", **environ)
     assert "flash-attn   flash-attn cannot be built: nvcc is of CUDA 11.8, torch is built for 12.4" in plan.stdout, plan.stdout
 

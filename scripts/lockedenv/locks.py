@@ -84,6 +84,12 @@ def _read(path: Path) -> List[str]:
         raise LockError(f"cannot be read ({error})", path) from None
 
 
+def _whole(lines: List[str], count: int, path: Path) -> None:
+    """Raises LockError unless the last line of a lock says how many packages it has."""
+    if not lines or lines[-1] != f"# {count} packages":
+        raise LockError(f"is cut short: it ends after {count} packages with {''.join(lines[-1:])[:80]!r}", path)
+
+
 def read_conda_lock(path: Path) -> CondaLock:
     """The conda layer. Raises LockError for a file that is missing, of another version, cut short or of another shape."""
     lines = _read(path)
@@ -110,22 +116,20 @@ def read_conda_lock(path: Path) -> CondaLock:
             raise LockError(f"this package has no {error}", path, number) from None
         except (ValueError, TypeError, IndexError):
             raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number) from None
-    if not packages or lines[-1] != f"# {len(packages)} packages":
-        raise LockError(f"is cut short: it ends after {len(packages)} packages with {lines[-1][:80]!r}", path)
+    _whole(lines if packages else [], len(packages), path)
     return CondaLock(content_hash[0], packages)
 
 
 def read_pip_lock(path: Path) -> List[PipPackage]:
-    """A file of lines `name==version --hash=sha256:...`. Raises LockError for a missing or empty one and for another line."""
-    packages = []
-    for number, line in enumerate(_read(path), 1):
+    """A file of lines `name==version --hash=sha256:...`. Raises LockError for one that is missing, cut short or malformed."""
+    packages, lines = [], _read(path)
+    for number, line in enumerate(lines, 1):
         match = _PIN.fullmatch(line)
         if match:
             packages.append(PipPackage(canonical(match[1]), match[2], match[3], int(match[4] or 0)))
         elif line and not line.startswith(("#", "-r ")) and not _WHEEL.fullmatch(line):
             raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number)
-    if not packages:
-        raise LockError("names no package", path)
+    _whole(lines, len(packages), path)
     return packages
 
 

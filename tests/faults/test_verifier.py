@@ -196,7 +196,9 @@ FAULTS = [
     Fault("lock malformed", "locks", "not as scripts/lock.sh writes it", lock("conda-lock.yml", lambda t: t.replace('"hash":', '"hash"'))),
     Fault("lock of another version", "locks", "not a conda-lock file of version 1",
           lock("conda-lock.yml", lambda t: t.replace("version: 1\n", "version: 9\n", 1))),
-    Fault("pip lock cut short", "locks", "pip.txt:6: not as scripts/lock.sh writes it", lock("locks/pip.txt", lambda t: t[:-60])),
+    Fault("pip lock cut short", "locks", "pip.txt:4: not as scripts/lock.sh writes it", lock("locks/pip.txt", lambda t: t[:-60])),
+    Fault("pip lock cut at a line", "locks", "pip.txt: is cut short: it ends after 3 packages", lock(
+        "locks/pip.txt", lambda t: "".join(t.splitlines(True)[:3]))),
     Fault("file truncated", "files", "tqdm/std.py: changed since it was installed", write(f"{SITE}/tqdm/std.py", lambda c: c[:50]), {}, FILES),
     Fault("file emptied", "files", "tqdm/std.py: empty", write(f"{SITE}/tqdm/std.py", lambda c: b""), {}, FILES),
     Fault("one byte flipped in a conda file", "files", "tqdm/std.py: changed", write(f"{SITE}/tqdm/std.py", flip), {}, FILES),

@@ -19,7 +19,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import yaml
 from lockedenv import ROOT, environment, facts
@@ -193,9 +193,9 @@ def sized(line: str, size: int) -> str:
     return f"{line}  # {size} bytes\n" if size else f"{line}\n"
 
 
-def requirements_text(name: str, packages: Iterable[PipPackage], python: str) -> str:
+def requirements_text(name: str, packages: Iterable[PipPackage], python: str, more: Sequence[str] = ()) -> str:
     lines = [sized(f"{p.name}=={p.version} --hash=sha256:{p.sha256}", p.size) for p in sorted(packages, key=lambda p: p.name)]
-    return WRITTEN.format(*HEADERS[name]).format(python) + "".join(lines)
+    return WRITTEN.format(*HEADERS[name]).format(python) + "".join([*lines, *more, f"# {len(lines)} packages\n"])
 
 
 def conda_lock_text(solved: Dict[str, Any]) -> str:
@@ -235,7 +235,7 @@ def lock(env: Environment, update: List[str]) -> str:
             files[TOOLS] = [pin(entry, python) for entry in pylock(python, "--group", "tools", *wheels).values()]
     texts = {CONDA_LOCK: conda_lock_text(solved), **{n: requirements_text(n, pins, python) for n, pins in files.items()}}
     if FLASH in texts:
-        texts[FLASH] += "".join(prebuilt_lines(env))
+        texts[FLASH] = requirements_text(FLASH, files[FLASH], python, prebuilt_lines(env))
     for name, text in texts.items():  # all are written before the first is renamed, so that a full disk changes nothing
         (env.folder / name).parent.mkdir(exist_ok=True)
         (env.folder / f"{name}.new").write_text(text)
@@ -266,9 +266,7 @@ def stale(env: Environment) -> List[str]:
         asked[TOOLS] = groups["tools"]
     try:
         conda = read_conda_lock(root / CONDA_LOCK)
-        locked = {
-            name: {p.name: p for p in read_pip_lock(root / name)} for name in (*asked, REQUIREMENTS) if name != PIP or asked[PIP]
-        }
+        locked = {name: {p.name: p for p in read_pip_lock(root / name)} for name in (*asked, REQUIREMENTS)}
     except LockError as error:
         return [str(error)]
     reasons = []
@@ -286,7 +284,7 @@ def stale(env: Environment) -> List[str]:
             if found is None or found.version not in requirement.specifier:
                 has = found.version if found else "not at all"
                 reasons.append(f"{root / name}: has {requirement.name} {has}, asked for is {requirement}")
-    pip = locked.get(PIP, {})
+    pip = locked[PIP]
     reasons += [f"{root / REQUIREMENTS}: lacks {name} of {PIP}" for name in pip if name not in both]
     reasons += [f"{root / REQUIREMENTS}: has another {name} than {PIP}" for name in pip if both.get(name, pip[name]) != pip[name]]
     pairs = [(both[pypi_name(p.name)], p) for p in conda.packages if pypi_name(p.name) in both]
