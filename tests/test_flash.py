@@ -753,4 +753,6 @@ def test_a_kernel_of_flash_attn_against_the_torch_of_the_current_environment(
     ]
     command = [cuda_home / "bin/nvcc", *options.split(), *undefine, *(f"-I{path}" for path in includes)]
     sh(*command, kernels / "flash_fwd_hdim64_bf16_sm80.cu", "-o", tmp_path / "kernel.o")
-    assert b"sm_90" in (tmp_path / "kernel.o").read_bytes()
+    content = (tmp_path / "kernel.o").read_bytes()
+    code = [content[match.start() :] for match in re.finditer(b"\x7fELF", content)][1:]  # the first is the object itself
+    assert code and {(int.from_bytes(elf[18:20], "little"), elf[48]) for elf in code} == {(190, 90)}, "EM_CUDA, sm_90"
