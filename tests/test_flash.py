@@ -26,7 +26,7 @@ from lockedenv.install.options import Options
 from lockedenv.installed import file_sha256
 from lockedenv.machine import GIB, default_cache
 from lockedenv.prefix import Prefix
-from lockedenv.process import holding
+from lockedenv.process import end_orphans, holding
 from lockedenv.verify.checks import Result, failed, passed
 
 PIN = locks.PipPackage("flash-attn", "2.8.3.post2", "d" * 64)
@@ -756,3 +756,37 @@ def test_a_kernel_of_flash_attn_against_the_torch_of_the_current_environment(
     content = (tmp_path / "kernel.o").read_bytes()
     code = [content[match.start() :] for match in re.finditer(b"\x7fELF", content)][1:]  # the first is the object itself
     assert code and {(int.from_bytes(elf[18:20], "little"), elf[48]) for elf in code} == {(190, 90)}, "EM_CUDA, sm_90"
+
+
+@pytest.mark.long
+def test_a_killed_build_of_flash_attn_itself_compiles_what_is_left(
+    pip_environment: Path, cuda_home: Path, tmp_path: Path
+) -> None:
+    """Killed after two of its 73 steps, with -9; the next run has no more than the others to do. Ten minutes."""
+    prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
+    (tmp_path / "tmp").mkdir()
+    options = ["--cache", tmp_path / "cache", "--arch", "90", "--flash-attn", "build", "--jobs", "1", "--level", "quick"]
+    command = [str(word) for word in (ROOT / "scripts/post_create.sh", "--prefix", prefix, *options)]
+    environ = clean_environ(CUDA_HOME=str(cuda_home), TMPDIR=str(tmp_path / "tmp"))
+    totals = []
+    for done in (2, 1):
+        process = subprocess.Popen(
+            command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        steps: List[Tuple[str, str]] = []
+        while not any(int(number) >= done for number, _ in steps):
+            assert process.poll() is None
+            time.sleep(1)
+            steps = [
+                step
+                for log in tmp_path.glob("cache/logs/*.log")
+                for step in re.findall(r"^\[(\d+)/(\d+)\]", log.read_text(), re.M)
+            ]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        totals.append(int(steps[-1][1]))
+        log = next(tmp_path.glob("cache/logs/*.log"))
+        log.rename(log.with_suffix(f".{done}"))
+    end_orphans(f"TMPDIR={next((tmp_path / 'tmp').glob('maximalcai-flash-attn-*'))}")
+    assert totals[1] <= totals[0] - 2, totals
+    print(f"\nof {totals[0]} steps, {totals[0] - totals[1]} were not done again")
