@@ -24,7 +24,7 @@ from lockedenv.console import FULL_DISK, Stop, disk_text, redact
 
 _running: "Dict[subprocess.Popen[Any], bool]" = {}
 _stopped_by: List[int] = []
-_libc = ctypes.CDLL(None)
+libc = ctypes.CDLL(None)
 FULL = 4_000_000  # bytes free under which a disk counts as full: a file that did not fit may already be gone again
 DROPPED = ("CONDA_", "MAMBA_", "UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "XDG_CONFIG_")
 
@@ -39,14 +39,27 @@ def kill(process: "subprocess.Popen[Any]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+class Adopted(subprocess.Popen):  # type: ignore
+    """A process, by its id, whose parent has left it to this one, its subreaper."""
+
+    def _execute_child(self, pid: int, *options: object) -> None:
+        self.pid, self._child_created = pid, True
+
+
 @contextlib.contextmanager
-def started(command: Sequence[Any], gentle: bool = False, **options: Any) -> "Iterator[subprocess.Popen[Any]]":
-    """A process in a group that ends with the block, an interrupt (if `gentle`, by SIGTERM and 1.5 s first) and this program."""
+def started(command: Any, gentle: bool = False, **options: Any) -> "Iterator[subprocess.Popen[Any]]":
+    """A process in a group that ends with the block, an interrupt (if `gentle`, by SIGTERM and 1.5 s first) and this program.
+
+    `command` may be the id of an adopted process, a leader of its group that ends with this program by itself.
+    """
     if _stopped_by:
         raise Interrupted(_stopped_by[0])
     # PR_SET_PDEATHSIG: a parent that is killed with -9 cannot end it.
-    options = {"stdin": subprocess.DEVNULL, "preexec_fn": lambda: _libc.prctl(1, signal.SIGKILL), **options}
-    process = subprocess.Popen([str(word) for word in command], start_new_session=True, **options)
+    options = {"stdin": subprocess.DEVNULL, "preexec_fn": lambda: libc.prctl(1, signal.SIGKILL), **options}
+    if isinstance(command, int):
+        process: Any = Adopted(command)  # type: ignore
+    else:
+        process = subprocess.Popen([str(word) for word in command], start_new_session=True, **options)
     _running[process] = gentle
     try:
         yield process

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import textwrap
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 import pytest
 import torch
 from lockedenv import environment
+from lockedenv.verify import child
 from lockedenv.verify.checks import compute, data, gpu, kernels, load, training
 
 load()
@@ -294,3 +296,55 @@ def test_the_session_documents_way_to_resume_a_trainer_works(folder: None, monke
     monkeypatch.setattr(transformers.trainer, "check_torch_load_is_safe", None)  # put back afterwards
     exec(BLOCKS[1])
     assert training.trainer_resume("cpu").verdict == "pass"
+
+
+def test_importing_the_stack_before_a_fork_asks_nothing_of_a_gpu_and_starts_nothing() -> None:
+    """As if there were a GPU: whatever asks for it raises. bitsandbytes, which is left out, does ask."""
+    program = """
+import importlib.util, os, sys, torch
+from lockedenv.verify import child
+
+def touched():
+    def touch(*about, **more):
+        raise SystemExit("CUDA was touched")
+    return touch
+
+for name in "is_available device_count get_device_properties get_device_capability current_device init _lazy_init".split():
+    setattr(torch.cuda, name, touched())
+torch._C._cuda_getDeviceCount = touched()
+for module in [*child.STACK, *sys.argv[1:]]:
+    if importlib.util.find_spec(module.split(".")[0]):
+        importlib.import_module(module)
+started = [pid for pid in os.listdir("/proc") if pid.isdigit() and f"PPid:\\t{os.getpid()}\\n" in open(f"/proc/{pid}/status").read()]
+print(started, "bitsandbytes" in sys.modules, torch.cuda._is_in_bad_fork())
+"""
+    environ = {**child.environment(Path(sys.prefix), "cuda", dict(os.environ)), "TORCH_WARM_POOL": "0"}
+
+    def said(*more: str) -> str:
+        command = [sys.executable, "-c", program, *more]
+        return subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+
+    assert said() == "[] False False\n"
+    assert "CUDA was touched" in said("bitsandbytes")
+
+
+def test_a_forked_check_computes_with_all_threads_and_trains() -> None:
+    python, environ = Path(sys.executable), child.environment(Path(sys.prefix), "cpu", dict(os.environ))
+    forked: List[int] = []
+    with child.forking(python, "cpu", environ) as fork:
+
+        def noted(*about: Any) -> int:
+            forked.append(fork(*about))
+            return forked[-1]
+
+        names = "torch-compile torch sdpa trainer-resume imports statistics".split()
+        verdicts = [child.run_child(load()[name], python, "cpu", environ, noted).verdict for name in names]
+    assert verdicts == [
+        "skip" if compute.torch_compile("cpu").verdict == "skip" else "pass",
+        "pass",
+        "pass",
+        "warn",
+        "pass",
+        "pass",
+    ]
+    assert all(forked) and len(set(forked)) == len(names), "each was a fork"

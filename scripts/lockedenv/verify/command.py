@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -23,6 +24,8 @@ from lockedenv.provenance import compare, manifest
 from lockedenv.verify import child
 from lockedenv.verify.checks import FULL, QUICK, Check, Context, Result, exit_status, failed, load, no_gpu, skipped
 from lockedenv.verify.report import Report, to_attach
+
+FEW = 3  # children whose own imports take no longer than the whole stack's
 
 
 def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
@@ -67,24 +70,23 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
             time.sleep(0.1 if report.terminal else 0.01)
         return future.result()
 
-    children = [c for c in checks if c.child]
-    for check in (c for c in checks if not c.child):
-        finish(timed(check, check.function, context))
+    children = sorted((c for c in checks if c.child), key=lambda c: -c.timeout)  # the longest starts first
     room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1))
-    with ThreadPoolExecutor(max(1, min(int(machine.cpu_limit()), room))) as pool:  # an interrupt ends the children
-        side_by_side = [(c, pool.submit(timed, c, _child, context, c)) for c in children if not c.alone]
-        for check, future in side_by_side:
-            finish(answer(check, future))
-        for check in (c for c in children if c.alone):
-            finish(answer(check, pool.submit(timed, check, _child, context, check)))
+    python, environ = context.installed.python, child.environment(context.installed.prefix, context.device, context.environ)
+    with contextlib.ExitStack() as stack:  # an interrupt ends the children
+        many = sum(not (c.gpu and no_gpu(context)) for c in children) > FEW and python.exists()
+        fork = stack.enter_context(child.forking(python, context.device, environ)) if many else None
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, min(int(machine.cpu_limit()), room))))
+
+        def begin(check: Check) -> "Future[Result]":
+            if check.gpu and no_gpu(context):
+                return pool.submit(timed, check, skipped, f"{no_gpu(context)}, and this has no CPU path")
+            return pool.submit(timed, check, child.run_child, check, python, context.device, environ, fork)
+
+        begun = {c.name: begin(c) for c in children if not c.alone}
+        for check in sorted(checks, key=lambda c: (c.child, c.alone)):
+            finish(answer(check, begun.get(check.name) or begin(check)) if check.child else timed(check, check.function, context))
     return results
-
-
-def _child(context: Context, check: Check) -> Result:
-    if check.gpu and no_gpu(context):
-        return skipped(f"{no_gpu(context)}, and this has no CPU path")
-    environ = child.environment(context.installed.prefix, context.device, context.environ)
-    return child.run_child(check, context.installed.python, context.device, environ)
 
 
 def select(registry: Dict[str, Check], level: str, only: str, skip: str) -> List[Check]:
