@@ -5,7 +5,7 @@
     python3 benchmarks/run.py verifier fetch   some, printed; --prefix PREFIX names the environment for them
 
     setup      the whole set-up (pip backend) against the pip line that it replaces; 25 GB of disk, 7 GB fetched a round
-    verifier   quick level against `pip check` and torch's collect_env; the full level
+    verifier   quick level against `pip check` and torch's collect_env; the full level against version 1.0's
     manifest   writing the session manifest
     fetch      the fetcher against curl one file after another, and a second run
     meeting    the meeting of 64 to 1,024 ranks that --distributed begins with; each is a real client of one store
@@ -44,6 +44,7 @@ from lockedenv.install import fetch  # noqa: E402
 from lockedenv.machine import size_text  # noqa: E402
 
 OLD_LINE = "torch transformers accelerate bitsandbytes peft scipy numpy".split()
+VERSION_1 = "cc90f63"
 SECTIONS = ("setup", "verifier", "manifest", "fetch", "meeting")
 
 
@@ -153,8 +154,14 @@ def verifier(prefix: Path, rounds: int) -> str:
         "python -m pip check": lambda: timed(python, "-m", "pip", "check")[0],
         "python -m torch.utils.collect_env": lambda: timed(python, "-m", "torch.utils.collect_env")[0],
     }
-    full = {"verify_environment.py": lambda: timed(python, program)[0]}
-    return table("The verifier, quick level", quick, rounds) + "\n" + table("The verifier, full level", full, 1)
+    with tempfile.TemporaryDirectory() as old:
+        archive = subprocess.run(["git", "-C", ROOT, "archive", VERSION_1], stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", old], input=archive, check=True)
+        full = {
+            "verify_environment.py": lambda: timed(python, program)[0],
+            "version 1.0's, on the same environment": lambda: timed(python, Path(old, "scripts/verify_environment.py"))[0],
+        }
+        return table("The verifier, quick level", quick, rounds) + "\n" + table("The verifier, full level", full, rounds)
 
 
 def manifest(prefix: Path, rounds: int) -> str:
