@@ -7,11 +7,11 @@ ARG ENVIRONMENT=default
 
 FROM ${BASE} AS base
 ARG BACKEND=conda
-# What the set-up needs to start; everything that matters is locked. The conda backend brings its own compiler.
+# What the set-up needs to start; everything that matters is locked. The conda backend brings what torch.compile needs.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates curl python3 python3-pip \
-    && if [ "$BACKEND" = pip ]; then apt-get install --yes --no-install-recommends g++; fi \
+    && if [ "$BACKEND" = pip ]; then apt-get install --yes --no-install-recommends g++ python3-dev; fi \
     && rm -rf /var/lib/apt/lists/* \
     && if ! getent passwd 1000; then useradd --create-home --uid 1000 researcher; fi \
     && install -d -o 1000 -g 1000 /opt/maximalcai /opt/environment
