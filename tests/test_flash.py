@@ -780,7 +780,7 @@ def test_a_killed_build_of_flash_attn_itself_compiles_what_is_left(
             steps = [
                 step
                 for log in tmp_path.glob("cache/logs/*.log")
-                for step in re.findall(r"^\[(\d+)/(\d+)\]", log.read_text(), re.M)
+                for step in re.findall(r"^ *\[(\d+)/(\d+)\]", log.read_text(), re.M)
             ]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
