@@ -10,14 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Dict, Iterable, List
 
 import pytest
 from conftest import sh
 from fault_server import Fault, FaultServer, Handler
 from lockedenv.console import redact
-from lockedenv.install import fetch
+from lockedenv.install import fetch, kept
 from lockedenv.install.fetch import FetchError, Item
+from lockedenv.installed import hashes
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,14 @@ def items(*servers: str) -> List[Item]:
 def assert_exact(folder: Path) -> None:
     """The folder holds every file, right, and nothing else."""
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == FILES
+
+
+def rot(path: Path) -> None:
+    """Flips a bit, as a disk does: size and time of change stay."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def assert_nothing_wrong(folder: Path) -> None:
@@ -127,14 +136,13 @@ def test_a_passing_fault_is_survived(fault: Fault, site: Path, tmp_path: Path) -
     [(truncate, "127.0.0.1"), (unavailable, "HTTP 503"), (wrong_bytes, "not "), (loop, "Maximum (5) redirects followed")],
     ids=["truncate", "unavailable", "wrong bytes", "redirect loop"],
 )
-def test_a_lasting_fault_ends_in_a_clear_error(fault: Fault, said: str, site: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(fetch, "ROUNDS", 3)
+def test_a_lasting_fault_ends_in_a_clear_error(fault: Fault, said: str, site: Path, tmp_path: Path) -> None:
     with FaultServer(site) as server:
         server.fault = fault
         if fault is truncate:  # each time less than a byte further: it never gets there
             server.fault = lambda h, c, s: truncate(h, c[: s + 1], s)
         with pytest.raises(FetchError, match="12 of 12 files could not be fetched after 3 attempts") as error:
-            fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+            fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True, rounds=3)
     assert said in str(error.value) and "Run the same command again" in str(error.value)
     assert_nothing_wrong(tmp_path / "pkgs")
 
@@ -180,6 +188,33 @@ def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(site: Path, t
         (tmp_path / "pkgs/package-4-1.0-0.conda.part").write_bytes(b"\0" * 100)  # a part that can only end wrong
         fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
     assert_exact(tmp_path / "pkgs")
+
+
+def test_what_is_noted_is_not_read_and_what_has_another_size_or_time_is(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second pod read 3 GB of wheels from the volume before uv, which hashes them too, read them again."""
+    folder, read = tmp_path / "cache/pkgs", []
+
+    def reading(paths: Iterable[Path]) -> Dict[Path, str]:
+        read.extend(found := list(paths))
+        return hashes(found)
+
+    with FaultServer(site) as server:
+        fetch.fetch(items(server.address), folder, lambda text: None, quiet=True)
+        monkeypatch.setattr(kept, "hashes", reading)
+        known = kept.known(folder.iterdir())
+        assert read == [] and {path.name: sha for path, sha in known.items()} == {i.name: i.sha256 for i in items("")}
+        os.utime(folder / "package-1-1.0-0.conda", (1, 1))
+        (folder / "package-2-1.0-0.conda").write_bytes(b"rot")
+        fetch.fetch(items(server.address), folder, lambda text: None, quiet=True, has=kept.known)
+        assert sorted(path.name for path in read) == ["package-1-1.0-0.conda", "package-2-1.0-0.conda"]
+        assert_exact(folder)
+        rot(folder / "package-3-1.0-0.conda")
+        fetch.fetch(items(server.address), folder, lambda text: None, quiet=True, has=kept.known)
+        assert (folder / "package-3-1.0-0.conda").read_bytes() != FILES["package-3-1.0-0.conda"], "for its unpacker to find"
+        fetch.fetch(items(server.address), folder, lambda text: None, quiet=True)
+    assert_exact(folder)
 
 
 def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
@@ -255,7 +290,7 @@ def old_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
 
 
-def test_an_old_curl_settles_files_of_unknown_size(site: Path, tmp_path: Path, old_curl: None, monkeypatch: Any) -> None:
+def test_an_old_curl_settles_files_of_unknown_size(site: Path, tmp_path: Path, old_curl: None) -> None:
     """Ubuntu 20.04's and Debian 11's: pytorch's archive, whose size no channel records, never settled."""
     said = sh(
         "curl", "--silent", "--write-out", "%{http_code}\\t%{exitcode}\\t%{errormsg}|", "http://127.0.0.1:9", check=False
@@ -268,10 +303,9 @@ def test_an_old_curl_settles_files_of_unknown_size(site: Path, tmp_path: Path, o
         server.fault = times(1, truncate)
         fetch.fetch(unsized, tmp_path / "pkgs", lambda text: None, quiet=True)
         assert_exact(tmp_path / "pkgs")
-        monkeypatch.setattr(fetch, "ROUNDS", 3)
         server.fault = unavailable
         with pytest.raises(FetchError, match="HTTP 503"):
-            fetch.fetch(unsized, tmp_path / "other", lambda text: None, quiet=True)
+            fetch.fetch(unsized, tmp_path / "other", lambda text: None, quiet=True, rounds=3)
 
 
 def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:

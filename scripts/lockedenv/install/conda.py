@@ -52,9 +52,10 @@ def channel_problem(packages: List[locks.CondaPackage], mirrors: List[str]) -> O
 
 def fetch_archives(options: Options, steps: Steps) -> Path:
     """Every archive of the conda layer into the cache, whole and right; gives micromamba. Raises FetchError or Stop."""
-    items = archive_items([*options.of.conda(), MICROMAMBA], options.mirrors, options.offline)
-    folder = options.cache / "pkgs"
-    got = fetch.fetch(items, folder, steps.note, steps.quiet)
+    items, folder = archive_items([*options.of.conda(), MICROMAMBA], options.mirrors, options.offline), options.cache / "pkgs"
+    # micromamba hashes all that it unpacks; micromamba itself is hashed here.
+    got = fetch.fetch(items[:-1], folder, steps.note, steps.quiet, has=kept.known)
+    got += fetch.fetch(items[-1:], folder, steps.note, steps.quiet)
     total = sum((folder / item.name).stat().st_size for item in items)
     steps.note(f"{len(items)} archives, {size_text(total)}, hashes right; {size_text(got)} fetched now")
     return kept.program(folder / MICROMAMBA.filename, "bin/micromamba", f"micromamba-{MICROMAMBA.sha256[:12]}", options.cache)
@@ -66,8 +67,7 @@ def create(options: Options, micromamba: Path, steps: Steps) -> None:
     With --force, what the cache holds unpacked is not used.
     """
     prefix, cache, anew, packages = options.target, options.cache, options.force, options.of.conda()
-    root, archives = cache / "mamba", cache / "pkgs"
-    together = same_filesystem(cache, prefix.path)
+    root, archives, together = cache / "mamba", cache / "pkgs", same_filesystem(cache, prefix.path)
     # Unpacking makes 100,000 small files, slow on a network volume, and they could not be linked into the prefix.
     unpacked = archives if together else prefix.beside("maximalcai-pkgs")
     root.mkdir(parents=True, exist_ok=True)
@@ -77,15 +77,15 @@ def create(options: Options, micromamba: Path, steps: Steps) -> None:
     with holding(cache / "pkgs.lock", f"the cache {cache}"):
         if together:
             folders = [archives / p.stem for p in packages]
-            for path in filter(os.path.lexists, folders if anew else kept.drop_changed(cache, folders)):
+            for path in filter(os.path.lexists, folders if anew else []):
                 kept.discard(path)
-            if anew:
-                kept.drop_changed(cache, folders)  # their notes
+            for path in kept.drop_changed(cache, folders):
+                kept.discard(path)
         else:
             shutil.rmtree(unpacked, ignore_errors=True)
             unpacked.mkdir()
             for package in packages:
-                shutil.copyfile(archives / package.filename, unpacked / package.filename)
+                (unpacked / package.filename).symlink_to(archives / package.filename)
         # HOME too: micromamba lists every prefix in ~/.conda/environments.txt.
         environ = clean(dict(os.environ), CONDA_PKGS_DIRS=str(unpacked), MAMBA_ROOT_PREFIX=str(root), HOME=str(root))
         command = [micromamba, "install", "--yes", "--no-rc", "-p", prefix.path, "-f", options.of.folder / CONDA_LOCK]
@@ -93,6 +93,9 @@ def create(options: Options, micromamba: Path, steps: Steps) -> None:
             run(command, environ, "micromamba install", steps.quiet, disk=prefix.path)
             if together:
                 kept.note(cache, [archives / p.stem for p in packages])
+        except Stop:
+            (cache / kept.HASHES).unlink(missing_ok=True)  # it may have found an archive not as noted: the next run reads all
+            raise
         finally:
             if not together:
                 shutil.rmtree(unpacked, ignore_errors=True)

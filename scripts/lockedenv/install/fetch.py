@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import Callable, Dict, List
+from typing import Callable, Dict, Iterable, List
 from urllib.parse import urlsplit
 
 from lockedenv.console import Stop, redact
+from lockedenv.install import kept
 from lockedenv.installed import hashes
 from lockedenv.machine import free_bytes, size_text
 from lockedenv.process import holding, started
@@ -85,15 +86,16 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
         item.problems.append(f"{host}{other}" if whole else f"{host}: {why}")
 
 
-def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bool = False, rounds: int = ROUNDS) -> int:
-    """Brings every item into the folder, whole and right; gives the bytes that were fetched. They stay, also in part.
+def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bool = False, rounds: int = ROUNDS,
+          has: Callable[[Iterable[Path]], Dict[Path, str]] = hashes) -> int:  # fmt: skip
+    """Brings every item into the folder, whole and right, if `has` is; gives the bytes fetched. They stay, also in part.
 
     Raises FetchError when some cannot be had after all rounds, when the disk is full, or when curl is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with holding(folder.with_name(f"{folder.name}.lock"), f"the cache {folder}"):
-        show, has = Progress(items, folder, quiet), hashes(folder / item.name for item in items)
-        fetched = missing = [item for item in items if has[folder / item.name] != item.sha256]
+        show, there = Progress(items, folder, quiet), has([folder / item.name for item in items])
+        fetched = missing = [item for item in items if there.get(folder / item.name) != item.sha256]
         for path in filter(Path.exists, [folder / item.name for item in missing]):  # a wrong one
             path.unlink()
         if missing and not shutil.which("curl"):
@@ -121,6 +123,7 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
             raise FetchError(f"{len(missing)} of {len(items)} files could not be fetched after {rounds} attempts:\n  "
                              + "\n  ".join(lines) + "\nRun the same command again: what is there is kept. If it stays so, name "
                              "a mirror with --mirror URL")  # fmt: skip
+        kept.known([folder / item.name for item in items], {folder / item.name: item.sha256 for item in items})
         return sum((folder / item.name).stat().st_size for item in fetched)
 
 

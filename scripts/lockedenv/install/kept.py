@@ -19,7 +19,18 @@ from lockedenv.console import Stop
 from lockedenv.installed import hashes, record_entries
 from lockedenv.machine import read_json, write_atomically
 
-NOTES = "unpacked.json"
+NOTES, HASHES = "unpacked.json", "hashes.json"
+
+
+def known(paths: Iterable[Path], right: Optional[Dict[Path, str]] = None) -> Dict[Path, str]:
+    """The sha256 of a folder's files: of `right`, as noted for this size and time, or read. For what its unpacker hashes too."""
+    signed = {path: signature(path) for path in paths if path.is_file()}
+    for file in {path.parent.with_name(HASHES) for path in signed}:
+        notes = read_json(file)
+        right = right or {path: notes[name] for path, name in signed.items() if name in notes}
+        right.update(hashes(path for path in signed if path not in right))
+        write_atomically(file, json.dumps({**notes, **{signed[path]: sha for path, sha in right.items()}}, indent=0) + "\n")
+    return right or {}
 
 
 def signature(path: Path) -> str:
@@ -49,14 +60,12 @@ def drop_changed(cache: Path, paths: Iterable[Path]) -> List[Path]:
     """Removes what is not as it was noted, and its note; gives what is there without a note, as a killed run leaves it."""
     notes: Dict[str, str] = read_json(cache / NOTES)
     names = {str(path.relative_to(cache)): path for path in paths}
-    gone = [name for name, path in names.items() if name in notes and not os.path.lexists(path)]
-    changed = [name for name, path in names.items() if os.path.lexists(path) and notes.get(name) != signature(path)]
-    known = [name for name in changed if name in notes]
-    if gone or known:
-        write_atomically(cache / NOTES, json.dumps({k: v for k, v in notes.items() if k not in gone + known}, indent=0) + "\n")
-    for name in known:
+    now = {name: signature(path) if os.path.lexists(path) else "" for name, path in names.items()}
+    if wrong := [name for name in now if notes.get(name, now[name]) != now[name]]:
+        write_atomically(cache / NOTES, json.dumps({k: v for k, v in notes.items() if k not in wrong}, indent=0) + "\n")
+    for name in filter(now.get, wrong):
         discard(names[name])
-    return [names[name] for name in changed if name not in notes]
+    return [names[name] for name in now if now[name] and name not in notes]
 
 
 def discard(path: Path) -> None:

@@ -52,11 +52,14 @@ def pip_command() -> List[str]:
     return []
 
 
+pip_config = functools.lru_cache()(lambda environ: ask([*pip_command(), "config", "list"], env=dict(environ))[1])
+
+
 def index_settings(environ: Dict[str, str]) -> Dict[str, str]:
     """The index as uv's variables: from uv's own, otherwise from pip's variables and configuration files."""
     found = {name: value for name, value in environ.items() if name.startswith(tuple(KEPT.split()))}
     if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX"} & set(found) and pip_command():
-        said = ask([*pip_command(), "config", "list"], env=environ)[1]
+        said = pip_config(frozenset(environ.items()))
         for scope in ("global", "install", ":env:"):
             for name, value in re.findall(rf"^{scope}\.([\w-]+)=('.*'|\".*\")$", said, re.M):
                 if name in SETTINGS and not environ.get(SETTINGS[name]):
@@ -99,8 +102,7 @@ def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
         raise Stop(f"{folder} has no uv {pin.version}; collect it anew with --download-only {offline}")
     if not wheel:
         _fetch_uv(pin, folder, steps)
-        wheel = by_hash(folder, "uv-*.whl", pin.sha256)
-    if not wheel:
+    if not (wheel := wheel or by_hash(folder, "uv-*.whl", pin.sha256)):
         raise Stop(f"the package index has no uv {pin.version} with the locked hash; use another index")
     return kept.program(wheel, ".data/scripts/uv", f"uv-{pin.sha256[:12]}", cache)
 
@@ -149,9 +151,9 @@ def _locate(pins: List[locks.PipPackage], uv: Path, python: str) -> List[fetch.I
     return items
 
 
-def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, python: str, steps: Steps) -> None:
+def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, python: str, steps: Steps, read: bool = True) -> None:
     """The wheels and sources of these pins for a Python into a folder, by hash; what is there is not asked for. Raises Stop."""
-    there = set(hashes(folder.glob("*-*")).values())
+    there = set((hashes if read else kept.known)(folder.glob("*-*")).values())
     if missing := [pin for pin in pins if pin.sha256 not in there]:
         fetch.fetch(_locate(missing, uv, python), folder, steps.note, steps.quiet)
 
@@ -179,13 +181,12 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
     prefix, cache, offline, anew = options.target.path, options.cache, options.offline, options.force
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
-    wrong = damaged(prefix, pins)
+    wrong, folder, apart = damaged(prefix, pins), (offline or cache) / "wheels", not same_filesystem(cache, prefix)
     command += [word for name in wrong for word in ("--reinstall-package", name)]
-    if offline or not same_filesystem(cache, prefix):
+    if offline or apart:
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
-        folder = (offline or cache) / "wheels"
         if not offline:
-            fetch_files(pins, folder, uv, options.of.python, steps)
+            fetch_files(pins, folder, uv, options.of.python, steps, read=False)
         command += ["--no-index", "--find-links", folder]
     with holding(cache / "uv.lock", f"the cache {cache}"):
         unpacked = list(cache.glob("uv/archive-v*/*"))
@@ -193,8 +194,10 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
         for path in [p for p in (unpacked if wrong or anew else unknown) if p.exists() and not kept.whole_wheel(p)]:
             kept.discard(path)
         try:  # all in the cache: then no index is asked, and none needs to answer
-            run([*command, "--offline", "-r", lock], environ, "looking in the cache", quiet=True)
+            run_uv([*command, "--offline", "-r", lock], environ, "looking in the cache", quiet=True)
         except Stop:
+            if apart and not offline:  # uv hashes what it unpacks, and may have found a wheel that is not as it was noted
+                fetch_files(pins, folder, uv, options.of.python, steps)
             hide = r" [+~-] \S+==|Using Python|Resolved|Audited"  # uv lists every package that it installed
             run_uv([*command, "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide=hide, disk=prefix)
         kept.note(cache, cache.glob("uv/archive-v*/*"))
