@@ -11,8 +11,7 @@ from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 from conftest import ROOT
-from lockedenv import locks
-from lockedenv.environment import Environment
+from lockedenv.environment import ours
 from lockedenv.install import post_create, setup
 from lockedenv.lock import relock
 from lockedenv.verify import command
@@ -29,24 +28,23 @@ def tracked() -> Set[str]:
 
 
 def test_the_readmes_versions_are_the_locks() -> None:
-    versions: Dict[str, str] = {"python": "3.11"}
-    for name in ("requirements.txt", "locks/flash-attn.txt"):
-        versions.update({p.name: p.version for p in locks.read_pip_lock(ROOT / name)})
-    rows = re.findall(r"^\| ([a-z-]+)[^|]*\| ([\d.a-z]+) \|", TEXTS["README.md"], re.M)
-    rows = rows[1:]
-    assert len(rows) == 12
-    assert [(n, v) for n, v in rows if versions[n] != v] == []
-    counts = (len(Environment(ROOT).conda()), len(Environment(ROOT).wheels("conda")), len(Environment(ROOT).wheels("pip")))
-    assert "{} conda archives and {} wheels, or {} wheels".format(*counts) in TEXTS["README.md"]
+    rows = re.findall(r"^\| ([a-z-]+) \| ([\d.a-z]+) \| ([\d.a-z]+) \|$", TEXTS["README.md"], re.M)
+    assert len(rows) == 13
+    for column, environment in enumerate(ours(), 1):
+        versions = {pin.name: pin.version for pin in [*environment.wheels("pip"), *filter(None, [environment.flash_attn()])]}
+        versions["python"] = environment.python
+        assert [row for row in rows if versions.get(row[0], "none") != row[column]] == [], environment.name
+        counts = (len(environment.conda()), len(environment.wheels("conda")), len(environment.wheels("pip")))
+        assert "{} conda archives and {} wheels, or {} wheels".format(*counts) in TEXTS["README.md"]
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_file_that_a_document_names_exists(name: str) -> None:
     text = TEXTS[name]
-    paths = r"(?<![\w/~-])((?:scripts|tests|locks|docs|benchmarks)/[\w./-]+\.(?:sh|py|txt|yml|md|json|svg))"
+    paths = r"(?<![\w/~-])((?:scripts|tests|locks|docs|benchmarks|examples)/[\w./-]+\.(?:sh|py|txt|yml|md|json|svg|sbatch|yaml))"
     for path in re.findall(paths, text):
         assert (ROOT / path).exists(), path
-    for target in re.findall(r"\]\((?!https:)([^)#]+)[^)]*\)", text):
+    for target in re.findall(r"\]\((?!https:|\.\./\.\./actions/)([^)#]+)[^)]*\)", text):  # a workflow's page is no file
         assert (DOCS[list(TEXTS).index(name)].parent / target).exists(), target
     for names in re.findall(r"--(?:only|skip) ([\w,-]+)", text):
         assert set(names.split(",")) <= set(load()), names
@@ -81,7 +79,7 @@ def test_every_command_of_the_documents_and_workflows_is_one_that_the_scripts_ta
         if script in PARSERS:
             PARSERS[script]().parse_args(words)  # exits, and prints why, if it does not take them
         else:
-            assert script == "run.sh" and set(words) <= {"--long", "--lint"}, words
+            assert script == "run.sh" and all(w in ("--long", "--lint") or (ROOT / w).exists() for w in words), words
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -181,7 +179,7 @@ def says(text: str, words: str) -> bool:
 
 
 def test_every_message_is_in_troubleshooting_and_every_row_is_a_message() -> None:
-    others, ours = TEXTS["TROUBLESHOOTING.md"].split("## Setting up")
+    others, ours = TEXTS["TROUBLESHOOTING.md"].split("## Messages of the scripts")
     spans = [s for row in re.findall(r"^\| (`[^|]*) \|", ours, re.M) for s in re.findall(r"`([^`]+)`", row)]
     assert len(spans) == len(set(spans)) > 100
     messages, everything = texts_of_the_scripts()
@@ -193,5 +191,5 @@ def test_every_message_is_in_troubleshooting_and_every_row_is_a_message() -> Non
 def test_no_path_of_a_machine_is_committed() -> None:
     for name in tracked():
         path = Path(ROOT, name)
-        if path.suffix in (".py", ".sh", ".md", ".yml", ".txt", ".json", ".toml"):
+        if path.suffix in (".py", ".sh", ".md", ".yml", ".txt", ".json", ".toml", ".svg"):
             assert not re.search(r"(^|[^\w.])/(work|farm)/", path.read_text()), name
