@@ -47,7 +47,9 @@ def main() -> None:
         print("2.5.0")
         return
     if "--dry-run" in sys.argv:
-        return solve()
+        solve()
+        sys.stdout.flush()
+        os._exit(0)  # rattler's threads may crash at exit
     if sys.argv[1:2] == ["info"]:
         print(json.dumps({"pkgs_dirs": [], "conda_version": "99.0.0"}))
         return

@@ -73,8 +73,41 @@ def test_an_environment_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / environment.MARK).write_text(json.dumps({"environment": "current"}))
     assert environment.of(tmp_path).name == "current"
     (tmp_path / environment.MARK).write_text(json.dumps({"environment": str(tmp_path / "gone")}))
-    with pytest.raises(Stop, match="gone: there are default and current"):
+    with pytest.raises(Stop, match="gone, which is gone: bring its folder back, or rebuild the prefix with --environment NAME"):
         environment.of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "spec, flash, said",
+    [
+        ("dependencies: [pip]", "", "asks for no python, which both layers are for"),
+        ("dependencies: [python=3.11]", "", "asks for no torch, which the verifier is about"),
+        ("dependencies: [python=3.11, pytorch=2.5.1]", "# nothing\n", "has to name flash-attn as a requirement"),
+        (
+            "dependencies: [python=3.11, pytorch=2.5.1]",
+            "flash-attn @ https://x/y.whl\n",
+            "may name one wheel as: flash-attn @ URL",
+        ),
+    ],
+)
+def test_a_specification_that_cannot_be_locked_is_refused_in_words(
+    spec: str, flash: str, said: str, machine: Machine, channel: LocalChannel, tmp_path: Path
+) -> None:
+    for name in ("pytorch", "nvidia", "conda-forge"):
+        asyncio.run(index_fs(channel.root / name))
+    mine = tmp_path / "mine"
+    (mine / "locks").mkdir(parents=True)
+    channels = ", ".join(f"{machine.address}/{name}" for name in ("pytorch", "conda-forge"))
+    (mine / "environment.yml").write_text(f"name: mine\nchannels: [{channels}]\n{spec}\n")
+    if flash:
+        (mine / "locks/flash-attn.in").write_text(flash)
+    (tmp_path / "mapping.json").write_text("{}")
+    environ = clean_environ(
+        CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"), PYPI_TO_CONDA_MAPPING=(tmp_path / "mapping.json").as_uri()
+    )
+    done = sh(machine.project / "scripts/lock.sh", "--environment", mine, env=environ, check=False)
+    assert done.returncode == 1 and said in done.stdout and "please open an issue" not in done.stdout, done.stdout
+    assert not (mine / "conda-lock.yml").exists()
 
 
 SPEC = """name: mine
@@ -132,6 +165,11 @@ def test_a_third_environment_costs_no_code(machine: Machine, channel: LocalChann
     assert "NOT the verified environment" in broken and "idna" in broken
     against = machine.verify("--level", "quick", "--environment", "default")
     assert "NOT the verified environment" in against and "environment default" in against
+    # A package that was added to the specification is not hidden by locking another anew.
+    (mine / "environment.yml").write_text(SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n"))
+    done = sh(lock, "--environment", mine, "--update", "idna", env=environ, check=False)
+    assert done.returncode == 1 and "has changed since it was locked; run scripts/lock.sh without --update" in done.stdout
+    (mine / "environment.yml").write_text(SPEC.format(address=machine.address))
     # Neither script makes another environment of it in passing.
     done = machine.setup("--environment", "default")
     assert done.returncode == 1 and f"{machine.prefix} is of the environment {mine}, not default; choose another" in done.stdout
@@ -149,4 +187,4 @@ def test_a_third_environment_costs_no_code(machine: Machine, channel: LocalChann
     # A folder that is gone is named.
     mine.rename(tmp_path / "elsewhere")
     done = machine.setup()
-    assert done.returncode == 1 and f"--environment {mine}: there are default and current" in done.stdout, done.stdout
+    assert done.returncode == 1 and f"is of the environment {mine}, which is gone" in done.stdout, done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -380,6 +381,49 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     assert not list(tmp_path.glob("maximalcai-flash-attn-*"))
 
 
+def test_a_folder_that_a_build_has_left_holds_the_archives_own_source(tmp_path: Path) -> None:
+    """A flipped byte in it was compiled, and cached under the archive's hash."""
+    (tmp_path / "source/csrc").mkdir(parents=True)
+    (tmp_path / "source/setup.py").write_text("setup")
+    (tmp_path / "source/csrc/a.cu").write_text("kernel")
+    archive, work = tmp_path / "flash_attn-1.0.tar.gz", tmp_path / "work"
+    sh("tar", "-czf", archive, "-C", tmp_path, "source")
+    folder = flash_build.unpack(archive, work)
+    (folder / "csrc/a.o").write_text("object")
+    (folder / "csrc/a.cu").write_text("kernex")
+    (folder / "setup.py").unlink()
+    (folder / "setup.py").symlink_to(tmp_path / "elsewhere")
+    (work / "in").symlink_to(tmp_path / "source")
+    stat = (folder / "csrc/a.o").stat()
+    assert flash_build.unpack(archive, work) == folder and {path.name for path in work.iterdir()} == {folder.name}
+    assert (folder / "csrc/a.cu").read_text() == "kernel" and (folder / "setup.py").read_text() == "setup"
+    assert not (folder / "setup.py").is_symlink() and (folder / "csrc/a.o").stat() == stat and (tmp_path / "source").is_dir()
+
+
+@pytest.mark.parametrize("make", ["link", "open", "file"])
+def test_flash_attn_is_built_in_a_folder_of_ones_own_alone(make: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name in the folder for temporary files can be guessed: another user's setup.py was run, a linked folder emptied."""
+    monkeypatch.setattr(flash.tempfile, "gettempdir", lambda: str(tmp_path))
+    tools = flash_plan.Toolchain(Path("/usr"), "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", Path("/usr"))
+    monkeypatch.setattr(flash_plan, "find_toolchain", lambda *a: tools)
+    monkeypatch.setattr(flash, "_source", lambda *a: tmp_path / "flash_attn-1.0.tar.gz")
+    options = Options(cache=tmp_path / "cache", target=Prefix(tmp_path / "env"), offline=None, jobs=0)
+    folder = options.cache / "flash-attn" / flash_plan.full_key("key", tools, flash.GLIBC)
+    work = tmp_path / f"maximalcai-flash-attn-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    (tmp_path / "precious").mkdir(mode=0o700)
+    (tmp_path / "precious/thesis.tex").write_text("years of work")
+    if make == "link":
+        work.symlink_to(tmp_path / "precious")
+    elif make == "open":
+        work.mkdir(mode=0o755)
+    else:
+        work.touch()
+    with pytest.raises((Stop, OSError)) as error:
+        flash.build_and_keep(options, "key", TORCH, ["90"], PIN, Steps(1, True))
+    assert make == "file" or "is not a folder of yours alone, and flash-attn is built there" in str(error.value)
+    assert (tmp_path / "precious/thesis.tex").exists()
+
+
 def test_the_users_pip_settings_do_not_reach_the_build(build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PIP_CONSTRAINT", "PIP_CONFIG_FILE", "PIP_TARGET"):
         monkeypatch.setenv(name, "/nowhere")
@@ -432,6 +476,17 @@ def test_a_gpu_that_cannot_prove_a_wheel_is_not_the_wheels_fault(said: str, prov
     """Any failure deleted the shared wheel, two hours of work."""
     text = proving(failed(said, "remedy"))
     assert f"is installed, and its proof could not run: {said}" in text and text.endswith("kept"), text
+
+
+def test_a_prebuilt_wheel_of_an_earlier_lock_is_replaced(
+    proving: Callable[[Result], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It stayed, "as --wheel gave it", and was verified."""
+    (tmp_path / "env/maximalcai-flash-attn").write_text(
+        "flash_attn-2.8.2+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl 00"
+    )
+    text = proving(passed("right"))
+    assert "as --wheel gave it" not in text and "from the cache" in text, text
 
 
 def test_wrong_values_are_the_wheels_fault(proving: Callable[[Result], str]) -> None:

@@ -153,6 +153,11 @@ def test_what_people_install_leaves_what_is_locked_or_stops(prefix: Path, tmp_pa
     for installer in ([python, "-m", "pip"], [*enter, "uv", "pip"]):
         done = sh(*installer, "install", "transformers==4.50.0", check=False, env=clean_environ(**settings))
         assert done.returncode and re.search("ResolutionImpossible|No solution found", done.stdout), done.stdout
+    (tmp_path / "more.txt").write_text("six<2\n")  # a variable of the image would take the place of pip.conf's constraint
+    settings["PIP_CONSTRAINT"] = str(tmp_path / "more.txt")
+    done = sh(*enter, "python", "-m", "pip", "install", "transformers==4.50.0", check=False, env=clean_environ(**settings))
+    assert done.returncode and "ResolutionImpossible" in done.stdout, done.stdout
+    del settings["PIP_CONSTRAINT"]
     done = sh(python, "-m", "pip", "install", "trl", "--dry-run", env=clean_environ(**settings))
     would = re.findall(r"(\S+)-\d\S*", done.stdout.split("Would install")[1])
     assert "trl" in would and not {locks.canonical(name) for name in would} & set(of.names()), would

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,4 +68,11 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(tmp_path: Path, monk
     text = to_attach(manifest, [failed("wrong", "mend it", ["detail"])], 1.0)
     for said in ("FAIL  ", "wrong", "> mend it", "torch 1  pip", '"HF_HOME": "/x"', "line 89", "Traceback: https://***@index"):
         assert said in text, said
+    (tmp_path / "netrc").write_text("password HUNTER2\n")
+    (tmp_path / "maximalcai-a.log").symlink_to(tmp_path / "netrc")
+    (tmp_path / "maximalcai-b.log").symlink_to(tmp_path / "gone")
+    (tmp_path / "maximalcai-c.log").mkdir()
+    (tmp_path / "maximalcai-d.log").write_text("HF_TOKEN=hf_abcdefghijk Authorization: Bearer hf_abcdefghijk password = p4ss\n")
+    text += to_attach(manifest, [], 1.0)
+    assert not re.search("HUNTER2|hf_abc|p4ss", text), "another's file behind a link; what looks like a secret"
     assert "s3cret" not in text and "line 49\n" not in text

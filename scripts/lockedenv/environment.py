@@ -119,7 +119,7 @@ def find(text: str) -> Environment:
     for environment in ours():
         if text == environment.name:
             return environment
-    folder = Path(text).expanduser().resolve()
+    folder = Path(os.path.realpath(os.path.expanduser(text)))
     if not (folder / SPEC).is_file():
         names = " and ".join(environment.name for environment in ours())
         raise Stop(f"--environment {text}: there are {names}, and any folder with an {SPEC}; this is none of them")
@@ -128,5 +128,8 @@ def find(text: str) -> Environment:
 
 def of(prefix: Path) -> Environment:
     """The environment that a prefix is of, as its mark says; the default one where nothing says so. Raises Stop."""
-    text = os.environ.get(GIVEN) or read_json(prefix / MARK).get("environment")
-    return find(str(text or "default"))
+    text = str(os.environ.get(GIVEN) or read_json(prefix / MARK).get("environment") or "default")
+    if text not in [environment.name for environment in ours()] and not Path(text, SPEC).is_file():
+        raise Stop(f"{prefix} is of the environment {text}, which is gone: bring its folder back, or rebuild the prefix with "
+                   "--environment NAME --force")  # fmt: skip
+    return find(text)

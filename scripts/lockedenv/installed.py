@@ -240,7 +240,7 @@ def own_files(prefix: Path) -> List[Path]:
 def added(installed: Installed) -> List[str]:
     """What was installed beyond the lock that the prefix was made from, as requirements."""
     left = read_json(installed.prefix / INSTALLED)
-    names = {*left.get("records", {}), *left.get("conda", []), "flash-attn"}
+    names = {*left.get("records", {}), *left.get("conda", [])}
     if not left:  # lost: what the lock names now
         names |= set(environment.of(installed.prefix).names())
     lines = [f"# by conda: {r.name}={r.version}" for r in installed.conda if r.name not in names]

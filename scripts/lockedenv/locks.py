@@ -14,7 +14,7 @@ from lockedenv.console import Stop
 # scripts/lock.sh writes each conda package as a line of JSON, which is YAML too, and each wheel as a line for pip.
 _PACKAGE = re.compile(r"^- (\{.*\})(?:  # (\d+) bytes)?$")
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})(?:  # (\d+) bytes)?")
-_WHEEL = re.compile(r"[a-z-]+ @ (\S+) --hash=sha256:([0-9a-f]{64})  # glibc ([\d.]+), sm ([\d ]+)")
+WHEEL = re.compile(r"[a-z-]+ @ (\S+) --hash=sha256:([0-9a-f]{64})  # glibc ([\d.]+), sm ([\d ]+)")
 
 
 class LockError(Stop):
@@ -127,7 +127,7 @@ def read_pip_lock(path: Path) -> List[PipPackage]:
         match = _PIN.fullmatch(line)
         if match:
             packages.append(PipPackage(canonical(match[1]), match[2], match[3], int(match[4] or 0)))
-        elif line and not line.startswith(("#", "-r ")) and not _WHEEL.fullmatch(line):
+        elif line and not line.startswith(("#", "-r ")) and not WHEEL.fullmatch(line):
             raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number)
     _whole(lines, len(packages), path)
     return packages
@@ -135,5 +135,5 @@ def read_pip_lock(path: Path) -> List[PipPackage]:
 
 def read_prebuilt(path: Path) -> Optional[PrebuiltWheel]:
     """The prebuilt wheel that a lock names beside its source, or None. Raises LockError."""
-    found = next(filter(None, map(_WHEEL.fullmatch, _read(path))), None)
+    found = next(filter(None, map(WHEEL.fullmatch, _read(path))), None)
     return PrebuiltWheel(found[1], found[2], found[3], found[4].split()) if found else None

@@ -243,20 +243,25 @@ def refuse(path: Path, backend: str, cache: Path) -> None:
 ACTIVATE = """\
 # Enters the environment, in bash and zsh; `deactivate` leaves it.
 if command -v deactivate >/dev/null 2>&1; then deactivate >/dev/null 2>&1 || true; fi
-_maximalcai_path=$PATH _maximalcai_ps1=${{PS1-}}
+_maximalcai_path=$PATH _maximalcai_ps1=${{PS1-}} _maximalcai_uv=${{UV_CONSTRAINT-}} _maximalcai_pip=${{PIP_CONSTRAINT-}}
 _maximalcai_hooks() {{
   for _maximalcai_hook in $(command ls {prefix}/etc/conda/$1 2>/dev/null); do
     case $_maximalcai_hook in *.sh) . {prefix}/etc/conda/$1/$_maximalcai_hook ;; esac
   done
 }}
 export {variable}={prefix} PATH={prefix}/bin:$PATH
-if [ -e {prefix}/pip.conf ]; then export UV_CONSTRAINT={constraints}; fi
+if [ -e {prefix}/pip.conf ]; then
+  export UV_CONSTRAINT="${{UV_CONSTRAINT:+$UV_CONSTRAINT }}"{constraints}
+  if [ -n "$_maximalcai_pip" ]; then export PIP_CONSTRAINT="$_maximalcai_pip "{constraints}; fi
+fi
 PS1="("{name}") ${{PS1-}}"
 _maximalcai_hooks activate.d
 deactivate() {{
   _maximalcai_hooks deactivate.d
   export PATH=$_maximalcai_path; PS1=$_maximalcai_ps1
-  unset {variable} UV_CONSTRAINT _maximalcai_path _maximalcai_ps1 _maximalcai_hook
+  UV_CONSTRAINT=$_maximalcai_uv; if [ -z "$UV_CONSTRAINT" ]; then unset UV_CONSTRAINT; fi
+  if [ -n "$_maximalcai_pip" ]; then PIP_CONSTRAINT=$_maximalcai_pip; fi
+  unset {variable} _maximalcai_uv _maximalcai_pip _maximalcai_path _maximalcai_ps1 _maximalcai_hook
   unset -f deactivate _maximalcai_hooks
 }}
 """
@@ -270,16 +275,18 @@ def write_activate(path: Path, backend: str) -> None:
     write_atomically(path / "activate", text)
 
 
-def write_guard(path: Path, locked: List[PipPackage]) -> None:
+def write_guard(prefix: Prefix, locked: List[PipPackage]) -> None:
     """PREFIX/pip.conf, which pip reads for this prefix alone: what people install leaves what is locked, or stops.
 
-    As addresses, because pip and uv split the setting at spaces. UV_CONSTRAINT of PREFIX/activate says the same to uv.
+    In an environment of yours, a pip.conf that is there stays. The constraints are named as an address, because pip and uv split
+    the setting at spaces. UV_CONSTRAINT of PREFIX/activate says the same to uv.
     """
-    lines = [f"{pin.name}=={pin.version}\n" for pin in locked]
+    path, lines = prefix.path, [f"{pin.name}=={pin.version}\n" for pin in locked]
     write_atomically(
         path / CONSTRAINTS, "# What is locked; `rm pip.conf` beside this file lets pip replace it.\n" + "".join(lines)
     )
-    write_atomically(path / "pip.conf", f"[install]\nconstraint = {(path / CONSTRAINTS).as_uri()}\n")
+    if prefix.ours() or not (path / "pip.conf").exists():
+        write_atomically(path / "pip.conf", f"[install]\nconstraint = {(path / CONSTRAINTS).as_uri()}\n")
 
 
 def enter_text(path: Path) -> str:

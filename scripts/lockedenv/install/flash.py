@@ -19,7 +19,7 @@ from lockedenv.console import Steps, Stop
 from lockedenv.install import fetch, flash_build, flash_plan, wheels
 from lockedenv.install.flash_plan import Torch
 from lockedenv.install.options import Options
-from lockedenv.installed import file_sha256
+from lockedenv.installed import INSTALLED, file_sha256, read_prefix
 from lockedenv.machine import read_json
 from lockedenv.process import ask, clean, end_orphans, holding, run
 from lockedenv.verify.checks import FAIL, load
@@ -142,17 +142,22 @@ def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -
     there = marker.read_text() if marker.exists() else ""
 
     def installed(name: str) -> bool:
-        return there == name and not prove(prefix, name.split("-")[1].split("+")[0], False)[0]
+        noted = read_json(prefix / INSTALLED).get("records", {}).get("flash-attn")
+        return there == name and record_of(prefix) == noted and not prove(prefix, name.split("-")[1].split("+")[0], False)[0]
 
     if options.wheel:
         wheel = _given_wheel(options, flash_plan.probe_torch(prefix), steps)
-        name = f"{wheel.name} {options.sha256}"
+        name = f"{wheel.name} {options.sha256} --wheel"
         return steps.note(f"{wheel.name} is installed") if installed(name) else put(wheel, name, options, uv, bool(gpus), steps)
     pin, prebuilt = options.of.flash_attn(), options.of.flash_wheel()
     own = f"{prebuilt.filename} {prebuilt.sha256}" if prebuilt else ""
-    if ".whl " in there and (mode == "auto" or there == own and mode == "wheel") and installed(there):
-        return steps.note(f"{there.split()[0]} is installed{'' if there == own else ', as --wheel gave it'}")
-    if not pin or not (gpus or options.arch or mode == "wheel"):
+    given = there.endswith(" --wheel")
+    if mode in ("auto", "wheel") and there == own and installed(own):
+        return steps.note(f"{there.split()[0]} is installed")
+    if mode == "auto" and given and installed(there):
+        return steps.note(f"{there.split()[0]} is installed, as --wheel gave it")
+    stale = ".whl " in there and not given  # a prebuilt wheel of an earlier lock
+    if not pin or not (gpus or options.arch or mode == "wheel" or stale):
         return steps.note(NO_GPU if pin else NO_SOURCE)
     torch = flash_plan.probe_torch(prefix)
     archs = flash_plan.architectures(gpus, torch.cuda, options.arch)
@@ -167,13 +172,18 @@ def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -
                 wheel = _prebuilt_wheel(options, prebuilt, torch, archs, steps)
                 return put(wheel, own, options, uv, bool(gpus), steps)
             except Stop as error:
-                if mode == "wheel" or not prebuilt and options.offline:
+                if mode == "wheel" or not archs:
                     raise
                 if prebuilt:
                     steps.note(f"the prebuilt wheel is not taken: {error}")
         wheel = found or build_and_keep(options, base, torch, archs, pin, steps)
         steps.note(f"{wheel.name} {'from the cache' if found else 'built'}")
     put(wheel, wheel.parent.name, options, uv, bool(gpus), steps, cached=True)
+
+
+def record_of(prefix: Path) -> str:
+    """The sha256 of the RECORD of the flash-attn that is installed; empty if none is."""
+    return "".join(file_sha256(dist.path / "RECORD") for dist in read_prefix(prefix).dists if dist.name == "flash-attn")
 
 
 def put(wheel: Path, name: str, options: Options, uv: Path, gpu: bool, steps: Steps, cached: bool = False) -> None:
@@ -189,7 +199,10 @@ def put(wheel: Path, name: str, options: Options, uv: Path, gpu: bool, steps: St
             shutil.rmtree(wheel.parent)
         also = ", from the cache too" if cached else ""
         raise Stop(f"flash-attn was installed and is not right, so it was removed again{also}: {problem}")
-    (prefix / MARKER).write_text(name)
+    left = read_json(prefix / INSTALLED)
+    left["records"] = {**left.get("records", {}), "flash-attn": record_of(prefix)}
+    machine.write_atomically(prefix / INSTALLED, json.dumps(left, indent=0) + "\n")
+    machine.write_atomically(prefix / MARKER, name)
     steps.note(f"{wheel.name} is installed" + f", and its proof could not run: {problem}" * bool(problem))
 
 
@@ -225,6 +238,10 @@ def build_and_keep(options: Options, base: str, torch: Torch, archs: List[str], 
     folder = cache / "flash-attn" / flash_plan.full_key(base, tools, GLIBC)
     work = Path(tempfile.gettempdir()) / f"maximalcai-flash-attn-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
     end_orphans(f"TMPDIR={work}")  # the caller holds the wheel's lock
+    work.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = work.lstat()  # the folder for temporary files is everyone's, and the name can be guessed
+    if work.is_symlink() or not work.is_dir() or seen.st_uid != os.getuid() or seen.st_mode & 0o077:
+        raise Stop(f"{work} is not a folder of yours alone, and flash-attn is built there; remove it, or set TMPDIR")
     (cache / "logs").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     unpacked = flash_build.unpack(source, work)

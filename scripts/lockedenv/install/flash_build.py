@@ -11,6 +11,7 @@ from typing import Callable, Dict, List, TextIO, Tuple
 
 from lockedenv.console import Steps, Stop
 from lockedenv.install.flash_plan import GET_GCC, GET_NVCC, Toolchain
+from lockedenv.install.kept import discard
 from lockedenv.process import clean, run
 
 _CAUSES = (
@@ -62,15 +63,22 @@ def follower(log: TextIO, steps: Steps) -> Callable[[str], None]:
 
 
 def unpack(archive: Path, work: Path) -> Path:
-    """The source in a folder of `work`, as an earlier build has left it there; all else in `work` is removed."""
+    """The source in a folder of `work`, byte for byte, beside what an earlier build has made there; all else goes."""
     folder = work / archive.name.replace(".tar.gz", "")
     for path in work.iterdir() if work.exists() else []:
-        if path != folder:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if not folder.exists():
-        shutil.unpack_archive(archive, work / "new")
-        next((work / "new").iterdir()).rename(folder)
-        (work / "new").rmdir()
+        if path != folder or path.is_symlink():
+            discard(path)
+    shutil.unpack_archive(archive, work / "new")
+    new = next((work / "new").iterdir())
+    if folder.exists():
+        for path in [path for path in new.rglob("*") if path.is_file()]:
+            there = folder / path.relative_to(new)
+            if there.is_symlink() or not there.is_file() or there.read_bytes() != path.read_bytes():
+                there.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(there)
+    else:
+        new.rename(folder)
+    shutil.rmtree(work / "new")
     return folder
 
 

@@ -51,6 +51,7 @@ class Options(argparse.Namespace):
         except RuntimeError as error:
             raise Stop(f"--prefix {path}: {error}; name another") from None
         self.of = environment.find(self.environment) if self.environment else environment.of(self.target.path)
+        self.of.names()  # both locks can be read
         flash_plan.architectures([], self.of.cuda("conda") or self.of.cuda("pip"), self.arch)
 
 

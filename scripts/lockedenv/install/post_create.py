@@ -42,7 +42,8 @@ def note_installed(prefix: Path, lock: Optional[Path] = None) -> None:
     installed = read_prefix(prefix)
     if lock:
         left = {**read_json(prefix / INSTALLED), "wheels": {pin.name: pin.sha256 for pin in locks.read_pip_lock(lock)}}
-        left["records"] = {d.name: file_sha256(d.path / "RECORD") for d in installed.dists if d.name in left["wheels"]}
+        names = {*left["wheels"], *({"flash-attn"} & set(left.get("records", {})))}
+        left["records"] = {d.name: file_sha256(d.path / "RECORD") for d in installed.dists if d.name in names}
     else:
         left = {**snapshot(prefix), "conda": {record.name: record.sha256_here for record in installed.conda}}
     write_atomically(prefix / INSTALLED, json.dumps(left, indent=0) + "\n")
@@ -55,8 +56,7 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
         uv = wheels.bring_uv(options.cache, steps, options.offline)
         wheels.install(options, lock, uv, steps)
         note_installed(prefix.path, lock)
-        if prefix.ours() or not (prefix.path / "pip.conf").exists():
-            write_guard(prefix.path, [*options.of.wheels("pip"), *filter(None, [options.of.flash_attn()])])
+        write_guard(prefix, [*options.of.wheels("pip"), *filter(None, [options.of.flash_attn()])])
         prefix.write(state=STATE_INSTALLED, environment=options.of.given, locks=options.of.digest(backend), verdicts={})
     with steps.step("flash-attn"):
         problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
@@ -125,7 +125,7 @@ def verify(options: Options, level: str) -> int:
 def install_flash_attn(options: Options, uv: Path, steps: Steps) -> Optional[str]:
     """Why flash-attn, which was to be installed, could not be; None if all is well."""
     if options.flash_attn == "none":
-        steps.note("flash-attn is left out, as asked")
+        steps.note("flash-attn is neither installed nor checked, as asked")
         return None
     try:
         flash.install(options, uv, gpus(), steps)
@@ -181,7 +181,8 @@ def work(options: Options) -> int:
         if not target.mark():
             note_installed(target.path)
         # A folder that is not the set-up's is marked as one that may never be removed.
-        target.write(**{"made_by": "you", "path": str(target.path), **target.mark(), "backend": backend, "verdicts": {}})
+        first = {"made_by": "you", "path": str(target.path), "environment": options.of.given}
+        target.write(**{**first, **target.mark(), "backend": backend, "verdicts": {}})
         return finish(options, backend, Steps(STEPS, options.quiet))
 
 

@@ -25,7 +25,7 @@ import yaml
 from lockedenv import ROOT, environment, facts
 from lockedenv.console import Stop
 from lockedenv.environment import CONDA_LOCK, DEV, FLASH, PIP, REQUIREMENTS, SPEC, VIRTUAL, Environment
-from lockedenv.locks import LockError, PipPackage, canonical, read_conda_lock, read_pip_lock
+from lockedenv.locks import WHEEL, LockError, PipPackage, canonical, read_conda_lock, read_pip_lock
 from lockedenv.process import ask, run_script
 from packaging.requirements import Requirement
 from packaging.tags import Tag, compatible_tags, cpython_tags
@@ -68,7 +68,7 @@ def read_spec(root: Path) -> Asked:
         data = yaml.safe_load(root.read_text())
         conda = [d for d in data["dependencies"] if isinstance(d, str)]
         pip = [p for d in data["dependencies"] if isinstance(d, dict) for p in d["pip"]]
-        names = {re.split("[ =<>]", spec.split("::")[-1])[0]: spec for spec in conda}
+        names = {re.split(r"[ =<>!~\[]", spec.split("::")[-1])[0]: spec for spec in conda}
         return Asked(names, {canonical(Requirement(p).name): p for p in pip}, data["channels"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise Stop(f"{root}: is not a conda environment file: {error}") from None
@@ -209,6 +209,11 @@ def conda_lock_text(solved: Dict[str, Any]) -> str:
 def lock(env: Environment, update: List[str]) -> str:
     """Writes the locks of an environment; with `update`, only those packages may change. Gives what it did, in one line."""
     asked = read_spec(env.folder / SPEC)
+    if update and content_hash(env) != read_conda_lock(env.folder / CONDA_LOCK).content_hash:
+        raise Stop(f"{env.folder / SPEC} or {VIRTUAL} has changed since it was locked; run scripts/lock.sh without --update")
+    if "python" not in asked.conda:
+        raise Stop(f"{env.folder / SPEC}: asks for no python, which both layers are for; add a line such as python=3.N")
+    flash = flash_asked(env) if (env.folder / FLASH_ASKED).exists() else []
     with tempfile.TemporaryDirectory() as folder:
         tmp = Path(folder)
         solved = solve(tmp, env, asked, update)
@@ -223,10 +228,12 @@ def lock(env: Environment, update: List[str]) -> str:
         wheels, upgraded = ["--only-binary", ":all:"], [flag for name in update for flag in ("-P", name)]
         compile_(python, tmp / "wanted.in", "-c", tmp / "conda.in", *wheels, *upgraded, "-o", versions)
         both = [pin(entry, python) for entry in pylock(python, tmp / "wanted.in", "-c", versions, *wheels).values()]
+        if "torch" not in {p.name for p in both}:
+            raise Stop(f"{env.folder / SPEC}: asks for no torch, which the verifier is about; add pytorch")
         over = pylock(python, tmp / "pip.in", "-c", versions, "--excludes", tmp / "names.in", *wheels) if asked.pip else {}
         files = {PIP: [p for p in both if p.name in over], REQUIREMENTS: both}
-        if (env.folder / FLASH_ASKED).exists():  # as source: PyPI has no wheel of it
-            (tmp / "flash.in").write_text("\n".join(flash_asked(env)))
+        if flash:  # as source: PyPI has no wheel of it
+            (tmp / "flash.in").write_text("\n".join(flash))
             source = pylock(python, tmp / "flash.in", "-c", versions)["flash-attn"]
             files[FLASH] = [pin({**source, "wheels": []}, python)]
         dev = pylock(python, "--group", "dev", "-c", versions, *wheels)
@@ -247,13 +254,17 @@ def lock(env: Environment, update: List[str]) -> str:
 
 def flash_asked(env: Environment) -> List[str]:
     """Which flash-attn an environment asks for as source: the lines of flash-attn.in without the prebuilt wheel."""
-    lines = [line.partition("#")[0].strip() for line in (env.folder / FLASH_ASKED).read_text().splitlines()]
-    return [line for line in lines if line and " @ " not in line]
+    lines = (env.folder / FLASH_ASKED).read_text().splitlines()
+    asked = [line.partition("#")[0].strip() for line in lines if not WHEEL.fullmatch(line)]
+    if not any(asked) or any(" @ " in line for line in asked):
+        raise Stop(f"{env.folder / FLASH_ASKED}: has to name flash-attn as a requirement, and may name one wheel as: "
+                   "flash-attn @ URL --hash=sha256:HEX  # glibc N.N, sm 80 90")  # fmt: skip
+    return list(filter(None, asked))
 
 
 def prebuilt_lines(env: Environment) -> List[str]:
     """The line of flash-attn.in that names a prebuilt wheel, which the lock has as it is."""
-    return [f"{line}\n" for line in (env.folder / FLASH_ASKED).read_text().splitlines() if " @ " in line and line[0] != "#"]
+    return [f"{line}\n" for line in (env.folder / FLASH_ASKED).read_text().splitlines() if WHEEL.fullmatch(line)]
 
 
 def stale(env: Environment) -> List[str]:

@@ -207,7 +207,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     seconds = time.monotonic() - started
     report.summary(results, seconds)
     status = exit_status(results, args.strict)
-    if not (args.only or args.environment) and args.skip in ("", "flash-attn") and args.gpu != "off":
+    if not (args.only or os.environ.get(GIVEN)) and args.skip in ("", "flash-attn") and args.gpu != "off":
         record_verdict(installed.prefix, args.level, exit_status(results) == 0, made)
     if args.json:
         document = as_json(context, args.level, results, seconds, status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -84,7 +85,9 @@ def to_attach(manifest: Dict[str, Any], results: List[Result], seconds: float) -
     print(f"\n{json.dumps(rest, indent=1)}\n", file=out)
     print(*(f"{p['name']} {p['version']} {p['build']} {p['manager']}" for p in manifest["packages"]), sep="\n", file=out)
     logs = [*default_cache().glob("logs/*.log"), *Path(tempfile.gettempdir()).glob("maximalcai-*.log")]
-    ours = [log for log in logs if log.stat().st_uid == os.getuid()]  # the folder for temporary files is everyone's
-    for log in sorted(ours, key=lambda path: path.stat().st_mtime)[-3:]:
+    # The folder for temporary files is everyone's: no link, nothing of another user.
+    ours = [log for log in logs if not log.is_symlink() and log.is_file() and log.lstat().st_uid == os.getuid()]
+    for log in sorted(ours, key=lambda path: path.lstat().st_mtime)[-3:]:
         print(f"\nThe last lines of {log}:", *log.read_text(errors="replace").splitlines()[-40:], sep="\n", file=out)
-    return redact(out.getvalue())
+    secret = r"(?i)((?:token|passw\w*|secret|api_?key|authorization)\S*\s*[:=]\s*(?:bearer\s+)?)\S+"
+    return re.sub(r"\bhf_\w{8,}", "***", re.sub(secret, r"\1***", redact(out.getvalue())))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 from typing import List
 
 from lockedenv.environment import MARK
+from lockedenv.installed import INSTALLED, file_sha256
+from lockedenv.machine import read_json
 from lockedenv.prefix import moved_from
 from lockedenv.process import ask, clean
 from lockedenv.verify.checks import Context, Result, check, failed, first, passed, skipped, verdict, warned
@@ -58,6 +61,10 @@ def pip_layer(context: Context) -> Result:
     findings += duplicates(context.installed, [p.name for p in context.pip_lock])
     flash = context.environment.flash_attn()
     built = [flash] if flash and context.installed.version(flash.name) == flash.version else []
+    noted = read_json(context.installed.prefix / INSTALLED).get("records", {}).get("flash-attn")
+    for dist in [dist for dist in context.installed.dists if dist.name == "flash-attn"]:
+        if noted and file_sha256(dist.path / "RECORD") != noted:
+            findings.append(Finding(dist.name, "its RECORD is not the one that the install by hash left", REPAIR))
     also = "".join(f", and {p.name} {p.version}" for p in built)
     result = _verdict(findings, f"{len(context.pip_lock)} wheels as locked{also}")
     extra = extras(context.conda_lock, context.pip_lock + built, context.installed)
@@ -74,7 +81,8 @@ def requirements(context: Context) -> Result:
         *"pip check --no-config --no-cache --python".split(),
         context.installed.python,
     ]
-    status, said, why = ask(command, 60, env=clean(context.environ))
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:  # uv leaves its own behind if it is interrupted
+        status, said, why = ask(command, 60, env=clean(context.environ, TMPDIR=folder))
     lines = re.findall(r"The package .*", said + why)
     if lines:
         remedy = "first put right what the checks of both layers name; then uninstall what you have added, or take one that fits"
