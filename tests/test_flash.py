@@ -731,7 +731,7 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment:
     shutil.copy2(ROOT / "conda-lock.yml", project)
     sha = sh("sha256sum", archive).stdout.split()[0]
     lock = project / "locks/flash-attn.txt"
-    lock.write_text(re.sub("sha256:[0-9a-f]{64}.*", f"sha256:{sha}", lock.read_text()))
+    lock.write_text(re.sub("sha256:[0-9a-f]{64}.*", f"sha256:{sha}", lock.read_text(), count=1))
     options = ["--cache", cache, "--arch", "90", "--flash-attn", "build"]
     said = post_create(prefix, *options, project=project, CUDA_HOME=str(cuda_home))
     assert "building for sm_90 with nvcc 12.4" in said and "job" in said
