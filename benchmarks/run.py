@@ -4,7 +4,8 @@
     python3 benchmarks/run.py                  all of them, into benchmarks/RESULTS.md and benchmarks/setup-steps.svg
     python3 benchmarks/run.py verifier fetch   some, printed; --prefix PREFIX names the environment for them
 
-    setup      the whole set-up (pip backend) against the pip line that it replaces; 25 GB of disk, 7 GB fetched a round
+    setup      the whole set-up (pip backend) against uv alone and the pip line that it replaces; 30 GB of disk, 10 GB a round
+    pod        the same against uv alone with a full cache on another disk; the prefix is on a tmpfs: root, 12 GB of memory
     verifier   quick level against `pip check` and torch's collect_env; the full level against version 1.0's
     manifest   writing the session manifest
     fetch      the fetcher against curl one file after another, and a second run
@@ -33,19 +34,20 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer, Handler  # noqa: E402
 from lockedenv import locks, machine  # noqa: E402
-from lockedenv.install import fetch  # noqa: E402
+from lockedenv.console import Steps  # noqa: E402
+from lockedenv.install import fetch, wheels  # noqa: E402
 from lockedenv.machine import size_text  # noqa: E402
 
 OLD_LINE = "torch transformers accelerate bitsandbytes peft scipy numpy".split()
 VERSION_1 = "cc90f63"
-SECTIONS = ("setup", "verifier", "manifest", "fetch", "meeting")
+SECTIONS = ("setup", "pod", "verifier", "manifest", "fetch", "meeting")
 
 
 def timed(*command: Any) -> Tuple[float, str]:
@@ -89,6 +91,44 @@ def fetched_bytes(said: str) -> float:
     return sum(float(number) * units[unit] for number, unit in found)
 
 
+def uv_alone(folder: Path, place: Path, *options: Any, within: Sequence[Any] = ()) -> float:
+    """The seconds of the uv that the set-up installs with, alone: the wheels of the same lock into a fresh environment."""
+    uv = wheels.bring_uv(folder / "tools", Steps(1, True))
+    environ = {**wheels.uv_environment(folder, place, dict(os.environ)), "UV_CACHE_DIR": str(place / "uv")}
+    settings = [
+        f"{name}={value}" for name, value in environ.items() if name.startswith(("UV_", "SSL_")) and name not in wheels.EXTRA
+    ]
+    lines = ['"$0" venv --quiet --no-project --python 3.11 "$1/env"', '"$0" pip install --quiet --python "$1/env" "${@:2}"']
+    subprocess.run(["rm", "-rf", place / "uv", place / "env"])
+    command = ["env", *settings, "bash", "-e", "-c", "\n".join(lines), uv, place, "--require-hashes", "--no-deps"]
+    seconds, said = timed(*within, *command, *wheels.PLATFORM, *options, "-r", ROOT / "requirements.txt")
+    assert not said, said
+    return seconds
+
+
+def later_pod(folder: Path, rounds: int) -> str:
+    """What a pod does whose volume has every wheel, and whose own disk has nothing."""
+    ram, volume, script = folder / "ram", folder / "volume", ROOT / "scripts/setup_runpod_environment.sh"
+    ram.mkdir()
+    pod = ["unshare", "--mount", "--map-root-user", "bash", "-c", f'mount -t tmpfs -o size=12g none {ram} && "$@"', "bash"]
+
+    def ours() -> float:
+        common = ["--backend", "pip", "--level", "quick", "--prefix", ram / "env", "--cache", volume]
+        seconds, said = timed(*pod, script, *common)
+        assert "verified" in said, said
+        steps.append(dict(step_times(said))["Install"])
+        return seconds
+
+    steps: List[float] = []
+    ours()  # fills the volume
+    alone = partial(uv_alone, folder, ram, "--no-index", "--find-links", volume / "wheels", within=pod)
+    title = "A later pod: a full cache on another disk than the prefix, pip backend"
+    text = table(
+        title, {"uv alone, the same wheels": alone, "setup_runpod_environment.sh, quick verification included": ours}, rounds
+    )
+    return f"{text}\nIts step that installs the wheels: {statistics.median(steps[1:]):.2f} s.\n"
+
+
 def setting_up(folder: Path, prefix: Path, rounds: int) -> str:
     """Our set-up into `prefix` and the old pip line beside it, cold and warm; what they fetch, and what differs."""
     script, old, steps, said_by_pip = ROOT / "scripts/setup_runpod_environment.sh", folder / "old", {}, [""]
@@ -115,6 +155,7 @@ def setting_up(folder: Path, prefix: Path, rounds: int) -> str:
         "The whole set-up, pip backend, quick verification included",
         {
             "setup_runpod_environment.sh, empty cache": lambda: ours("empty cache", prefix.name, "cache"),
+            "uv alone, the same wheels, empty cache": lambda: uv_alone(folder, folder / "alone"),
             f"`{line}`, empty cache": lambda: pip("pip"),
             "setup_runpod_environment.sh, warm cache": lambda: ours("warm cache", prefix.name),
             "the pip line, warm cache": pip,
@@ -292,13 +333,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     unknown = set(args.what) - set(SECTIONS)
-    if unknown or (args.what and "setup" not in args.what and not args.prefix and set(args.what) != {"fetch"}):
+    if unknown or (args.what and "setup" not in args.what and not args.prefix and not set(args.what) <= {"fetch", "pod"}):
         parser.error(f"unknown: {', '.join(unknown)}" if unknown else "--prefix names the environment to measure in")
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
         folder = Path(name)
         prefix = args.prefix or folder / "env"
         sections: Dict[str, Callable[[], str]] = {
             "setup": lambda: setting_up(folder, folder / "env", args.rounds),
+            "pod": lambda: later_pod(folder, args.rounds),
             "verifier": lambda: verifier(prefix, args.rounds),
             "manifest": lambda: manifest(prefix, args.rounds),
             "fetch": lambda: fetching(args.rounds),

@@ -252,6 +252,31 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machin
     assert {p.stat().st_nlink for p in files} == {1}, "what was unpacked beside it is gone"
 
 
+@pytest.mark.parametrize("name", ["wheels/idna-*", "pkgs/tqdm-*"])
+def test_a_byte_that_rots_in_a_cache_on_another_disk_is_found_and_fetched_again(name: str, machine: Machine) -> None:
+    """What is there is known by size and time of change; a flipped bit keeps both, and is found when it is unpacked."""
+    flip = (
+        "import os, sys\n"
+        "stat, content = os.stat(sys.argv[1]), bytearray(open(sys.argv[1], 'rb').read())\n"
+        "content[len(content) // 2] ^= 1\n"
+        "open(sys.argv[1], 'wb').write(content)\n"
+        "os.utime(sys.argv[1], ns=(stat.st_atime_ns, stat.st_mtime_ns))\n"
+    )
+    script = (
+        f'mkdir -p {machine.cache} && cd {machine.cache} && mount -t tmpfs -o size=800m none . && cd {machine.cache} && "$@" && '
+        f'rm -rf {machine.prefix} && sha256sum {name} && python3 -c "$0" {name} && '
+        f'{{ "$@" || {{ echo AGAIN; "$@"; }}; }} && sha256sum {name}'
+    )
+    done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", script, flip, *machine.command(), check=False,
+              env=machine.environ)  # fmt: skip
+    assert done.returncode == 0 and done.stdout.count(VERIFIED) == 2, done.stdout
+    assert VERIFIED in machine.verify("--only", "files")
+    before, after = re.findall(r"^[0-9a-f]{64}  ", done.stdout, re.M)
+    if "AGAIN" in done.stdout:  # micromamba may fetch one itself, to where it unpacks
+        assert name.startswith("pkgs") and "Found incorrect downloads" in done.stdout, done.stdout
+    assert before == after or name.startswith("pkgs") and "AGAIN" not in done.stdout
+
+
 def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine) -> None:
     """The estimate is made to pass; the prefix's disk then fills while it is made."""
     module = machine.project / "scripts/lockedenv/install/setup.py"

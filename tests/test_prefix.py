@@ -11,12 +11,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 from conftest import ROOT, VERIFIED, CondaEnvironment, Machine, clean_environ, relock, sh
 from lockedenv import prefix
 from lockedenv.console import Stop
+from lockedenv.install import wheels
 from lockedenv.installed import INSTALLED, MARK
 from lockedenv.machine import default_cache
 from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, MAKING, MOVED
@@ -474,6 +475,23 @@ def test_the_users_settings_do_not_reach_the_tools(machine: Machine) -> None:
     theirs = {"CONDA_PKGS_DIRS": "/elsewhere", "MAMBA_ROOT_PREFIX": "/elsewhere", "UV_TARGET": "/elsewhere", "PIP_USER": "1",
               "UV_NO_BINARY": "1", "PIP_CONSTRAINT": "/elsewhere", "PIP_TARGET": "/elsewhere", "PIP_REQUIRE_VIRTUALENV": "1"}  # fmt: skip
     machine.assert_verified(machine.setup(HOME=str(home), **theirs))
+
+
+def test_pip_is_asked_once_for_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It takes as long to start as all else that a set-up does before uv installs."""
+    said: List[Any] = []
+
+    def ask(command: Any, **options: Any) -> Tuple[int, str, str]:
+        said.append(command)
+        return 0, "global.index-url='https://pypi.example/simple'\n", ""
+
+    monkeypatch.setattr(wheels, "ask", ask)
+    monkeypatch.setattr(wheels, "pip_command", lambda: ["pip"])
+    environ = {"HOME": str(tmp_path)}
+    found = [wheels.uv_environment(tmp_path, tmp_path / name, dict(environ))["UV_DEFAULT_INDEX"] for name in "ab"]
+    assert found == ["https://pypi.example/simple"] * 2 and len(said) == 1
+    wheels.uv_environment(tmp_path, tmp_path, {**environ, "PIP_INDEX_URL": "x"})
+    assert len(said) == 2, "of other variables it has other settings"
 
 
 def test_from_a_folder_whose_modules_have_pythons_names_and_through_a_link(machine: Machine) -> None:
