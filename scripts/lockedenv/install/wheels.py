@@ -46,7 +46,7 @@ def pip_command() -> List[str]:
     """This machine's pip: an interpreter's, the one that its virtual environment was made of, or ensurepip's; or empty."""
     bundled = "import ensurepip, glob, os; print(glob.glob(os.path.dirname(ensurepip.__file__) + '/_bundled/pip-*.whl')[0])"
     for python in dict.fromkeys([sys.executable, getattr(sys, "_base_executable", sys.executable)]):
-        if ask([python, "-m", "pip", "--version"])[0] == 0:
+        if ask([python, "-c", "import pip"])[0] == 0:
             return [python, "-m", "pip"]
         if wheel := ask([python, "-c", bundled])[1].strip():
             return [python, f"{wheel}/pip"]
