@@ -55,12 +55,27 @@ def _repository() -> Dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
 
 
-def loaded_cuda(python: Path) -> Dict[str, Optional[str]]:
-    """The CUDA, cuDNN and NCCL versions that torch reports in the prefix's interpreter; None where it cannot."""
+# Without a GPU there is no NCCL to ask for, and torch need not be imported, which takes as long as the quick level.
+WITHOUT_GPU = """
+import ctypes, glob, importlib.util, json, os, re
+folder = os.path.dirname(importlib.util.find_spec("torch").origin)
+said = dict(re.findall(r"^(__version__|cuda)\\b[^=]*= '([^']+)'", open(folder + "/version.py").read(), re.M))
+found = [path for place in ("lib", "../nvidia/cudnn/lib", "../../..") for path in glob.glob(f"{folder}/{place}/libcudnn.so.*")]
+cudnn = str(ctypes.CDLL(found[0]).cudnnGetVersion()) if found else None
+print(json.dumps({"torch": said["__version__"], "cuda": said.get("cuda"), "cudnn": cudnn, "nccl": None}))
+"""
+
+
+def loaded_cuda(python: Path, gpu: bool) -> Dict[str, Optional[str]]:
+    """The CUDA, cuDNN and NCCL versions of torch in the prefix's interpreter; None where it cannot say."""
     program = (
-        "import json, torch; n = torch.cuda.nccl.version() if torch.cuda.is_available() else None;"
-        "print(json.dumps({'torch': torch.__version__, 'cuda': torch.version.cuda,"
-        "'cudnn': str(torch.backends.cudnn.version() or '') or None, 'nccl': '.'.join(map(str, n)) if n else None}))"
+        WITHOUT_GPU
+        if not gpu
+        else (
+            "import json, torch; n = torch.cuda.nccl.version() if torch.cuda.is_available() else None;"
+            "print(json.dumps({'torch': torch.__version__, 'cuda': torch.version.cuda,"
+            "'cudnn': str(torch.backends.cudnn.version() or '') or None, 'nccl': '.'.join(map(str, n)) if n else None}))"
+        )
     )
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     _, said, _ = ask([python, "-c", program], 120, env=environ)
@@ -103,7 +118,7 @@ def make(installed: Installed, gpus: List[Gpu], results: Sequence[Dict[str, Any]
             "memory_bytes": machine.memory_limit()[0],
         },
         "gpus": [_gpu(gpu, uuids) for gpu in gpus],
-        "cuda": loaded_cuda(installed.python),
+        "cuda": loaded_cuda(installed.python, bool(gpus)),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "vulnerabilities": vulnerabilities(installed),
         "results": list(results),
