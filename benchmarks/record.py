@@ -6,7 +6,7 @@
 
     uv run --script benchmarks/record.py docs/recording.svg [OPTIONS OF THE SET-UP]
 
-Of a run that prints more than HEAD + TAIL lines the middle is left out, and the picture says so. Nothing else is changed.
+Of a long run the middle is left out, and the picture says so. Nothing else is changed.
 """
 
 import io
@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-WIDTH, HEAD, TAIL = 120, 17, 15
+WIDTH = 120
+RUNS = (([], 17, 15), (["--level", "quick"], 17, 6))  # further options; lines shown of the start and of the end
 # Without the fonts that rich would fetch from elsewhere.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.S)
 
@@ -46,12 +47,12 @@ def main() -> int:
     os.environ.update(COLUMNS=str(WIDTH), TERM="xterm-256color")
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="standard")
     status = 0
-    for more in ([], ["--level", "quick"]):
+    for more, head, tail in RUNS:
         words = ["scripts/setup_runpod_environment.sh", *options, *more]
         console.print(Text(f"$ {shlex.join(words)}", style="bold"))
         lines, failed = run(words)
-        if len(lines) > HEAD + TAIL + 1:
-            lines[HEAD:-TAIL] = [f"\033[2m[{len(lines) - HEAD - TAIL} lines left out]\033[0m"]
+        if len(lines) > head + tail + 1:
+            lines[head:-tail] = [f"\033[2m[{len(lines) - head - tail} lines left out]\033[0m"]
         for line in lines:
             console.print(Text.from_ansi(line), soft_wrap=False)
         status = status or failed

@@ -46,6 +46,9 @@ def test_every_file_that_a_document_names_exists(name: str) -> None:
         assert (ROOT / path).exists(), path
     for target in re.findall(r"\]\((?!https:|\.\./\.\./actions/)([^)#]+)[^)]*\)", text):  # a workflow's page is no file
         assert (DOCS[list(TEXTS).index(name)].parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https:)([^)#]*)#([^)]+)\)", text):
+        headings = re.findall(r"^#+ (.+)", TEXTS[Path(target).name or name], re.M)
+        assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, anchor
     for names in re.findall(r"--(?:only|skip) ([\w,-]+)", text):
         assert set(names.split(",")) <= set(load()), names
 
