@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Iterator, Set
 
@@ -75,6 +76,19 @@ def test_an_environment_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / environment.MARK).write_text(json.dumps({"environment": str(tmp_path / "gone")}))
     with pytest.raises(Stop, match="gone, which is gone: bring its folder back, or rebuild the prefix with --environment NAME"):
         environment.of(tmp_path)
+
+
+def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(tmp_path: Path) -> None:
+    """`git clone` makes ~/maximalcai, and the message told people to remove it."""
+    clone = tmp_path / "maximalcai"
+    clone.mkdir()
+    for name in ("scripts", "locks", "environments"):
+        shutil.copytree(ROOT / name, clone / name)
+    for name in ("requirements.txt", "conda-lock.yml", "environment.yml"):
+        shutil.copy2(ROOT / name, clone)
+    done = sh(clone / "scripts/setup_runpod_environment.sh", check=False, env=clean_environ(HOME=str(tmp_path)))
+    assert done.returncode == 1 and f"{clone} is there and was not made by this script; it is this clone: give" in done.stdout
+    assert (clone / "environment.yml").exists()
 
 
 @pytest.mark.parametrize(

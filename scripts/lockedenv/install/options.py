@@ -59,14 +59,14 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
     """The parser of a script, with the options that both have."""
     parser = argparse.ArgumentParser(f"scripts/{name}", description=description, epilog=epilog, allow_abbrev=False)
     add = parser.add_argument
-    add("--prefix", type=Path, metavar="DIR", help="the environment (default: see above)")
+    add("--prefix", type=Path, metavar="DIR", help="the environment (default: see below)")
     add("--environment", metavar="NAME|DIR", help="default, current, or a folder of your own with an environment.yml and its "
         "locks (default: the one that the prefix is of)")  # fmt: skip
     add("--cache", type=Path, metavar="DIR", help="where downloads and built wheels are kept "
         "(default: /workspace/.cache/maximalcai on a pod, otherwise ~/.cache/maximalcai)")  # fmt: skip
     add("--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only")
     add("--arch", default="", metavar="LIST", help="build flash-attn for these: 90 is an H100, 80 an A100 "
-        "(default: the GPUs present; none: not built)")  # fmt: skip
+        "(default: the GPUs present; without a GPU it is left out)")  # fmt: skip
     add("--jobs", type=int, metavar="N", help="compile jobs (default: by CPUs and free memory)")
     add("--flash-attn", choices=["auto", "build", "wheel", "none"], default="auto",
         help="wheel: its project's own, by hash; build: from its source; none: leave it out "

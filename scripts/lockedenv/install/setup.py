@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import List, Tuple
 
-from lockedenv import environment, facts, machine, prefix
+from lockedenv import ROOT, environment, facts, machine, prefix
 from lockedenv.console import Steps, Stop
 from lockedenv.environment import Environment
 from lockedenv.install import conda, fetch, flash, post_create, wheels
@@ -160,7 +160,10 @@ def set_up(options: Options) -> int:
     made_by = target.mark().get("backend", "pip")
     state = target.state(options.of.digest(made_by))
     if state == FOREIGN:
-        raise Stop(f"{target.path} is there and was not made by this script; choose another --prefix, or remove it yourself")
+        what = (
+            "it is this clone: give the clone another name" if target.path == ROOT else "choose another --prefix, or move it away"
+        )
+        raise Stop(f"{target.path} is there and was not made by this script; {what}")
     if state == MOVED and not options.force:
         raise Stop(f"{target.path} was made at {prefix.moved_from(target.path)}, and its scripts name that place: move it back, "
                    "or rebuild it here with --force")  # fmt: skip

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 from typing import IO, Any, Dict, List
 
@@ -87,6 +88,7 @@ def to_attach(manifest: Dict[str, Any], results: List[Result], seconds: float) -
     logs = [*default_cache().glob("logs/*.log"), *Path(tempfile.gettempdir()).glob("maximalcai-*.log")]
     # The folder for temporary files is everyone's: no link, nothing of another user.
     ours = [log for log in logs if not log.is_symlink() and log.is_file() and log.lstat().st_uid == os.getuid()]
+    ours = [log for log in ours if log.lstat().st_mtime > time.time() - 86400]
     for log in sorted(ours, key=lambda path: path.lstat().st_mtime)[-3:]:
         print(f"\nThe last lines of {log}:", *log.read_text(errors="replace").splitlines()[-40:], sep="\n", file=out)
     secret = r"(?i)((?:token|passw\w*|secret|api_?key|authorization)\S*\s*[:=]\s*(?:bearer\s+)?)\S+"
