@@ -19,7 +19,8 @@ cache = default_cache()
 venv, steps = cache / "tests-venv", Steps(1, True)
 uv = str(bring_uv(cache, steps))
 # pyenv keeps its Pythons beside each other, and shows one of them.
-versions = {Path(sys.base_prefix).parent, Path(os.path.realpath(shutil.which("pyenv") or "/")).parent.parent / "versions"}
+pyenv = Path(os.path.realpath(shutil.which("pyenv") or "/")).parent.parent
+versions = {Path(sys.base_prefix).parent, pyenv / "versions", Path.home() / ".pyenv/versions"}
 beside = [path for env in ours() for folder in versions for path in sorted(folder.glob(f"{env.python}.*/bin"))]
 path = ":".join([*map(str, beside), os.environ["PATH"]])
 environ = {**uv_environment(cache, venv, dict(os.environ)), "PATH": path}
