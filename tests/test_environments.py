@@ -54,7 +54,7 @@ def test_what_follows_from_a_lock(env: Environment) -> None:
     assert [env.cudnn(b).split(".")[:3] for b in ("conda", "pip")] == (
         [["9", "1", "0"]] * 2 if default else [["9", "13", "1"], ["9", "10", "2"]]
     )
-    assert env.facts("pip").archs == (("80", "90") if default else ("80", "90", "100", "120"))
+    assert facts.of(env.cuda("pip")).archs == (("80", "90") if default else ("80", "90", "100", "120"))
     assert env.torch("conda") == env.torch("pip") and env.digest("conda") != env.digest("pip")
 
 

@@ -100,9 +100,6 @@ class Environment:
         inside = re.findall(r"cudnn([\d.]+)", self._torch_build()) if backend == "conda" else []
         return "".join(inside[:1]) or self.version(backend, r"(lib|nvidia-)?cudnn(-cu\d+)?")
 
-    def facts(self, backend: str) -> facts.Cuda:
-        return facts.of(self.cuda(backend))
-
     @property
     def mkl(self) -> bool:
         """Whether numpy is to compute with MKL on the conda backend."""
@@ -126,10 +123,16 @@ def find(text: str) -> Environment:
     return Environment(folder)
 
 
+def named(prefix: Path) -> str:
+    """The environment that a prefix is of, as its mark says and --environment takes it; the default one where nothing says so."""
+    return str(read_json(prefix / MARK).get("environment") or "default")
+
+
 def of(prefix: Path) -> Environment:
-    """The environment that a prefix is of, as its mark says; the default one where nothing says so. Raises Stop."""
-    text = str(os.environ.get(GIVEN) or read_json(prefix / MARK).get("environment") or "default")
-    if text not in [environment.name for environment in ours()] and not Path(text, SPEC).is_file():
-        raise Stop(f"{prefix} is of the environment {text}, which is gone: bring its folder back, or rebuild the prefix with "
-                   "--environment NAME --force")  # fmt: skip
-    return find(text)
+    """The environment that a prefix is of, or the one that the verifier was told to compare it with. Raises Stop."""
+    text = os.environ.get(GIVEN) or named(prefix)
+    try:
+        return find(text)
+    except Stop:
+        raise Stop(f"{prefix} is of the environment {text}, which is gone: bring its folder back, or rebuild the prefix "
+                   "with --environment NAME --force") from None  # fmt: skip

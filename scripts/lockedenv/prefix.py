@@ -163,11 +163,6 @@ class Prefix:
         return text if moved else None
 
 
-def named(prefix: Prefix) -> str:
-    """The environment that a prefix is of, as --environment takes it."""
-    return str(prefix.mark().get("environment", "default"))
-
-
 def verified(mark: Dict[str, Any]) -> bool:
     """Whether a mark says that all that was asked for is there, and that the last verification at each level passed."""
     verdicts = mark.get("verdicts", {}).values()

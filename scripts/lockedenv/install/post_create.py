@@ -14,13 +14,13 @@ from typing import List, Optional
 
 from lockedenv import ROOT, locks
 from lockedenv.console import Steps, Stop, disk_text
-from lockedenv.environment import REQUIREMENTS, Environment
+from lockedenv.environment import REQUIREMENTS, Environment, named
 from lockedenv.install import flash, wheels
 from lockedenv.install.options import Options, main, make_parser
 from lockedenv.installed import INSTALLED, added, file_sha256, read_prefix, snapshot
 from lockedenv.machine import POD_VOLUME, gpus, read_json, write_atomically
 from lockedenv.prefix import INSTALLED as STATE_INSTALLED
-from lockedenv.prefix import Prefix, enter_text, named, write_guard
+from lockedenv.prefix import Prefix, enter_text, write_guard
 from lockedenv.process import run, started
 from lockedenv.verify.checks.surroundings import misleading
 
@@ -171,8 +171,8 @@ def work(options: Options) -> int:
     target = options.target
     backend = "conda" if (target.path / "conda-meta").is_dir() else "pip"
     refuse_misleading_variables(target.path, options.of, backend)
-    if target.mark() and named(target) != options.of.given:
-        raise Stop(f"{path} is of the environment {named(target)}, not {options.of.given}; choose another --prefix")
+    if target.mark() and (other := named(target.path)) != options.of.given:
+        raise Stop(f"{path} is of the environment {other}, not {options.of.given}; choose another --prefix")
     pythons = sorted(folder.name[6:] for folder in target.path.glob("lib/python3.*"))
     if options.of.python not in pythons:
         raise Stop(f"{path} has Python {' and '.join(pythons) or 'of no known version'}, and the environment {options.of.name} "

@@ -19,7 +19,7 @@ from lockedenv.install import conda, fetch, flash, post_create, wheels
 from lockedenv.install.options import Options, main, make_parser
 from lockedenv.installed import added, own_files, read_prefix
 from lockedenv.machine import size_text, version_tuple
-from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED, named
+from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
 from lockedenv.process import ask, run
 from lockedenv.verify.checks.surroundings import compile_problem
 
@@ -167,7 +167,7 @@ def set_up(options: Options) -> int:
     if state == MOVED and not options.force:
         raise Stop(f"{target.path} was made at {prefix.moved_from(target.path)}, and its scripts name that place: move it back, "
                    "or rebuild it here with --force")  # fmt: skip
-    if state not in (ABSENT, MAKING) and not options.force and (other := named(target)) != options.of.given:
+    if state not in (ABSENT, MAKING) and not options.force and (other := environment.named(target.path)) != options.of.given:
         raise Stop(f"{target.path} is of the environment {other}, not {options.of.given}; choose another --prefix, or rebuild it "
                    "with --force")  # fmt: skip
     finished, backend = state in (INSTALLED, VERIFIED) and not options.force and options.backend in ("auto", made_by), made_by
@@ -246,8 +246,7 @@ def work(options: Options) -> int:
     if options.download_only:
         folder = options.download_only.expanduser().resolve()
         refuse_unusable(folder)
-        named = environment.find(options.environment or "default")
-        download_only(folder, named, options, Steps(3, options.quiet))
+        download_only(folder, environment.find(options.environment or "default"), options, Steps(3, options.quiet))
         return 0
     options.settle(options.prefix or options.usual())
     prefix.refuse(options.target.path, options.backend, options.cache)
