@@ -96,10 +96,9 @@ def content_hash(env: Environment) -> str:
 def solve(tmp: Path, env: Environment, asked: Asked, update: List[str]) -> Dict[str, Any]:
     """conda-lock's result over the conda layer; with `update`, only those packages may change."""
     sizes = {p.url: p.size for p in env.conda()} if update else {}  # what stays as it is, no solver reports
-    lock, spec = (env.folder if not set(update) & set(asked.conda) and update else tmp) / CONDA_LOCK, tmp / SPEC
-    if update and lock.parent == tmp:
-        shutil.copyfile(env.folder / CONDA_LOCK, lock)
-    if lock.parent == tmp:
+    lock, spec = env.folder / CONDA_LOCK, tmp / SPEC
+    if not update or set(update) & set(asked.conda):  # for a pip package alone, the conda layer stays as it is
+        lock = Path(shutil.copy(lock, tmp)) if update else tmp / CONDA_LOCK
         solver = os.environ.get("CONDA_LOCK_SOLVER") or shutil.which("micromamba")
         if not solver:
             raise Stop("micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; install micromamba 2.5.0")
