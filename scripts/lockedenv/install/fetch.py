@@ -123,7 +123,7 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
             raise FetchError(f"{len(missing)} of {len(items)} files could not be fetched after {rounds} attempts:\n  "
                              + "\n  ".join(lines) + "\nRun the same command again: what is there is kept. If it stays so, name "
                              "a mirror with --mirror URL")  # fmt: skip
-        kept.known([folder / item.name for item in items], {folder / item.name: item.sha256 for item in items})
+        kept.note_hashes({folder / item.name: item.sha256 for item in items})
         return sum((folder / item.name).stat().st_size for item in fetched)
 
 

@@ -22,15 +22,21 @@ from lockedenv.machine import read_json, write_atomically
 NOTES, HASHES = "unpacked.json", "hashes.json"
 
 
-def known(paths: Iterable[Path], right: Optional[Dict[Path, str]] = None) -> Dict[Path, str]:
-    """The sha256 of a folder's files: of `right`, as noted for this size and time, or read. For what its unpacker hashes too."""
-    signed = {path: signature(path) for path in paths if path.is_file()}
-    for file in {path.parent.with_name(HASHES) for path in signed}:
-        notes = read_json(file)
-        right = right or {path: notes[name] for path, name in signed.items() if name in notes}
-        right.update(hashes(path for path in signed if path not in right))
-        write_atomically(file, json.dumps({**notes, **{signed[path]: sha for path, sha in right.items()}}, indent=0) + "\n")
-    return right or {}
+def known(paths: Iterable[Path]) -> Dict[Path, str]:
+    """The sha256 of a folder's files, as noted for this size and time, or read. For what its unpacker hashes too."""
+    files = [path for path in paths if path.is_file()]
+    notes = read_json(files[0].parent.with_name(HASHES)) if files else {}
+    found = {path: notes[name] for path, name in zip(files, map(signature, files)) if name in notes}
+    found.update(hashes(path for path in files if path not in found))
+    note_hashes(found)
+    return found
+
+
+def note_hashes(found: Dict[Path, str]) -> None:
+    """Notes the sha256 of a folder's files, beside the folder."""
+    for file in {path.parent.with_name(HASHES) for path in found}:
+        notes = {**read_json(file), **{signature(path): sha for path, sha in found.items()}}
+        write_atomically(file, json.dumps(notes, indent=0) + "\n")
 
 
 def signature(path: Path) -> str:
