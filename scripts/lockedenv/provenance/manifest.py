@@ -55,6 +55,13 @@ def _repository() -> Dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
 
 
+WITH_GPU = """
+import json, torch
+nccl = torch.cuda.nccl.version() if torch.cuda.is_available() else None
+cudnn = str(torch.backends.cudnn.version() or "") or None
+said = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": cudnn}
+print(json.dumps({**said, "nccl": ".".join(map(str, nccl)) if nccl else None}))
+"""
 # Without a GPU there is no NCCL to ask for, and torch need not be imported, which takes as long as the quick level.
 WITHOUT_GPU = """
 import ctypes, glob, importlib.util, json, os, re
@@ -68,17 +75,8 @@ print(json.dumps({"torch": said["__version__"], "cuda": said.get("cuda"), "cudnn
 
 def loaded_cuda(python: Path, gpu: bool) -> Dict[str, Optional[str]]:
     """The CUDA, cuDNN and NCCL versions of torch in the prefix's interpreter; None where it cannot say."""
-    program = (
-        WITHOUT_GPU
-        if not gpu
-        else (
-            "import json, torch; n = torch.cuda.nccl.version() if torch.cuda.is_available() else None;"
-            "print(json.dumps({'torch': torch.__version__, 'cuda': torch.version.cuda,"
-            "'cudnn': str(torch.backends.cudnn.version() or '') or None, 'nccl': '.'.join(map(str, n)) if n else None}))"
-        )
-    )
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    _, said, _ = ask([python, "-c", program], 120, env=environ)
+    _, said, _ = ask([python, "-c", WITH_GPU if gpu else WITHOUT_GPU], 120, env=environ)
     try:
         answer: Dict[str, Optional[str]] = json.loads(said.splitlines()[-1])
         return answer
