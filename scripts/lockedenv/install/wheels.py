@@ -196,6 +196,6 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
         except Stop:
             if apart and not offline:  # uv hashes what it unpacks, and may have found a wheel that is not as it was noted
                 fetch_files(pins, folder, uv, options.of.python, steps)
-            hide = r" [+~-] \S+==|Using Python|Resolved|Audited"  # uv lists every package that it installed
+            hide = r" [+~-] \S+==| Downloaded|Using Python|Resolved|Audited"  # uv lists every package that it installed
             run_uv([*command, "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide=hide, disk=prefix)
         kept.note(cache, cache.glob("uv/archive-v*/*"))
