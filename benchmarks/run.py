@@ -85,10 +85,11 @@ def step_times(said: str) -> List[Tuple[str, float]]:
 
 
 def fetched_bytes(said: str) -> float:
-    """What pip says it downloaded, in bytes."""
+    """What pip says it downloaded, in bytes, and the wheels that it took from a folder."""
     units = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
     found = re.findall(r"Downloading \S+ \(([\d.]+) (kB|MB|GB)\)", said)
-    return sum(float(number) * units[unit] for number, unit in found)
+    local = [Path(path) for path in re.findall(r"Processing (\S+\.whl)", said)]
+    return sum(float(number) * units[unit] for number, unit in found) + sum(p.stat().st_size for p in local if p.exists())
 
 
 def uv_alone(folder: Path, place: Path, *options: Any, within: Sequence[Any] = ()) -> float:

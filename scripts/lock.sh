@@ -10,6 +10,7 @@ usage: scripts/lock.sh                    lock everything anew
        scripts/lock.sh --diff [REVISION]  what changed in the locks since REVISION (default HEAD), as a table
   --environment NAME|DIR                  one environment alone: default, current, or a folder of your own with an
                                           environment.yml (default: all of the repository)
+  --version                               print the version and the commit
 
 Needs conda-lock 4.0 and uv on PATH (environment-dev.yml has them) and, to solve, micromamba 2.5.0: conda-lock cannot
 read the output of 2.6 and newer (https://github.com/conda/conda-lock/issues/906).

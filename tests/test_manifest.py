@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, Dict
 
@@ -11,6 +13,7 @@ import jsonschema
 import pytest
 import referencing
 from conftest import ROOT, CondaEnvironment, LocalChannel, clean_environ, sh
+from lockedenv import VERSION
 from lockedenv.installed import read_prefix
 from lockedenv.locks import read_pip_lock
 from lockedenv.provenance import compare, manifest
@@ -55,6 +58,30 @@ def test_the_manifest_is_as_documented_and_holds_no_secret(conda_environment: Co
     assert [v["id"] for v in document["vulnerabilities"]] and all(v["package"] == "torch" for v in document["vulnerabilities"])
     assert not [p.name for p in path.parent.iterdir() if p != path], "written beside and renamed, with nothing left"
     assert json.loads((conda_environment.prefix / "maximalcai-manifest.json").read_text())["backend"] == "conda"
+
+
+def test_the_list_of_checks_as_json_and_results_on_standard_output(conda_environment: CondaEnvironment, tmp_path: Path) -> None:
+    path = tmp_path / "checks.json"
+    assert conda_environment.verify("--list", "--json", str(path)).stdout == ""
+    document = json.loads(path.read_text())
+    jsonschema.validate(document, json.loads((SCHEMAS / "list.schema.json").read_text()))
+    assert [c["name"] for c in document["checks"]] == [
+        line.split()[0] for line in conda_environment.verify("--list").stdout.splitlines()
+    ]
+    command = [conda_environment.prefix / "bin/python", conda_environment.project / "scripts/verify_environment.py"]
+    done = subprocess.run([*command, "--level", "quick", "--json", "-"], stdout=-1, stderr=-1, text=True, env=clean_environ())
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, json.loads((SCHEMAS / "verify.schema.json").read_text()))
+    assert document["exit_status"] == 0 and "verified: every check that ran has passed" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["setup_runpod_environment.sh", "post_create.sh", "verify_environment.py", "lock.sh"])
+def test_each_script_tells_its_version_and_has_examples(script: str) -> None:
+    said = sh(ROOT / "scripts" / script, "--version").stdout
+    assert re.fullmatch(rf"maximalcai {VERSION}, commit [\w.-]+\n", said)
+    assert (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1].startswith(VERSION)
+    text = sh(ROOT / "scripts" / script, "--help").stdout
+    assert "--version" in text and text.count(f"scripts/{script}") > 2 and "exit" in text
 
 
 def test_uuids_only_when_asked(conda_environment: CondaEnvironment, tmp_path: Path) -> None:
@@ -109,6 +136,11 @@ def test_comparing_says_what_differs_in_groups(broken: CondaEnvironment, tmp_pat
     lines = done.stdout.splitlines()
     assert "packages:" in lines and any("idna (pip)" in line and line.endswith("->  -") for line in lines)
     assert "variables:" in lines and any("CUDA_VISIBLE_DEVICES" in line for line in lines)
+    done = broken.verify("--compare", str(tmp_path / "then.json"), "--json", "-")
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, json.loads((SCHEMAS / "comparison.schema.json").read_text()))
+    assert done.returncode == 1 and document["same_environment"] is False
+    assert {"CUDA_VISIBLE_DEVICES", "idna (pip)"} <= {row["name"] for row in document["differences"]}
     for content, said in (("{", "is not a session manifest"), ('{"schema_version": 9}', "is of schema version 9, this reads 1")):
         (tmp_path / "bad.json").write_text(content)
         done = broken.verify("--compare", str(tmp_path / "bad.json"))

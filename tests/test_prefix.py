@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
+import jsonschema
 import pytest
 from conftest import ROOT, VERIFIED, CondaEnvironment, Machine, clean_environ, relock, sh
 from lockedenv import prefix
@@ -278,6 +279,13 @@ def test_a_finished_prefix_whose_conda_package_was_replaced_is_not_verified(mach
     assert done.returncode == 1 and "tqdm: version is 99.0, locked is" in done.stdout and "is not verified" in done.stdout
 
 
+def planned(machine: Machine, *options: str) -> Dict[str, Any]:
+    """What --dry-run --json says."""
+    plan: Dict[str, Any] = json.loads(machine.setup("--dry-run", "--json", *options).stdout)
+    jsonschema.validate(plan, json.loads((ROOT / "scripts/lockedenv/schemas/plan.schema.json").read_text()))
+    return plan
+
+
 def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) -> None:
     done = machine.setup("--dry-run", "--arch", "90")
     assert "flash-attn   the prebuilt wheel of flash-attn 2.8.3\n" in done.stdout, done.stdout
@@ -285,8 +293,13 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
     assert re.search(
         r"flash-attn   built for sm_90 with the lock's nvcc and g\+\+, 2 jobs at a time: .*: about 108 minutes;", done.stdout
     )
+    plan = planned(machine)
+    assert plan["action"] == "install" and plan["disk"][0]["needed_bytes"] > 0 and plan["packages_added"] == []
     assert not machine.prefix.exists() and not machine.cache.exists()
     machine.assert_verified(machine.setup())
+    assert planned(machine)["action"] == "verify" and planned(machine, "--force")["action"] == "rebuild"
+    done = machine.setup("--json")
+    assert done.returncode == 1 and "--json is the plan of --dry-run: give both" in done.stdout
     done = machine.setup("--dry-run")
     assert (
         "is installed, from these locks: it is verified again (--force rebuilds it)" in done.stdout and "anew" not in done.stdout

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lockedenv import console, process
+from lockedenv.console import Progress
 from lockedenv.verify import report as reporting
 from lockedenv.verify.checks import Result, exit_status, failed, passed, skipped, warned
 from lockedenv.verify.report import Report, to_attach
@@ -20,7 +22,7 @@ class Terminal(io.StringIO):
 
 def said(out: Any, *results: Result) -> str:
     report = Report(out)
-    report.progress("working")
+    report.progress.show(lambda: "working", begins=True)
     for result in results:
         result.check = "torch"
         report.result(result)
@@ -36,6 +38,32 @@ def test_plain_when_piped_and_coloured_on_a_terminal(monkeypatch: pytest.MonkeyP
     assert "\033[31mFAIL\033[0m" in said(Terminal(), failed("wrong", "mend it")) and "working" in said(Terminal())
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\033[31m" not in said(Terminal(), failed("wrong", "mend it"))
+
+
+def test_progress_is_one_line_on_a_terminal_and_one_every_15_s_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    shown = {}
+    for out in (Terminal(), io.StringIO()):
+        progress = Progress(out=out)
+        for second in range(32):
+            now[0] += 1
+            progress.show(lambda: f"step {second}")
+        progress.clear()
+        shown[out.isatty()] = out.getvalue()
+    assert shown[False] == "  step 14\n  step 29\n"
+    assert shown[True].count("\n") == 0 and shown[True].count("\r\033[K  step") == 32 and shown[True].endswith("\r\033[K")
+    quiet = Progress(quiet=True, out=Terminal())
+    quiet.show(lambda: "step", begins=True)
+    assert quiet.out.getvalue() == ""  # type: ignore
+
+
+def test_a_long_command_shows_that_it_runs(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(process, "Progress", lambda quiet: Progress(quiet, Terminal()))
+    drawn = []
+    monkeypatch.setattr(Progress, "show", lambda self, text: drawn.append(text()))
+    process.run(["sh", "-c", "echo one; sleep 0.3"], {}, "waiting", on_line=lambda line: f"has said {line}")
+    assert drawn and re.fullmatch(r"has said one, \d s", drawn[-1])
 
 
 def test_skipped_is_never_counted_as_passed() -> None:

@@ -5,4 +5,5 @@ Runs on any Python >= 3.8 with the standard library alone; only relock.py and th
 
 from pathlib import Path
 
+VERSION = "2.0"
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import shutil
+import sys
 import time
-from typing import Iterator
+from typing import IO, Callable, Iterator, Optional
 
 FULL_DISK = (
     "No space left on device. Free some disk, or name other places with --prefix and --cache, and run again: "
@@ -30,6 +32,33 @@ def disk_text(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return where + (FULL_DISK if full else f"{error.strerror or error}; mend it and run again")
+
+
+class Progress:
+    """What is going on: on a terminal one line, which is overwritten; elsewhere a line every 15 s."""
+
+    def __init__(self, quiet: bool = False, out: Optional[IO[str]] = None) -> None:
+        self.out = out or sys.stderr
+        self.quiet, self.terminal, self.drawn, self.shown = quiet, self.out.isatty(), False, time.monotonic()
+
+    def show(self, text: Callable[[], str], begins: bool = False) -> None:
+        """`begins`: a terminal shows it at once."""
+        if self.quiet or time.monotonic() - self.shown < (0.2 if self.terminal else 15) and not (begins and self.terminal):
+            return
+        self.shown, self.drawn = time.monotonic(), self.terminal
+        line = text()
+        wide = shutil.get_terminal_size().columns - 3
+        print(
+            f"\r\033[K  {line[:wide]}" if self.terminal else f"  {line}",
+            end="" if self.terminal else "\n",
+            file=self.out,
+            flush=True,
+        )
+
+    def clear(self) -> None:
+        if self.drawn:
+            print("\r\033[K", end="", file=self.out, flush=True)
+        self.drawn = False
 
 
 class Steps:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import csv
+import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -180,14 +182,20 @@ def read_prefix(prefix: Path) -> Installed:
     return Installed(prefix, backend, conda, dists, problems)
 
 
+@functools.lru_cache(maxsize=None)
+def _entries(text: str, site: str) -> Dict[Path, str]:
+    entries = {}
+    for row in filter(None, csv.reader(io.StringIO(text))):
+        sha = base64.urlsafe_b64decode(row[1][7:] + "==").hex() if row[1:] and row[1].startswith("sha256=") else ""
+        entries[Path(os.path.normpath(os.path.join(site, row[0])))] = sha
+    return entries
+
+
 def record_entries(record: Path) -> Dict[Path, str]:
     """path -> sha256 in hex (or empty) of all that a dist-info's RECORD lists. Raises ValueError if it is damaged."""
-    entries = {}
     with contextlib.suppress(FileNotFoundError), record.open(encoding="utf-8", newline="") as file:
-        for row in filter(None, csv.reader(file)):
-            sha = base64.urlsafe_b64decode(row[1][7:] + "==").hex() if row[1:] and row[1].startswith("sha256=") else ""
-            entries[Path(os.path.normpath(record.parent.parent / row[0]))] = sha
-    return entries
+        return _entries(file.read(), str(record.parent.parent))
+    return {}
 
 
 def recorded_files(installed: Installed) -> Dict[Path, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import fcntl
@@ -19,8 +20,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from lockedenv import ROOT
-from lockedenv.console import FULL_DISK, Stop, disk_text, redact
+from lockedenv import ROOT, VERSION
+from lockedenv.console import FULL_DISK, Progress, Stop, disk_text, redact
 
 _running: "Dict[subprocess.Popen[Any], bool]" = {}
 _stopped_by: List[int] = []
@@ -104,35 +105,43 @@ def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options:
     return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool = False, hide: str = "$^",
-        disk: Optional[Path] = None, on_line: Optional[Callable[[str], None]] = None, cwd: Any = "/") -> str:  # fmt: skip
-    """Runs a command; what it says is returned, and goes to `on_line` or to the terminal, lines that match `hide` left out.
+def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool = False, hide: str = "$^", cwd: Any = "/",
+        disk: Optional[Path] = None, on_line: Optional[Callable[[str], Optional[str]]] = None) -> str:  # fmt: skip
+    """Runs a command; what it says is returned, and goes to `on_line` or to the terminal, without lines that match `hide`.
+
+    Meanwhile the progress shows `what`, or what `on_line` gave last, and the seconds.
 
     Raises Stop if it fails, with its last lines where they were not shown, or says that the disk is full. `disk`: where it
     writes, watched while it runs.
     """
     said: List[str] = []
-    least = FULL + 1
+    least, doing, progress, began = FULL + 1, what, Progress(quiet), time.monotonic()
     with started(command, env=environ, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
 
         def forward() -> None:
+            nonlocal doing
             assert process.stdout is not None
             with process.stdout:
                 for raw in process.stdout:
                     line = redact(raw.decode(errors="replace").rstrip())
                     said.append(line)
                     if on_line:
-                        on_line(line)
+                        doing = on_line(line) or doing
                     elif not quiet and not re.match(hide, line):
+                        progress.clear()
                         print(f"      {line}", flush=True)
 
         reader = threading.Thread(target=forward, daemon=True)
         reader.start()
-        while disk and process.poll() is None:  # micromamba 2.5.0 only says "Write failed"
-            least = min(least, shutil.disk_usage(disk).free)
-            time.sleep(0.05)
+        while process.poll() is None:
+            if disk:  # micromamba 2.5.0 only says "Write failed"
+                least = min(least, shutil.disk_usage(disk).free)
+            progress.show(lambda: f"{doing}, {time.monotonic() - began:.0f} s")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
         status = process.wait()
         reader.join(5)
+        progress.clear()
     if status:
         if least <= FULL or re.search(r"No space left on device|os error 28|Errno 28", "\n".join(said)):
             raise Stop(f"{what}: {FULL_DISK}")
@@ -209,12 +218,25 @@ def run_script(name: str, work: Callable[[], int]) -> int:
     return status
 
 
+def version() -> str:
+    """This version, and the commit where git can tell."""
+    _, commit, _ = ask(["git", "-C", ROOT, "describe", "--always", "--dirty"])
+    return f"maximalcai {VERSION}, commit {commit.strip() or 'unknown'}"
+
+
+class ShowVersion(argparse.Action):
+    """The option --version, which asks git only when it is given."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(version())
+        parser.exit()
+
+
 def _report(name: str) -> str:
     """Writes the running exception and what a report needs into a file; gives its path."""
-    _, commit, _ = ask(["git", "-C", ROOT, "describe", "--always", "--dirty"])
     lines = [
         f"{' '.join([name, *sys.argv[1:]])}",
-        f"commit {commit.strip() or 'unknown'}, {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}",
+        f"{version()}, {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}",
         f"Python {platform.python_version()} at {sys.executable}, {platform.platform()}, {os.getcwd()}",
         traceback.format_exc(),
     ]

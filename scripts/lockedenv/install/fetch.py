@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from subprocess import DEVNULL, PIPE
 from typing import Callable, Dict, Iterable, List
 from urllib.parse import urlsplit
 
-from lockedenv.console import Stop, redact
+from lockedenv.console import Progress, Stop, redact
 from lockedenv.install import kept
 from lockedenv.installed import hashes
 from lockedenv.machine import free_bytes, size_text
@@ -94,7 +93,7 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
     """
     folder.mkdir(parents=True, exist_ok=True)
     with holding(folder.with_name(f"{folder.name}.lock"), f"the cache {folder}"):
-        show, there = Progress(items, folder, quiet), has([folder / item.name for item in items])
+        show, there = Transfer(items, folder, quiet), has([folder / item.name for item in items])
         fetched = missing = [item for item in items if there.get(folder / item.name) != item.sha256]
         for path in filter(Path.exists, [folder / item.name for item in missing]):  # a wrong one
             path.unlink()
@@ -103,6 +102,7 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
         wait = pause = float(os.environ.get("MAXIMALCAI_RETRY_SECONDS", "1"))
         for attempt in range(rounds if missing else 0):
             if attempt:
+                show.clear()
                 worst = missing[0].problems[-1]
                 say(f"{len(missing)} of {len(items)} files not yet there ({worst}); trying again in {wait:.0f} s")
                 time.sleep(wait)
@@ -116,7 +116,7 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
                                  "run again: what is there is kept")  # fmt: skip
             if not missing:
                 break
-        show.end()
+        show.clear()
         if missing:
             lines = [f"{item.name}: {'; '.join(dict.fromkeys(item.problems))}" for item in missing[:5]]
             lines += [f"and {len(missing) - 5} more"] if len(missing) > 5 else []
@@ -127,13 +127,13 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
         return sum((folder / item.name).stat().st_size for item in fetched)
 
 
-class Progress:
-    """Bytes of total, rate, and what is left: one line that is overwritten on a terminal, otherwise one every 15 s."""
+class Transfer(Progress):
+    """The progress of a fetch: bytes of total, rate, and what is left."""
 
     def __init__(self, items: List[Item], folder: Path, quiet: bool) -> None:
+        super().__init__(quiet)
         self.names, self.folder, self.total = [item.name for item in items], folder, sum(item.size for item in items)
-        self.started = self.shown = time.monotonic()
-        self.first, self.quiet, self.terminal = self.bytes(), quiet, sys.stderr.isatty()
+        self.started, self.first = time.monotonic(), self.bytes()
 
     def bytes(self) -> int:
         sizes: Dict[str, int] = {}
@@ -142,15 +142,10 @@ class Progress:
         return sum(sizes.get(name, sizes.get(f"{name}.part", 0)) for name in self.names)
 
     def __call__(self) -> None:
-        now = time.monotonic()
-        if self.quiet or now - self.shown < (0.5 if self.terminal else 15):
-            return
-        self.shown, done = now, self.bytes()
-        rate = (done - self.first) / (now - self.started)
-        left = f", {(self.total - done) / rate:.0f} s left" if rate and self.total > done else ""
-        text = f"  {size_text(done)} of {size_text(max(self.total, done))}, {size_text(rate)}/s{left}"
-        print(f"\r\033[K{text}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+        self.show(self.text)
 
-    def end(self) -> None:
-        if self.terminal and not self.quiet:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    def text(self) -> str:
+        done = self.bytes()
+        rate = (done - self.first) / (time.monotonic() - self.started)
+        left = f", {(self.total - done) / rate:.0f} s left" if rate and self.total > done else ""
+        return f"{size_text(done)} of {size_text(max(self.total, done))}, {size_text(rate)}/s{left}"

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, TextIO, Tuple
+from typing import Callable, Dict, List, Optional, TextIO, Tuple
 
 from lockedenv.console import Steps, Stop
 from lockedenv.install.flash_plan import GET_GCC, GET_NVCC, Toolchain
@@ -46,18 +46,17 @@ def variables(work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs
         MAX_JOBS=str(jobs), NVCC_THREADS=environ.get("NVCC_THREADS", "1"))  # fmt: skip
 
 
-def follower(log: TextIO, steps: Steps) -> Callable[[str], None]:
-    """Takes the build's lines into its log; tells every 15 s how many kernels are compiled and how long the rest takes."""
-    started = shown = time.monotonic()
+def follower(log: TextIO) -> Callable[[str], Optional[str]]:
+    """Takes the build's lines into its log; gives the kernels that are compiled and how long the rest takes, if a line says so."""
+    started = time.monotonic()
 
-    def follow(line: str) -> None:
-        nonlocal shown
+    def follow(line: str) -> Optional[str]:
         print(line, file=log, flush=True)
-        step, now = re.match(r"\s*\[(\d+)/(\d+)\]", line), time.monotonic()
-        if step and (now - shown > 15 or step[1] == step[2]):
-            shown, done, total = now, int(step[1]), int(step[2])
-            left = (now - started) / done * (total - done)
-            steps.note(f"{done} of {total} kernels, {now - started:.0f} s, about {left:.0f} s left")
+        if not (step := re.match(r"\s*\[(\d+)/(\d+)\]", line)):
+            return None
+        done, total = int(step[1]), int(step[2])
+        left = (time.monotonic() - started) / done * (total - done)
+        return f"{done} of {total} kernels, about {left:.0f} s left"
 
     return follow
 
@@ -94,7 +93,8 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
     steps.note(f"the full log: {log}")
     try:
         with log.open("w", encoding="utf-8") as file:
-            run(command, variables(work, prefix, tools, archs, jobs), "pip wheel", on_line=follower(file, steps), cwd=work)
+            environ = variables(work, prefix, tools, archs, jobs)
+            run(command, environ, "building flash-attn", steps.quiet, on_line=follower(file), cwd=work)
     except Stop as error:
         text = log.read_text(encoding="utf-8", errors="replace")
         kind, cause, remedy = likely_cause(f"{text}\n{error}", tools.cuda)

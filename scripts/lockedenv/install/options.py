@@ -13,7 +13,7 @@ from lockedenv.environment import Environment
 from lockedenv.install import flash_plan
 from lockedenv.machine import default_cache, home
 from lockedenv.prefix import Prefix
-from lockedenv.process import run_script
+from lockedenv.process import ShowVersion, run_script
 
 
 class Options(argparse.Namespace):
@@ -24,6 +24,7 @@ class Options(argparse.Namespace):
     cache: Path
     offline: Optional[Path]
     force: bool = False  # the set-up alone has these
+    json: bool = False
     mirrors: List[str] = []
 
     def usual(self) -> Path:
@@ -57,7 +58,8 @@ class Options(argparse.Namespace):
 
 def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """The parser of a script, with the options that both have."""
-    parser = argparse.ArgumentParser(f"scripts/{name}", description=description, epilog=epilog, allow_abbrev=False)
+    parser = argparse.ArgumentParser(f"scripts/{name}", description=description, epilog=epilog, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--prefix", type=Path, metavar="DIR", help="the environment (default: see below)")
     add("--environment", metavar="NAME|DIR", help="default, current, or a folder of your own with an environment.yml and its "
@@ -75,6 +77,7 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
     add("--sha256", default="", metavar="HEX", help="the hash of --wheel")
     add("--level", choices=["quick", "full"], help="how much is verified (default: full, until that has passed)")
     add("--quiet", action="store_true", help="print the verdict and errors only")
+    add("--version", action=ShowVersion, nargs=0, help="print the version and the commit")
     return parser
 
 

@@ -155,10 +155,15 @@ def restoring(options: Options, extras: Path, uv: Path) -> List[str]:
 def parser() -> argparse.ArgumentParser:
     return make_parser(
         "post_create.sh",
-        "Installs the pip layer into a created environment, builds flash-attn, and verifies. Run again, it puts the pip layer "
-        "right and keeps what you have added.",
-        "The prefix is --prefix, or the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai. "
-        "Exit status: the verifier's; 1 also if something could not be installed, 2 for wrong usage.",
+        "Installs the pip layer into a created environment, provides flash-attn, and verifies. Run again, it repairs the pip\n"
+        "layer and keeps what you have added.",
+        """examples:
+  micromamba create -n maximalcai -f conda-lock.yml && micromamba activate maximalcai && scripts/post_create.sh
+  scripts/post_create.sh --flash-attn build         compile flash-attn from its source
+  scripts/post_create.sh --prefix ~/maximalcai      repair this environment
+
+default prefix: the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai
+exit status: the verifier's; 1 also if something could not be installed, 2 wrong usage, 130 or 143 interrupted""",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shlex
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from lockedenv import ROOT, environment, facts, machine, prefix
 from lockedenv.console import Steps, Stop
@@ -171,20 +172,33 @@ def set_up(options: Options) -> int:
         raise Stop(f"{target.path} is of the environment {other}, not {options.of.given}; choose another --prefix, or rebuild it "
                    "with --force")  # fmt: skip
     finished, backend = state in (INSTALLED, VERIFIED) and not options.force and options.backend in ("auto", made_by), made_by
-    steps = Steps(2 if finished else STEPS, options.quiet)
+    steps = Steps(2 if finished else STEPS, options.quiet or options.json)
+    plan = {
+        "schema_version": 1,
+        "environment": options.of.name,
+        "prefix": str(target.path),
+        "cache": str(options.cache),
+        "state": state,
+    }
+    plan.update(action="verify" if finished else "install" if state in (ABSENT, MAKING) else "rebuild", backend=made_by)
     if finished:
         steps.say(f"{target.path} is installed, from these locks: it is verified again (--force rebuilds it)")
     else:
         with steps.step("Look at the machine"):
-            backend = look(options, state, steps)
+            backend = look(options, state, steps, plan)
     if options.dry_run:
         steps.say("this was a dry run: nothing was changed")
+        if options.json:
+            print(json.dumps(plan, indent=2))
         return 0
     return post_create.again(options, steps) if finished else install(options, backend, steps)
 
 
-def look(options: Options, state: str, steps: Steps) -> str:
-    """Says what is going to be done, and where; gives the backend. Raises Stop for what could not end well."""
+def look(options: Options, state: str, steps: Steps, plan: Dict[str, Any]) -> str:
+    """Says what is going to be done, and where; gives the backend. Raises Stop for what could not end well.
+
+    `plan` gets the same for --json: schemas/plan.schema.json.
+    """
     (backend, why), target, path = choose_backend(options), options.target, options.target.path
     prefix.refuse(path, backend, options.cache)
     needs, gpus, environ, cuda = needed_space(options, backend), machine.gpus(), dict(os.environ), options.of.cuda(backend)
@@ -196,14 +210,16 @@ def look(options: Options, state: str, steps: Steps) -> str:
         steps.note(f"disk         {what}: about {size_text(needed)} of {size_text(machine.free_bytes(folder))} free at {folder}")
     if len(needs) > 1:
         steps.note("the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")
-    steps.note(f"flash-attn   {flash.outlook(options, backend, gpus)}")
+    flash_attn, goes, moves = flash.outlook(options, backend, gpus), [], []
+    steps.note(f"flash-attn   {flash_attn}")
     for mounted in prefix.mounts_in(path):
         raise Stop(f"{mounted} is mounted in the environment, which is to be moved; unmount it first")
     if state not in (ABSENT, MAKING):
         steps.note(f"the old environment is kept at {target.old} until the new one is verified")
         where = "" if options.keep_extras else f" (listed in {target.beside('maximalcai-extras-*.txt')})"
-        extras = [f"goes         {line}{where}" for line in added(read_prefix(path))]
-        own = [f"moves        {file.relative_to(path)}, your own, to {path}.kept-*" for file in own_files(path)]
+        goes, moves = added(read_prefix(path)), [str(file.relative_to(path)) for file in own_files(path)]
+        extras = [f"goes         {line}{where}" for line in goes]
+        own = [f"moves        {name}, your own, to {path}.kept-*" for name in moves]
         if extras and not options.keep_extras:
             steps.note("--keep-extras installs the packages that you added into the new one")
         for lines in (extras, own):
@@ -217,6 +233,8 @@ def look(options: Options, state: str, steps: Steps) -> str:
             raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
                        f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
                        "--prefix or --cache")  # fmt: skip
+    disk = [dict(folder=str(f), what=what, needed_bytes=n, free_bytes=machine.free_bytes(f)) for f, n, what in needs]
+    plan.update(backend=backend, backend_reason=why, disk=disk, flash_attn=flash_attn, packages_added=goes, files_added=moves)
     return backend
 
 
@@ -224,8 +242,15 @@ def parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "setup_runpod_environment.sh",
         "Turns a bare Linux machine into the locked environment, verified. It is safe to run again.",
-        "Default prefix: ~/maximalcai, or ~/maximalcai-NAME for another environment. "
-        "Exit status: 0 verified, 1 not, 2 wrong usage, 130 and 143 interrupted.",
+        """examples:
+  scripts/setup_runpod_environment.sh                            the default environment, into ~/maximalcai
+  scripts/setup_runpod_environment.sh --environment current      the models of today, into ~/maximalcai-current
+  scripts/setup_runpod_environment.sh --dry-run                  what would be done, and where
+  scripts/setup_runpod_environment.sh --force --keep-extras      rebuild, with the packages that you added
+  scripts/setup_runpod_environment.sh --download-only /media/usb, then there: --offline /media/usb
+
+default prefix: ~/maximalcai, or ~/maximalcai-NAME for another environment
+exit status: 0 verified, 1 not, 2 wrong usage, 130 or 143 interrupted""",
     )
     add = parser.add_argument
     add("--backend", choices=["auto", "conda", "pip"], default="auto",
@@ -237,6 +262,7 @@ def parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="rebuild a finished environment; the old one stays until it is verified")
     add("--keep-extras", action="store_true", help="install the packages that you added into the rebuilt environment too")
     add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add("--json", action="store_true", help="with --dry-run: the plan as JSON on standard output")
     return parser
 
 
@@ -249,6 +275,8 @@ def work(options: Options) -> int:
         download_only(folder, environment.find(options.environment or "default"), options, Steps(3, options.quiet))
         return 0
     options.settle(options.prefix or options.usual())
+    if options.json and not options.dry_run:
+        raise Stop("--json is the plan of --dry-run: give both")
     prefix.refuse(options.target.path, options.backend, options.cache)
     for folder in (options.target.path, options.cache):
         refuse_unusable(folder)

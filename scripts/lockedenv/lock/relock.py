@@ -26,7 +26,7 @@ from lockedenv import ROOT, environment, facts
 from lockedenv.console import Stop
 from lockedenv.environment import CONDA_LOCK, DEV, FLASH, PIP, REQUIREMENTS, SPEC, VIRTUAL, Environment
 from lockedenv.locks import WHEEL, LockError, PipPackage, canonical, read_conda_lock, read_pip_lock
-from lockedenv.process import ask, run_script
+from lockedenv.process import ShowVersion, ask, run_script
 from packaging.requirements import Requirement
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
@@ -332,6 +332,7 @@ def diff(environments: List[Environment], revision: str) -> str:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="scripts/lock.sh", allow_abbrev=False)
     p.add_argument("--environment", metavar="NAME|DIR")
+    p.add_argument("--version", action=ShowVersion, nargs=0)
     group = p.add_mutually_exclusive_group()
     group.add_argument("--update", metavar="NAME", action="append", default=[])
     group.add_argument("--check", action="store_true")

@@ -19,7 +19,7 @@ from lockedenv.console import Stop
 from lockedenv.environment import GIVEN, MARK
 from lockedenv.installed import read_prefix
 from lockedenv.prefix import record_verdict
-from lockedenv.process import run_script
+from lockedenv.process import ShowVersion, run_script
 from lockedenv.provenance import compare, manifest
 from lockedenv.verify import child
 from lockedenv.verify.checks import FULL, QUICK, Check, Context, Result, exit_status, failed, load, no_gpu, skipped
@@ -58,17 +58,23 @@ def timed(check: Check, function: Callable[..., Result], *arguments: Any) -> Res
 def run_checks(context: Context, checks: List[Check], report: Report) -> List[Result]:
     """Runs the checks, children side by side where CPUs and memory allow, and reports them in order."""
     results: List[Result] = []
+    running: Dict[str, float] = {}  # check -> since when
 
     def finish(result: Result) -> None:
         results.append(result)
         report.result(result)
 
     def answer(check: Check, future: "Future[Result]") -> Result:
-        started = time.monotonic()
         while not future.done():
-            report.progress(f"{check.name}: {time.monotonic() - started:.0f} s")
-            time.sleep(0.1 if report.terminal else 0.01)
+            report.progress.show(
+                lambda: ", ".join(f"{name} {time.monotonic() - began:.0f} s" for name, began in list(running.items()))
+            )
+            time.sleep(0.01)
         return future.result()
+
+    def here(check: Check) -> Result:
+        report.progress.show(lambda: check.name, begins=True)
+        return timed(check, check.function, context)
 
     children = sorted((c for c in checks if c.child), key=lambda c: -c.timeout)  # the longest starts first
     room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1))
@@ -81,11 +87,17 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
         def begin(check: Check) -> "Future[Result]":
             if check.gpu and no_gpu(context):
                 return pool.submit(timed, check, skipped, f"{no_gpu(context)}, and this has no CPU path")
-            return pool.submit(timed, check, child.run_child, check, python, context.device, environ, fork)
+            return pool.submit(in_child, check)
+
+        def in_child(check: Check) -> Result:
+            running[check.name] = time.monotonic()
+            result = timed(check, child.run_child, check, python, context.device, environ, fork)
+            del running[check.name]
+            return result
 
         begun = {c.name: begin(c) for c in children if not c.alone}
         for check in sorted(checks, key=lambda c: (c.child, c.alone)):
-            finish(answer(check, begun.get(check.name) or begin(check)) if check.child else timed(check, check.function, context))
+            finish(answer(check, begun.get(check.name) or begin(check)) if check.child else here(check))
     return results
 
 
@@ -114,23 +126,56 @@ def as_json(context: Context, level: str, results: List[Result], seconds: float,
     }
 
 
-def compare_manifests(paths: List[Path]) -> int:
-    """Prints what differs between two manifests, or one and this machine; 1 if the fingerprints differ. Raises ManifestError."""
+def write_json(target: str, document: Any) -> None:
+    """Writes a document to a file, or to standard output for "-"."""
+    text = json.dumps(document, indent=2) + "\n"
+    sys.stdout.write(text) if target == "-" else machine.write_atomically(Path(target), text)
+
+
+def list_checks(registry: Dict[str, Check], target: Optional[str]) -> int:
+    """Says what each check proves, or writes it as JSON: schemas/list.schema.json."""
+    if target:
+        keys = ("name", "level", "proves", "gpu", "each_gpu", "timeout")
+        write_json(target, {"schema_version": 1, "checks": [{key: getattr(c, key) for key in keys} for c in registry.values()]})
+    else:
+        print(*(f"{c.name:<16} {c.level:<5}  {c.proves}" for c in registry.values()), sep="\n")
+    return 0
+
+
+def compare_manifests(paths: List[Path], target: Optional[str]) -> int:
+    """Says what differs between two manifests, or one and this machine, or writes it as JSON: schemas/comparison.schema.json.
+
+    Gives 1 if the fingerprints differ. Raises ManifestError.
+    """
     if len(paths) > 2:
         raise compare.ManifestError("--compare takes one manifest or two")
     documents, names = [compare.read(path) for path in paths], [*map(str, paths), "this machine"]
     if len(documents) == 1:
         context = make_context(Path(sys.prefix))
         documents.append(manifest.make(context.installed, context.gpus))
-    print(compare.comparison(documents[0], documents[1], (names[0], names[1])))
-    return int(documents[0]["fingerprint"] != documents[1]["fingerprint"])
+    same = documents[0]["fingerprint"] == documents[1]["fingerprint"]
+    if target:
+        rows = [dict(zip(("group", "name", "first", "second"), row)) for row in compare.differences(documents[0], documents[1])]
+        write_json(target, {"schema_version": 1, "compared": names[:2], "same_environment": same, "differences": rows})
+    else:
+        print(compare.comparison(documents[0], documents[1], (names[0], names[1])))
+    return int(not same)
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="verify_environment.py",
         description="Proves that this Python's environment is the locked one and that it works on this GPU.",
-        epilog="Exit status: 0 all good, 1 a check failed, 2 wrong usage.",
+        epilog="""examples, in the environment (source ~/maximalcai/activate):
+  python scripts/verify_environment.py --level quick            the locked packages, in seconds
+  python scripts/verify_environment.py --only qlora,sdpa        these two checks
+  python scripts/verify_environment.py --manifest results/manifest.json
+  python scripts/verify_environment.py --compare results/manifest.json
+  python scripts/verify_environment.py --report report.txt      what to attach to a report of a problem
+  torchrun --nproc-per-node 8 scripts/verify_environment.py --distributed
+
+exit status: 0 all good, 1 a check failed or --compare found another environment, 2 wrong usage, 130 or 143 interrupted""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = p.add_argument
@@ -139,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     add("--skip", metavar="NAME,...", default="", help="leave these checks out")
     add("--environment", metavar="NAME|DIR", help="compare with this one's locks (default: the prefix's own)")
     add("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
-    add("--json", metavar="FILE", help="write the results as JSON")
+    add("--json", metavar="FILE", help="write the results as JSON, or what --list and --compare say; - is standard output")
     add("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
     add("--report", metavar="FILE", help="write one text to attach to a report: results, versions, last log lines, no secrets")
     add("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
@@ -148,6 +193,7 @@ def parser() -> argparse.ArgumentParser:
     add("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
     add("--strict", action="store_true", help="a warning fails too")
     add("--list", action="store_true", help="say what each check proves, and run none")
+    add("--version", action=ShowVersion, nargs=0, help="print the version and the commit")
     return p
 
 
@@ -161,14 +207,12 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     """The run proper; gives the exit status."""
     registry = load()
     if args.list:
-        for check in registry.values():
-            print(f"{check.name:<16} {check.level:<5}  {check.proves}")
-        return 0
+        return list_checks(registry, args.json)
     if args.environment:
         os.environ[GIVEN] = environment.find(args.environment).given
     try:
         if args.compare:
-            return compare_manifests(args.compare)
+            return compare_manifests(args.compare, args.json)
         checks = select(registry, args.level, args.only, args.skip)
         if args.gpu == "require" and "driver" not in [*args.skip.split(","), *(c.name for c in checks)]:
             checks.insert(0, registry["driver"])
@@ -181,7 +225,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         return distributed.main(context.installed, context.gpus, args.timeout or 120)
     if args.timeout:
         checks = [replace(check, timeout=args.timeout) for check in checks]
-    for target in filter(None, [args.json, args.manifest, args.report]):
+    for target in filter(None, [args.json if args.json != "-" else None, args.manifest, args.report]):
         try:  # now, not after a minute of checks
             if Path(target).is_dir():
                 raise IsADirectoryError(0, "it is a folder")
@@ -190,7 +234,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
                 pass
         except OSError as error:
             p.error(f"{target} cannot be written ({error.strerror}); name a file in a folder that you may write to")
-    report = Report(sys.stdout)
+    report = Report(sys.stderr if args.json == "-" else sys.stdout)
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)
     installed = context.installed
@@ -200,7 +244,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             f"this is {sys.executable}, where no lock was installed; run the environment's own: source ~/maximalcai/activate, or "
             f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
         )
-    context.progress, made = report.progress, machine.read_json(installed.prefix / MARK).get("made")
+    made = machine.read_json(installed.prefix / MARK).get("made")
     report.say(f"{installed.backend} prefix {installed.prefix}, environment {context.environment.name}, {args.level} level, "
                f"on the {context.device}")  # fmt: skip
     results = run_checks(context, checks, report)
@@ -210,8 +254,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     if not (args.only or os.environ.get(GIVEN)) and args.skip in ("", "flash-attn") and args.gpu != "off":
         record_verdict(installed.prefix, args.level, exit_status(results) == 0, made)
     if args.json:
-        document = as_json(context, args.level, results, seconds, status)
-        machine.write_atomically(Path(args.json), json.dumps(document, indent=2) + "\n")
+        write_json(args.json, as_json(context, args.level, results, seconds, status))
     if args.manifest or args.report:
         document = manifest.make(installed, context.gpus, [asdict(r) for r in results], args.with_uuids)
     if args.manifest:

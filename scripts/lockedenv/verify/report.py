@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Dict, List
 
-from lockedenv.console import redact
+from lockedenv.console import Progress, redact
 from lockedenv.machine import default_cache
 from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Result
 
@@ -30,19 +30,14 @@ class Report:
         self.terminal = out.isatty()
         self.colour = self.terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self.width = max(60, shutil.get_terminal_size().columns) if self.terminal else 10_000
+        self.progress = Progress(out=out)
 
     def _paint(self, verdict: str, text: str) -> str:
         return f"\033[{_COLOURS[verdict]}m{text}\033[0m" if self.colour else text
 
     def say(self, text: str) -> None:
-        self.progress("")
+        self.progress.clear()
         print(text, file=self.out, flush=True)
-
-    def progress(self, text: str) -> None:
-        """One line that the next one overwrites; nothing where there is no terminal."""
-        if self.terminal:
-            self.out.write("\r\033[K" + text[: self.width - 1])
-            self.out.flush()
 
     def result(self, result: Result) -> None:
         """One line for a result; remedy and details, wrapped, under one that is not a pass."""

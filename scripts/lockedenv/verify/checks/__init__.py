@@ -76,7 +76,6 @@ class Context:
     lock_error: str = ""
     gpus: List[Gpu] = field(default_factory=list)
     gpu_error: str = ""
-    progress: Callable[[str], None] = lambda text: None
     environ: Dict[str, str] = field(default_factory=dict)
 
     @property

@@ -54,7 +54,6 @@ def files(context: Context) -> Result:
     installed, prefix = context.installed, context.installed.prefix
     left, recorded = read_json(prefix / INSTALLED), recorded_files(installed)
     wanted = {**{prefix / name: sha for name, sha in left.get("files", {}).items()}, **{p: s for p, s in recorded.items() if s}}
-    context.progress(f"files: {len(wanted)} to be hashed")
     has = hashes(wanted)
     wrong = {path: _what(path, has[path]) for path, sha in wanted.items() if has[path] != sha}
     size = sum(path.stat().st_size for path in wanted if path not in wrong)
