@@ -9,6 +9,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, List, Optional
+from urllib.parse import unquote
 
 # A fault is called with the handler and the bytes that would be sent; it answers by itself and returns True, or returns
 # False to let the request through.
@@ -29,10 +30,11 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        path = self.owner.root / self.path.split("?")[0].lstrip("/")
+        asked = self.path.split("?")[0].lstrip("/")
+        path = next((path for path in (self.owner.root / asked, self.owner.root / unquote(asked)) if path.is_file()), Path(asked))
         self.owner.requests[path.name] += 1
         self.owner.seen.append(self.path)
-        if not path.is_file():
+        if not path.is_absolute():
             return self.answer(404, b"")
         content, start = path.read_bytes(), 0
         wanted = self.headers.get("Range", "")

@@ -55,7 +55,7 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     assert done.returncode == 0 and f"--offline {collected}" in done.stdout, done.stdout
     assert not machine.prefix.exists()
     assert "[3/3] Fetch Python 3.11, for machines without" in done.stdout
-    assert list((collected / "python").glob("*3.11*")) or "left out: uv could not fetch it" in done.stdout, done.stdout
+    assert list((collected / "python-archives").glob("*3.11*")) or "left out: uv could not fetch it" in done.stdout, done.stdout
     names = {p.name for p in (collected / "wheels").iterdir()}
     assert any(n.startswith("flash_attn-") for n in names) and any(n.startswith("uv-") for n in names)
     assert (collected / "pkgs/micromamba-2.5.0-1.tar.bz2").exists()

@@ -217,10 +217,9 @@ def _prebuilt_wheel(options: Options, prebuilt: Optional[locks.PrebuiltWheel], t
 
 
 def prebuilt_item(options: Options, wheel: locks.PrebuiltWheel) -> fetch.Item:
-    """Where it is: in the offline folder, else on the mirrors, as `--download-only` lays it out, else at its own address."""
-    online = [*(f"{mirror.rstrip('/')}/wheels/{wheel.url.rsplit('/', 1)[-1]}" for mirror in options.mirrors), wheel.url]
-    sources = [(options.offline / "wheels" / wheel.filename).as_uri()] if options.offline else online
-    return fetch.Item(wheel.filename, wheel.sha256, 0, sources)
+    """Where it is: in the offline folder, else at its own address."""
+    source = (options.offline / "wheels" / wheel.filename).as_uri() if options.offline else wheel.url
+    return fetch.Item(wheel.filename, wheel.sha256, 0, [source])
 
 
 def build_and_keep(options: Options, base: str, torch: Torch, archs: List[str], pin: locks.PipPackage, steps: Steps) -> Path:

@@ -47,7 +47,7 @@ def variables(work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs
 
 
 def follower(log: TextIO) -> Callable[[str], Optional[str]]:
-    """Takes the build's lines into its log; gives the kernels that are compiled and how long the rest takes, if a line says so."""
+    """Takes the build's lines into its log; gives the kernels compiled and how long the rest takes, where one says so."""
     started = time.monotonic()
 
     def follow(line: str) -> Optional[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Callable, Dict, List, Optional
 
 from lockedenv import ROOT, environment
 from lockedenv.console import Stop
@@ -17,7 +17,10 @@ from lockedenv.process import ShowVersion, run_script
 
 
 class Options(argparse.Namespace):
-    """The parsed options. `offline` is a folder made by --download-only; `level` None: what the prefix's past asks for."""
+    """The parsed options. `level` None: what the prefix's past asks for.
+
+    `offline` is a folder made by --download-only, or the cache, into which its files come from `source`, where it is served.
+    """
 
     target: Prefix
     of: Environment
@@ -26,6 +29,8 @@ class Options(argparse.Namespace):
     force: bool = False  # the set-up alone has these
     json: bool = False
     mirrors: List[str] = []
+    source: str = ""
+    lists: Dict[str, Dict[str, str]] = {}  # mirror -> sha256 -> path
 
     def usual(self) -> Path:
         """Where the named environment is, if no prefix is named."""
@@ -41,12 +46,14 @@ class Options(argparse.Namespace):
             raise Stop("--sha256 is the hash of --wheel; give both")
         if self.wheel and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise Stop("--wheel needs --sha256 with the wheel's 64 hex digits: nothing is installed that was not hashed")
-        if self.offline and not self.offline.is_dir():
+        self.cache = (self.cache.expanduser() if self.cache else default_cache()).resolve()
+        if isinstance(self.offline, str):
+            self.source, self.offline = self.offline.rstrip("/"), self.cache
+        elif self.offline and not self.offline.is_dir():
             raise Stop(f"--offline {self.offline}: is not a folder; make it with --download-only {self.offline}")
         if self.jobs is not None and self.jobs < 1:
             raise Stop(f"--jobs {self.jobs}: give a positive number")
         self.offline = self.offline.resolve() if self.offline else None
-        self.cache = (self.cache.expanduser() if self.cache else default_cache()).resolve()
         try:
             self.target = Prefix(path.expanduser().resolve())  # through a link: what it points to
         except RuntimeError as error:
@@ -66,7 +73,8 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
         "locks (default: the one that the prefix is of)")  # fmt: skip
     add("--cache", type=Path, metavar="DIR", help="where downloads and built wheels are kept "
         "(default: /workspace/.cache/maximalcai on a pod, otherwise ~/.cache/maximalcai)")  # fmt: skip
-    add("--offline", type=Path, metavar="DIR", help="take everything from a folder made by --download-only")
+    add("--offline", type=lambda text: text if "://" in text else Path(text), metavar="DIR|URL",
+        help="take everything from a folder made by --download-only, here or at an address")  # fmt: skip
     add("--arch", default="", metavar="LIST", help="build flash-attn for these: 90 is an H100, 80 an A100 "
         "(default: the GPUs present; without a GPU it is left out)")  # fmt: skip
     add("--jobs", type=int, metavar="N", help="compile jobs (default: by CPUs and free memory)")

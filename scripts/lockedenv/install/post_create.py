@@ -15,7 +15,7 @@ from typing import List, Optional
 from lockedenv import ROOT, locks
 from lockedenv.console import Steps, Stop, disk_text
 from lockedenv.environment import REQUIREMENTS, Environment, named
-from lockedenv.install import flash, wheels
+from lockedenv.install import flash, mirror, wheels
 from lockedenv.install.options import Options, main, make_parser
 from lockedenv.installed import INSTALLED, added, file_sha256, read_prefix, snapshot
 from lockedenv.machine import POD_VOLUME, gpus, read_json, write_atomically
@@ -70,6 +70,9 @@ def again(options: Options, steps: Steps) -> int:
     same = full.get("passed") and full.get("added") == added(read_prefix(options.target.path))
     level = options.level or ("quick" if same else "full")
     with steps.step("flash-attn"):
+        if options.source:
+            mirror.look(options)
+            mirror.bring(options, "", steps)
         uv = Path() if options.flash_attn == "none" else wheels.bring_uv(options.cache, steps, options.offline)
         problem = install_flash_attn(options, uv, steps)
     return conclude(options, level, [problem], steps)
@@ -188,7 +191,10 @@ def work(options: Options) -> int:
         # A folder that is not the set-up's is marked as one that may never be removed.
         first = {"made_by": "you", "path": str(target.path), "environment": options.of.given}
         target.write(**{**first, **target.mark(), "backend": backend, "verdicts": {}})
-        return finish(options, backend, Steps(STEPS, options.quiet))
+        steps = Steps(STEPS, options.quiet)
+        mirror.look(options)
+        mirror.bring(options, backend, steps)
+        return finish(options, backend, steps)
 
 
 def active_prefix(options: Options) -> Path:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from lockedenv import ROOT, environment, facts, machine, prefix
-from lockedenv.console import Steps, Stop
+from lockedenv.console import Steps, Stop, redact
 from lockedenv.environment import Environment
-from lockedenv.install import conda, fetch, flash, post_create, wheels
+from lockedenv.install import conda, fetch, flash, mirror, post_create, wheels
 from lockedenv.install.options import Options, main, make_parser
 from lockedenv.installed import added, own_files, read_prefix
 from lockedenv.machine import size_text, version_tuple
@@ -63,6 +63,9 @@ def choose_backend(options: Options) -> Tuple[str, str]:
     """(backend, why)."""
     if options.backend != "auto":
         return options.backend, "as asked"
+    for address, found in options.lists.items():
+        if {p.sha256 for p in options.of.conda()} <= set(found):
+            return "conda", f"{redact(address)} has its archives"
     if options.offline:
         there = (options.offline / "pkgs").is_dir()
         return ("conda", "the offline folder has its archives") if there else ("pip", "the offline folder has wheels alone")
@@ -76,10 +79,10 @@ def needed_space(options: Options, backend: str) -> List[Tuple[Path, int, str]]:
     """(folder, bytes, what for) of each file system that will be written; what the cache already has is not counted."""
     path, cache = options.target.path, options.cache
     together, total = machine.same_filesystem(path, cache), sum(p.size for p in options.of.wheels(backend))
-    unpacked, archives, beside = int(total * WHEEL_GROWTH), 0 if together else total, 0
+    unpacked, archives, beside = int(total * WHEEL_GROWTH), 0 if together and not options.lists else total, 0
     if backend == "conda":
         sizes = {p.filename: p.size or UNKNOWN_SIZE for p in options.of.conda()}
-        archives = sum(size for name, size in sizes.items() if not (cache / "pkgs" / name).exists())
+        archives += sum(size for name, size in sizes.items() if not (cache / "pkgs" / name).exists())
         beside = sum(sizes.values())
         unpacked += int(beside * CONDA_GROWTH)
     elif together and options.target.mark().get("backend") == "pip":
@@ -93,17 +96,21 @@ def create_venv(options: Options, uv: Path) -> None:
     """An empty virtual environment of the locked Python: the machine's, or one that uv brings. Raises Stop."""
     path, python = options.target.path, options.of.python
     environ, remedy = wheels.uv_environment(options.cache, path, dict(os.environ)), INSTALL_PYTHON.format(python)
+    if (archives := (options.offline or options.cache) / mirror.PYTHON).is_dir():
+        environ.update(UV_PYTHON_CACHE_DIR=str(archives))
     if options.offline:
-        environ.update(UV_PYTHON_INSTALL_DIR=str(options.offline / "python"), UV_PYTHON_DOWNLOADS="never")
+        environ.update(UV_OFFLINE="1")
     there = ask([uv, "python", "find", python], env=environ)[0] == 0
-    if options.offline and not there:
-        raise Stop(f"no Python {python} here, and {options.offline} has none: {remedy}")
-    try:  # the mark lies there already
+    try:
+        if not there:  # uv venv would not take the archive of an offline folder
+            run([uv, "python", "install", "--no-bin", python], environ, f"fetching Python {python}", quiet=True)
+        # The mark lies there already.
         run([uv, "venv", "--quiet", "--python", python, "--no-project", "--allow-existing", path], environ, "uv venv", quiet=True)
     except Stop as error:
         if there:
             raise
-        raise Stop(f"no Python {python} here, and uv could not fetch one: {remedy}\n  {error}") from None
+        why = f"{options.source or options.offline} has none" if options.offline else "uv could not fetch one"
+        raise Stop(f"no Python {python} here, and {redact(why)}: {remedy}\n  {error}") from None
 
 
 def install(options: Options, backend: str, steps: Steps) -> int:
@@ -111,6 +118,7 @@ def install(options: Options, backend: str, steps: Steps) -> int:
     target = options.target
     with steps.step("Fetch the archives" if backend == "conda" else "Fetch uv"):
         uv = backend == "pip"
+        mirror.bring(options, backend, steps)
         tool = wheels.bring_uv(options.cache, steps, options.offline) if uv else conda.fetch_archives(options, steps)
     lines = added(read_prefix(target.path)) if target.ours() else []
     extras = target.beside(f"maximalcai-extras-{time.strftime('%Y%m%d-%H%M%S')}.txt")
@@ -146,13 +154,15 @@ def download_only(folder: Path, of: Environment, options: Options, steps: Steps)
                 fetch.fetch([flash.prebuilt_item(options, prebuilt)], folder / "wheels", steps.note, steps.quiet, rounds=3)
             except Stop as error:
                 steps.note(f"left out, so flash-attn will be built there: {error}")
-    with steps.step(f"Fetch Python {python}, for machines without"):
-        environ = {**wheels.uv_environment(folder, folder, dict(os.environ)), "UV_PYTHON_INSTALL_DIR": str(folder / "python")}
+    with steps.step(f"Fetch Python {python}, for machines without"), tempfile.TemporaryDirectory() as tmp:
+        environ = wheels.uv_environment(folder, folder, dict(os.environ))
+        environ.update(UV_PYTHON_INSTALL_DIR=tmp, UV_PYTHON_CACHE_DIR=str(folder / mirror.PYTHON))  # keeps the archive
         status, _, why = ask([uv, "python", "install", "--no-bin", python], 600, env=environ)
         if status != 0:
             said = "".join(why.strip().splitlines()[-1:])
             steps.note(f"left out: uv could not fetch it ({said}); the pip backend needs one there")
-    steps.end(f"install from it with: scripts/setup_runpod_environment.sh --offline {folder}")
+    mirror.write_index(folder)
+    steps.end(f"install from it, or from where it is served, with: scripts/setup_runpod_environment.sh --offline {folder}")
 
 
 def set_up(options: Options) -> int:
@@ -199,6 +209,7 @@ def look(options: Options, state: str, steps: Steps, plan: Dict[str, Any]) -> st
 
     `plan` gets the same for --json: schemas/plan.schema.json.
     """
+    mirror.look(options)
     (backend, why), target, path = choose_backend(options), options.target, options.target.path
     prefix.refuse(path, backend, options.cache)
     needs, gpus, environ, cuda = needed_space(options, backend), machine.gpus(), dict(os.environ), options.of.cuda(backend)
@@ -257,7 +268,8 @@ exit status: 0 verified, 1 not, 2 wrong usage, 130 or 143 interrupted""",
         help="auto: conda where its channels answer, otherwise PyPI's wheels of the same versions")  # fmt: skip
     add("--mirror", default=os.environ.get("MAXIMALCAI_MIRROR", ""), metavar="URL,...",
         dest="mirrors", type=lambda urls: [url for url in urls.split(",") if url],
-        help="fetch conda archives from here first (default: $MAXIMALCAI_MIRROR); any is safe")  # fmt: skip
+        help="fetch from here first: a conda channel's mirror, or where a folder of --download-only is served "
+        "(default: $MAXIMALCAI_MIRROR); any is safe")  # fmt: skip
     add("--download-only", type=Path, metavar="DIR", help="collect everything in DIR, and install nothing")
     add("--force", action="store_true", help="rebuild a finished environment; the old one stays until it is verified")
     add("--keep-extras", action="store_true", help="install the packages that you added into the rebuilt environment too")

@@ -179,7 +179,9 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
     prefix, cache, offline, anew = options.target.path, options.cache, options.offline, options.force
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
-    wrong, folder, apart = damaged(prefix, pins), (offline or cache) / "wheels", not same_filesystem(cache, prefix)
+    wrong, folder = damaged(prefix, pins), (offline or cache) / "wheels"
+    mirrored = {pin.sha256 for pin in pins} <= set(kept.known(folder.glob("*.whl")).values())
+    apart = mirrored or not same_filesystem(cache, prefix)
     command += [word for name in wrong for word in ("--reinstall-package", name)]
     if offline or apart:
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
