@@ -201,7 +201,7 @@ def like(document: Dict[str, Any], name: str, installed: Installed, gpus: List[G
 def text(document: Dict[str, Any]) -> str:
     """The file: a line for each row."""
     rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in document["rows"].items())
-    return json.dumps({**document, "rows": {}}, indent=1)[:-3] + "{\n" + rows + "\n }\n}\n"
+    return json.dumps({**document, "rows": {}}, indent=1)[:-4] + "{\n" + rows + "\n }\n}\n"
 
 
 def summary(document: Dict[str, Any]) -> str:

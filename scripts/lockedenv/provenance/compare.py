@@ -28,11 +28,11 @@ class ManifestError(Stop):
 
 def read(path: Path) -> Dict[str, Any]:
     """A manifest or a certificate from a file. Raises ManifestError."""
-    kind, option = "session manifest", "--manifest"
+    kind, option = "session manifest or certificate", "--manifest or --certificate"
     try:
         document: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if "task" in document:
-            kind, option = "certificate", "--certificate"
+        kind = "certificate" if "task" in document else "session manifest"
+        option = f"--{kind.split()[-1]}"
         if document["schema_version"] != SCHEMA_VERSION:
             raise ManifestError(f"{path}: is of schema version {document['schema_version']}, this reads {SCHEMA_VERSION}")
         if kind == "certificate":
