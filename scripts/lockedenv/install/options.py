@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from lockedenv import ROOT, environment
 from lockedenv.console import Stop
@@ -28,6 +28,8 @@ class Options(argparse.Namespace):
     offline: Optional[Path]
     force: bool = False  # the set-up alone has these
     json: bool = False
+    any_pod: bool = False
+    pod: List[Dict[str, Any]] = []  # what was found of the machine
     mirrors: List[str] = []
     source: str = ""
     lists: Dict[str, Dict[str, str]] = {}  # mirror -> sha256 -> path

@@ -10,6 +10,7 @@ import shlex
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -22,7 +23,10 @@ from lockedenv.installed import added, own_files, read_prefix
 from lockedenv.machine import size_text, version_tuple
 from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
 from lockedenv.process import ask, run
+from lockedenv.verify import pod
+from lockedenv.verify.checks import FAIL, WARN
 from lockedenv.verify.checks.surroundings import compile_problem
+from lockedenv.verify.report import Report
 
 # The one archive whose size the channel's metadata lacked when it was locked is pytorch's; its twin for a newer Python has
 # 1,571,072,276 bytes.
@@ -128,6 +132,7 @@ def install(options: Options, backend: str, steps: Steps) -> int:
         with steps.step(f"Create {target.path}"):
             create_venv(options, tool) if uv else conda.create(options, tool, steps)
             prefix.write_activate(target.path, backend)
+            target.write(pod=options.pod)
             post_create.note_installed(target.path)
         status = post_create.finish(options, backend, steps, extras if lines and options.keep_extras else None)
     if lines and not options.keep_extras:
@@ -236,6 +241,7 @@ def look(options: Options, state: str, steps: Steps, plan: Dict[str, Any]) -> st
         for lines in (extras, own):
             for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
                 steps.note(line)
+    check_pod(options, steps)
     post_create.refuse_misleading_variables(path, options.of, backend)
     for problem in filter(None, [machine.driver_problem(gpus, cuda), compile_problem(path, backend, environ) if gpus else None]):
         raise Stop(problem)
@@ -247,6 +253,41 @@ def look(options: Options, state: str, steps: Steps, plan: Dict[str, Any]) -> st
     disk = [dict(folder=str(f), what=what, needed_bytes=n, free_bytes=machine.free_bytes(f)) for f, n, what in needs]
     plan.update(backend=backend, backend_reason=why, disk=disk, flash_attn=flash_attn, packages_added=goes, files_added=moves)
     return backend
+
+
+def check_pod(options: Options, steps: Steps) -> None:
+    """Says what is odd about the machine; it goes into the mark, and from there into the manifest. Raises Stop for a bad one."""
+    results = pod.look()
+    options.pod = [asdict(result) for result in results]
+    for result in [result for result in results if result.verdict in (WARN, FAIL)]:
+        steps.note(f"{result.check:<12} {result.summary}: {result.remedy}")
+    verdict, said = pod.conclude(results)
+    if verdict == FAIL and not options.any_pod:
+        raise Stop(f"{said}; why is told above, --check-pod tells more, and --any-pod goes on all the same")
+
+
+def pod_report(options: Options) -> int:
+    """The whole verdict on the machine, with the rates of its disks and of the origins; 1 if it is to be given back."""
+    report, cache, of = Report(sys.stdout), options.cache, options.of
+    mirror.look(options)
+    backend, why = choose_backend(options)
+    largest = {p.channel: p for p in sorted(of.conda() if backend == "conda" else [], key=lambda p: p.size)}
+    urls = {name: conda.archive_items([p], options.mirrors)[0].sources[0] for name, p in largest.items()}
+    try:
+        uv, wheel = wheels.bring_uv(cache, Steps(1, True)), max(of.wheels(backend), key=lambda pin: pin.size)
+        urls["the package index"] = wheels.locate([wheel], uv, of.python)[0].sources[0]
+    except Stop as error:
+        report.say(f"{error}")
+    fetched = sum(mirror.wanted(of, backend).values())
+    unpacked = sum(needed for folder, needed, _ in needed_space(options, backend) if folder == options.target.path)
+    results = pod.look() + pod.measure(
+        [options.target.path, cache], {k: u for k, u in urls.items() if "file:" not in u}, fetched, unpacked
+    )
+    for result in results:
+        report.result(result)
+    verdict, said = pod.conclude(results)
+    report.say(said)
+    return int(verdict == FAIL)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -273,6 +314,10 @@ exit status: 0 verified, 1 not, 2 wrong usage, 130 or 143 interrupted""",
     add("--download-only", type=Path, metavar="DIR", help="collect everything in DIR, and install nothing")
     add("--force", action="store_true", help="rebuild a finished environment; the old one stays until it is verified")
     add("--keep-extras", action="store_true", help="install the packages that you added into the rebuilt environment too")
+    add(
+        "--check-pod", action="store_true", help="say what this machine is worth, its disks and network too, and do nothing; 20 s"
+    )
+    add("--any-pod", action="store_true", help="go on where the machine should be given back")
     add("--dry-run", action="store_true", help="say what would be done, and do nothing")
     add("--json", action="store_true", help="with --dry-run: the plan as JSON on standard output")
     return parser
@@ -292,6 +337,8 @@ def work(options: Options) -> int:
     prefix.refuse(options.target.path, options.backend, options.cache)
     for folder in (options.target.path, options.cache):
         refuse_unusable(folder)
+    if options.check_pod:
+        return pod_report(options)
     if options.dry_run:
         return set_up(options)
     with options.target.held():

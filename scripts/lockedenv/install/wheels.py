@@ -120,7 +120,7 @@ def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps) -> None:
         run(command, clean(environ, PIP_CONFIG_FILE=os.devnull, **index), f"fetching uv {pin.version} with pip", quiet=True)
 
 
-def _locate(pins: List[locks.PipPackage], uv: Path, python: str) -> List[fetch.Item]:
+def locate(pins: List[locks.PipPackage], uv: Path, python: str) -> List[fetch.Item]:
     """Where the index keeps the files of these hashes. Raises Stop if it lacks one."""
     with tempfile.TemporaryDirectory() as tmp:
         out, asked, config = Path(tmp, "pylock.toml"), Path(tmp, "asked.txt"), Path(tmp, "uv.toml")
@@ -153,7 +153,7 @@ def fetch_files(pins: List[locks.PipPackage], folder: Path, uv: Path, python: st
     """The wheels and sources of these pins for a Python into a folder, by hash; what is there is not asked for. Raises Stop."""
     there = set((hashes if read else kept.known)(folder.glob("*-*")).values())
     if missing := [pin for pin in pins if pin.sha256 not in there]:
-        fetch.fetch(_locate(missing, uv, python), folder, steps.note, steps.quiet)
+        fetch.fetch(locate(missing, uv, python), folder, steps.note, steps.quiet)
 
 
 def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from lockedenv import ROOT, environment, machine
 from lockedenv.installed import Installed, file_sha256, record_hash
-from lockedenv.machine import Gpu, version_tuple
+from lockedenv.machine import Gpu, read_json, version_tuple
 from lockedenv.process import ask
 
 SCHEMA_VERSION = 1
@@ -120,6 +120,7 @@ def make(installed: Installed, gpus: List[Gpu], results: Sequence[Dict[str, Any]
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "vulnerabilities": vulnerabilities(installed),
         "results": list(results),
+        "pod": read_json(installed.prefix / environment.MARK).get("pod", []),
     }
 
 

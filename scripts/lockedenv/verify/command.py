@@ -20,7 +20,7 @@ from lockedenv.environment import GIVEN, MARK
 from lockedenv.installed import read_prefix
 from lockedenv.prefix import record_verdict
 from lockedenv.process import ShowVersion, run_script
-from lockedenv.provenance import compare, manifest
+from lockedenv.provenance import certificate, compare, manifest
 from lockedenv.verify import child
 from lockedenv.verify.checks import FULL, QUICK, Check, Context, Result, exit_status, failed, load, no_gpu, skipped
 from lockedenv.verify.report import Report, to_attach
@@ -143,23 +143,32 @@ def list_checks(registry: Dict[str, Check], target: Optional[str]) -> int:
 
 
 def compare_manifests(paths: List[Path], target: Optional[str]) -> int:
-    """Says what differs between two manifests, or one and this machine, or writes it as JSON: schemas/comparison.schema.json.
+    """Says what differs between two manifests or certificates, or one and this machine, or writes it as JSON.
 
-    Gives 1 if the fingerprints differ. Raises ManifestError.
+    (schemas/comparison.schema.json.) Gives 1 if the fingerprints differ, of certificates if any row does. Raises ManifestError.
     """
     if len(paths) > 2:
-        raise compare.ManifestError("--compare takes one manifest or two")
+        raise compare.ManifestError("--compare takes one manifest or two, or one certificate or two")
     documents, names = [compare.read(path) for path in paths], [*map(str, paths), "this machine"]
     if len(documents) == 1:
         context = make_context(Path(sys.prefix))
-        documents.append(manifest.make(context.installed, context.gpus))
-    same = documents[0]["fingerprint"] == documents[1]["fingerprint"]
-    if target:
-        rows = [dict(zip(("group", "name", "first", "second"), row)) for row in compare.differences(documents[0], documents[1])]
-        write_json(target, {"schema_version": 1, "compared": names[:2], "same_environment": same, "differences": rows})
+        if "task" in documents[0]:
+            documents.append(certificate.like(documents[0], names[0], context.installed, context.gpus))
+        else:
+            documents.append(manifest.make(context.installed, context.gpus))
+    first, second = documents
+    same, rows, more = first["fingerprint"] == second["fingerprint"], [], {}
+    if "task" in first or "task" in second:
+        said, status = compare.certificates(first, second, (names[0], names[1]))
+        more = {"computes_the_same": status == 0, "lines": said.splitlines()}
     else:
-        print(compare.comparison(documents[0], documents[1], (names[0], names[1])))
-    return int(not same)
+        rows = [dict(zip(("group", "name", "first", "second"), row)) for row in compare.differences(first, second)]
+        said, status = compare.comparison(first, second, (names[0], names[1])), int(not same)
+    if target:
+        write_json(target, {"schema_version": 1, "compared": names[:2], "same_environment": same, "differences": rows, **more})
+    else:
+        print(said)
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -188,7 +197,9 @@ exit status: 0 all good, 1 a check failed or --compare found another environment
     add("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
     add("--report", metavar="FILE", help="write one text to attach to a report: results, versions, last log lines, no secrets")
     add("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
-    add("--compare", metavar="MANIFEST", nargs="+", type=Path, help="what differs between two manifests, or one and this machine")
+    add("--certificate", metavar="FILE", help="write what a fixed training task computes here, and run no check")
+    compared = "what differs between two manifests or certificates, or one and this machine"
+    add("--compare", metavar="FILE", nargs="+", type=Path, help=compared)
     add("--distributed", action="store_true", help="under torchrun: the same environment on every rank?")
     add("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
     add("--strict", action="store_true", help="a warning fails too")
@@ -225,7 +236,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         return distributed.main(context.installed, context.gpus, args.timeout or 120)
     if args.timeout:
         checks = [replace(check, timeout=args.timeout) for check in checks]
-    for target in filter(None, [args.json if args.json != "-" else None, args.manifest, args.report]):
+    for target in filter(None, [args.json if args.json != "-" else None, args.manifest, args.report, args.certificate]):
         try:  # now, not after a minute of checks
             if Path(target).is_dir():
                 raise IsADirectoryError(0, "it is a folder")
@@ -244,6 +255,14 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             f"this is {sys.executable}, where no lock was installed; run the environment's own: source ~/maximalcai/activate, or "
             f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
         )
+    if args.certificate:
+        if args.gpu == "require" and not context.gpus:
+            raise Stop("no GPU found, and --gpu require was given; rent a pod with a GPU, or leave out --gpu require")
+        report.say(f"environment {context.environment.name}, on the {context.device}: the task runs twice, in two processes")
+        document = certificate.make(installed, context.gpus, context.device)
+        machine.write_atomically(Path(args.certificate), certificate.text(document))
+        report.say(certificate.summary(document))
+        return 0
     made = machine.read_json(installed.prefix / MARK).get("made")
     report.say(f"{installed.backend} prefix {installed.prefix}, environment {context.environment.name}, {args.level} level, "
                f"on the {context.device}")  # fmt: skip

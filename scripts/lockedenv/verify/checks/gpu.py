@@ -133,8 +133,11 @@ def state_verdict(answers: Dict[str, Tuple[List[str], str]]) -> Result:
 
 @check("gpu-state", "no GPU reports memory errors, a slowdown or less than its full PCIe width", FULL)
 def gpu_state(context: Context) -> Result:
-    if no_gpu(context):
-        return skipped(no_gpu(context))
+    return skipped(no_gpu(context)) if no_gpu(context) else ask_state()
+
+
+def ask_state() -> Result:
+    """What nvidia-smi says of the state of each GPU."""
     answers, hand = {}, "run nvidia-smi -q by hand; take another pod"
     for query, fields in ((query, list(fields)) for query, fields in QUERIES.items()):
         unknown = ["?"]

@@ -28,6 +28,20 @@ def batch(device: str) -> Any:
     return torch.randint(0, 256, (4, 32), generator=torch.Generator().manual_seed(1)).to(device)
 
 
+def qlora_model(base: Any, device: str) -> Any:
+    """A model in 4 bit with LoRA adapters on its attention, ready to train; it lies in the current folder on its way."""
+    import torch
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import BitsAndBytesConfig, LlamaForCausalLM
+
+    place = "cpu" if device == "cpu" else torch.cuda.current_device()
+    base.save_pretrained("base", safe_serialization=True)
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    base = LlamaForCausalLM.from_pretrained("base", quantization_config=four, device_map={"": place})
+    adapters = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    return get_peft_model(prepare_model_for_kbit_training(base), adapters)
+
+
 @train_check("transformers", "a model's forward and backward run, and save as safetensors and load gives equal logits")
 def transformers_model(device: str) -> Result:
     import torch
@@ -49,15 +63,8 @@ def transformers_model(device: str) -> Result:
 @train_check("qlora", "QLoRA trains: 4-bit base, LoRA adapters; the loss falls and only the adapters change")
 def qlora(device: str) -> Result:
     import torch
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
-    place = "cpu" if device == "cpu" else torch.cuda.current_device()
-    tiny_llama().save_pretrained("base", safe_serialization=True)
-    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    base = LlamaForCausalLM.from_pretrained("base", quantization_config=four, device_map={"": place})
-    adapters = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    model = get_peft_model(prepare_model_for_kbit_training(base), adapters)
+    model = qlora_model(tiny_llama(), device)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     ids = batch(device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
