@@ -268,9 +268,8 @@ def measure(places: Sequence[Path], urls: Mapping[str, str], needed: int, unpack
     written = [r.measured["bytes_per_s"] for r in disks if r.measured]
     if known and written:
         seconds = needed / min(known) + unpacked / written[0]
-        ready = passed(
-            f"at most about {seconds:.0f} s to an installed environment: {size_text(needed)} to fetch, {size_text(unpacked)} to write"
-        )
+        what = f"{size_text(needed)} to fetch, {size_text(unpacked)} to write"
+        ready = passed(f"at most about {seconds:.0f} s to an installed environment: {what}")
         ready.check = "pod-ready"
         return [*rates, *disks, ready]
     return [*rates, *disks]
