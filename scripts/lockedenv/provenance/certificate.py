@@ -1,6 +1,6 @@
 """The numeric certificate: what a fixed training task computes here, so exactly that it can be compared months later.
 
-`python -m lockedenv.provenance.certificate DEVICE STEPS` is the child, in the prefix's interpreter; it prints a run.
+`python -m lockedenv.provenance.certificate DEVICE STEPS` is the child, in the prefix's interpreter: it prints what one run gives.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -31,6 +32,7 @@ from lockedenv.verify.checks.training import batch, qlora_model, tiny_llama
 
 TASK, STEPS = 1, 50  # the task gets another number whenever the same environment would compute other figures by it
 LIMIT = 600  # seconds for each run, which takes 15 on a core of 2025
+RUNS = [("full", "fp32"), ("full", "bf16"), ("qlora", "4-bit")]
 RATES = {"full": 5e-4, "qlora": 1e-2}  # at twice these, rounding alone makes the losses of two CPUs drift apart
 # One thread: every machine has one, and the number of them decides in which order a sum is made.
 FIXED = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "NVIDIA_TF32_OVERRIDE": "0"}
@@ -45,16 +47,15 @@ VERSIONS = "torch transformers peft accelerate bitsandbytes flash-attn".split()
 def combinations(device: str, bf16: bool, flash: bool) -> Tuple[List[Tuple[str, str, str]], Dict[str, str]]:
     """The rows that can run, as (run, attention, precision), and the names of those that cannot, each with the reason."""
     rows, left_out = [], {}
-    for attention in ("eager", "sdpa", "flash_attention_2"):
-        for run, precision in (("full", "fp32"), ("full", "bf16"), ("qlora", "4-bit")):
-            why = "this GPU cannot do bf16" if precision != "fp32" and not bf16 else ""
-            if attention == "flash_attention_2":
-                why = "no GPU" if device == "cpu" else why if flash else "flash-attn is not installed"
-                why = why or "flash-attn has no fp32" * (precision == "fp32")
-            if why:
-                left_out[f"{run} {attention} {precision}"] = why
-            else:
-                rows.append((run, attention, precision))
+    for attention, (run, precision) in product("eager sdpa flash_attention_2".split(), RUNS):
+        why = "this GPU cannot do bf16" if precision != "fp32" and not bf16 else ""
+        if attention == "flash_attention_2":
+            why = why or "flash-attn has no fp32" * (precision == "fp32")
+            why = "no GPU" if device == "cpu" else why if flash else "flash-attn is not installed"
+        if why:
+            left_out[f"{run} {attention} {precision}"] = why
+        else:
+            rows.append((run, attention, precision))
     return rows, left_out
 
 

@@ -234,6 +234,8 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
 
         context = make_context(Path(sys.prefix), args.gpu)
         return distributed.main(context.installed, context.gpus, args.timeout or 120)
+    if args.certificate and (args.json or args.manifest or args.report):
+        p.error("--certificate runs no check: write the files of --json, --manifest and --report in a run of their own")
     if args.timeout:
         checks = [replace(check, timeout=args.timeout) for check in checks]
     for target in filter(None, [args.json if args.json != "-" else None, args.manifest, args.report, args.certificate]):
