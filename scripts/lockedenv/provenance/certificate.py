@@ -28,7 +28,6 @@ from lockedenv.process import ask
 from lockedenv.provenance.compare import ManifestError, apart
 from lockedenv.provenance.manifest import SCHEMA_VERSION, fingerprint, packages
 from lockedenv.verify import child
-from lockedenv.verify.checks.training import batch, qlora_model, tiny_llama
 
 TASK, STEPS = 1, 50  # the task gets another number whenever the same environment would compute other figures by it
 LIMIT = 600  # seconds for each run, which takes 15 on a core of 2025
@@ -77,6 +76,7 @@ def fill(model: Any, scale: float, among: str = "") -> None:
 def train(run: str, attention: str, precision: str, device: str, steps: int) -> Dict[str, Any]:
     """One row: loss and gradient norm of each step, the norm of each tensor of the first step, a digest of the final weights."""
     import torch
+    from lockedenv.verify.checks.training import batch, qlora_model, tiny_llama  # not above: load() puts the checks in order
 
     model = tiny_llama()
     fill(model, 2.0**-11)  # exact in bf16 too
