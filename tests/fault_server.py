@@ -9,7 +9,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, List, Optional
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 # A fault is called with the handler and the bytes that would be sent; it answers by itself and returns True, or returns
 # False to let the request through.
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        asked = self.path.split("?")[0].lstrip("/")
+        asked = urlsplit(self.path).path.lstrip("/")  # a proxy is asked for the whole address
         path = next((path for path in (self.owner.root / asked, self.owner.root / unquote(asked)) if path.is_file()), Path(asked))
         self.owner.requests[path.name] += 1
         self.owner.seen.append(self.path)

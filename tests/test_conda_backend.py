@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -283,6 +284,30 @@ def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine)
     module.write_text(module.read_text().replace("CONDA_GROWTH = 1.9, 2.5", "CONDA_GROWTH = 0.01, 0.01"))
     done = machine.setup_on_small_disk("100m")
     assert done.returncode == 1 and "micromamba install: No space left on device. Free some disk" in done.stdout, done.stdout
+
+
+def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(machine: Machine, channel: LocalChannel) -> None:
+    """The channel is reached through the proxy alone; the password is in no output, no file, and no command line."""
+    for path in (machine.project / "conda-lock.yml", machine.project / "scripts/lockedenv/install/conda.py"):
+        path.write_text(path.read_text().replace(machine.address, "http://conda.example"))
+    elsewhere = machine.folder / "workspace"
+    runpod = {"PIP_CACHE_DIR": elsewhere, "UV_CACHE_DIR": elsewhere, "HF_HOME": elsewhere, "PIP_BREAK_SYSTEM_PACKAGES": "1",
+              "HF_HUB_ENABLE_HF_TRANSFER": "1", "LD_LIBRARY_PATH": "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"}  # fmt: skip
+    with FaultServer(channel.root) as proxy:
+        given = proxy.address.replace("http://", "http://user:hunter2@")
+        process = subprocess.Popen(machine.command(), stdout=-1, stderr=-2, text=True, env={
+            **machine.environ, **{name: str(value) for name, value in runpod.items()}, "http_proxy": given})  # fmt: skip
+        seen = ""
+        while process.poll() is None:
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen += path.read_text() if str(machine.folder) in path.read_text() else ""
+            time.sleep(0.05)
+        said = process.communicate()[0]
+        assert process.returncode == 0 and VERIFIED in said, said
+        assert sum(path.startswith("http://conda.example/") for path in proxy.seen) >= len(channel.entries)
+    files = [p for folder in (machine.prefix, machine.cache) for p in folder.rglob("*") if p.suffix in (".json", ".log", ".txt")]
+    assert files and seen and "hunter2" not in said + seen + "".join(p.read_text(errors="replace") for p in files)
 
 
 def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer) -> None:

@@ -241,10 +241,10 @@ def look(options: Options, state: str, steps: Steps, plan: Dict[str, Any]) -> st
         for lines in (extras, own):
             for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
                 steps.note(line)
-    check_pod(options, steps)
     post_create.refuse_misleading_variables(path, options.of, backend)
     for problem in filter(None, [machine.driver_problem(gpus, cuda), compile_problem(path, backend, environ) if gpus else None]):
         raise Stop(problem)
+    check_pod(options, steps)
     for folder, needed, what in needs:
         if (free := machine.free_bytes(folder)) < needed:
             raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
