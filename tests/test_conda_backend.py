@@ -286,6 +286,20 @@ def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine)
     assert done.returncode == 1 and "micromamba install: No space left on device. Free some disk" in done.stdout, done.stdout
 
 
+@pytest.mark.long
+def test_eight_set_ups_at_once_share_a_cache(machine: Machine, server: FaultServer, channel: LocalChannel) -> None:
+    """As eight nodes with one cache on a shared disk: each ends verified, and each archive is fetched once."""
+    prefixes = [machine.folder / f"env{number}" for number in range(8)]
+    runs = [subprocess.Popen(machine.command("--prefix", prefix), stdout=-1, stderr=-2, text=True, env=machine.environ)
+            for prefix in prefixes]  # fmt: skip
+    for run, prefix in zip(runs, prefixes):
+        said = run.communicate()[0]
+        assert run.returncode == 0 and VERIFIED in said, said
+        assert VERIFIED in sh(prefix / "bin/python", machine.project / "scripts/verify_environment.py", "--level", "quick").stdout
+    archives = {name: count for name, count in server.requests.items() if name.endswith((".conda", ".tar.bz2"))}
+    assert len(archives) >= len(channel.entries) and set(archives.values()) == {1}, archives
+
+
 def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(machine: Machine, channel: LocalChannel) -> None:
     """The channel is reached through the proxy alone; the password is in no output, no file, and no command line."""
     for path in (machine.project / "conda-lock.yml", machine.project / "scripts/lockedenv/install/conda.py"):
