@@ -335,6 +335,48 @@ def test_few_manifests_are_read_and_the_rest_counted(odd: List[int], monkeypatch
     assert more == ([str(len(odd) - SHOWN)] if len(odd) > SHOWN else [])
 
 
+@pytest.mark.parametrize("odd", [[], [1, 6]])
+def test_a_rank_that_computes_otherwise_is_named(odd: List[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    store, told = Store(), []  # type: Any, List[str]
+    monkeypatch.setattr(distributed, "until", store.until)
+    certified = (ROOT / "certificates/default-cpu.json").read_text()
+    rank_of = threading.local()
+
+    def make(*_: Any) -> Dict[str, Any]:
+        document = json.loads(certified)
+        if rank_of.rank in odd:
+            document["rows"]["full sdpa bf16"]["loss"][7] *= 1.1
+            document["rows"]["full sdpa bf16"]["weights"] = str(rank_of.rank)
+        return document
+
+    def certify(rank: int) -> Any:
+        rank_of.rank = rank
+        meeting = Meeting(store, rank, 8)
+        return distributed.certify(meeting, None, [], 60, lambda *lines: told.extend(lines * (rank == 0)))  # type: ignore
+
+    monkeypatch.setattr(distributed.certificate, "make", make)
+    monkeypatch.setattr(distributed, "in_thread", lambda work, seconds: work())
+    said = together(8, certify)
+    assert {same for same, _ in said} == {not odd} and {text for _, text in said} == {json.dumps(json.loads(certified))}
+    lines = "\n".join(told)
+    assert ("NOT every rank computes the same" in lines) == bool(odd)
+    for rank in odd:
+        assert re.search(rf"most ranks and rank {rank} on \S+: they do NOT compute the same", lines), lines
+    assert not odd or "DIFFERENT from step 7, the loss on" in lines
+
+
+@pytest.mark.long
+def test_ranks_that_compute_certificates_under_torchrun(pip_environment: Path, tmp_path: Path) -> None:
+    code = (
+        f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\nfrom lockedenv.provenance import certificate\n"
+        "certificate.make.__defaults__ = (2,)\nif rank == 1: os.environ['MKL_CBWR'] = 'COMPATIBLE'"
+    )
+    options = ["--certificate", tmp_path / "all.json", "--timeout", "300"]
+    done = sh(*torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code), *options), check=False, env=ENVIRON)
+    assert done.returncode == 0 and "every rank computes the same" in done.stdout, done.stdout
+    assert json.loads((tmp_path / "all.json").read_text())["task"]["steps"] == 2
+
+
 def is_bf16(number: int) -> bool:
     """Whether 8 significant bits hold it."""
     return number % (1 << max(0, number.bit_length() - 8)) == 0

@@ -16,12 +16,17 @@ from collections import Counter
 from datetime import timedelta
 from functools import partial
 from multiprocessing.pool import ThreadPool
-from typing import Any, Callable, Dict, Iterable, List, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+from lockedenv.console import Stop
 from lockedenv.installed import Installed
-from lockedenv.machine import Gpu
+from lockedenv.machine import Gpu, write_atomically
+from lockedenv.provenance import certificate, compare
 from lockedenv.provenance.compare import differences
 from lockedenv.provenance.manifest import make
+from lockedenv.verify import pod
+from lockedenv.verify.checks import FAIL, WARN
 
 GRACE = 5.0  # seconds that the living get to say so, once one of them has failed
 BANDWIDTH_SECONDS = 120.0  # for the whole measurement; --timeout if that is less
@@ -101,6 +106,7 @@ def table(meeting: Meeting, tell: Callable[..., None]) -> str:
     tell(f"{meeting.world} ranks", row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL"))
     for (identity, node), ranks in groups.items():
         tell(row(node, "-".join(map(str, sorted({ranks[0], ranks[-1]}))), *identity) + "  <- differs" * (identity != usual))
+    tell(*(f"{d['node']}: {d['pod'][1]}" for d in descriptions if d.get("pod", "")[:1] in ([WARN], [FAIL])))
     odd = [(node, ranks) for (identity, node), ranks in groups.items() if identity != usual]
     like, *unlike = map(json.loads, meeting.read("manifest", [identities.index(usual), *(r[0] for _, r in odd[:SHOWN])]))
     for (node, ranks), own in zip(odd, unlike):
@@ -193,6 +199,32 @@ def judge(figures: Dict[str, Dict[str, float]]) -> List[str]:
     return said
 
 
+def certify(
+    meeting: Meeting, installed: Installed, gpus: List[Gpu], seconds: float, tell: Callable[..., None]
+) -> Tuple[bool, str]:
+    """(whether every rank computes the same within the tolerance, most ranks' certificate): each compares itself with that."""
+    local, visible = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local] if visible else str(local)  # of the task's processes
+    own = in_thread(lambda: certificate.make(installed, gpus[local : local + 1], "cuda" if gpus else "cpu"), seconds)
+    stage, digest = "certificate", "".join(row["weights"] for row in own["rows"].values())
+    meeting.reach(f"{stage} text", json.dumps(own))
+
+    def usual() -> str:
+        digests = meeting.read(stage, range(meeting.world))
+        return meeting.read(f"{stage} text", [digests.index(Counter(digests).most_common(1)[0][0])])[0]
+
+    text = meeting.exchange(stage, digest, seconds, usual)
+    said, wrong = compare.certificates(json.loads(text), own, ("most ranks", f"rank {meeting.rank} on {os.uname().nodename}"))
+    lines = f"{stage} compared"
+    bad = meeting.exchange(
+        lines, said if wrong else "", seconds, lambda: "wrong" * any(meeting.read(lines, range(meeting.world)))
+    )
+    told = [line for line in meeting.read(lines, range(meeting.world) if meeting.rank == 0 else []) if line]
+    tell(*told[:SHOWN], *[f"and {len(told) - SHOWN} more ranks"] * (len(told) > SHOWN))
+    tell("NOT every rank computes the same" if bad else f"every rank computes the same: {certificate.summary(own)}")
+    return not bad, text
+
+
 def in_thread(work: Callable[[], Any], seconds: float) -> Any:
     """The result of `work`, run where it cannot stop this process from noticing a signal or a time-out."""
     answer = ThreadPool(1).apply_async(work)  # a daemon: this process can end while it hangs
@@ -201,8 +233,11 @@ def in_thread(work: Callable[[], Any], seconds: float) -> Any:
     return answer.get()
 
 
-def main(installed: Installed, gpus: List[Gpu], timeout: float) -> int:
-    """The check on this rank, each stage within `timeout` seconds; gives the exit status, the same on every living rank."""
+def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional[str] = None) -> int:
+    """The check on this rank, each stage within `timeout` seconds; gives the exit status, the same on every living rank.
+
+    `target`: where the certificate that most ranks compute is written.
+    """
     try:
         import torch.distributed as dist
 
@@ -212,12 +247,13 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float) -> int:
         return 1
     meeting, stage = Meeting(dist.PrefixStore("maximalcai", store), rank, world), "arrived"
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpus else "cpu"
+    computes, device = True, f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpus else "cpu"
     tell = partial(print, sep="\n", flush=True, file=sys.stdout if rank == 0 else open(os.devnull, "w"))
     try:
         manifest, gpu = make(installed, gpus), [gpus[0].name, gpus[0].driver] if gpus else ["none", "none"]
         identity = [manifest["fingerprint"], *gpu, manifest["cuda"]["nccl"] or "none"]
         me = {"node": os.uname().nodename, "group": os.environ.get("GROUP_RANK", "0"), "identity": identity}
+        me["pod"] = pod.conclude(pod.look()) if os.environ.get("LOCAL_RANK", "0") == "0" else ("", "")
         meeting.reach("manifest", json.dumps(manifest))
         same, nodes = json.loads(meeting.exchange(stage, json.dumps(me), timeout, lambda: table(meeting, tell)))
         stage = "collectives"
@@ -231,13 +267,18 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float) -> int:
         if world > 1 and not wrong:
             stage, limit = "bandwidth", min(timeout, BANDWIDTH_SECONDS)
             tell(*in_thread(lambda: bandwidth(meeting, nodes, device, limit), limit + GRACE))  # who waits names who is late first
-    except (OSError, RuntimeError) as error:
+        if target:
+            stage = "certificate"
+            computes, text = certify(meeting, installed, gpus, max(timeout, certificate.LIMIT), tell)
+            if rank == 0:
+                write_atomically(Path(target), certificate.text(json.loads(text)))
+    except (OSError, RuntimeError, Stop) as error:
         print(f"rank {rank}: {explain(meeting, stage, error)}", file=sys.stderr, flush=True)
         return 1
     tell("the same environment on every rank" if same else "NOT the same environment on every rank")
     meeting.reach("left")
     meeting.until(lambda: rank > 0 or not meeting.missing("left"), GRACE, heed=False)  # the store may be in rank 0
-    return 0 if same and not wrong else 1
+    return 0 if same and not wrong and computes else 1
 
 
 def explain(meeting: Meeting, stage: str, error: Exception) -> str:

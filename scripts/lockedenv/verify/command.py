@@ -233,7 +233,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         from lockedenv.provenance import distributed
 
         context = make_context(Path(sys.prefix), args.gpu)
-        return distributed.main(context.installed, context.gpus, args.timeout or 120)
+        return distributed.main(context.installed, context.gpus, args.timeout or 120, args.certificate)
     if args.certificate and (args.json or args.manifest or args.report):
         p.error("--certificate runs no check: write the files of --json, --manifest and --report in a run of their own")
     if args.timeout:
