@@ -48,6 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
+    # The longest files begin first, so that all workers end together (tests/run.sh: --no-loadscope-reorder).
+    longest = "test_pip_backend test_prefix test_verifier test_flash test_conda_backend test_distributed test_mirror".split()
+    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
     if not config.getoption("--long"):
         kept = [item for item in items if "long" not in item.keywords]
         config.hook.pytest_deselected(items=[item for item in items if "long" in item.keywords])
