@@ -35,6 +35,10 @@ main() {
   uv pip install --quiet --no-cache --no-deps --target "$work/wheels" \
     "nvidia-cuda-nvcc-cu12==$headers" "nvidia-cuda-runtime-cu12==$runtime"
   for part in cuda_nvcc cuda_runtime; do cp -a "$work/wheels/nvidia/$part/include/." "$made/include/"; done
+  # glibc 2.41 has these four functions, too, and as noexcept; CUDA says so from 12.9 on.
+  if grep -qw cospi /usr/include/x86_64-linux-gnu/bits/mathcalls.h; then
+    sed -Ei 's/\b((sin|cos)pif?\((double|float) x\));/\1 noexcept(true);/' "$made/include/crt/math_functions.h"
+  fi
   cp -aL "$work"/deb/usr/include/{cuda,nv,thrust,cub} "$made/include/"
   cp -a "$work"/wheels/nvidia/cuda_runtime/lib/. "$made/lib64/"
   ln -sf libcudart.so.12 "$made/lib64/libcudart.so"
