@@ -13,10 +13,10 @@ with_python() {
 import os, shutil, sys
 from pathlib import Path
 from lockedenv import ROOT
-from lockedenv.console import Steps, Stop
+from lockedenv.console import Steps
 from lockedenv.environment import Environment, ours
 from lockedenv.facts import COMMON_GCC
-from lockedenv.install.wheels import PLATFORM, bring_uv, refuse_without_pip, uv_environment
+from lockedenv.install.wheels import PLATFORM, bring_uv, pip_command, uv_environment
 from lockedenv.machine import default_cache
 from lockedenv.process import ask, run
 cache, versions = default_cache(), [env.python for env in ours()]
@@ -26,16 +26,12 @@ folders = {Path(sys.base_prefix).parent, pyenv / "versions", Path.home() / ".pye
 beside = [str(path) for version in versions for folder in folders for path in sorted(folder.glob(f"{version}.*/bin"))]
 path = ":".join([*beside, os.environ["PATH"]])
 if sys.argv[1] == "lacking":
-    needed = {"git": "git", "curl": "curl", "pgrep": "procps", "mount": "mount", "g++": "g++", f"g++-{COMMON_GCC}": f"g++-{COMMON_GCC}"}
-    lacking = [package for program, package in needed.items() if not shutil.which(program)]
-    for version in versions:
-        if shutil.which(f"python{version}", path=path) == f"/usr/bin/python{version}":
-            lacking += [f"python{version}-dev"] * (not Path(f"/usr/include/python{version}/Python.h").exists())
-    lacking *= "--lint" not in sys.argv
-    try:
-        refuse_without_pip(cache)
-    except Stop:
-        lacking.append("python3-pip")
+    lacking = [] if pip_command() else ["python3-pip"]
+    if "--lint" not in sys.argv:
+        needed = {"git": "git", "curl": "curl", "pgrep": "procps", "mount": "mount", "g++": "g++", f"g++-{COMMON_GCC}": f"g++-{COMMON_GCC}"}
+        lacking += [package for program, package in needed.items() if not shutil.which(program)]
+        own = [version for version in versions if shutil.which(f"python{version}", path=path) == f"/usr/bin/python{version}"]
+        lacking += [f"python{version}-dev" for version in own if not Path(f"/usr/include/python{version}/Python.h").exists()]
     sys.exit(print(*lacking))
 venv, steps = cache / "tests-venv", Steps(1, True)
 uv = str(bring_uv(cache, steps))
@@ -69,7 +65,7 @@ packages() {
 }
 
 main() {
-  case ${1:-} in -h | --help) sed -n 's/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed 1d; exit 0 ;; esac
+  case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   packages "$@"
   echo "tests/run.sh: uv, the tools of locks/tools.txt and the Pythons that are missing go to the cache, ~/.cache/maximalcai"
