@@ -710,7 +710,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
 """
 
 
-def test_a_real_cuda_build_is_cached_installed_again_and_proven(pip_environment: Path, cuda_home: Path, tmp_path: Path) -> None:
+def test_a_real_cuda_build_is_cached_installed_again_and_proven(cuda_home: Path, pip_environment: Path, tmp_path: Path) -> None:
     """The whole path of post_create.sh --arch 90 with a real nvcc, on a package of flash-attn's shape with one kernel."""
     prefix, project = tmp_path / "env", tmp_path / "project"
     copy_environment(pip_environment, prefix, links=True)
@@ -773,7 +773,7 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(pip_environment: Path, t
 
 
 @pytest.mark.long
-def test_flash_attn_itself(pip_environment: Path, cuda_home: Path, tmp_path: Path) -> None:
+def test_flash_attn_itself(cuda_home: Path, pip_environment: Path, tmp_path: Path) -> None:
     """The whole of flash-attn for sm_90, over an hour on two cores; then again from the cache, as a ratio."""
     cache, seconds = tmp_path / "cache", []
     for name in ("first", "second"):
@@ -788,7 +788,7 @@ def test_flash_attn_itself(pip_environment: Path, cuda_home: Path, tmp_path: Pat
 
 @pytest.mark.long
 def test_a_kernel_of_flash_attn_against_the_torch_of_the_current_environment(
-    current_environment: Path, cuda_home: Path, tmp_path: Path, quiet_steps: Steps
+    cuda_home: Path, current_environment: Path, tmp_path: Path, quiet_steps: Steps
 ) -> None:
     """With the compiler that is to be had (the environment's own is 12.9): minutes, for one kernel of 73."""
     pin, folder = Environment(ROOT / "environments/current").flash_attn(), default_cache() / "wheels"
@@ -815,7 +815,7 @@ def test_a_kernel_of_flash_attn_against_the_torch_of_the_current_environment(
 
 @pytest.mark.long
 def test_a_killed_build_of_flash_attn_itself_compiles_what_is_left(
-    pip_environment: Path, cuda_home: Path, tmp_path: Path
+    cuda_home: Path, pip_environment: Path, tmp_path: Path
 ) -> None:
     """Killed after two of its 73 steps, with -9; the next run has no more than the others to do. Ten minutes."""
     prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
