@@ -19,6 +19,7 @@ from lockedenv.facts import COMMON_GCC
 from lockedenv.install.wheels import PLATFORM, bring_uv, pip_command, uv_environment
 from lockedenv.machine import default_cache
 from lockedenv.process import ask, run
+sys.tracebacklimit = 0  # an error is one message
 cache, versions = default_cache(), [env.python for env in ours()]
 # pyenv keeps its Pythons beside each other, and shows one of them.
 pyenv = Path(os.path.realpath(shutil.which("pyenv") or "/")).parent.parent
