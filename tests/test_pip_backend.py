@@ -272,6 +272,7 @@ def test_the_wheels_of_debians_ensurepip_are_a_source_of_pip(
     """Its python3-venv keeps them elsewhere, in a folder that the configuration names."""
     (tmp_path / "pip-1-py3-none-any.whl").touch()
     (tmp_path / "pip.py").write_text("raise ImportError\n")
+    (tmp_path / "ensurepip.py").touch()
     (tmp_path / "python3").write_text(
         f"#!{sys.executable}\nimport sys, sysconfig\nsys.path.insert(0, {str(tmp_path)!r})\n"
         f"sysconfig.get_config_vars()['WHEEL_PKG_DIR'] = {str(tmp_path)!r}\nexec(sys.argv[2])\n"
