@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -42,16 +43,30 @@ STAND_INS = {
 }
 
 
+# What Debian's sysconfig says of where packages go, and what python.org's says; conda's is as the latter.
+DEBIAN = {
+    r"    '(deb_system|posix_local)': \{.*?\n        \},\n": "",
+    ", 'posix_local', 'deb_system'": "",
+    "'prefix': prefix_scheme": "'prefix': 'posix_prefix'",
+}
+
+
 def _python_files(target: Path) -> None:
     base = Path(sys.base_prefix)
     leave_out = shutil.ignore_patterns(
-        "site-packages", "dist-packages", "test", "idlelib", "__pycache__", "config-3*", "EXTERNALLY-MANAGED"
+        *("site-packages", "dist-packages", "test", "idlelib", "__pycache__", "config-3*", "EXTERNALLY-MANAGED"),
+        *("distutils", "_distutils_system_mod.py", "sitecustomize.py"),  # setuptools has its own; the latter two are Debian's
     )
     shutil.copytree(base / "lib/python3.11", target / "lib/python3.11", ignore=leave_out, symlinks=False)
+    module = target / "lib/python3.11/sysconfig.py"
+    for old, new in DEBIAN.items():
+        module.write_text(re.sub(old, new, module.read_text(), flags=re.S))
     for library in base.glob("lib/libpython3.11*.so*"):
         shutil.copy2(library, target / "lib" / library.name)
     (target / "bin").mkdir()
-    shutil.copy2(os.path.realpath(sys.executable), target / "bin/python3.11")
+    program = target / "bin/python3.11"
+    shutil.copy2(os.path.realpath(sys.executable), program)
+    program.write_bytes(program.read_bytes().replace(b"dist-packages", b"site-packages"))  # site.py is frozen into Debian's
     for link in ("python", "python3"):
         (target / "bin" / link).symlink_to("python3.11")
 

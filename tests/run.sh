@@ -1,45 +1,77 @@
 #!/usr/bin/env bash
-# The linters and all the tests, in a virtual environment that this makes itself.
-#   tests/run.sh [--long] [PYTEST OPTIONS]     --long: the long proofs too (many kills, a whole flash-attn build)
-#   tests/run.sh --lint                        the linters alone
+# The linters and all the tests, on Debian 12 and 13 and Ubuntu 22.04 and 24.04. What it needs it makes itself in the user's cache;
+# the distribution's packages that are missing it installs with apt-get if it is root, and otherwise names.
+#   tests/run.sh [--long] [--no-skips] [PYTEST OPTIONS]
+#                             --long: the long proofs too (many kills, a whole flash-attn build)
+#                             --no-skips: a test that this machine does not allow (named, and counted in the last line) has failed
+#   tests/run.sh --lint       the linters alone
 set -euo pipefail
 
-tools() {
-  # The locked uv by hash, then the locked tools in the cache, and the Pythons of the environments. Prints what goes on PATH.
-  PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 python3 - <<'PY'
+with_python() {
+  # What is missing ("lacking", with --lint for the linters alone), or the Pythons and tools, made: prints what goes on PATH ("made").
+  PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 python3 - "$@" <<'PY'
 import os, shutil, sys
 from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.console import Steps
 from lockedenv.environment import Environment, ours
-from lockedenv.install.wheels import PLATFORM, bring_uv, uv_environment
+from lockedenv.facts import COMMON_GCC
+from lockedenv.install.wheels import PLATFORM, bring_uv, pip_command, uv_environment
 from lockedenv.machine import default_cache
 from lockedenv.process import ask, run
-cache = default_cache()
-venv, steps = cache / "tests-venv", Steps(1, True)
-uv = str(bring_uv(cache, steps))
+sys.tracebacklimit = 0  # an error is one message
+cache, versions = default_cache(), [env.python for env in ours()]
 # pyenv keeps its Pythons beside each other, and shows one of them.
 pyenv = Path(os.path.realpath(shutil.which("pyenv") or "/")).parent.parent
-versions = {Path(sys.base_prefix).parent, pyenv / "versions", Path.home() / ".pyenv/versions"}
-beside = [path for env in ours() for folder in versions for path in sorted(folder.glob(f"{env.python}.*/bin"))]
-path = ":".join([*map(str, beside), os.environ["PATH"]])
+folders = {Path(sys.base_prefix).parent, pyenv / "versions", Path.home() / ".pyenv/versions"}
+beside = [str(path) for version in versions for folder in folders for path in sorted(folder.glob(f"{version}.*/bin"))]
+path = ":".join([*beside, os.environ["PATH"]])
+if sys.argv[1] == "lacking":
+    lacking = [] if pip_command() else ["python3-pip"]
+    if "--lint" not in sys.argv:
+        needed = {"git": "git", "curl": "curl", "pgrep": "procps", "mount": "mount", "g++": "g++", f"g++-{COMMON_GCC}": f"g++-{COMMON_GCC}"}
+        lacking += [package for program, package in needed.items() if not shutil.which(program)]
+        own = [version for version in versions if shutil.which(f"python{version}", path=path) == f"/usr/bin/python{version}"]
+        lacking += [f"python{version}-dev" for version in own if not Path(f"/usr/include/python{version}/Python.h").exists()]
+    sys.exit(print(*lacking))
+venv, steps = cache / "tests-venv", Steps(1, True)
+uv = str(bring_uv(cache, steps))
 environ = {**uv_environment(cache, venv, dict(os.environ)), "PATH": path}
-for version in [env.python for env in ours()]:
-    if ask([uv, "python", "find", version], env=environ)[0] != 0:
+find = lambda version: ask([uv, "python", "find", "--system", version], env=environ)[1].strip()
+for version in versions:
+    if not find(version):
         run([uv, "python", "install", "--no-bin", version], environ, f"fetching Python {version}", quiet=True)
 if not (venv / "bin/python").exists():
     run([uv, "venv", "--python", Environment(ROOT).python, "--no-project", str(venv)], environ, "making the tests' environment", quiet=True)
 python = str(venv / "bin/python")
 run([uv, "pip", "sync", "--python", python, *PLATFORM, "--require-hashes", str(ROOT / "locks/tools.txt")], environ, "the tests' tools", quiet=True)
-print(":".join(map(str, [venv / "bin", *beside])))
+known = os.environ["PATH"].split(":")
+print(":".join([str(venv / "bin"), *(bin for bin in (os.path.dirname(find(version)) for version in versions) if bin not in known)]))
 PY
 }
 
+packages() {
+  local lacking install="apt-get install --yes --no-install-recommends"
+  lacking=$(with_python lacking "$@")
+  if [[ -z $lacking ]]; then return; fi
+  if ((EUID)) || ! command -v apt-get >/dev/null; then
+    echo "tests/run.sh: this machine lacks $lacking; nothing was done. Install them, and run it again:" >&2
+    echo "sudo apt-get update && sudo $install $lacking" >&2
+    exit 1
+  fi
+  echo "tests/run.sh: apt-get installs what is missing: $lacking"
+  apt-get -qq update
+  # shellcheck disable=SC2086  # words
+  DEBIAN_FRONTEND=noninteractive $install -qq $lacking >/dev/null
+}
+
 main() {
-  case ${1:-} in -h | --help) sed -n 's/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed 1d; exit 0 ;; esac
+  case ${1:-} in -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
+  packages "$@"
+  echo "tests/run.sh: uv, the tools of locks/tools.txt and the Pythons that are missing go to the cache, ~/.cache/maximalcai"
   local bin
-  bin=$(tools)
+  bin=$(with_python made)
   export PATH=$bin:$PATH
   export PYTHONDONTWRITEBYTECODE=1
 
@@ -55,7 +87,9 @@ main() {
   zizmor --offline --quiet .github
   echo "linters: clean"
   # A file stays with one worker: what it makes once is made once, and its tests may look at all processes of theirs.
-  if [[ ${1:-} != --lint ]]; then pytest --numprocesses logical --maxprocesses 4 --dist loadfile "$@"; fi
+  if [[ ${1:-} != --lint ]]; then
+    pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-fold-skipped "$@"
+  fi
 }
 
 main "$@"

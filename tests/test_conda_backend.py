@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Dict
 
 import pytest
-from conftest import ROOT, VERIFIED, CondaEnvironment, LocalChannel, Machine, relock, sh
+from conftest import ROOT, VERIFIED, CondaEnvironment, LocalChannel, Machine, apart, relock, sh
 from fault_server import FaultServer, Handler
 
 
@@ -42,7 +42,7 @@ def test_again_from_the_cache_from_a_mirror_and_offline(
     done = machine.setup()
     assert "it is verified again" in done.stdout and done.returncode == 0
     # Anew from the cache, with no network at all.
-    offline = ["unshare", "--net", "--map-root-user"]
+    offline = apart("--net")
     done = sh(*offline, *machine.command("--force"), check=False, env=machine.environ)
     machine.assert_verified(done)
     assert "0 B fetched now" in done.stdout
@@ -60,7 +60,7 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     names = {p.name for p in (collected / "wheels").iterdir()}
     assert any(n.startswith("flash_attn-") for n in names) and any(n.startswith("uv-") for n in names)
     assert (collected / "pkgs/micromamba-2.5.0-1.tar.bz2").exists()
-    offline = ["unshare", "--net", "--map-root-user"]
+    offline = apart("--net")
     done = sh(*offline, *machine.command("--offline", collected), check=False, env=machine.environ)
     machine.assert_verified(done)
     next((collected / "wheels").glob("idna-*")).write_bytes(b"not a wheel")
@@ -241,7 +241,7 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machin
         f"ls -A {machine.cache} {machine.cache}/wheels {machine.folder} && rm -rf {machine.prefix} && "
         f'exec unshare --net "$@"'
     )
-    command = ["unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash", *machine.command()]
+    command = [*apart("--mount"), "bash", "-c", script, "bash", *machine.command()]
     done = sh(*command, check=False, env=machine.environ)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count(VERIFIED) == 2, "the second time without a network, from the volume alone"
@@ -268,8 +268,7 @@ def test_a_byte_that_rots_in_a_cache_on_another_disk_is_found_and_fetched_again(
         f'rm -rf {machine.prefix} && sha256sum {name} && python3 -c "$0" {name} && '
         f'{{ "$@" || {{ echo AGAIN; "$@"; }}; }} && sha256sum {name}'
     )
-    done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", script, flip, *machine.command(), check=False,
-              env=machine.environ)  # fmt: skip
+    done = sh(*apart("--mount"), "bash", "-c", script, flip, *machine.command(), check=False, env=machine.environ)
     assert done.returncode == 0 and done.stdout.count(VERIFIED) == 2, done.stdout
     assert VERIFIED in machine.verify("--only", "files")
     before, after = re.findall(r"^[0-9a-f]{64}  ", done.stdout, re.M)

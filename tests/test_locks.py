@@ -13,7 +13,7 @@ import pytest
 import rattler
 import yaml
 from conda_lock.lockfile import parse_conda_lock_file
-from conftest import ROOT, sh
+from conftest import ROOT, apart, sh
 from lockedenv import environment, facts, locks
 from lockedenv.console import Stop
 from lockedenv.environment import Environment
@@ -403,7 +403,7 @@ def test_a_malformed_pip_lock_is_refused(tmp_path: Path) -> None:
 def test_check_solves_nothing_and_reaches_nothing(tmp_path: Path) -> None:
     """lock.sh --check in a network namespace without a network, with no solver on PATH."""
     environ = {"PATH": "/usr/bin:/bin:" + str(Path(shutil.which("conda-lock") or "").parent)}
-    offline = ["unshare", "--net", "--map-root-user", ROOT / "scripts/lock.sh", "--check"]
+    offline = [*apart("--net"), ROOT / "scripts/lock.sh", "--check"]
     assert "the locks are current" in sh(*offline, env=environ).stdout
 
 

@@ -15,7 +15,8 @@ import pytest
 from conftest import ROOT, VERIFIED, clean_environ, copy_environment, sh
 from lockedenv import environment, locks, machine
 from lockedenv.console import Steps, Stop
-from lockedenv.install import wheels
+from lockedenv.install import setup, wheels
+from lockedenv.install.options import Options
 from lockedenv.installed import added, read_prefix
 from lockedenv.prefix import write_activate
 
@@ -253,3 +254,34 @@ def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(
     wheels.pip_command.cache_clear()
     with pytest.raises(Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"):
         wheels.bring_uv(tmp_path, Steps(1, True))
+
+
+@pytest.mark.parametrize("command", ["--backend pip --prefix {0}/env --cache {0}/cache", "--download-only {0}/cache"])
+def test_without_pip_that_is_said_before_anything_is_done(
+    command: str, no_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was said in the second step; --download-only said it after three gigabytes."""
+    for name in ("executable", "_base_executable"):
+        monkeypatch.setattr(sys, name, "/bin/false")
+    monkeypatch.setenv("PATH", "/nowhere")
+    options = setup.parser().parse_args(command.format(tmp_path).split(), Options())
+    with pytest.raises(Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"):
+        setup.work(options)
+    assert capsys.readouterr() == ("", "") and not (tmp_path / "cache").exists() and not (tmp_path / "env").exists()
+
+
+def test_the_wheels_of_debians_ensurepip_are_a_source_of_pip(
+    no_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its python3-venv keeps them elsewhere, in a folder that the configuration names."""
+    (tmp_path / "pip-1-py3-none-any.whl").touch()
+    (tmp_path / "pip.py").write_text("raise ImportError\n")
+    (tmp_path / "ensurepip.py").touch()
+    (tmp_path / "python3").write_text(
+        f"#!{sys.executable}\nimport sys, sysconfig\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        f"sysconfig.get_config_vars()['WHEEL_PKG_DIR'] = {str(tmp_path)!r}\nexec(sys.argv[2])\n"
+    )
+    (tmp_path / "python3").chmod(0o755)
+    for name in ("executable", "_base_executable"):
+        monkeypatch.setattr(sys, name, str(tmp_path / "python3"))
+    assert wheels.pip_command() == [str(tmp_path / "python3"), f"{tmp_path}/pip-1-py3-none-any.whl/pip"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Dict, Iterable, List
 
 import pytest
-from conftest import sh
+from conftest import apart, sh
 from fault_server import Fault, FaultServer, Handler
 from lockedenv.console import redact
 from lockedenv.install import fetch, kept
@@ -320,7 +320,7 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     with FaultServer(site) as server:
         mount = f'mount -t tmpfs -o size=300k none {small} && python -c "$0" {server.address} {small}/pkgs'
         environ = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
-        done = sh("unshare", "--mount", "--map-root-user", "bash", "-c", mount, program, env=environ)
+        done = sh(*apart("--mount"), "bash", "-c", mount, program, env=environ)
     assert "No space left on the disk of" in done.stdout and "what is there is kept" in done.stdout, done.stdout
 
 

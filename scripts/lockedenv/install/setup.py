@@ -143,6 +143,7 @@ def install(options: Options, backend: str, steps: Steps) -> int:
 
 def download_only(folder: Path, of: Environment, options: Options, steps: Steps) -> None:
     """Everything for both layers into a folder: archives, wheels, flash-attn's source and wheel, micromamba, uv, Python."""
+    wheels.refuse_without_pip(folder)
     archives = conda.archive_items([*of.conda(), conda.MICROMAMBA], options.mirrors)
     problem, python = conda.channel_problem(of.conda(), options.mirrors), of.python
     with steps.step(f"Fetch {len(archives)} conda archives"):
@@ -199,6 +200,8 @@ def set_up(options: Options) -> int:
     if finished:
         steps.say(f"{target.path} is installed, from these locks: it is verified again (--force rebuilds it)")
     else:
+        if not options.offline and not wheels.pip_command() and choose_backend(options)[0] == "pip":
+            wheels.refuse_without_pip(options.cache)
         with steps.step("Look at the machine"):
             backend = look(options, state, steps, plan)
     if options.dry_run:

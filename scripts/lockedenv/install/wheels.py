@@ -44,7 +44,10 @@ KEPT = "UV_INDEX UV_DEFAULT_INDEX UV_EXTRA_INDEX UV_FIND_LINKS UV_KEYRING UV_INS
 @functools.lru_cache()
 def pip_command() -> List[str]:
     """This machine's pip: an interpreter's, the one that its virtual environment was made of, or ensurepip's; or empty."""
-    bundled = "import ensurepip, glob, os; print(glob.glob(os.path.dirname(ensurepip.__file__) + '/_bundled/pip-*.whl')[0])"
+    bundled = (  # Debian keeps ensurepip's wheels in a folder of their own
+        "import ensurepip, glob, os, sysconfig; own = os.path.join(os.path.dirname(ensurepip.__file__), '_bundled')\n"
+        "print(glob.glob((sysconfig.get_config_var('WHEEL_PKG_DIR') or own) + '/pip-*.whl')[0])"
+    )
     for python in dict.fromkeys([sys.executable, getattr(sys, "_base_executable", sys.executable)]):
         if ask([python, "-c", "import pip"])[0] == 0:
             return [python, "-m", "pip"]
@@ -105,11 +108,22 @@ def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
     return kept.program(wheel, ".data/scripts/uv", f"uv-{pin.sha256[:12]}", cache)
 
 
-def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps) -> None:
-    if not pip_command():
-        if (uv := shutil.which("uv")) and version_tuple(ask([uv, "--version"])[1]) >= (0, 5):
-            return fetch_files([pin], folder, Path(uv), "3", steps)
+def _own_uv() -> str:
+    """The machine's own uv, where it is new enough to fetch the locked one."""
+    uv = shutil.which("uv") or ""
+    return uv if uv and version_tuple(ask([uv, "--version"])[1]) >= (0, 5) else ""
+
+
+def refuse_without_pip(cache: Path) -> None:
+    """Raises Stop where nothing could bring uv: no pip, no uv of the machine's, none in the cache."""
+    if not (pip_command() or _own_uv() or by_hash(cache / "wheels", "uv-*.whl", uv_pin().sha256)):
         raise Stop("no pip here to fetch uv with; install it with: apt-get install python3-pip")
+
+
+def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps) -> None:
+    refuse_without_pip(folder.parent)
+    if not pip_command():
+        return fetch_files([pin], folder, Path(_own_uv()), "3", steps)
     environ, found = dict(os.environ), index_settings(dict(os.environ))
     index = {f"PIP_{name.replace('-', '_').upper()}": found[uv] for name, uv in SETTINGS.items() if uv in found}
     options = "--quiet --require-hashes --no-deps --only-binary :all: --no-cache-dir --disable-pip-version-check".split()
