@@ -88,7 +88,7 @@ main() {
   echo "linters: clean"
   # A file stays with one worker: what it makes once is made once, and its tests may look at all processes of theirs.
   if [[ ${1:-} != --lint ]]; then
-    pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-fold-skipped "$@"
+    pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --no-fold-skipped "$@"
   fi
 }
 
