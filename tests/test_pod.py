@@ -89,6 +89,7 @@ def test_a_healthy_h100_is_fine(driver: Callable[..., Dict[str, str]], monkeypat
         ({"ROWS": "Yes"}, "pod-state", "fail", "memory rows cannot be remapped"),
         ({"POWER": "350.00, 700.00"}, "pod-power", "warn", "GPU 0: limited to 350 W of 700 W"),
         ({"POWER": "[N/A], [N/A]"}, "pod-power", "skip", "does not tell"),
+        ({"POWER": "what is this"}, "pod-power", "skip", "does not tell"),
         ({"COUNT": 2}, "pod-peers", "pass", "each of 2 GPUs reaches"),
         ({"COUNT": 2, "PEER": 0}, "pod-peers", "warn", "GPU 0 does not reach GPU 1's memory (and 1 more pairs): export NCCL_P2P_DISABLE=1"),
         ({"COUNT": 2}, "pod-nvlink", "pass", "2 NVLinks are active"),
