@@ -143,11 +143,9 @@ def links_verdict(gpus: Sequence[Gpu]) -> Result:
 
 def power_verdict(text: str) -> Result:
     """`nvidia-smi --query-gpu=power.limit,power.default_limit`: a limit under the maker's makes a GPU slow."""
-    pairs = [line.split(", ") for line in text.strip().splitlines()]
-    watts = [
-        (float(now), float(usual)) for now, usual in pairs if re.fullmatch(r"[\d.]+", now) and re.fullmatch(r"[\d.]+", usual)
-    ]
-    low = [f"GPU {i}: limited to {now:.0f} W of {usual:.0f} W" for i, (now, usual) in enumerate(watts) if now < 0.95 * usual]
+    lines = [re.fullmatch(r"(\d+\.\d+), (\d+\.\d+)", line.strip()) for line in text.splitlines()]
+    watts = [(i, float(match[1]), float(match[2])) for i, match in enumerate(lines) if match]
+    low = [f"GPU {i}: limited to {now:.0f} W of {usual:.0f} W" for i, now, usual in watts if now < 0.95 * usual]
     if low:
         return warned(first(low), f"slower under load than others of its kind; if you pay for a whole one, {BACK}", low[1:])
     return passed("no GPU is limited under its usual power") if watts else skipped("nvidia-smi does not tell the power limits")
@@ -242,10 +240,8 @@ def look(shm: Path = Path("/dev/shm")) -> List[Result]:
         add("pod-gpus", passed(f"{len(gpus)} x {gpus[0].name}, driver {gpus[0].driver}"))
         add("pod-cuda", cuda_verdict(said, gpus))
         add("pod-state", ask_state())
-        add(
-            "pod-power",
-            power_verdict(ask("nvidia-smi --query-gpu=power.limit,power.default_limit --format=csv,noheader,nounits".split())[1]),
-        )
+        limits = "nvidia-smi --query-gpu=power.limit,power.default_limit --format=csv,noheader,nounits"
+        add("pod-power", power_verdict(ask(limits.split())[1]))
         add("pod-peers", peers_verdict(said))
         add("pod-nvlink", links_verdict(gpus))
         status, log, _ = ask(["dmesg"])
@@ -280,9 +276,9 @@ def conclude(results: Sequence[Result]) -> Tuple[str, str]:
     back, usable = ([r.check for r in results if r.verdict == verdict] for verdict in (FAIL, WARN))
     if back:
         return FAIL, f"give this pod back: {', '.join(back)}"
-    return (
-        (WARN, f"usable, with what is said of {', '.join(usable)}") if usable else (PASS, "fine: nothing speaks against this pod")
-    )
+    if usable:
+        return WARN, f"usable, with what is said of {', '.join(usable)}"
+    return PASS, "fine: nothing speaks against this pod"
 
 
 if __name__ == "__main__":
