@@ -304,7 +304,7 @@ class Machine:
             said += line
             if re.match(rf"\[\d/\d\] {step}", line):
                 break
-        while slow_verify and not sh("pgrep", "-f", "verify.child slow", check=False).stdout:
+        while slow_verify and not sh("pgrep", "-f", f"{self.folder}.*verify.child slow", check=False).stdout:
             assert process.poll() is None, said
             time.sleep(0.05)
         return process, said

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 from conftest import ROOT, clean_environ
+from lockedenv import process as processes
 from lockedenv.verify import child
 from lockedenv.verify.checks import Check, Result
 
@@ -203,3 +204,20 @@ def test_a_fork_outlives_the_thread_that_asked_for_it(environ: Dict[str, str]) -
         with child.started(found[0]) as process:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.5)
+
+
+def test_a_process_that_starts_while_an_interrupt_is_dealt_with_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verifier that was interrupted in that moment waited for the check's time limit."""
+
+    class Late(Dict[Any, bool]):
+        def __setitem__(self, program: Any, gentle: bool) -> None:
+            stopped_by.append(signal.SIGTERM)
+            super().__setitem__(program, gentle)
+
+    running, stopped_by = Late(), []  # type: ignore[var-annotated]
+    monkeypatch.setattr(processes, "_running", running)
+    monkeypatch.setattr(processes, "_stopped_by", stopped_by)
+    with pytest.raises(processes.Interrupted):
+        with processes.started(["sleep", "600"]):
+            raise AssertionError("it goes on")
+    assert not running

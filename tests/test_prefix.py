@@ -626,14 +626,14 @@ def test_an_interrupted_verifier_leaves_nothing_running(number: int, status: int
     machine.slow_verify(True)
     program = [machine.prefix / "bin/python", machine.project / "scripts/verify_environment.py", "--level", "quick"]
     process = subprocess.Popen(program, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not sh("pgrep", "-f", "verify.child slow", check=False).stdout:
+    while not sh("pgrep", "-f", f"{machine.folder}.*verify.child slow", check=False).stdout:
         assert process.poll() is None
     process.send_signal(number)
     said = process.communicate(timeout=20)[0]
     assert (
         process.returncode == status and said.count("interrupted; run it again to go on") == 1 and "Traceback" not in said
     ), said
-    assert not sh("pgrep", "-f", "verify.child slow", check=False).stdout
+    assert not sh("pgrep", "-f", f"{machine.folder}.*verify.child slow", check=False).stdout
 
 
 def test_a_reader_that_goes_away_is_no_traceback(conda_environment: CondaEnvironment) -> None:

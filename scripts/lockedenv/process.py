@@ -63,6 +63,8 @@ def started(command: Any, gentle: bool = False, **options: Any) -> "Iterator[sub
         process = subprocess.Popen([str(word) for word in command], start_new_session=True, **options)
     _running[process] = gentle
     try:
+        if _stopped_by:  # the interrupt came while this thread was starting it, and has ended what was in the list by then
+            raise Interrupted(_stopped_by[0])
         yield process
     finally:
         kill(process)
