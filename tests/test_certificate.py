@@ -11,7 +11,9 @@ from typing import Any, Dict
 import jsonschema
 import pytest
 from conftest import ROOT, clean_environ, sh
+from lockedenv.console import Stop
 from lockedenv.environment import Environment, ours
+from lockedenv.installed import read_prefix
 from lockedenv.provenance import certificate, compare
 
 OURS = sorted((ROOT / "certificates").glob("*-cpu.json"))
@@ -60,6 +62,24 @@ def test_a_real_environment_computes_the_same_again_and_other_kernels_are_named(
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith(f"{file} and this machine: they compute the same within the tolerance\n")
     assert f"ATEN_CPU_CAPABILITY          -  ->  {kernels}" in done.stdout and "from step 0, layers.0." in done.stdout
+
+
+def test_a_machine_that_does_not_agree_with_itself_is_no_measure(
+    document: Dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = copy.deepcopy(document)
+    other["rows"]["full sdpa bf16"].update(loss=[7.0] * 50, spread=0.33)
+    said, status = compare.certificates(document, other, NAMES)
+    assert (
+        status == 1 and "full sdpa bf16               DIFFERENT from itself: two runs of one machine are apart by 3.3e-01" in said
+    )
+    runs = [
+        {"rows": {"full sdpa bf16": document["rows"]["full sdpa bf16"]}},
+        {"rows": {"full sdpa bf16": other["rows"]["full sdpa bf16"]}},
+    ]
+    monkeypatch.setattr(certificate, "in_child", lambda *_: runs.pop())
+    with pytest.raises(Stop, match="full sdpa bf16: two runs on this machine are apart by .*: it does not compute reliably"):
+        certificate.make(read_prefix(Path(sys.prefix)), [], "cpu")
 
 
 def test_rows_are_equal_within_what_was_measured_or_different(document: Dict[str, Any]) -> None:

@@ -88,6 +88,30 @@ def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_origin(machine: Machine
     assert not machine.prefix.exists()
 
 
+def test_a_right_hash_under_a_wrong_name_is_left_to_the_origin(machine: Machine, collected: Path, tmp_path: Path) -> None:
+    """It would lie in the cache for good, and what looks for it by its name would not see it."""
+    sh("cp", "-a", collected, tmp_path / "collected")
+    index = tmp_path / "collected" / mirror.INDEX
+    found = json.loads(index.read_text())
+    for old, new in (
+        ("wheels/idna-", "wheels/zzz-9.9-py3-none-any.whl"),
+        ("wheels/certifi-", "wheels/certifi-1-py2-none-any.whl"),
+    ):
+        sha, path = next((sha, path) for sha, path in found.items() if path.startswith(old))
+        (tmp_path / "collected" / path).rename(tmp_path / "collected" / new)
+        found[sha] = new
+    index.write_text(json.dumps(found))
+    with FaultServer(tmp_path / "collected") as running:
+        machine.assert_verified(machine.setup("--mirror", running.address))
+        assert not running.requests["zzz-9.9-py3-none-any.whl"] and not running.requests["certifi-1-py2-none-any.whl"]
+    machine.assert_verified(machine.setup("--force"))
+
+
+def test_the_mirror_of_the_environment_variable_is_asked(machine: Machine, served: FaultServer) -> None:
+    machine.assert_verified(machine.setup(MAXIMALCAI_MIRROR=f"{NOWHERE},{served.address}", **CUT_OFF))
+    assert served.requests["files.json"] == 1
+
+
 def test_post_create_takes_the_wheels_from_a_served_folder(machine: Machine, collected: Path, served: FaultServer) -> None:
     machine.assert_verified(machine.setup("--offline", collected, **CUT_OFF))
     sh("rm", "-rf", machine.cache, *machine.prefix.glob("lib/python3.11/site-packages/idna*"))
@@ -105,6 +129,12 @@ def test_post_create_takes_the_wheels_from_a_served_folder(machine: Machine, col
         (json.dumps({"0" * 64: "../../.bashrc"}), "is not the list of a folder"),
         (json.dumps({"0" * 64: "wheels/../../x"}), "is not the list of a folder"),
         (json.dumps({"0" * 64: "/etc/passwd"}), "is not the list of a folder"),
+        (json.dumps({"0" * 64: "models/weights.safetensors"}), "is not the list of a folder"),
+        (json.dumps({"0" * 64: "pkgs/.."}), "is not the list of a folder"),
+        (json.dumps({"0" * 64: "pkgs/\ud800"}), "is not the list of a folder"),
+        (json.dumps({"0" * 64: "pkgs/" + "x" * 300}), "is not the list of a folder"),
+        (json.dumps({"0" * 64: "pkgs/x", "1" * 64: "pkgs/x"}), "is not the list of a folder"),
+        ("[" * 200000, "is not the list of a folder"),
     ],
 )
 def test_an_address_that_is_no_such_folder_is_refused(content: Any, said: str, machine: Machine, tmp_path: Path) -> None:

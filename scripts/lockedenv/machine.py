@@ -46,6 +46,9 @@ def parse_gpus(text: str) -> List[Gpu]:
     found = []
     for line in filter(None, map(str.strip, text.splitlines())):
         fields = [field.strip() for field in line.split(",")]
+        fields[2:3] = (
+            ["0"] if fields[2:3] == ["[Insufficient Permissions]"] else fields[2:3]
+        )  # of a GPU in MIG mode, in a container
         if len(fields) != 6 or not re.fullmatch(r"\d+\.\d+", fields[3]) or not fields[2].isdigit():
             raise MachineError(f"nvidia-smi said {line!r}, which is not a GPU; take another pod")
         name, driver, memory, capability, uuid, mig = fields

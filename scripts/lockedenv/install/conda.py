@@ -53,8 +53,9 @@ def channel_problem(packages: List[locks.CondaPackage], mirrors: List[str]) -> O
 def fetch_archives(options: Options, steps: Steps) -> Path:
     """Every archive of the conda layer into the cache, whole and right; gives micromamba. Raises FetchError or Stop."""
     items, folder = archive_items([*options.of.conda(), MICROMAMBA], options.mirrors, options.offline), options.cache / "pkgs"
-    got = fetch.fetch(items[:-1], folder, steps.note, steps.quiet, has=kept.known)  # micromamba hashes all that it unpacks
-    got += fetch.fetch(items[-1:], folder, steps.note, steps.quiet)  # itself is hashed by nobody else
+    rounds = 1 if options.offline else fetch.ROUNDS
+    got = fetch.fetch(items[:-1], folder, steps.note, steps.quiet, rounds, kept.known)  # micromamba hashes all that it unpacks
+    got += fetch.fetch(items[-1:], folder, steps.note, steps.quiet, rounds)  # itself is hashed by nobody else
     total = sum((folder / item.name).stat().st_size for item in items)
     steps.note(f"{len(items)} archives, {size_text(total)}, hashes right; {size_text(got)} fetched now")
     return kept.program(folder / MICROMAMBA.filename, "bin/micromamba", f"micromamba-{MICROMAMBA.sha256[:12]}", options.cache)

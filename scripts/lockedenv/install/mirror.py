@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Dict
+from typing import Callable, Dict, Tuple
 from urllib.parse import quote
 
 from lockedenv.console import Steps, Stop, redact
@@ -17,34 +19,38 @@ from lockedenv.environment import Environment
 from lockedenv.install import fetch, kept, wheels
 from lockedenv.install.conda import MICROMAMBA
 from lockedenv.install.options import Options
+from lockedenv.locks import PipPackage, canonical
 from lockedenv.machine import size_text, write_atomically
 from lockedenv.process import ask
 
 INDEX = "files.json"  # sha256 -> path: a bucket does not say what it has
 PYTHON = "python-archives"  # uv's own name for each; uv knows their hashes
-CURL = "curl --disable --netrc-optional --config - --location --fail --silent --show-error --max-time 30 --connect-timeout 10"
+PATH = re.compile(rf"(pkgs|wheels|{PYTHON})/[A-Za-z0-9_][\w.+!-]{{0,200}}(?<!\.part)", re.ASCII)  # no other place in the cache
+CURL = """curl --disable --netrc-optional --config - --location --fail --silent --show-error --max-time 15 --connect-timeout 10
+--max-filesize 10000000"""
 
 
 def write_index(folder: Path) -> None:
     """Lists a folder's files with their hashes, for those that will have it at an address."""
     found: Dict[str, str] = {}
     for place in ("pkgs", "wheels", PYTHON):
-        files = [path for path in sorted(folder.glob(f"{place}/*")) if path.suffix != ".part" and path.name[0] != "."]
+        files = [path for path in sorted(folder.glob(f"{place}/*")) if PATH.fullmatch(f"{place}/{path.name}")]
         found.update((sha, f"{place}/{path.name}") for path, sha in kept.known(files).items())
     write_atomically(folder / INDEX, json.dumps(found, indent=0) + "\n")
 
 
 def read_index(address: str) -> Dict[str, str]:
     """sha256 -> path of what a mirror has; empty if it is a channel's mirror, which has no such list. Raises Stop."""
-    status, text, why = ask(CURL.split(), 60, f"url = {json.dumps(f'{address}/{INDEX}')}\n")
+    status, text, why = ask(CURL.split(), 60, f"url = {json.dumps(f'{address}/{INDEX}', ensure_ascii=False)}\n")
     if status == 22 and "404" in why:
         return {}
     if status != 0:
         raise Stop(f"{redact(address)} does not answer ({redact(' '.join(why.split()))}); check the address")
     try:
         found: Dict[str, str] = json.loads(text)
-        good = all(re.fullmatch("[0-9a-f]{64}", sha) and re.fullmatch(r"[\w-]+/[^/\\]+", path) for sha, path in found.items())
-    except (ValueError, AttributeError, TypeError):
+        good = all(re.fullmatch("[0-9a-f]{64}", sha) and PATH.fullmatch(path) for sha, path in found.items())
+        good = good and len({*found.values()}) == len(found)
+    except (ValueError, AttributeError, TypeError, RecursionError):
         good = False
     if not good:
         raise Stop(f"{redact(address)}/{INDEX} is not the list of a folder made by --download-only; make it anew")
@@ -53,41 +59,61 @@ def read_index(address: str) -> Dict[str, str]:
 
 def look(options: Options) -> None:
     """Reads the lists of --offline's address or of the mirrors. Raises Stop if --offline's has none."""
-    options.lists = {}
-    for address in [options.source] if options.source else [mirror.rstrip("/") for mirror in options.mirrors]:
+
+    def ask_for(address: str) -> Dict[str, str]:
         try:
-            options.lists[address] = read_index(address)
+            return read_index(address)
         except Stop:
             if options.source:
                 raise
-    if options.source and not options.lists[options.source]:
+            return {}
+
+    addresses = [options.source] if options.source else [mirror.rstrip("/") for mirror in options.mirrors]
+    with ThreadPoolExecutor(len(addresses) or 1) as pool:
+        options.lists = {address: found for address, found in zip(addresses, pool.map(ask_for, addresses)) if found}
+    if options.source and not options.lists:
         raise Stop(f"{redact(options.source)} has no {INDEX}: it is no folder made by --download-only; check the address")
-    options.lists = {address: found for address, found in options.lists.items() if found}
     options.mirrors = [mirror for mirror in options.mirrors if mirror.rstrip("/") not in options.lists]
 
 
-def wanted(of: Environment, backend: str) -> Dict[str, int]:
-    """sha256 -> size in bytes (0 where no lock tells) of what an installation takes; backend "": uv and flash-attn alone."""
+def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tuple[int, Callable[[str], bool]]]:
+    """sha256 -> (size in bytes, 0 where no lock tells; whether a path is its) of what an installation takes.
+
+    Backend "": uv and flash-attn alone. A file under another name would lie in the cache unseen by what looks for it.
+    """
+
+    def is_of(pin: PipPackage, path: str) -> bool:
+        name, _, rest = path[len("wheels/") :].partition("-")
+        return (
+            path.startswith("wheels/")
+            and canonical(name) == pin.name
+            and rest.startswith((f"{pin.version}-", f"{pin.version}.tar"))
+        )
+
     pins = [*(of.wheels(backend) if backend else []), wheels.uv_pin(), *filter(None, [of.flash_attn()])]
-    sizes = {pin.sha256: pin.size for pin in pins}
-    sizes.update((p.sha256, p.size) for p in ([*of.conda(), MICROMAMBA] if backend == "conda" else []))
-    return {**sizes, **{wheel.sha256: 0 for wheel in filter(None, [of.flash_wheel()])}}
+    found: Dict[str, Tuple[int, Callable[[str], bool]]] = {pin.sha256: (pin.size, partial(is_of, pin)) for pin in pins}
+    for package in [*of.conda(), MICROMAMBA] if backend == "conda" and archives else []:
+        found[package.sha256] = package.size, f"pkgs/{package.filename}".__eq__
+    for wheel in filter(None, [of.flash_wheel()]):
+        found[wheel.sha256] = 0, f"wheels/{wheel.filename}".__eq__
+    return found
 
 
-def bring(options: Options, backend: str, steps: Steps) -> None:
+def bring(options: Options, backend: str, steps: Steps, archives: bool = True) -> None:
     """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
-    sizes, places = wanted(options.of, backend), defaultdict(dict)  # type: ignore
+    needed, places = wanted(options.of, backend, archives), defaultdict(dict)  # type: ignore
     python = re.compile(rf"{PYTHON}/\w+-cpython-{re.escape(options.of.python)}\.")
     for address, found in options.lists.items():
         for sha, path in found.items():
-            if sha in sizes or backend == "pip" and python.match(path):
+            size, fits = needed.get(sha, (0, python.match if backend == "pip" else lambda path: False))
+            if fits(path):
                 place, _, name = path.partition("/")
-                places[place].setdefault(sha, fetch.Item(name, sha, sizes.get(sha, 0), [])).sources.append(
-                    f"{address}/{quote(path)}"
-                )
+                item = places[place].setdefault(sha, fetch.Item(name, sha, size, []))
+                item.sources.append(f"{address}/{quote(path)}")
     for place, items in places.items():
         try:
             got = fetch.fetch([*items.values()], options.cache / place, steps.note, steps.quiet, rounds=3, has=kept.known)
-            steps.note(f"{len(items)} files of {place} from the mirror, hashes right; {size_text(got)} fetched now")
+            checked = "which uv checks" if place == PYTHON else "hashes right"
+            steps.note(f"{len(items)} files of {place} from the mirror, {checked}; {size_text(got)} fetched now")
         except fetch.FetchError as error:
-            steps.note(f"not all is on the mirror: {str(error).splitlines()[1].strip()}")
+            steps.note(f"not all is on the mirror: {str(error).splitlines()[:2][-1].strip()}")

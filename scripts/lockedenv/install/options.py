@@ -30,7 +30,7 @@ class Options(argparse.Namespace):
     json: bool = False
     any_pod: bool = False
     pod: List[Dict[str, Any]] = []  # what was found of the machine
-    mirrors: List[str] = []
+    mirrors: List[str]  # without a value here: argparse would take it for given
     source: str = ""
     lists: Dict[str, Dict[str, str]] = {}  # mirror -> sha256 -> path
 
@@ -69,6 +69,7 @@ def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
     """The parser of a script, with the options that both have."""
     parser = argparse.ArgumentParser(f"scripts/{name}", description=description, epilog=epilog, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.set_defaults(mirrors=[])
     add = parser.add_argument
     add("--prefix", type=Path, metavar="DIR", help="the environment (default: see below)")
     add("--environment", metavar="NAME|DIR", help="default, current, or a folder of your own with an environment.yml and its "

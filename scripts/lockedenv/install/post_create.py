@@ -70,7 +70,7 @@ def again(options: Options, steps: Steps) -> int:
     same = full.get("passed") and full.get("added") == added(read_prefix(options.target.path))
     level = options.level or ("quick" if same else "full")
     with steps.step("flash-attn"):
-        if options.source:
+        if options.source and not wheels.by_hash(options.cache / "wheels", "uv-*.whl", wheels.uv_pin().sha256):
             mirror.look(options)
             mirror.bring(options, "", steps)
         uv = Path() if options.flash_attn == "none" else wheels.bring_uv(options.cache, steps, options.offline)
@@ -193,7 +193,7 @@ def work(options: Options) -> int:
         target.write(**{**first, **target.mark(), "backend": backend, "verdicts": {}})
         steps = Steps(STEPS, options.quiet)
         mirror.look(options)
-        mirror.bring(options, backend, steps)
+        mirror.bring(options, backend, steps, archives=False)
         return finish(options, backend, steps)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ from lockedenv.machine import size_text, version_tuple
 from lockedenv.prefix import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
 from lockedenv.process import ask, run
 from lockedenv.verify import pod
-from lockedenv.verify.checks import FAIL, WARN
+from lockedenv.verify.checks import FAIL, WARN, warned
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.report import Report
 
@@ -70,6 +71,8 @@ def choose_backend(options: Options) -> Tuple[str, str]:
     for address, found in options.lists.items():
         if {p.sha256 for p in options.of.conda()} <= set(found):
             return "conda", f"{redact(address)} has its archives"
+    if options.source:
+        return "pip", f"{redact(options.source)} has wheels alone"
     if options.offline:
         there = (options.offline / "pkgs").is_dir()
         return ("conda", "the offline folder has its archives") if there else ("pip", "the offline folder has wheels alone")
@@ -111,6 +114,9 @@ def create_venv(options: Options, uv: Path) -> None:
         # The mark lies there already.
         run([uv, "venv", "--quiet", "--python", python, "--no-project", "--allow-existing", path], environ, "uv venv", quiet=True)
     except Stop as error:
+        if "UV_PYTHON_CACHE_DIR" in environ and not options.offline:  # what a mirror gave
+            shutil.rmtree(archives)
+            return create_venv(options, uv)
         if there:
             raise
         why = f"{options.source or options.offline} has none" if options.offline else "uv could not fetch one"
@@ -266,7 +272,8 @@ def check_pod(options: Options, steps: Steps) -> None:
         steps.note(f"{result.check:<12} {result.summary}: {result.remedy}")
     verdict, said = pod.conclude(results)
     if verdict == FAIL and not options.any_pod:
-        raise Stop(f"{said}; why is told above, --check-pod tells more, and --any-pod goes on all the same")
+        why = next(result.summary for result in results if result.verdict == FAIL)
+        raise Stop(f"{said}: {why}; --check-pod tells more, and --any-pod goes on all the same")
 
 
 def pod_report(options: Options) -> int:
@@ -276,16 +283,25 @@ def pod_report(options: Options) -> int:
     backend, why = choose_backend(options)
     largest = {p.channel: p for p in sorted(of.conda() if backend == "conda" else [], key=lambda p: p.size)}
     urls = {name: conda.archive_items([p], options.mirrors)[0].sources[0] for name, p in largest.items()}
-    try:
-        uv, wheel = wheels.bring_uv(cache, Steps(1, True)), max(of.wheels(backend), key=lambda pin: pin.size)
-        urls["the package index"] = wheels.locate([wheel], uv, of.python)[0].sources[0]
-    except Stop as error:
-        report.say(f"{error}")
-    fetched = sum(mirror.wanted(of, backend).values())
+    needed, odd = mirror.wanted(of, backend), []
+    if options.lists or options.offline:
+        urls = {}
+        for address, found in options.lists.items():
+            sha = max((sha for sha in found if sha in needed), key=lambda sha: needed[sha][0], default="")
+            urls.update({redact(address): f"{address}/{found[sha]}"} if sha else {})
+    else:
+        try:
+            uv, wheel = wheels.bring_uv(cache, Steps(1, True)), max(of.wheels(backend), key=lambda pin: pin.size)
+            urls["the package index"] = wheels.locate([wheel], uv, of.python)[0].sources[0]
+        except Stop as error:
+            odd = [
+                warned(f"the package index gives nothing: {' '.join(str(error).split())[:200]}", "see to it, or use --offline")
+            ]
+            odd[0].check = "pod-network"
+    fetched = sum(size for size, _ in needed.values())
     unpacked = sum(needed for folder, needed, _ in needed_space(options, backend) if folder == options.target.path)
-    results = pod.look() + pod.measure(
-        [options.target.path, cache], {k: u for k, u in urls.items() if "file:" not in u}, fetched, unpacked
-    )
+    urls = {name: url for name, url in urls.items() if "file:" not in url}
+    results = [*pod.look(), *odd, *pod.measure([options.target.path, cache], urls, fetched, unpacked)]
     for result in results:
         report.result(result)
     verdict, said = pod.conclude(results)
@@ -318,7 +334,9 @@ exit status: 0 verified, 1 not, 2 wrong usage, 130 or 143 interrupted""",
     add("--force", action="store_true", help="rebuild a finished environment; the old one stays until it is verified")
     add("--keep-extras", action="store_true", help="install the packages that you added into the rebuilt environment too")
     add(
-        "--check-pod", action="store_true", help="say what this machine is worth, its disks and network too, and do nothing; 20 s"
+        "--check-pod",
+        action="store_true",
+        help="say what this machine is worth, its disks and network too; 20 s, and nothing is kept but uv",
     )
     add("--any-pod", action="store_true", help="go on where the machine should be given back")
     add("--dry-run", action="store_true", help="say what would be done, and do nothing")
@@ -335,8 +353,8 @@ def work(options: Options) -> int:
         download_only(folder, environment.find(options.environment or "default"), options, Steps(3, options.quiet))
         return 0
     options.settle(options.prefix or options.usual())
-    if options.json and not options.dry_run:
-        raise Stop("--json is the plan of --dry-run: give both")
+    if options.json and (options.check_pod or not options.dry_run):
+        raise Stop("--json is the plan of --dry-run: give both, and no --check-pod")
     prefix.refuse(options.target.path, options.backend, options.cache)
     for folder in (options.target.path, options.cache):
         refuse_unusable(folder)

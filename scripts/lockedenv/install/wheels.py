@@ -194,24 +194,29 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
     wrong, folder = damaged(prefix, pins), (offline or cache) / "wheels"
-    mirrored = {pin.sha256 for pin in pins} <= set(kept.known(folder.glob("*.whl")).values())
-    apart = mirrored or not same_filesystem(cache, prefix)
+    apart, local = not same_filesystem(cache, prefix), []
     command += [word for name in wrong for word in ("--reinstall-package", name)]
-    if offline or apart:
+    if offline or apart or {pin.sha256 for pin in pins} <= set(kept.known(folder.glob("*.whl")).values()):  # by a mirror
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
         if not offline:
             fetch_files(pins, folder, uv, options.of.python, steps, read=False)
-        command += ["--no-index", "--find-links", folder]
+        local = ["--no-index", "--find-links", folder]
     with holding(cache / "uv.lock", f"the cache {cache}"):
         unpacked = list(cache.glob("uv/archive-v*/*"))
         unknown = kept.drop_changed(cache, unpacked)
         for path in [p for p in (unpacked if wrong or anew else unknown) if p.exists() and not kept.whole_wheel(p)]:
             kept.discard(path)
         try:  # all in the cache: then no index is asked, and none needs to answer
-            run_uv([*command, "--offline", "-r", lock], environ, "looking in the cache", quiet=True)
+            run_uv([*command, *local, "--offline", "-r", lock], environ, "looking in the cache", quiet=True)
         except Stop:
             if apart and not offline:  # uv hashes what it unpacks, and may have found a wheel that is not as it was noted
                 fetch_files(pins, folder, uv, options.of.python, steps)
             hide = r" [+~-] \S+==| Downloaded|Using Python|Resolved|Audited"  # uv lists every package that it installed
-            run_uv([*command, "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide=hide, disk=prefix)
+            how: Any = {"environ": environ, "what": f"installing {lock.name}", "hide": hide, "disk": prefix}
+            try:
+                run_uv([*command, *local, "-r", lock], quiet=steps.quiet or bool(local and not offline), **how)
+            except Stop:
+                if offline or not local:
+                    raise
+                run_uv([*command, "-r", lock], quiet=steps.quiet, **how)  # a mirror's names may be of no use
         kept.note(cache, cache.glob("uv/archive-v*/*"))

@@ -25,7 +25,7 @@ from lockedenv.console import Stop
 from lockedenv.installed import Installed
 from lockedenv.machine import Gpu
 from lockedenv.process import ask
-from lockedenv.provenance.compare import ManifestError, apart
+from lockedenv.provenance.compare import ManifestError, apart, unsteady
 from lockedenv.provenance.manifest import SCHEMA_VERSION, fingerprint, packages
 from lockedenv.verify import child
 
@@ -173,6 +173,9 @@ def make(installed: Installed, gpus: List[Gpu], device: str, steps: int = STEPS)
         first, second = pool.map(lambda _: in_child(installed.python, device, steps, again), range(2))
     for name, row in first["rows"].items():
         row["spread"] = max((error for _, error in apart(row, second["rows"][name])), default=0.0)
+        if not row["spread"] <= unsteady(name):
+            raise Stop(f"{name}: two runs on this machine are apart by {row['spread']:.1e}: it does not compute reliably; run it "
+                       "again, and if it stays so, take another pod")  # fmt: skip
     versions = {name: str(installed.version(name)) for name in VERSIONS if installed.version(name)}
     driver = {"driver": gpus[0].driver} if device == "cuda" and gpus else {}
     return {

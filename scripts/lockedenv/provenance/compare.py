@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -43,8 +44,8 @@ def read(path: Path) -> Dict[str, Any]:
         return document
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ManifestError(f"{path}: is not a {kind} ({error}); make one with {option} {path}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ManifestError(f"{path}: is not a {kind} ({error}); make one with {option} FILE") from None
 
 
 def look_through(document: Dict[str, Any]) -> None:
@@ -54,11 +55,9 @@ def look_through(document: Dict[str, Any]) -> None:
         groups.items()
     for name, row in document["rows"].items():
         figures = [*row["loss"], *row["gradient_norm"], *row["tensors"].values(), row["spread"]]
-        if (
-            {len(row["loss"]), len(row["gradient_norm"])} != {steps}
-            or not {*map(type, figures)} <= {int, float}
-            or not row["weights"]
-        ):
+        whole = steps > 0 and {len(row["loss"]), len(row["gradient_norm"])} == {steps} and row["tensors"] and row["weights"]
+        real = {*map(type, figures)} <= {int, float} and math.isfinite(row["spread"]) and row["spread"] >= 0
+        if not (whole and real and len(name.split()) == 3):
             raise ValueError(f"its row {name} is damaged")
 
 
@@ -113,9 +112,16 @@ def apart(a: Dict[str, Any], b: Dict[str, Any]) -> List[Tuple[str, float]]:
     return found
 
 
+def unsteady(name: str) -> float:
+    """The spread of a row above which a machine's own two runs are too far apart to be a measure of anything."""
+    return 4 * BETWEEN.get(name.split()[-1], 0.0)
+
+
 def judge(name: str, a: Dict[str, Any], b: Dict[str, Any], like: bool) -> Tuple[str, str]:
     """The verdict on a row, and what to say of it. `like`: both are of one kind of machine and the same versions."""
     found, bound = apart(a, b), SLACK * max(a["spread"], b["spread"])
+    if not max(a["spread"], b["spread"]) <= unsteady(name):
+        return DIFFERENT, f"{DIFFERENT} from itself: two runs of one machine are apart by {max(a['spread'], b['spread']):.1e}"
     if not found:
         return EQUAL, EQUAL
     if not like:  # then the gradient's norm soon tells more of the path that rounding takes than of a kernel

@@ -107,7 +107,15 @@ QUERIES = {
         "remapped_rows.failure": "memory rows cannot be remapped",
     },
 }
-GOOD = ("0", "no", "not active", "", "[n/a]", "[not supported]")  # or this GPU does not say; any other [...] is an error
+GOOD = (
+    "0",
+    "no",
+    "not active",
+    "",
+    "[n/a]",
+    "[not supported]",
+    "[insufficient permissions]",
+)  # or this GPU does not say; any other [...] is an error
 
 
 def state_verdict(answers: Dict[str, Tuple[List[str], str]]) -> Result:
