@@ -8,6 +8,7 @@ usage: scripts/lock.sh                    lock everything anew
        scripts/lock.sh --update NAME      update one package that an environment.yml asks for (may be repeated)
        scripts/lock.sh --check            are the locks current? Solves nothing, reaches nothing; exit 1 if not
        scripts/lock.sh --diff [REVISION]  what changed in the locks since REVISION (default HEAD), as a table
+options:
   --environment NAME|DIR                  one environment alone: default, current, or a folder of your own with an
                                           environment.yml (default: all of the repository)
   --version                               print the version and the commit

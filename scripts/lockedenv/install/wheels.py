@@ -207,16 +207,16 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
         for path in [p for p in (unpacked if wrong or anew else unknown) if p.exists() and not kept.whole_wheel(p)]:
             kept.discard(path)
         try:  # all in the cache: then no index is asked, and none needs to answer
-            run_uv([*command, *local, "--offline", "-r", lock], environ, "looking in the cache", quiet=True)
+            run_uv([*command, *local, "--offline", "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide="")
         except Stop:
             if apart and not offline:  # uv hashes what it unpacks, and may have found a wheel that is not as it was noted
                 fetch_files(pins, folder, uv, options.of.python, steps)
             hide = r" [+~-] \S+==| Downloaded|Using Python|Resolved|Audited"  # uv lists every package that it installed
-            how: Any = {"environ": environ, "what": f"installing {lock.name}", "hide": hide, "disk": prefix}
+            how: Any = {"environ": environ, "what": f"installing {lock.name}", "quiet": steps.quiet, "disk": prefix}
             try:
-                run_uv([*command, *local, "-r", lock], quiet=steps.quiet or bool(local and not offline), **how)
+                run_uv([*command, *local, "-r", lock], hide="" if local and not offline else hide, **how)
             except Stop:
                 if offline or not local:
                     raise
-                run_uv([*command, "-r", lock], quiet=steps.quiet, **how)  # a mirror's names may be of no use
+                run_uv([*command, "-r", lock], hide=hide, **how)  # a mirror's names may be of no use
         kept.note(cache, cache.glob("uv/archive-v*/*"))
