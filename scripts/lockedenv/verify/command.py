@@ -184,7 +184,8 @@ def parser() -> argparse.ArgumentParser:
   python scripts/verify_environment.py --report report.txt      what to attach to a report of a problem
   torchrun --nproc-per-node 8 scripts/verify_environment.py --distributed [--certificate FILE]
 
-exit status: 0 all good, 1 a check failed or --compare found a difference that is not allowed, 2 wrong usage, 130 or 143 interrupted""",
+exit status: 0 all good, 1 a check failed or --compare found a difference that is not allowed, 2 wrong
+usage, 130 or 143 interrupted""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
