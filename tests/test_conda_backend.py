@@ -71,6 +71,20 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     machine.assert_verified(machine.setup())
 
 
+def test_a_machine_with_neither_pip_nor_uv_needs_none_of_them(machine: Machine) -> None:
+    """The environment has a uv of its own by the time that one is needed."""
+    module = machine.project / "scripts/lockedenv/install/wheels.py"
+    text = module.read_text()
+    for old, new in (
+        ('shutil.which("uv") or ', ""),
+        ("def pip_command() -> List[str]:", "def pip_command() -> List[str]:\n    return []\n\n\ndef unused() -> List[str]:"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    module.write_text(text)
+    machine.assert_verified(machine.setup())
+
+
 def test_an_offline_folder_that_lacks_an_archive_is_named(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "collected/pkgs").mkdir(parents=True)
     done = machine.setup("--offline", tmp_path / "collected")

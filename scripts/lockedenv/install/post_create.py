@@ -53,7 +53,7 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
     """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails. Raises Stop for the wheels."""
     prefix, lock = options.target, options.of.lock(backend)
     with steps.step(f"Install the wheels of {lock.relative_to(ROOT) if ROOT in lock.parents else lock}"):
-        uv = wheels.bring_uv(options.cache, steps, options.offline)
+        uv = wheels.bring_uv(options.cache, steps, options.offline, prefix.path)
         wheels.install(options, lock, uv, steps)
         note_installed(prefix.path, lock)
         write_guard(prefix, [*options.of.wheels("pip"), *filter(None, [options.of.flash_attn()])])
@@ -73,7 +73,11 @@ def again(options: Options, steps: Steps) -> int:
         if options.source and not wheels.by_hash(options.cache / "wheels", "uv-*.whl", wheels.uv_pin().sha256):
             mirror.look(options)
             mirror.bring(options, "", steps)
-        uv = Path() if options.flash_attn == "none" else wheels.bring_uv(options.cache, steps, options.offline)
+        uv = (
+            Path()
+            if options.flash_attn == "none"
+            else wheels.bring_uv(options.cache, steps, options.offline, options.target.path)
+        )
         problem = install_flash_attn(options, uv, steps)
     return conclude(options, level, [problem], steps)
 

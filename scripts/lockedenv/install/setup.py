@@ -195,21 +195,19 @@ def set_up(options: Options) -> int:
                    "with --force")  # fmt: skip
     finished, backend = state in (INSTALLED, VERIFIED) and not options.force and options.backend in ("auto", made_by), made_by
     steps = Steps(2 if finished else STEPS, options.quiet or options.json)
-    plan = {
-        "schema_version": 1,
-        "environment": options.of.name,
-        "prefix": str(target.path),
-        "cache": str(options.cache),
-        "state": state,
-    }
-    plan.update(action="verify" if finished else "install" if state in (ABSENT, MAKING) else "rebuild", backend=made_by)
+    plan = dict(schema_version=1, environment=options.of.name, prefix=str(target.path), cache=str(options.cache),
+                state=state, action="verify" if finished else "install" if state in (ABSENT, MAKING) else "rebuild",
+                backend=made_by)  # fmt: skip
     if finished:
         steps.say(f"{target.path} is installed, from these locks: it is verified again (--force rebuilds it)")
     else:
-        if not options.offline and not wheels.pip_command() and choose_backend(options)[0] == "pip":
+        mirror.look(options)
+        backend, why = choose_backend(options)
+        mirrored = any(wheels.uv_pin().sha256 in found for found in options.lists.values())
+        if backend == "pip" and not options.offline and not mirrored:  # conda's environment brings its own uv
             wheels.refuse_without_pip(options.cache)
         with steps.step("Look at the machine"):
-            backend = look(options, state, steps, plan)
+            look(options, backend, why, state, steps, plan)
     if options.dry_run:
         steps.say("this was a dry run: nothing was changed")
         if options.json:
@@ -218,13 +216,12 @@ def set_up(options: Options) -> int:
     return post_create.again(options, steps) if finished else install(options, backend, steps)
 
 
-def look(options: Options, state: str, steps: Steps, plan: Dict[str, Any]) -> str:
-    """Says what is going to be done, and where; gives the backend. Raises Stop for what could not end well.
+def look(options: Options, backend: str, why: str, state: str, steps: Steps, plan: Dict[str, Any]) -> None:
+    """Says what is going to be done, and where. Raises Stop for what could not end well.
 
     `plan` gets the same for --json: schemas/plan.schema.json.
     """
-    mirror.look(options)
-    (backend, why), target, path = choose_backend(options), options.target, options.target.path
+    target, path = options.target, options.target.path
     prefix.refuse(path, backend, options.cache)
     needs, gpus, environ, cuda = needed_space(options, backend), machine.gpus(), dict(os.environ), options.of.cuda(backend)
     past = {ABSENT: "", CHANGED: " (rebuilt: the locks have changed)", MAKING: " (started anew: an earlier run did not finish)"}
@@ -261,7 +258,6 @@ def look(options: Options, state: str, steps: Steps, plan: Dict[str, Any]) -> st
                        "--prefix or --cache")  # fmt: skip
     disk = [dict(folder=str(f), what=what, needed_bytes=n, free_bytes=machine.free_bytes(f)) for f, n, what in needs]
     plan.update(backend=backend, backend_reason=why, disk=disk, flash_attn=flash_attn, packages_added=goes, files_added=moves)
-    return backend
 
 
 def check_pod(options: Options, steps: Steps) -> None:
@@ -280,7 +276,7 @@ def pod_report(options: Options) -> int:
     """The whole verdict on the machine, with the rates of its disks and of the origins; 1 if it is to be given back."""
     report, cache, of = Report(sys.stdout), options.cache, options.of
     mirror.look(options)
-    backend, why = choose_backend(options)
+    backend, _ = choose_backend(options)
     largest = {p.channel: p for p in sorted(of.conda() if backend == "conda" else [], key=lambda p: p.size)}
     urls = {name: conda.archive_items([p], options.mirrors)[0].sources[0] for name, p in largest.items()}
     needed, odd = mirror.wanted(of, backend), []
@@ -299,7 +295,7 @@ def pod_report(options: Options) -> int:
             ]
             odd[0].check = "pod-network"
     fetched = sum(size for size, _ in needed.values())
-    unpacked = sum(needed for folder, needed, _ in needed_space(options, backend) if folder == options.target.path)
+    unpacked = sum(size for folder, size, _ in needed_space(options, backend) if folder == options.target.path)
     urls = {name: url for name, url in urls.items() if "file:" not in url}
     results = [*pod.look(), *odd, *pod.measure([options.target.path, cache], urls, fetched, unpacked)]
     for result in results:

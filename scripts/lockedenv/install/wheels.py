@@ -95,35 +95,38 @@ def uv_pin() -> locks.PipPackage:
     return next(pin for pin in locks.read_pip_lock(TOOLS) if pin.name == "uv")
 
 
-def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None) -> Path:
-    """The uv that installs, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop."""
+def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None, prefix: Path = Path()) -> Path:
+    """The uv that installs, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop.
+
+    `prefix`: an environment whose own uv may fetch it, where the machine has neither pip nor uv.
+    """
     pin, folder = uv_pin(), (offline or cache) / "wheels"
     wheel = by_hash(folder, "uv-*.whl", pin.sha256)
     if not wheel and offline:
         raise Stop(f"{folder} has no uv {pin.version}; collect it anew with --download-only {offline}")
     if not wheel:
-        _fetch_uv(pin, folder, steps)
+        _fetch_uv(pin, folder, steps, prefix)
     if not (wheel := wheel or by_hash(folder, "uv-*.whl", pin.sha256)):
         raise Stop(f"the package index has no uv {pin.version} with the locked hash; use another index")
     return kept.program(wheel, ".data/scripts/uv", f"uv-{pin.sha256[:12]}", cache)
 
 
-def _own_uv() -> str:
-    """The machine's own uv, where it is new enough to fetch the locked one."""
-    uv = shutil.which("uv") or ""
+def _own_uv(prefix: Path) -> str:
+    """The machine's own uv, or the prefix's, where it is new enough to fetch the locked one."""
+    uv = shutil.which("uv") or shutil.which(prefix / "bin/uv") or ""
     return uv if uv and version_tuple(ask([uv, "--version"])[1]) >= (0, 5) else ""
 
 
-def refuse_without_pip(cache: Path) -> None:
+def refuse_without_pip(cache: Path, prefix: Path = Path()) -> None:
     """Raises Stop where nothing could bring uv: no pip, no uv of the machine's, none in the cache."""
-    if not (pip_command() or _own_uv() or by_hash(cache / "wheels", "uv-*.whl", uv_pin().sha256)):
+    if not (pip_command() or _own_uv(prefix) or by_hash(cache / "wheels", "uv-*.whl", uv_pin().sha256)):
         raise Stop("no pip here to fetch uv with; install it with: apt-get install python3-pip")
 
 
-def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps) -> None:
-    refuse_without_pip(folder.parent)
+def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps, prefix: Path) -> None:
+    refuse_without_pip(folder.parent, prefix)
     if not pip_command():
-        return fetch_files([pin], folder, Path(_own_uv()), "3", steps)
+        return fetch_files([pin], folder, Path(_own_uv(prefix)), "3.12", steps)
     environ, found = dict(os.environ), index_settings(dict(os.environ))
     index = {f"PIP_{name.replace('-', '_').upper()}": found[uv] for name, uv in SETTINGS.items() if uv in found}
     options = "--quiet --require-hashes --no-deps --only-binary :all: --no-cache-dir --disable-pip-version-check".split()
@@ -206,17 +209,17 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
         unknown = kept.drop_changed(cache, unpacked)
         for path in [p for p in (unpacked if wrong or anew else unknown) if p.exists() and not kept.whole_wheel(p)]:
             kept.discard(path)
-        try:  # all in the cache: then no index is asked, and none needs to answer
-            run_uv([*command, *local, "--offline", "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide="")
-        except Stop:
+        # All in the cache: then no index is asked, and none needs to answer. The last way is for what a mirror named of no use.
+        ways: List[List[Any]] = [[*local, "--offline"], local, *([[]] if local and not offline else [])]
+        for number, way in enumerate(ways, 1):
+            last = number == len(ways)  # it alone shows what uv says, but for the list of every package that it installed
+            hide = r" [+~-] \S+==| Downloaded|Using Python|Resolved|Audited" if last else ""
+            try:
+                run_uv([*command, *way, "-r", lock], environ, f"installing {lock.name}", steps.quiet, hide=hide, disk=prefix)
+                break
+            except Stop:
+                if last:
+                    raise
             if apart and not offline:  # uv hashes what it unpacks, and may have found a wheel that is not as it was noted
                 fetch_files(pins, folder, uv, options.of.python, steps)
-            hide = r" [+~-] \S+==| Downloaded|Using Python|Resolved|Audited"  # uv lists every package that it installed
-            how: Any = {"environ": environ, "what": f"installing {lock.name}", "quiet": steps.quiet, "disk": prefix}
-            try:
-                run_uv([*command, *local, "-r", lock], hide="" if local and not offline else hide, **how)
-            except Stop:
-                if offline or not local:
-                    raise
-                run_uv([*command, "-r", lock], hide=hide, **how)  # a mirror's names may be of no use
         kept.note(cache, cache.glob("uv/archive-v*/*"))
