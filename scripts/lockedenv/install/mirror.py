@@ -9,9 +9,8 @@ import json
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Tuple
+from typing import Dict, Tuple
 from urllib.parse import quote
 
 from lockedenv.console import Steps, Stop, redact
@@ -19,7 +18,6 @@ from lockedenv.environment import Environment
 from lockedenv.install import fetch, kept, wheels
 from lockedenv.install.conda import MICROMAMBA
 from lockedenv.install.options import Options
-from lockedenv.locks import PipPackage, canonical
 from lockedenv.machine import size_text, write_atomically
 from lockedenv.process import ask
 
@@ -76,37 +74,30 @@ def look(options: Options) -> None:
     options.mirrors = [mirror for mirror in options.mirrors if mirror.rstrip("/") not in options.lists]
 
 
-def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tuple[int, Callable[[str], bool]]]:
-    """sha256 -> (size in bytes, 0 where no lock tells; whether a path is its) of what an installation takes.
+def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tuple[int, str]]:
+    """sha256 -> (size in bytes, 0 where no lock tells; what its path matches) of what an installation takes.
 
     Backend "": uv and flash-attn alone. A file under another name would lie in the cache unseen by what looks for it.
     """
-
-    def is_of(pin: PipPackage, path: str) -> bool:
-        name, _, rest = path[len("wheels/") :].partition("-")
-        return (
-            path.startswith("wheels/")
-            and canonical(name) == pin.name
-            and rest.startswith((f"{pin.version}-", f"{pin.version}.tar"))
-        )
-
-    pins = [*(of.wheels(backend) if backend else []), wheels.uv_pin(), *filter(None, [of.flash_attn()])]
-    found: Dict[str, Tuple[int, Callable[[str], bool]]] = {pin.sha256: (pin.size, partial(is_of, pin)) for pin in pins}
+    found: Dict[str, Tuple[int, str]] = {}
+    for pin in [*(of.wheels(backend) if backend else []), wheels.uv_pin(), *filter(None, [of.flash_attn()])]:
+        name = pin.name.replace("-", "[-_.]+")
+        found[pin.sha256] = pin.size, rf"(?i)wheels/{name}-{re.escape(pin.version)}(-.*|\.tar\.gz)"
     for package in [*of.conda(), MICROMAMBA] if backend == "conda" and archives else []:
-        found[package.sha256] = package.size, f"pkgs/{package.filename}".__eq__
+        found[package.sha256] = package.size, re.escape(f"pkgs/{package.filename}")
     for wheel in filter(None, [of.flash_wheel()]):
-        found[wheel.sha256] = 0, f"wheels/{wheel.filename}".__eq__
+        found[wheel.sha256] = 0, re.escape(f"wheels/{wheel.filename}")
     return found
 
 
 def bring(options: Options, backend: str, steps: Steps, archives: bool = True) -> None:
     """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
     needed, places = wanted(options.of, backend, archives), defaultdict(dict)  # type: ignore
-    python = re.compile(rf"{PYTHON}/\w+-cpython-{re.escape(options.of.python)}\.")
+    python = rf"{PYTHON}/\w+-cpython-{re.escape(options.of.python)}\..*" if backend == "pip" else "$^"
     for address, found in options.lists.items():
         for sha, path in found.items():
-            size, fits = needed.get(sha, (0, python.match if backend == "pip" else lambda path: False))
-            if fits(path):
+            size, pattern = needed.get(sha, (0, python))
+            if re.fullmatch(pattern, path):
                 place, _, name = path.partition("/")
                 item = places[place].setdefault(sha, fetch.Item(name, sha, size, []))
                 item.sources.append(f"{address}/{quote(path)}")
