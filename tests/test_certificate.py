@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, Dict
@@ -20,6 +21,19 @@ OURS = sorted((ROOT / "certificates").glob("*-cpu.json"))
 SCHEMA = json.loads((ROOT / "scripts/lockedenv/schemas/certificate.schema.json").read_text())
 VERIFY = ROOT / "scripts/verify_environment.py"
 NAMES = ("a", "b")
+ANOTHER_BLAS = """
+static float at(const float *x, long ld, long row, long col, int t) { return t ? x[col + row * ld] : x[row + col * ld]; }
+void sgemm_(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha, const float *a,
+            const int *lda, const float *b, const int *ldb, const float *beta, float *c, const int *ldc) {
+  for (int j = 0; j < *n; j++)
+    for (int i = 0; i < *m; i++) {
+      float sum = 0, *out = c + i + (long)j * *ldc;
+      for (int p = *k - 1; p >= 0; p--)  /* from the end */
+        sum += at(a, *lda, i, p, (*ta | 32) != 'n') * at(b, *ldb, p, j, (*tb | 32) != 'n');
+      *out = *alpha * sum + (*beta ? *beta * *out : 0);
+    }
+}
+"""
 
 
 @pytest.fixture
@@ -62,6 +76,15 @@ def test_a_real_environment_computes_the_same_again_and_other_kernels_are_named(
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith(f"{file} and this machine: they compute the same within the tolerance\n")
     assert f"ATEN_CPU_CAPABILITY          -  ->  {kernels}" in done.stdout and "from step 0, layers.0." in done.stdout
+    (tmp_path / "blas.c").write_text(ANOTHER_BLAS)
+    sh("gcc", "-O2", "-shared", "-fPIC", "-o", tmp_path / "blas.so", tmp_path / "blas.c")
+    done = sh(python, VERIFY, "--compare", file, check=False, env=clean_environ(LD_PRELOAD=str(tmp_path / "blas.so")))
+    assert done.returncode == 0 and f"LD_PRELOAD                   -  ->  {tmp_path}/blas.so" in done.stdout, done.stdout
+    for attention in ("eager", "sdpa"):  # in fp32 alone torch asks a BLAS
+        assert re.search(
+            rf"full {attention} fp32 +equal within 3.8e-06: .*, from step 0, layers.0.self_attn.q_proj on", done.stdout
+        )
+        assert re.search(rf"full {attention} bf16 +bit for bit equal", done.stdout), done.stdout
 
 
 def test_a_machine_that_does_not_agree_with_itself_is_no_measure(
