@@ -66,6 +66,18 @@ def sh(*command: Any, check: bool = True, **kwargs: Any) -> "subprocess.Complete
     return done
 
 
+@pytest.fixture(autouse=True)
+def variables_as_before() -> Iterator[None]:
+    """The tests of a worker share its variables: the test that leaves one behind fails, not a later one."""
+
+    def variables() -> Dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+    before = variables()
+    yield
+    assert variables() == before
+
+
 @functools.lru_cache()
 def not_apart(kind: str) -> str:
     """Why this machine gives no namespace of a kind; empty where it does. Ubuntu 24.04 gives one to mount in, and mounts nothing."""

@@ -38,8 +38,8 @@ def other(pip_environment: Path, tmp_path: Path) -> Path:
     return prefix
 
 
-@pytest.mark.parametrize("ranks", [4])
-def test_ranks_that_agree(ranks: int, pip_environment: Path) -> None:
+def test_ranks_that_agree(pip_environment: Path) -> None:
+    ranks = 4
     done = sh(*torchrun(pip_environment, "--nproc-per-node", ranks, PROGRAM, "--distributed"), check=False, env=ENVIRON)
     assert done.returncode == 0, done.stdout
     assert f"{ranks} ranks" in done.stdout and f" 0-{ranks - 1} " in done.stdout
@@ -72,14 +72,13 @@ def test_a_rank_with_another_package_is_named(pip_environment: Path, other: Path
     assert len(set(re.findall(r"rank\s+: (\d)", done.stdout))) >= 1 and "exitcode  : 1" in done.stdout
 
 
-@pytest.mark.parametrize("ranks", [3])
-def test_a_rank_killed_during_the_check_is_named(ranks: int, pip_environment: Path, tmp_path: Path) -> None:
+def test_a_rank_killed_during_the_check_is_named(pip_environment: Path, tmp_path: Path) -> None:
     code = (
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
         "from lockedenv.provenance import distributed\n"
         "if rank == 1: distributed.collectives = lambda *a: os.kill(os.getpid(), 9)\n"
     )
-    done = sh(*torchrun(pip_environment, "--nproc-per-node", ranks, launcher(tmp_path, code)), check=False, env=ENVIRON)
+    done = sh(*torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code)), check=False, env=ENVIRON)
     assert done.returncode == 1
     assert re.search(r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`", done.stdout), done.stdout
 
@@ -342,7 +341,7 @@ def test_a_rank_that_computes_otherwise_is_named(odd: List[int], monkeypatch: py
     certified = (ROOT / "certificates/default-cpu.json").read_text()
     rank_of = threading.local()
 
-    def make(*_: Any) -> Dict[str, Any]:
+    def make(*_: Any, gpu: str) -> Dict[str, Any]:
         document = json.loads(certified)
         if rank_of.rank in odd:
             document["rows"]["full sdpa bf16"]["loss"][7] *= 1.1

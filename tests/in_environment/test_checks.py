@@ -301,7 +301,7 @@ def test_the_session_documents_way_to_resume_a_trainer_works(folder: None, monke
 def test_importing_the_stack_before_a_fork_asks_nothing_of_a_gpu_and_starts_nothing() -> None:
     """As if there were a GPU: whatever asks for it raises. bitsandbytes, which is left out, does ask."""
     program = """
-import importlib.util, os, sys, torch
+import importlib.util, psutil, sys, torch
 from lockedenv.verify import child
 
 def touched():
@@ -316,7 +316,7 @@ torch._C._cuda_getDeviceCount = touched()
 for module in [*child.STACK, *sys.argv[1:]]:
     if importlib.util.find_spec(module.split(".")[0]):
         importlib.import_module(module)
-started = [pid for pid in os.listdir("/proc") if pid.isdigit() and f"PPid:\\t{os.getpid()}\\n" in open(f"/proc/{pid}/status").read()]
+started = psutil.Process().children()
 print(started, "bitsandbytes" in sys.modules, torch.cuda._is_in_bad_fork())
 """
     environ = {**child.environment(Path(sys.prefix), "cuda", dict(os.environ)), "TORCH_WARM_POOL": "0"}

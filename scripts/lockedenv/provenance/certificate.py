@@ -163,9 +163,10 @@ def cpu() -> Dict[str, str]:
     return {"CPU": ", ".join([info.get("model name", "unknown"), *about]), "CPU features": " ".join(has)}
 
 
-def make(installed: Installed, gpus: List[Gpu], device: str, steps: int = STEPS) -> Dict[str, Any]:
-    """The certificate (schemas/certificate.schema.json) of this machine's device. Raises Stop."""
-    environ = {k: v for k, v in child.environment(installed.prefix, device, dict(os.environ)).items()
+def make(installed: Installed, gpus: List[Gpu], device: str, steps: int = STEPS, *, gpu: str = "") -> Dict[str, Any]:
+    """The certificate (schemas/certificate.schema.json) of this machine's device, or of that `gpu` of it. Raises Stop."""
+    given = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
+    environ = {k: v for k, v in child.environment(installed.prefix, device, given).items()
                if k in CHOOSE or not k.startswith(DROPPED)}  # fmt: skip
     chosen = {name: environ[name] for name in CHOOSE if name in environ}
     with ThreadPoolExecutor(2) as pool:  # AUTO: the best kernels, and the same ones wherever the memory lies

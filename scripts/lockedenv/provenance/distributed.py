@@ -106,7 +106,7 @@ def table(meeting: Meeting, tell: Callable[..., None]) -> str:
     tell(f"{meeting.world} ranks", row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL"))
     for (identity, node), ranks in groups.items():
         tell(row(node, "-".join(map(str, sorted({ranks[0], ranks[-1]}))), *identity) + "  <- differs" * (identity != usual))
-    tell(*(f"{d['node']}: {d['pod'][1]}" for d in descriptions if d.get("pod", "")[:1] in ([WARN], [FAIL])))
+    tell(*(f"{d['node']}: {d['pod']}" for d in descriptions if d.get("pod")))
     odd = [(node, ranks) for (identity, node), ranks in groups.items() if identity != usual]
     like, *unlike = map(json.loads, meeting.read("manifest", [identities.index(usual), *(r[0] for _, r in odd[:SHOWN])]))
     for (node, ranks), own in zip(odd, unlike):
@@ -203,9 +203,9 @@ def certify(
     meeting: Meeting, installed: Installed, gpus: List[Gpu], seconds: float, tell: Callable[..., None]
 ) -> Tuple[bool, str]:
     """(whether every rank computes the same within the tolerance, most ranks' certificate): each compares itself with that."""
-    local, visible = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local] if visible else str(local)  # of the task's processes
-    own = in_thread(lambda: certificate.make(installed, gpus[local : local + 1], "cuda" if gpus else "cpu"), seconds)
+    local, visible = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    gpu = str(local) if visible == [""] else visible[min(local, len(visible) - 1)]  # some launchers show each rank one
+    own = in_thread(lambda: certificate.make(installed, gpus, "cuda" if gpus else "cpu", gpu=gpu), seconds)
     stage, digest = "certificate", "".join(row["weights"] for row in own["rows"].values())
     meeting.reach(f"{stage} text", json.dumps(own))
 
@@ -253,7 +253,9 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional
         manifest, gpu = make(installed, gpus), [gpus[0].name, gpus[0].driver] if gpus else ["none", "none"]
         identity = [manifest["fingerprint"], *gpu, manifest["cuda"]["nccl"] or "none"]
         me = {"node": os.uname().nodename, "group": os.environ.get("GROUP_RANK", "0"), "identity": identity}
-        me["pod"] = pod.conclude(pod.look()) if os.environ.get("LOCAL_RANK", "0") == "0" else ("", "")
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            verdict, said = pod.conclude(pod.look())
+            me["pod"] = said * (verdict in (WARN, FAIL))
         meeting.reach("manifest", json.dumps(manifest))
         same, nodes = json.loads(meeting.exchange(stage, json.dumps(me), timeout, lambda: table(meeting, tell)))
         stage = "collectives"
