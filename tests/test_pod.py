@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
@@ -116,10 +115,11 @@ def test_what_is_wrong_with_a_gpu_is_named(
 
 
 def test_a_driver_that_hangs_or_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/sleep")
     monkeypatch.setattr(pod, "ask", lambda command, *rest, **options: (None, "", "no answer within 15 s"))
     assert pod.cuda_verdict(pod.ask_libcuda(), [H100]).summary == "libcuda: no answer within 15 s"
-    assert pod.cuda_verdict(pod.libcuda(), [H100]).verdict == "fail", "there is no libcuda here"
+    monkeypatch.setattr(pod.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(f"{name}: cannot open")))
+    gone = pod.cuda_verdict(pod.libcuda(), [H100])
+    assert gone.verdict == "fail" and gone.summary == "libcuda: libcuda.so.1: cannot open"
 
 
 @pytest.mark.parametrize(

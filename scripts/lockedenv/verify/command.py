@@ -224,6 +224,8 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     if args.environment:
         os.environ[GIVEN] = environment.find(args.environment).given
     try:
+        if args.compare and args.certificate:
+            raise ValueError("--compare makes this machine's certificate itself: leave out --certificate")
         if args.compare:
             return compare_manifests(args.compare, args.json)
         checks = select(registry, args.level, args.only, args.skip)
