@@ -158,6 +158,8 @@ def test_a_moved_environment_is_said_to_be_moved(machine: Machine) -> None:
     verifier = [machine.prefix / "bin/python", machine.project / "scripts/verify_environment.py", "--level", "quick"]
     done = sh(*verifier, check=False, env=clean_environ())
     assert done.returncode == 1 and f"FAIL  place            the environment was made at {made} and moved to" in done.stdout
+    done = sh("bash", "-c", 'source "$0/activate"; echo "$CONDA_PREFIX"', machine.prefix, env=clean_environ())
+    assert done.stdout == f"this environment was made at {made}, and has been moved: move it back\n\n"
     done = machine.setup()
     assert done.returncode == 1 and f"was made at {made}, and its scripts name that place: move it back" in done.stdout
     machine.assert_verified(machine.setup("--force"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from lockedenv import console, process
 from lockedenv.console import Progress
 from lockedenv.verify import report as reporting
@@ -83,24 +84,42 @@ def test_long_lists_are_cut_and_long_lines_wrapped(monkeypatch: pytest.MonkeyPat
 def test_exit_status() -> None:
     assert exit_status([passed("x"), skipped("s")]) == 0 and exit_status([failed("x", "r")]) == 1
     assert exit_status([warned("x", "r")]) == 0 and exit_status([warned("x", "r")], strict=True) == 1
+    out = io.StringIO()
+    for results, strict in (([passed("x"), warned("y", "r")], True), ([warned("y", "r")], False)):
+        Report(out).summary(results, 1.0, strict)
+    assert "not verified, since with --strict a warning fails" in out.getvalue() and "verified:" not in out.getvalue()
+    assert "no check failed, and none passed" in out.getvalue()
 
 
 def test_what_is_attached_to_a_report_has_all_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(reporting, "default_cache", lambda: tmp_path)
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs/flash.log").write_text("\n".join(f"line {n}" for n in range(90)))
-    (tmp_path / "maximalcai-x.log").write_text("Traceback: https://me:s3cret@index.example/simple\n")
+    (tmp_path / "logs/flash.log").write_text("\n".join(f"line {n}" for n in [ROOT, *range(90)]))
+    (tmp_path / "maximalcai-x.log").write_text(f"Traceback: {ROOT} https://me:s3cret@index.example/simple\n")
+    (tmp_path / "maximalcai-y.log").write_text("Traceback: of another clone\n")
     row = {"name": "torch", "version": "1", "build": "", "manager": "pip", "hash": "h", "channel": "pypi"}
     manifest = {"fingerprint": "f", "packages": [row], "results": [], "variables": {"HF_HOME": "/x"}}
-    text = to_attach(manifest, [failed("wrong", "mend it", ["detail"])], 1.0)
-    for said in ("FAIL  ", "wrong", "> mend it", "torch 1  pip", '"HF_HOME": "/x"', "line 89", "Traceback: https://***@index"):
+    text = to_attach(manifest, [failed("wrong hf_transfer", "mend it", ["detail"])], 1.0)
+    for said in (
+        "FAIL  ",
+        "wrong",
+        "> mend it",
+        "torch 1  pip",
+        '"HF_HOME": "/x"',
+        "line 89",
+        f"Traceback: {ROOT} https://***@index",
+        "wrong hf_transfer",
+    ):
         assert said in text, said
+    assert "another clone" not in text
     (tmp_path / "netrc").write_text("password HUNTER2\n")
     (tmp_path / "maximalcai-a.log").symlink_to(tmp_path / "netrc")
     (tmp_path / "maximalcai-b.log").symlink_to(tmp_path / "gone")
     (tmp_path / "maximalcai-c.log").mkdir()
-    (tmp_path / "maximalcai-d.log").write_text("HF_TOKEN=hf_abcdefghijk Authorization: Bearer hf_abcdefghijk password = p4ss\n")
+    (tmp_path / "maximalcai-d.log").write_text(
+        f"{ROOT} HF_TOKEN=hf_abcdefghijk Authorization: Bearer hf_abcdefghijk password = p4ss\n"
+    )
     text += to_attach(manifest, [], 1.0)
     assert not re.search("HUNTER2|hf_abc|p4ss", text), "another's file behind a link; what looks like a secret"
     assert "s3cret" not in text and "line 49\n" not in text

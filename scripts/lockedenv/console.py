@@ -23,7 +23,7 @@ class Stop(Exception):
 def redact(text: str) -> str:
     """Takes the secrets out of addresses: user:password@, /t/TOKEN/, and whatever follows a question mark."""
     text = re.sub(r"(?<=://)[^/\s]*@", "***@", text)  # greedy: a password may hold an @ itself
-    text = re.sub(r"/t/[^/\s]+", "/t/***", text)
+    text = re.sub(r"((?:://|\w\.\w)[^\s'\"]*?/t/)[^/\s'\"]+", r"\1***", text)  # of an address, not of a folder named t
     return re.sub(r"(://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
 
 

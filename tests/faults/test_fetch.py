@@ -330,6 +330,8 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
         ("https://user:hunter2@mirror.example/x", "https://***@mirror.example/x"),
         ("https://user:p@ss@w@rd@mirror.example/x", "https://***@mirror.example/x"),
         ("https://mirror.example/t/ab-123/conda-forge/x", "https://mirror.example/t/***/conda-forge/x"),
+        ("conda.example/t/ab-123/main", "conda.example/t/***/main"),
+        ("/home/t/folder/x is a folder named t", "/home/t/folder/x is a folder named t"),
         ("GET https://mirror.example/x?token=abc failed", "GET https://mirror.example/x?*** failed"),
     ],
 )

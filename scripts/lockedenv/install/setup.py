@@ -143,7 +143,7 @@ def install(options: Options, backend: str, steps: Steps) -> int:
         status = post_create.finish(options, backend, steps, extras if lines and options.keep_extras else None)
     if lines and not options.keep_extras:
         command = " ".join(map(shlex.quote, post_create.restoring(options, extras, target.path / "bin/uv")))
-        steps.say(f"your own packages are listed in {extras}; this brings them back:\n{command}")
+        print(f"your own packages are listed in {extras}; this brings them back:\n{command}", file=sys.stderr)  # --quiet or not
     return status
 
 
@@ -240,7 +240,7 @@ def look(options: Options, backend: str, why: str, state: str, steps: Steps, pla
         steps.note(f"the old environment is kept at {target.old} until the new one is verified")
         where = "" if options.keep_extras else f" (listed in {target.beside('maximalcai-extras-*.txt')})"
         goes, moves = added(read_prefix(path)), [str(file.relative_to(path)) for file in own_files(path)]
-        extras = [f"goes         {line}{where}" for line in goes]
+        extras = [f"{'comes back' if options.keep_extras else 'goes':<12} {line}{where}" for line in goes]
         own = [f"moves        {name}, your own, to {path}.kept-*" for name in moves]
         if extras and not options.keep_extras:
             steps.note("--keep-extras installs the packages that you added into the new one")

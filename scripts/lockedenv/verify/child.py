@@ -53,7 +53,11 @@ def forking(python: Path, device: str, environ: Dict[str, str]) -> "Iterator[Cal
     silent: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # what fails to import, the check `imports` tells
     lock, begun = threading.Lock(), threading.Event()
     libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
-    with control, theirs, started(command, stdin=theirs, cwd=ROOT / "scripts", env=environ, **silent) as process:
+    with contextlib.ExitStack() as stack:  # it is killed in the end, and leaves what its libraries put into TMPDIR
+        environ = {**environ, "TMPDIR": stack.enter_context(tempfile.TemporaryDirectory(prefix="verify-"))}
+        for end in (control, theirs):
+            stack.enter_context(end)
+        process = stack.enter_context(started(command, stdin=theirs, cwd=ROOT / "scripts", env=environ, **silent))
         theirs.close()
 
         def fork(name: str, folder: str, limit: float) -> int:

@@ -274,7 +274,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
                f"on the {context.device}")  # fmt: skip
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
-    report.summary(results, seconds)
+    report.summary(results, seconds, args.strict)
     status = exit_status(results, args.strict)
     if not (args.only or os.environ.get(GIVEN)) and args.skip in ("", "flash-attn") and args.gpu != "off":
         record_verdict(installed.prefix, args.level, exit_status(results) == 0, made)

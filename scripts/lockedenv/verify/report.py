@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Dict, List
 
+from lockedenv import ROOT
 from lockedenv.console import Progress, redact
 from lockedenv.machine import default_cache
 from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Result
@@ -56,18 +57,21 @@ class Report:
             self.say(lead + part)
             lead = " " * len(lead)
 
-    def summary(self, results: List[Result], seconds: float) -> None:
+    def summary(self, results: List[Result], seconds: float, strict: bool = False) -> None:
         counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in (PASS, WARN, FAIL, SKIP)}
         words = {PASS: "passed", WARN: "warned", FAIL: "failed", SKIP: "skipped"}
         said = ", ".join(f"{counts[v]} {words[v]}" for v in words if counts[v] or v in (PASS, FAIL))
         self.say(f"{said} in {seconds:.1f} s")
         bad = [r.check for r in results if r.verdict == FAIL]
+        odd = [r.check for r in results if r.verdict == WARN]
         if bad:
             self.say(self._paint(FAIL, f"NOT the verified environment: {', '.join(bad)}"))
+        elif odd and strict:
+            self.say(self._paint(FAIL, f"not verified, since with --strict a warning fails: {', '.join(odd)}"))
         elif counts[PASS]:
             self.say(self._paint(PASS, "verified: every check that ran has passed"))
         else:
-            self.say("nothing was checked")
+            self.say("no check failed, and none passed" if odd else "nothing was checked")
 
 
 def to_attach(manifest: Dict[str, Any], results: List[Result], seconds: float) -> str:
@@ -81,10 +85,12 @@ def to_attach(manifest: Dict[str, Any], results: List[Result], seconds: float) -
     print(f"\n{json.dumps(rest, indent=1)}\n", file=out)
     print(*(f"{p['name']} {p['version']} {p['build']} {p['manager']}" for p in manifest["packages"]), sep="\n", file=out)
     logs = [*default_cache().glob("logs/*.log"), *Path(tempfile.gettempdir()).glob("maximalcai-*.log")]
-    # The folder for temporary files is everyone's: no link, nothing of another user.
+    # The folder for temporary files is everyone's: no link, nothing of another user, nothing of another clone.
     ours = [log for log in logs if not log.is_symlink() and log.is_file() and log.lstat().st_uid == os.getuid()]
-    ours = [log for log in ours if log.lstat().st_mtime > time.time() - 86400]
+    ours = [log for log in ours if log.lstat().st_mtime > time.time() - 86400 and str(ROOT) in log.read_text(errors="replace")]
     for log in sorted(ours, key=lambda path: path.lstat().st_mtime)[-3:]:
-        print(f"\nThe last lines of {log}:", *log.read_text(errors="replace").splitlines()[-40:], sep="\n", file=out)
+        written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(log.lstat().st_mtime))
+        print(f"\nThe last lines of {log}, written {written} UTC:", file=out)
+        print(*log.read_text(errors="replace").splitlines()[-40:], sep="\n", file=out)
     secret = r"(?i)((?:token|passw\w*|secret|api_?key|authorization)\S*\s*[:=]\s*(?:bearer\s+)?)\S+"
-    return re.sub(r"\bhf_\w{8,}", "***", re.sub(secret, r"\1***", redact(out.getvalue())))
+    return re.sub(r"\bhf_[A-Za-z0-9]{10,}", "***", re.sub(secret, r"\1***", redact(out.getvalue())))

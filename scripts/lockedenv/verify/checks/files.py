@@ -46,7 +46,9 @@ def startup(context: Context) -> Result:
             wrong.append(f"{installed.inside(path)}: no package has it, and it runs at every start of Python, or may")
         elif path in has and has[path] != owned[path]:
             wrong.append(f"{installed.inside(path)}: changed since it was installed, and may run at every start of Python")
-    return verdict(wrong, f"if you put it there, remove it; otherwise {REMAKE}", f"{len(paths)} files, all of packages")
+    return verdict(
+        wrong, f"if you put it there, remove it; otherwise {REMAKE}", f"what runs at the start ({len(paths)}) is all of packages"
+    )
 
 
 @check("files", "every file and link of both layers is byte for byte what its installer left", level=FULL)
