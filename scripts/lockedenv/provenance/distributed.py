@@ -275,7 +275,11 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional
             if rank == 0:
                 write_atomically(Path(target), certificate.text(json.loads(text)))
     except (OSError, RuntimeError, Stop) as error:
-        print(f"rank {rank}: {explain(meeting, stage, error)}", file=sys.stderr, flush=True)
+        telling = ThreadPool(1).apply_async(explain, (meeting, stage, error))  # a store behind a dead link never answers
+        lost = "the store does not answer: its node, rank 0's, died or lost the network"
+        print(
+            f"rank {rank}: {telling.get() if until(telling.ready, 4 * GRACE, heed=False) else lost}", file=sys.stderr, flush=True
+        )
         return 1
     tell("the same environment on every rank" if same else "NOT the same environment on every rank")
     meeting.reach("left")
