@@ -1,5 +1,6 @@
 # The locked environment as an image: docker build -t maximalcai .   (flash-attn is compiled where no prebuilt wheel fits)
 #   --build-arg ENVIRONMENT=current                        the environment of environments/current
+#   --build-arg BACKEND=pip --build-arg FLASH_ATTN=none    from PyPI; there is no nvcc then, so no flash-attn where no wheel fits
 #   --target pod --build-arg BASE=runpod/base:TAG          on RunPod's base, whose start script brings SSH and Jupyter
 # The caches are mounted, not copied, so no layer holds them; what is downloaded once is there for the next build.
 ARG BASE=ubuntu:jammy-20260901.2@sha256:b8b6ee6aa931ecd9d0d952abc34dc0e5f7c6a30c6bb71b079fe399fde0329c02
@@ -32,6 +33,7 @@ WORKDIR /opt/maximalcai
 ARG ENVIRONMENT
 ARG BACKEND=conda
 ARG ARCH=90
+ARG FLASH_ATTN=auto
 # The set-up imports the verifier, with which it ends: these are the files that it runs, and no other.
 COPY --chown=1000:1000 scripts/setup_runpod_environment.sh scripts/verify_environment.py scripts/
 COPY --chown=1000:1000 scripts/lockedenv/*.py scripts/lockedenv/
@@ -41,7 +43,8 @@ COPY --chown=1000:1000 scripts/lockedenv/provenance scripts/lockedenv/provenance
 USER 1000
 RUN --mount=type=cache,target=/var/cache/maximalcai,uid=1000,gid=1000 \
     HOME=/var/cache/maximalcai scripts/setup_runpod_environment.sh --cache /var/cache/maximalcai \
-    --environment "$ENVIRONMENT" --backend "$BACKEND" --prefix /opt/environment/maximalcai --arch "$ARCH"
+    --environment "$ENVIRONMENT" --backend "$BACKEND" --prefix /opt/environment/maximalcai \
+    --arch "$ARCH" --flash-attn "$FLASH_ATTN"
 
 # What changes often, in layers of kilobytes.
 FROM installed AS complete
