@@ -90,6 +90,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     if lacking := [name for name in ("buildah", "debootstrap") if not shutil.which(name)]:
         pytest.skip(f"no {' and no '.join(lacking)} here to build an image with: apt-get install {' '.join(lacking)}")
     folder = tmp_path_factory.mktemp("image")
+    if (free := shutil.disk_usage(folder).free) < 25e9:
+        pytest.skip(f"building an image takes 25 GB of disk at {folder}, {free / 1e9:.0f} GB are free: free some")
     try:
         made = Engine(folder)
         if (done := made.sh("buildah info", check=False)).returncode:

@@ -75,6 +75,20 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
     assert done.returncode == 1 and f"no Python 3.19 here, and {tmp_path}/offline has none: apt-get install" in done.stdout
 
 
+@pytest.mark.parametrize("volume, option", [(50, "--prefix {}/env"), (5, "--prefix")], ids=["room on the volume", "none"])
+def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volume: int, option: str
+) -> None:
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(machine, "POD_VOLUME", tmp_path / "volume")
+    monkeypatch.setattr(machine, "free_bytes", lambda path: (volume if "volume" in path.parts else 5) * 10**9)
+    needs = [(tmp_path / "env", 6_200_000_000, "the environment"), (tmp_path / "volume/cache", 3_200_000_000, "the cache")]
+    with pytest.raises(Stop) as stop:
+        setup.refuse_small_disks("pip", needs)
+    said = f"need about 6.2 GB at {tmp_path}/env, 5.0 GB are free; free 1.2 GB, or choose another disk with "
+    assert str(stop.value).endswith(said + option.format(tmp_path / "volume"))
+
+
 def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> None:
     """torch.compile failed at the very end."""
     programs = tmp_path / "bin"

@@ -99,6 +99,18 @@ def needed_space(options: Options, backend: str) -> List[Tuple[Path, int, str]]:
     return [(path, unpacked + beside, "the environment"), (cache, archives, "the cache")]
 
 
+def refuse_small_disks(backend: str, needs: List[Tuple[Path, int, str]]) -> None:
+    """Raises Stop where a disk has too little room; names the option that helps, with the pod's volume where that has room."""
+    for folder, needed, what in needs:
+        if (free := machine.free_bytes(folder)) < needed:
+            option = {"the environment": "--prefix", "the cache": "--cache"}.get(what, "--prefix or --cache")
+            if what != "the cache" and machine.POD_VOLUME.is_dir() and machine.free_bytes(machine.POD_VOLUME) >= needed:
+                option = f"--prefix {machine.POD_VOLUME / folder.name}"
+            raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
+                       f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
+                       f"{option}")  # fmt: skip
+
+
 def create_venv(options: Options, uv: Path) -> None:
     """An empty virtual environment of the locked Python: the machine's, or one that uv brings. Raises Stop."""
     path, python = options.target.path, options.of.python
@@ -251,11 +263,7 @@ def look(options: Options, backend: str, why: str, state: str, steps: Steps, pla
     for problem in filter(None, [machine.driver_problem(gpus, cuda), compile_problem(path, backend, environ) if gpus else None]):
         raise Stop(problem)
     check_pod(options, steps)
-    for folder, needed, what in needs:
-        if (free := machine.free_bytes(folder)) < needed:
-            raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
-                       f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
-                       "--prefix or --cache")  # fmt: skip
+    refuse_small_disks(backend, needs)
     disk = [dict(folder=str(f), what=what, needed_bytes=n, free_bytes=machine.free_bytes(f)) for f, n, what in needs]
     plan.update(backend=backend, backend_reason=why, disk=disk, flash_attn=flash_attn, packages_added=goes, files_added=moves)
 
