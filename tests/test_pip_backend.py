@@ -89,6 +89,34 @@ def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
     assert str(stop.value).endswith(said + option.format(tmp_path / "volume"))
 
 
+@pytest.mark.parametrize("lacking", ["os.link", "fcntl.flock"])
+def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    """uv stopped: it could not lock its cache, and that was told as a Python that is not there."""
+    options = setup.parser().parse_args(["--prefix", f"{tmp_path}/env", "--cache", f"{tmp_path}/cache"], namespace=Options())
+    options.settle(options.prefix)
+    before, total = setup.needed_space(options, "pip"), sum(pin.size for pin in options.of.wheels("pip"))
+    machine.has_links_and_locks.cache_clear()
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError("as bindfs says it")
+
+    try:
+        with monkeypatch.context() as there:
+            there.setattr(lacking, refuse)
+            environ = wheels.uv_environment(options.cache, options.target.path, {})
+            after = setup.needed_space(options, "pip")
+    finally:
+        machine.has_links_and_locks.cache_clear()
+    assert environ["UV_NO_CACHE"] == "1" and environ["UV_LINK_MODE"] == "copy"
+    assert "UV_NO_CACHE" not in wheels.uv_environment(options.cache, options.target.path, {})
+    assert [what for _, _, what in before] == ["the environment and the cache"]
+    assert [(bytes, what) for _, bytes, what in after] == [
+        (before[0][1] + total, "the environment and the cache"), (before[0][1], "what is unpacked"),
+    ]  # fmt: skip
+
+
 def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> None:
     """torch.compile failed at the very end."""
     programs = tmp_path / "bin"

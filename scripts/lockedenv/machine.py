@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -164,6 +167,21 @@ def free_bytes(path: Path) -> int:
 
 def same_filesystem(a: Path, b: Path) -> bool:
     return existing_parent(a).stat().st_dev == existing_parent(b).stat().st_dev
+
+
+@functools.lru_cache()
+def has_links_and_locks(folder: Path) -> bool:
+    """Whether the disk of a folder has hard links and file locks: uv's cache needs both, and network disks may have neither."""
+    with contextlib.ExitStack() as stack:
+        try:
+            tmp = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=existing_parent(folder))))
+        except OSError:  # nothing can be written there, which others say
+            return True
+        with (tmp / "a").open("w") as file, contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.link(tmp / "a", tmp / "b")
+            return True
+        return False
 
 
 def size_text(size: float) -> str:

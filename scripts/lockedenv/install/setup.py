@@ -86,25 +86,28 @@ def needed_space(options: Options, backend: str) -> List[Tuple[Path, int, str]]:
     """(folder, bytes, what for) of each file system that will be written; what the cache already has is not counted."""
     path, cache = options.target.path, options.cache
     together, total = machine.same_filesystem(path, cache), sum(p.size for p in options.of.wheels(backend))
-    unpacked, archives, beside = int(total * WHEEL_GROWTH), 0 if together and not options.lists else total, 0
+    links, through = machine.has_links_and_locks(path), int(total * WHEEL_GROWTH)
+    unpacked, archives, beside = through, 0 if together and links and not options.lists else total, 0
     if backend == "conda":
         sizes = {p.filename: p.size or UNKNOWN_SIZE for p in options.of.conda()}
         archives += sum(size for name, size in sizes.items() if not (cache / "pkgs" / name).exists())
         beside = sum(sizes.values())
         unpacked += int(beside * CONDA_GROWTH)
-    elif together and options.target.mark().get("backend") == "pip":
+    elif together and links and options.target.mark().get("backend") == "pip":
         unpacked //= 4  # the cache holds what the old prefix links to
+    copied = [] if links else [(Path(tempfile.gettempdir()), through, "what is unpacked")]
     if together:
-        return [(path, unpacked + archives, "the environment and the cache")]
-    return [(path, unpacked + beside, "the environment"), (cache, archives, "the cache")]
+        return [(path, unpacked + archives, "the environment and the cache"), *copied]
+    return [(path, unpacked + beside, "the environment"), (cache, archives, "the cache"), *copied]
 
 
 def refuse_small_disks(backend: str, needs: List[Tuple[Path, int, str]]) -> None:
-    """Raises Stop where a disk has too little room; names the option that helps, with the pod's volume where that has room."""
+    """Raises Stop where a disk has too little room; names what helps, with the pod's volume where that has room."""
     for folder, needed, what in needs:
         if (free := machine.free_bytes(folder)) < needed:
-            option = {"the environment": "--prefix", "the cache": "--cache"}.get(what, "--prefix or --cache")
-            if what != "the cache" and machine.POD_VOLUME.is_dir() and machine.free_bytes(machine.POD_VOLUME) >= needed:
+            known = {"the environment": "--prefix", "the cache": "--cache", "what is unpacked": "TMPDIR"}
+            option = known.get(what, "--prefix or --cache")
+            if "environment" in what and machine.POD_VOLUME.is_dir() and machine.free_bytes(machine.POD_VOLUME) >= needed:
                 option = f"--prefix {machine.POD_VOLUME / folder.name}"
             raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
                        f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
@@ -242,7 +245,11 @@ def look(options: Options, backend: str, why: str, state: str, steps: Steps, pla
     steps.note(f"cache        {options.cache}")
     for folder, needed, what in needs:
         steps.note(f"disk         {what}: about {size_text(needed)} of {size_text(machine.free_bytes(folder))} free at {folder}")
-    if len(needs) > 1:
+    if not machine.has_links_and_locks(path):
+        steps.note(
+            f"the disk of {path} has no hard links or no file locks: wheels are unpacked in {tempfile.gettempdir()}, and copied"
+        )
+    elif len(needs) > 1:
         steps.note("the cache is on another disk: everything is unpacked beside the environment, so that it can be linked")
     flash_attn, goes, moves = flash.outlook(options, backend, gpus), [], []
     steps.note(f"flash-attn   {flash_attn}")

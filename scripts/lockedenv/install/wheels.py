@@ -23,7 +23,7 @@ from lockedenv.facts import PLATFORM as GLIBC_PLATFORM
 from lockedenv.install import fetch, kept
 from lockedenv.install.options import Options
 from lockedenv.installed import INSTALLED, file_sha256, hashes, read_prefix, recorded_files
-from lockedenv.machine import read_json, same_filesystem, version_tuple
+from lockedenv.machine import has_links_and_locks, read_json, same_filesystem, version_tuple
 from lockedenv.prefix import Prefix
 from lockedenv.process import ask, clean, holding, run
 
@@ -71,10 +71,14 @@ def index_settings(environ: Dict[str, str]) -> Dict[str, str]:
 
 
 def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[str, str]:
-    """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy."""
+    """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy.
+
+    Where that disk has no links or no locks, uv unpacks in the folder for temporary files, and copies.
+    """
     folder = cache / "uv" if same_filesystem(cache, prefix.parent) else Prefix(prefix).beside("maximalcai-uv")
     ours = clean(environ, UV_CACHE_DIR=str(folder), UV_PYTHON_INSTALL_DIR=str(cache / "python"), **ALWAYS)
-    return {**ours, **index_settings(environ)}
+    copies = {} if has_links_and_locks(folder) else {"UV_NO_CACHE": "1", "UV_LINK_MODE": "copy"}
+    return {**ours, **copies, **index_settings(environ)}
 
 
 def run_uv(command: List[Any], environ: Dict[str, str], what: str, quiet: bool, **options: Any) -> str:
@@ -197,7 +201,7 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
     wrong, folder = damaged(prefix, pins), (offline or cache) / "wheels"
-    apart, local = not same_filesystem(cache, prefix), []
+    apart, local = not same_filesystem(cache, prefix) or "UV_NO_CACHE" in environ, []
     command += [word for name in wrong for word in ("--reinstall-package", name)]
     if offline or apart or {pin.sha256 for pin in pins} <= set(kept.known(folder.glob("*.whl")).values()):  # by a mirror
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
