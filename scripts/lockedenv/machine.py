@@ -174,12 +174,12 @@ def has_links_and_locks(folder: Path) -> bool:
     """Whether the disk of a folder has hard links and file locks: uv's cache needs both, and network disks may have neither."""
     with contextlib.ExitStack() as stack:
         try:
-            tmp = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=existing_parent(folder))))
+            tmp = stack.enter_context(tempfile.TemporaryDirectory(dir=existing_parent(folder)))
         except OSError:  # nothing can be written there, which others say
             return True
-        with (tmp / "a").open("w") as file, contextlib.suppress(OSError):
+        with open(f"{tmp}/a", "w") as file, contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.link(tmp / "a", tmp / "b")
+            os.link(f"{tmp}/a", f"{tmp}/b")
             return True
         return False
 
