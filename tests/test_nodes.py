@@ -70,6 +70,7 @@ class Nodes:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.holders, self.pids = folder, {}, {}  # type: Path, Dict[str, subprocess.Popen[str]], Dict[str, int]
+        self.started: List[subprocess.Popen[str]] = []
         (folder / "hosts").write_text(HOSTS)
 
     def begin(self) -> None:
@@ -89,7 +90,9 @@ class Nodes:
         """A program on a node; what it prints is NODE.log."""
         enter = ["nsenter", "--target", str(self.pids[node]), "--net", "--uts", "--mount", "--pid"]
         with open(self.folder / f"{node}.log", "a") as log:
-            return subprocess.Popen([*enter, *map(str, command)], stdout=log, stderr=log, text=True, env={**ENVIRON, **environ})
+            command = [*enter, *map(str, command)]  # type: ignore[assignment]
+            self.started.append(subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**ENVIRON, **environ}))
+        return self.started[-1]
 
     def run(self, node: str, *command: Any, **environ: str) -> None:
         assert self.start(node, *command, **environ).wait() == 0, (command, self.said(node))
@@ -103,18 +106,8 @@ class Nodes:
 
     def compare(self, prefix: Path, program: Path, during: Callable[[], Any] = int) -> List[int]:
         """The check under torchrun on both, in up to 20 s a stage; the exit statuses."""
-        meet = [
-            "--nnodes",
-            2,
-            "--nproc-per-node",
-            1,
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            "node1:29500",
-            "--rdzv-id",
-            "x",
-        ]
+        meet = "--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint node1:29500 --rdzv-id x".split()
+        meet += ["--rdzv-conf", "join_timeout=40"]  # seconds; torchrun's own are 600
         command = torchrun(prefix, *meet, program, "--distributed", "--timeout", 20)
         running = [self.start(node, *command) for node in ADDRESSES]
         during()
@@ -132,6 +125,8 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     finally:
         for node in both.holders:
             both.end(node)
+        for process in both.started:
+            process.wait()
 
 
 @pytest.fixture
@@ -188,7 +183,9 @@ def slurm(nodes: Nodes) -> Nodes:
     for name in ("state", *ADDRESSES):
         (folder / name).mkdir()
     (folder / "slurm.conf").write_text(SLURM_CONF.format(folder=folder))
-    (folder / "gres.conf").write_text("Name=gpu Count=8\n")
+    for number in range(8):
+        (folder / f"gpu{number}").touch()
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-7]\n")  # nothing that CUDA could use
     (folder / "key").write_bytes(os.urandom(128))
     (folder / "key").chmod(0o600)
     files = [f"--{name}-file={folder}/munge.{name}" for name in ("pid", "seed", "log")]
@@ -205,7 +202,7 @@ def batch(slurm: Nodes, prefix: Path, repository: Path, during: Callable[[], Any
     command = ["env", "-C", repository, "sbatch", "--wait", f"--output={out}", "examples/slurm.sbatch"]
     job = slurm.start("node1", *command, SLURM_CONF=f"{slurm.folder}/slurm.conf", PREFIX=str(prefix))
     during()
-    status = job.wait(timeout=300)
+    status = job.wait(timeout=240)
     return status, out.read_text() if out.exists() else slurm.said("node1")
 
 
