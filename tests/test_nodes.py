@@ -5,6 +5,7 @@ They need root. Slurm's own programs are Debian's: apt-get install slurm-wlm mun
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -44,7 +45,7 @@ StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
 SlurmdPidFile={folder}/%n.pid
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdTimeout=10
+JobRequeue=0
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -69,8 +70,11 @@ class Nodes:
     """Two nodes with a link between them. `folder` gets what their programs print."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.holders, self.pids = folder, {}, {}  # type: Path, Dict[str, subprocess.Popen[str]], Dict[str, int]
+        self.folder = folder
+        self.holders: Dict[str, subprocess.Popen[str]] = {}
+        self.pids: Dict[str, int] = {}
         self.started: List[subprocess.Popen[str]] = []
+        self.networks = contextlib.ExitStack()  # keeps a dead node's, or the other would lose its end of the link
         (folder / "hosts").write_text(HOSTS)
 
     def begin(self) -> None:
@@ -80,6 +84,7 @@ class Nodes:
             self.holders[node] = holder = subprocess.Popen([*apart, inside], stdout=subprocess.PIPE, text=True)
             assert holder.stdout and holder.stdout.readline(), "no namespaces here"
             self.pids[node] = int(Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text())
+            self.networks.enter_context(open(f"/proc/{self.pids[node]}/ns/net"))
         one, two = self.pids.values()
         sh(*f"ip link add eth0 netns {one} type veth peer name eth0 netns {two}".split())
         for node, address in ADDRESSES.items():
@@ -101,7 +106,9 @@ class Nodes:
         return (self.folder / f"{node}.log").read_text()
 
     def end(self, node: str) -> None:
-        with self.holders[node] as holder:
+        """As without power: what it has sent last is its last word."""
+        self.run(node, *"ip link set eth0 down".split())
+        with self.holders.pop(node) as holder:
             holder.kill()
 
     def compare(self, prefix: Path, program: Path, during: Callable[[], Any] = int) -> List[int]:
@@ -123,8 +130,9 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
         both.begin()
         yield both
     finally:
-        for node in both.holders:
+        for node in list(both.holders):
             both.end(node)
+        both.networks.close()
         for process in both.started:
             process.wait()
 
@@ -202,7 +210,7 @@ def batch(slurm: Nodes, prefix: Path, repository: Path, during: Callable[[], Any
     command = ["env", "-C", repository, "sbatch", "--wait", f"--output={out}", "examples/slurm.sbatch"]
     job = slurm.start("node1", *command, SLURM_CONF=f"{slurm.folder}/slurm.conf", PREFIX=str(prefix))
     during()
-    status = job.wait(timeout=240)
+    status = job.wait(timeout=400)
     return status, out.read_text() if out.exists() else slurm.said("node1")
 
 
