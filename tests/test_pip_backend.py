@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
@@ -18,6 +20,7 @@ from lockedenv.console import Steps, Stop
 from lockedenv.install import setup, wheels
 from lockedenv.install.options import Options
 from lockedenv.installed import added, read_prefix
+from lockedenv.machine import default_cache
 from lockedenv.prefix import write_activate
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
@@ -82,6 +85,7 @@ def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
     (tmp_path / "volume").mkdir()
     monkeypatch.setattr(machine, "POD_VOLUME", tmp_path / "volume")
     monkeypatch.setattr(machine, "free_bytes", lambda path: (volume if "volume" in path.parts else 5) * 10**9)
+    monkeypatch.setattr(machine, "same_filesystem", lambda a, b: ("volume" in a.parts) == ("volume" in b.parts))
     needs = [(tmp_path / "env", 6_200_000_000, "the environment"), (tmp_path / "volume/cache", 3_200_000_000, "the cache")]
     with pytest.raises(Stop) as stop:
         setup.refuse_small_disks("pip", needs)
@@ -99,22 +103,46 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
     before, total = setup.needed_space(options, "pip"), sum(pin.size for pin in options.of.wheels("pip"))
     machine.has_links_and_locks.cache_clear()
 
-    def refuse(*_: Any) -> None:
-        raise PermissionError("as bindfs says it")
+    real = {"os.link": os.link, "fcntl.flock": fcntl.flock}[lacking]
+
+    def refuse(what: Any, *more: Any) -> None:
+        if str(tmp_path) in str(getattr(what, "name", what)):
+            raise PermissionError("as bindfs says it")
+        real(what, *more)
 
     try:
         with monkeypatch.context() as there:
             there.setattr(lacking, refuse)
             environ = wheels.uv_environment(options.cache, options.target.path, {})
             after = setup.needed_space(options, "pip")
+            there.setattr(tempfile, "tempdir", str(tmp_path))
+            with pytest.raises(Stop, match="neither the disk of .* hard links and file locks, which uv needs: set TMPDIR"):
+                wheels.uv_environment(options.cache, options.target.path, {})
     finally:
         machine.has_links_and_locks.cache_clear()
-    assert environ["UV_NO_CACHE"] == "1" and environ["UV_LINK_MODE"] == "copy"
-    assert "UV_NO_CACHE" not in wheels.uv_environment(options.cache, options.target.path, {})
+    assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(wheels.temporary(options.target.path))
+    assert wheels.uv_environment(options.cache, options.target.path, {})["UV_LINK_MODE"] == "hardlink"
     assert [what for _, _, what in before] == ["the environment and the cache"]
     assert [(bytes, what) for _, bytes, what in after] == [
         (before[0][1] + total, "the environment and the cache"), (before[0][1], "what is unpacked"),
     ]  # fmt: skip
+
+
+def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_python(
+    pip_environment: Path, tmp_path: Path
+) -> None:
+    """uv installed into the Python that the environment was made of, even once the file was back: it had kept what it knew."""
+    env, cache = copy_environment(pip_environment, tmp_path / "env", links=True), tmp_path / "cache"
+    uv = default_cache() / f"bin/uv-{wheels.uv_pin().sha256[:12]}"
+    (env / "pyvenv.cfg").rename(tmp_path / "pyvenv.cfg")
+    command = [ROOT / "scripts/post_create.sh", "--prefix", env, "--cache", cache, "--level", "quick"]
+    done = sh(*command, check=False, env=clean_environ())
+    assert done.returncode == 1 and f"{env}/pyvenv.cfg is gone, so the environment's Python is the machine's" in done.stdout
+    known = sh(uv, "pip", "list", "--python", env / "bin/python", env=clean_environ(UV_CACHE_DIR=str(cache / "uv"))).stdout
+    assert not re.search("^torch ", known, re.M), "uv has seen the machine's Python there"
+    (tmp_path / "pyvenv.cfg").rename(env / "pyvenv.cfg")
+    environ = wheels.uv_environment(cache, env, dict(os.environ))
+    assert re.search("^torch ", sh(uv, "pip", "list", "--python", env / "bin/python", env=environ).stdout, re.M)
 
 
 def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> None:

@@ -346,6 +346,18 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(machine: Machine) -
     assert (machine.prefix / SITE / "six.py").exists() and "brings them back" not in done.stdout
 
 
+def test_packages_that_could_not_be_brought_back_are_tried_again(machine: Machine) -> None:
+    """The next run said verified, and removed the old environment, which had them."""
+    machine.assert_verified(machine.setup())
+    sh(machine.prefix / "bin/uv", "pip", "install", "--python", machine.prefix / "bin/python", "six==1.16.0", env=clean_environ())
+    for options in (["--force", "--keep-extras"], [], ["--force", "--keep-extras"]):
+        done = machine.setup(*options, HTTPS_PROXY="http://127.0.0.1:9")
+        assert done.returncode == 1 and "your own packages are missing; their list is" in done.stdout, done.stdout
+        assert Path(f"{machine.prefix}.old", SITE, "six.py").exists()
+    machine.assert_verified(machine.setup())
+    assert (machine.prefix / SITE / "six.py").exists() and not Path(f"{machine.prefix}.old").exists()
+
+
 def test_the_first_remedy_repairs_and_keeps_what_was_added(machine: Machine) -> None:
     """The verifier said --force, which removed it; TROUBLESHOOTING said post_create.sh."""
     machine.assert_verified(machine.setup())

@@ -237,7 +237,10 @@ def refuse(path: Path, backend: str, cache: Path) -> None:
 
 ACTIVATE = """\
 # Enters the environment, in bash and zsh; `deactivate` leaves it.
-if ! [ -e {prefix}/activate ]; then echo "this environment was made at "{prefix}", and has been moved: move it back" >&2; return 1; fi
+if ! [ -e {prefix}/activate ]; then
+  echo "this environment was made at "{prefix}", and has been moved: move it back" >&2
+  return 1
+fi
 if command -v deactivate >/dev/null 2>&1; then deactivate >/dev/null 2>&1 || true; fi
 _maximalcai_path=$PATH _maximalcai_ps1=${{PS1-}} _maximalcai_uv=${{UV_CONSTRAINT-}} _maximalcai_pip=${{PIP_CONSTRAINT-}}
 _maximalcai_hooks() {{

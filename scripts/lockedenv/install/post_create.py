@@ -26,6 +26,7 @@ from lockedenv.verify.checks.surroundings import misleading
 
 STEPS = 3
 MANIFEST = "maximalcai-manifest.json"
+LIST = "your own packages are missing; their list is "
 
 
 def refuse_misleading_variables(prefix: Path, of: Environment, backend: str) -> None:
@@ -58,9 +59,11 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
         note_installed(prefix.path, lock)
         write_guard(prefix, [*options.of.wheels("pip"), *filter(None, [options.of.flash_attn()])])
         prefix.write(state=STATE_INSTALLED, environment=options.of.given, locks=options.of.digest(backend), verdicts={})
+    extras = extras or unrestored(prefix)
     with steps.step("flash-attn"):
         problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
-    shutil.rmtree(prefix.beside("maximalcai-uv"), ignore_errors=True)
+    for unpacked in (prefix.beside("maximalcai-uv"), wheels.temporary(prefix.path)):
+        shutil.rmtree(unpacked, ignore_errors=True)
     return conclude(options, options.level or "full", problems, steps)
 
 
@@ -78,8 +81,11 @@ def again(options: Options, steps: Steps) -> int:
             if options.flash_attn == "none"
             else wheels.bring_uv(options.cache, steps, options.offline, options.target.path)
         )
-        problem = install_flash_attn(options, uv, steps)
-    return conclude(options, level, [problem], steps)
+        extras = unrestored(options.target)
+        if extras and options.flash_attn == "none":
+            uv = wheels.bring_uv(options.cache, steps, options.offline, options.target.path)
+        problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
+    return conclude(options, level, problems, steps)
 
 
 def conclude(options: Options, level: str, problems: List[Optional[str]], steps: Steps) -> int:
@@ -149,8 +155,14 @@ def restore(options: Options, extras: Path, uv: Path) -> Optional[str]:
         run(restoring(options, extras, uv), environ, "installing your packages")
     except Stop as error:
         print(error, file=sys.stderr)
-        return f"your own packages are missing; their list is {extras}"
+        return f"{LIST}{extras}"
     return None
+
+
+def unrestored(prefix: Prefix) -> Optional[Path]:
+    """The list of the user's packages that an earlier run could not install again."""
+    lists = (Path(text[len(LIST) :]) for text in prefix.mark().get("lacking") or [] if text.startswith(LIST))
+    return next(filter(Path.is_file, lists), None)
 
 
 def restoring(options: Options, extras: Path, uv: Path) -> List[str]:

@@ -103,11 +103,16 @@ def needed_space(options: Options, backend: str) -> List[Tuple[Path, int, str]]:
 
 def refuse_small_disks(backend: str, needs: List[Tuple[Path, int, str]]) -> None:
     """Raises Stop where a disk has too little room; names what helps, with the pod's volume where that has room."""
-    for folder, needed, what in needs:
+    for folder, _, what in needs:
+        needed = sum(more for other, more, _ in needs if machine.same_filesystem(folder, other))
         if (free := machine.free_bytes(folder)) < needed:
             known = {"the environment": "--prefix", "the cache": "--cache", "what is unpacked": "TMPDIR"}
             option = known.get(what, "--prefix or --cache")
-            if "environment" in what and machine.POD_VOLUME.is_dir() and machine.free_bytes(machine.POD_VOLUME) >= needed:
+            if (
+                "environment" in what
+                and os.access(machine.POD_VOLUME, os.W_OK)
+                and machine.free_bytes(machine.POD_VOLUME) >= needed
+            ):
                 option = f"--prefix {machine.POD_VOLUME / folder.name}"
             raise Stop(f"too little disk for the {backend} backend: {what} need about {size_text(needed)} at {folder}, "
                        f"{size_text(free)} are free; free {size_text(needed - free)}, or choose another disk with "
@@ -146,6 +151,8 @@ def install(options: Options, backend: str, steps: Steps) -> int:
         mirror.bring(options, backend, steps)
         tool = wheels.bring_uv(options.cache, steps, options.offline) if uv else conda.fetch_archives(options, steps)
     lines = added(read_prefix(target.path)) if target.ours() else []
+    if earlier := post_create.unrestored(target):  # they are in neither
+        lines += [line for line in Path(earlier).read_text().splitlines() if line not in lines and not line.startswith("#")]
     extras = target.beside(f"maximalcai-extras-{time.strftime('%Y%m%d-%H%M%S')}.txt")
     if lines:
         machine.write_atomically(extras, "\n".join(["# What was in the environment beyond its lock.", *lines, ""]))

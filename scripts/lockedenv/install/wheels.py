@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import shutil
@@ -73,12 +74,27 @@ def index_settings(environ: Dict[str, str]) -> Dict[str, str]:
 def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[str, str]:
     """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy.
 
-    Where that disk has no links or no locks, uv unpacks in the folder for temporary files, and copies.
+    Where that disk has no links or no locks, uv unpacks in the folder for temporary files, and copies. Raises Stop.
     """
+    python = os.path.realpath(prefix / "bin/python")
+    if not (prefix / "pyvenv.cfg").exists() and not python.startswith(os.path.realpath(prefix)):  # uv would install into that
+        raise Stop(f"{prefix}/pyvenv.cfg is gone, so the environment's Python is the machine's, {python}; rebuild it: --force")
     folder = cache / "uv" if same_filesystem(cache, prefix.parent) else Prefix(prefix).beside("maximalcai-uv")
+    copies = {}
+    if not has_links_and_locks(folder):
+        folder, copies = temporary(prefix), {"UV_LINK_MODE": "copy"}
+        if not has_links_and_locks(folder):
+            raise Stop(f"neither the disk of {prefix} nor that of {folder.parent} has hard links and file locks, which uv needs: "
+                       "set TMPDIR to a folder on the machine's own disk")  # fmt: skip
+    for known in folder.glob("interpreter-*"):  # uv goes by what a Python was before its pyvenv.cfg came or went
+        shutil.rmtree(known, ignore_errors=True)
     ours = clean(environ, UV_CACHE_DIR=str(folder), UV_PYTHON_INSTALL_DIR=str(cache / "python"), **ALWAYS)
-    copies = {} if has_links_and_locks(folder) else {"UV_NO_CACHE": "1", "UV_LINK_MODE": "copy"}
     return {**ours, **copies, **index_settings(environ)}
+
+
+def temporary(prefix: Path) -> Path:
+    """Where uv unpacks for a prefix whose disk has no links or no locks; the same for its next run."""
+    return Path(tempfile.gettempdir(), f"maximalcai-uv-{hashlib.sha256(os.fsencode(prefix)).hexdigest()[:12]}")
 
 
 def run_uv(command: List[Any], environ: Dict[str, str], what: str, quiet: bool, **options: Any) -> str:
@@ -117,8 +133,8 @@ def bring_uv(cache: Path, steps: Steps, offline: Optional[Path] = None, prefix: 
 
 def _own_uv(prefix: Path) -> str:
     """The machine's own uv, or the prefix's, where it is new enough to fetch the locked one."""
-    uv = shutil.which("uv") or shutil.which(prefix / "bin/uv") or ""
-    return uv if uv and version_tuple(ask([uv, "--version"])[1]) >= (0, 5) else ""
+    found = filter(None, [shutil.which("uv"), shutil.which(prefix / "bin/uv")])
+    return next((uv for uv in found if version_tuple(ask([uv, "--version"])[1]) >= (0, 5)), "")
 
 
 def refuse_without_pip(cache: Path, prefix: Path = Path()) -> None:
@@ -201,7 +217,7 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
     wrong, folder = damaged(prefix, pins), (offline or cache) / "wheels"
-    apart, local = not same_filesystem(cache, prefix) or "UV_NO_CACHE" in environ, []
+    apart, local = not same_filesystem(cache, prefix) or str(temporary(prefix)) in environ.values(), []
     command += [word for name in wrong for word in ("--reinstall-package", name)]
     if offline or apart or {pin.sha256 for pin in pins} <= set(kept.known(folder.glob("*.whl")).values()):  # by a mirror
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.

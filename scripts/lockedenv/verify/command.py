@@ -224,8 +224,9 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     if args.environment:
         os.environ[GIVEN] = environment.find(args.environment).given
     try:
-        if args.compare and args.certificate:
-            raise ValueError("--compare makes this machine's certificate itself: leave out --certificate")
+        if args.compare and (args.certificate or args.manifest or args.report or args.distributed):
+            raise ValueError("--compare makes what it compares itself: leave out --certificate, --manifest, --report and "
+                             "--distributed")  # fmt: skip
         if args.compare:
             return compare_manifests(args.compare, args.json)
         checks = select(registry, args.level, args.only, args.skip)
@@ -233,13 +234,8 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             checks.insert(0, registry["driver"])
     except (ValueError, compare.ManifestError) as error:
         p.error(str(error))
-    if args.distributed:
-        from lockedenv.provenance import distributed
-
-        context = make_context(Path(sys.prefix), args.gpu)
-        return distributed.main(context.installed, context.gpus, args.timeout or 120, args.certificate)
-    if args.certificate and (args.json or args.manifest or args.report):
-        p.error("--certificate runs no check: write the files of --json, --manifest and --report in a run of their own")
+    if (args.certificate or args.distributed) and (args.json or args.manifest or args.report):
+        p.error("--certificate and --distributed run no check: write --json, --manifest and --report in another run")
     if args.timeout:
         checks = [replace(check, timeout=args.timeout) for check in checks]
     for target in filter(None, [args.json if args.json != "-" else None, args.manifest, args.report, args.certificate]):
@@ -251,6 +247,11 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
                 pass
         except OSError as error:
             p.error(f"{target} cannot be written ({error.strerror}); name a file in a folder that you may write to")
+    if args.distributed:
+        from lockedenv.provenance import distributed
+
+        context = make_context(Path(sys.prefix), args.gpu)
+        return distributed.main(context.installed, context.gpus, args.timeout or 120, args.certificate)
     report = Report(sys.stderr if args.json == "-" else sys.stdout)
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)
@@ -285,5 +286,5 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     if args.manifest:
         machine.write_atomically(Path(args.manifest), json.dumps(document, indent=1) + "\n")
     if args.report:
-        machine.write_atomically(Path(args.report), to_attach(document, results, seconds))
+        machine.write_atomically(Path(args.report), to_attach(document, results, seconds, args.strict))
     return status
