@@ -95,9 +95,9 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(tmp_path: Path, monk
     monkeypatch.setattr(reporting.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(reporting, "default_cache", lambda: tmp_path)
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs/flash.log").write_text("\n".join(f"line {n}" for n in [ROOT, *range(90)]))
-    (tmp_path / "maximalcai-x.log").write_text(f"Traceback: {ROOT} https://me:s3cret@index.example/simple\n")
-    (tmp_path / "maximalcai-y.log").write_text("Traceback: of another clone\n")
+    (tmp_path / "logs/flash.log").write_text("\n".join(f"line {n}" for n in range(90)))
+    (tmp_path / "maximalcai-x.log").write_text(f"Traceback: {ROOT}/x https://me:s3cret@index.example/simple\n")
+    (tmp_path / "maximalcai-y.log").write_text(f"Traceback: {ROOT}-of another clone\n")
     row = {"name": "torch", "version": "1", "build": "", "manager": "pip", "hash": "h", "channel": "pypi"}
     manifest = {"fingerprint": "f", "packages": [row], "results": [], "variables": {"HF_HOME": "/x"}}
     text = to_attach(manifest, [failed("wrong hf_transfer", "mend it", ["detail"])], 1.0)
@@ -108,7 +108,7 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(tmp_path: Path, monk
         "torch 1  pip",
         '"HF_HOME": "/x"',
         "line 89",
-        f"Traceback: {ROOT} https://***@index",
+        f"Traceback: {ROOT}/x https://***@index",
         "wrong hf_transfer",
     ):
         assert said in text, said
@@ -118,8 +118,8 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(tmp_path: Path, monk
     (tmp_path / "maximalcai-b.log").symlink_to(tmp_path / "gone")
     (tmp_path / "maximalcai-c.log").mkdir()
     (tmp_path / "maximalcai-d.log").write_text(
-        f"{ROOT} HF_TOKEN=hf_abcdefghijk Authorization: Bearer hf_abcdefghijk password = p4ss\n"
+        f'{ROOT}/x hf_oauth_abcdefgh ghp_abcdefghij --token abcdefg "Authorization": "Basic abcdefg" HF_TOKEN=hf_abcdefghijk Authorization: Bearer hf_abcdefghijk password = p4ss\n'
     )
     text += to_attach(manifest, [], 1.0)
-    assert not re.search("HUNTER2|hf_abc|p4ss", text), "another's file behind a link; what looks like a secret"
+    assert not re.search("HUNTER2|hf_abc|p4ss|abcdefg", text), "another's file behind a link; what looks like a secret"
     assert "s3cret" not in text and "line 49\n" not in text

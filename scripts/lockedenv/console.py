@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import shutil
 import sys
@@ -11,7 +12,7 @@ import time
 from typing import IO, Callable, Iterator, Optional
 
 FULL_DISK = (
-    "No space left on device. Free some disk, or name other places with --prefix and --cache, and run again: "
+    "No space left on device. Free some disk, or name other places with --prefix, --cache and TMPDIR, and run again: "
     "what was downloaded is kept"
 )
 
@@ -20,10 +21,19 @@ class Stop(Exception):
     """Ends a script with one clear message: what is wrong, where, and what to do."""
 
 
+def _tokens(match: "re.Match[str]") -> str:
+    """Hides what follows /t/ as conda's channels have it, but in the path of a folder named t on this machine."""
+    shown, *others = match[0].split("/t/")
+    for rest in others:
+        here = os.path.isdir(shown[max(0, shown.find("/")) :] + "/t")
+        shown += "/t/" + (rest if here else re.sub(r"^[^/]+", "***", rest))
+    return shown
+
+
 def redact(text: str) -> str:
     """Takes the secrets out of addresses: user:password@, /t/TOKEN/, and whatever follows a question mark."""
     text = re.sub(r"(?<=://)[^/\s]*@", "***@", text)  # greedy: a password may hold an @ itself
-    text = re.sub(r"((?:://|\w\.\w)[^\s'\"]*?/t/)[^/\s'\"]+", r"\1***", text)  # of an address, not of a folder named t
+    text = re.sub(r"\S*/t/\S+", _tokens, text)
     return re.sub(r"(://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
 
 

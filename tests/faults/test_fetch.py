@@ -331,12 +331,18 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
         ("https://user:p@ss@w@rd@mirror.example/x", "https://***@mirror.example/x"),
         ("https://mirror.example/t/ab-123/conda-forge/x", "https://mirror.example/t/***/conda-forge/x"),
         ("conda.example/t/ab-123/main", "conda.example/t/***/main"),
-        ("/home/t/folder/x is a folder named t", "/home/t/folder/x is a folder named t"),
+        ("mirror:8081/t/ab-123/main GET /t/ab-123/main", "mirror:8081/t/***/main GET /t/***/main"),
         ("GET https://mirror.example/x?token=abc failed", "GET https://mirror.example/x?*** failed"),
     ],
 )
 def test_secrets_in_addresses_are_never_shown(text: str, clean: str) -> None:
     assert redact(text) == clean
+
+
+def test_the_path_of_a_folder_named_t_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    text = f"'{tmp_path}/t/env/bin': no such file, from file://{tmp_path}/t/wheels"
+    assert redact(text) == text
 
 
 def test_an_address_on_a_mirror() -> None:

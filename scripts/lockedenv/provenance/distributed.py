@@ -19,7 +19,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
-from lockedenv.console import Stop
+from lockedenv.console import Stop, disk_text
 from lockedenv.installed import Installed
 from lockedenv.machine import Gpu, write_atomically
 from lockedenv.provenance import certificate, compare
@@ -273,7 +273,11 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional
             stage = "certificate"
             computes, text = certify(meeting, installed, gpus, max(timeout, certificate.LIMIT), tell)
             if rank == 0:
-                write_atomically(Path(target), certificate.text(json.loads(text)))
+                try:
+                    write_atomically(Path(target), certificate.text(json.loads(text)))
+                except OSError as error:  # no rank's fault
+                    tell(f"the certificate could not be written: {disk_text(error)}")
+                    computes = False
     except (OSError, RuntimeError, Stop) as error:
         telling = ThreadPool(1).apply_async(explain, (meeting, stage, error))  # a store behind a dead link never answers
         lost = "the store does not answer: its node, rank 0's, died or lost the network"

@@ -160,7 +160,7 @@ def host_verdict(gpus: Sequence[Gpu], shm: int, root: Path = Path("/")) -> Resul
             (f"/dev/shm has {size_text(shm)}", "use DataLoader(num_workers=0), or a pod with --shm-size: workers die here")
         )
     if gpus and cpus < CPUS * len(gpus):
-        wants.append((f"{cpus:.0f} CPUs for {len(gpus)} GPUs", f"loading data will be slow: {CPUS} for each GPU are usual"))
+        wants.append((f"{cpus:g} CPUs for {len(gpus)} GPUs", f"loading data will be slow: {CPUS} for each GPU are usual"))
     if gpus and memory < MEMORY * sum(gpu.memory for gpu in gpus):
         total = size_text(sum(gpu.memory for gpu in gpus))
         wants.append((f"{size_text(memory)} of memory for {total} of GPU memory", "load checkpoints with low_cpu_mem_usage=True"))
@@ -168,7 +168,7 @@ def host_verdict(gpus: Sequence[Gpu], shm: int, root: Path = Path("/")) -> Resul
         return warned(
             first([said for said, _ in wants]), "; ".join(remedy for _, remedy in wants), [said for said, _ in wants[1:]]
         )
-    return passed(f"{cpus:.0f} CPUs, {size_text(memory)} of memory, {size_text(shm)} of /dev/shm")
+    return passed(f"{cpus:g} CPUs, {size_text(memory)} of memory, {size_text(shm)} of /dev/shm")
 
 
 def disk(place: Path) -> Result:

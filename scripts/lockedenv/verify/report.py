@@ -74,23 +74,31 @@ class Report:
             self.say("no check failed, and none passed" if odd else "nothing was checked")
 
 
-def to_attach(manifest: Dict[str, Any], results: List[Result], seconds: float) -> str:
+def to_attach(manifest: Dict[str, Any], results: List[Result], seconds: float, strict: bool = False) -> str:
     """What a report of a problem needs, in one text without secrets: results, machine, versions, the last lines of our logs."""
     out = io.StringIO()
     report = Report(out)
     for result in results:
         report.result(result)
-    report.summary(results, seconds)
+    report.summary(results, seconds, strict)
     rest = {key: value for key, value in manifest.items() if key not in ("packages", "results", "vulnerabilities")}
     print(f"\n{json.dumps(rest, indent=1)}\n", file=out)
     print(*(f"{p['name']} {p['version']} {p['build']} {p['manager']}" for p in manifest["packages"]), sep="\n", file=out)
     logs = [*default_cache().glob("logs/*.log"), *Path(tempfile.gettempdir()).glob("maximalcai-*.log")]
     # The folder for temporary files is everyone's: no link, nothing of another user, nothing of another clone.
     ours = [log for log in logs if not log.is_symlink() and log.is_file() and log.lstat().st_uid == os.getuid()]
-    ours = [log for log in ours if log.lstat().st_mtime > time.time() - 86400 and str(ROOT) in log.read_text(errors="replace")]
+    ours = [log for log in ours if log.lstat().st_mtime > time.time() - 86400 and os.access(log, os.R_OK)]
+    ours = [log for log in ours if log.parent.name == "logs" or f"{ROOT}/" in tail(log)]
     for log in sorted(ours, key=lambda path: path.lstat().st_mtime)[-3:]:
         written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(log.lstat().st_mtime))
-        print(f"\nThe last lines of {log}, written {written} UTC:", file=out)
-        print(*log.read_text(errors="replace").splitlines()[-40:], sep="\n", file=out)
-    secret = r"(?i)((?:token|passw\w*|secret|api_?key|authorization)\S*\s*[:=]\s*(?:bearer\s+)?)\S+"
-    return re.sub(r"\bhf_[A-Za-z0-9]{10,}", "***", re.sub(secret, r"\1***", redact(out.getvalue())))
+        print(f"\nThe last lines of {log}, written {written} UTC:", *tail(log).splitlines()[-40:], sep="\n", file=out)
+    kinds = r"token|passw\w*|secret|api[_-]?key|authorization"
+    secret = rf"(?i)((?:(?:{kinds})\S*?[\"']?\s*[:=]|--\S*(?:{kinds})\S*)\s*[\"']?(?:(?:bearer|basic|token)\s+)?)\S+"
+    return re.sub(r"\b(hf_(?!transfer)|gh[oprsu]_)\w{8,}", "***", re.sub(secret, r"\1***", redact(out.getvalue())))
+
+
+def tail(log: Path) -> str:
+    """The last 64 kB of a log."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 65536))
+        return file.read().decode(errors="replace")
