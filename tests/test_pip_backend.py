@@ -120,7 +120,7 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
                 wheels.uv_environment(options.cache, options.target.path, {})
     finally:
         machine.has_links_and_locks.cache_clear()
-    assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(wheels.temporary(options.target.path))
+    assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(wheels.temporary("uv", options.target.path))
     assert wheels.uv_environment(options.cache, options.target.path, {})["UV_LINK_MODE"] == "hardlink"
     assert [what for _, _, what in before] == ["the environment and the cache"]
     assert [(bytes, what) for _, bytes, what in after] == [

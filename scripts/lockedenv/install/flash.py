@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -235,12 +234,9 @@ def build_and_keep(options: Options, base: str, torch: Torch, archs: List[str], 
     # One folder a wheel, so that the next run goes on from the object files of one that was interrupted (ninja does that); on one
     # file system, because setup.py renames.
     folder = cache / "flash-attn" / flash_plan.full_key(base, tools, GLIBC)
-    work = Path(tempfile.gettempdir()) / f"maximalcai-flash-attn-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    work = wheels.temporary("flash-attn", folder)
     end_orphans(f"TMPDIR={work}")  # the caller holds the wheel's lock
-    work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    seen = work.lstat()  # the folder for temporary files is everyone's, and the name can be guessed
-    if work.is_symlink() or not work.is_dir() or seen.st_uid != os.getuid() or seen.st_mode & 0o077:
-        raise Stop(f"{work} is not a folder of yours alone, and flash-attn is built there; remove it, or set TMPDIR")
+    wheels.refuse_foreign(work)
     (cache / "logs").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     unpacked = flash_build.unpack(source, work)

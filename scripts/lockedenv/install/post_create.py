@@ -62,7 +62,7 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
     extras = extras or unrestored(prefix)
     with steps.step("flash-attn"):
         problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
-    for unpacked in (prefix.beside("maximalcai-uv"), wheels.temporary(prefix.path)):
+    for unpacked in (prefix.beside("maximalcai-uv"), wheels.temporary("uv", prefix.path)):
         shutil.rmtree(unpacked, ignore_errors=True)
     return conclude(options, options.level or "full", problems, steps)
 
@@ -76,13 +76,8 @@ def again(options: Options, steps: Steps) -> int:
         if options.source and not wheels.by_hash(options.cache / "wheels", "uv-*.whl", wheels.uv_pin().sha256):
             mirror.look(options)
             mirror.bring(options, "", steps)
-        uv = (
-            Path()
-            if options.flash_attn == "none"
-            else wheels.bring_uv(options.cache, steps, options.offline, options.target.path)
-        )
-        extras = unrestored(options.target)
-        if extras and options.flash_attn == "none":
+        uv, extras = Path(), unrestored(options.target)
+        if extras or options.flash_attn != "none":
             uv = wheels.bring_uv(options.cache, steps, options.offline, options.target.path)
         problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
     return conclude(options, level, problems, steps)

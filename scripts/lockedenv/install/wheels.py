@@ -77,12 +77,15 @@ def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[s
     Where that disk has no links or no locks, uv unpacks in the folder for temporary files, and copies. Raises Stop.
     """
     python = os.path.realpath(prefix / "bin/python")
-    if not (prefix / "pyvenv.cfg").exists() and not python.startswith(os.path.realpath(prefix)):  # uv would install into that
+    if not (prefix / "pyvenv.cfg").exists() and not python.startswith(
+        f"{os.path.realpath(prefix)}/"
+    ):  # uv would install into that
         raise Stop(f"{prefix}/pyvenv.cfg is gone, so the environment's Python is the machine's, {python}; rebuild it: --force")
     folder = cache / "uv" if same_filesystem(cache, prefix.parent) else Prefix(prefix).beside("maximalcai-uv")
     copies = {}
     if not has_links_and_locks(folder):
-        folder, copies = temporary(prefix), {"UV_LINK_MODE": "copy"}
+        folder, copies = temporary("uv", prefix), {"UV_LINK_MODE": "copy"}
+        refuse_foreign(folder)
         if not has_links_and_locks(folder):
             raise Stop(f"neither the disk of {prefix} nor that of {folder.parent} has hard links and file locks, which uv needs: "
                        "set TMPDIR to a folder on the machine's own disk")  # fmt: skip
@@ -92,9 +95,18 @@ def uv_environment(cache: Path, prefix: Path, environ: Dict[str, str]) -> Dict[s
     return {**ours, **copies, **index_settings(environ)}
 
 
-def temporary(prefix: Path) -> Path:
-    """Where uv unpacks for a prefix whose disk has no links or no locks; the same for its next run."""
-    return Path(tempfile.gettempdir(), f"maximalcai-uv-{hashlib.sha256(os.fsencode(prefix)).hexdigest()[:12]}")
+def temporary(what: str, of: Path) -> Path:
+    """A folder among the temporary files, the same for the next run: where flash-attn is built, and uv unpacks if it must."""
+    return Path(tempfile.gettempdir(), f"maximalcai-{what}-{hashlib.sha256(os.fsencode(of)).hexdigest()[:12]}")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Makes such a folder. Raises Stop if it is another's: all users write there, and the name can be guessed."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = folder.lstat()
+    if folder.is_symlink() or not folder.is_dir() or seen.st_uid != os.getuid() or seen.st_mode & 0o077:
+        raise Stop(f"{folder} is not a folder of yours alone, and what is unpacked or built there is installed; remove it, or "
+                   "set TMPDIR")  # fmt: skip
 
 
 def run_uv(command: List[Any], environ: Dict[str, str], what: str, quiet: bool, **options: Any) -> str:
@@ -217,7 +229,7 @@ def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
     pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
     command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM, "--require-hashes", "--no-deps"]
     wrong, folder = damaged(prefix, pins), (offline or cache) / "wheels"
-    apart, local = not same_filesystem(cache, prefix) or str(temporary(prefix)) in environ.values(), []
+    apart, local = not same_filesystem(cache, prefix) or str(temporary("uv", prefix)) in environ.values(), []
     command += [word for name in wrong for word in ("--reinstall-package", name)]
     if offline or apart or {pin.sha256 for pin in pins} <= set(kept.known(folder.glob("*.whl")).values()):  # by a mirror
         # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
