@@ -238,7 +238,9 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         p.error("--certificate and --distributed run no check: write --json, --manifest and --report in another run")
     if args.timeout:
         checks = [replace(check, timeout=args.timeout) for check in checks]
-    for target in filter(None, [args.json if args.json != "-" else None, args.manifest, args.report, args.certificate]):
+    written = [args.json if args.json != "-" else None, args.manifest, args.report]
+    written += [args.certificate] if os.environ.get("RANK", "0") == "0" or not args.distributed else []  # the first rank's alone
+    for target in filter(None, written):
         try:  # now, not after a minute of checks
             if Path(target).is_dir():
                 raise IsADirectoryError(0, "it is a folder")
