@@ -55,7 +55,10 @@ class Prefix:
         with holding(self.beside("maximalcai-lock"), f"the environment {self.path}"):
             end_orphans(f"{WORKS_ON}={self.path}")
             os.environ[WORKS_ON] = str(self.path)  # all that this run starts inherits it
-            yield
+            try:
+                yield
+            finally:
+                del os.environ[WORKS_ON]
 
     def mark(self) -> Dict[str, Any]:
         return read_json(self.path / MARK)
