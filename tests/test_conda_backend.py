@@ -76,7 +76,7 @@ def test_a_machine_with_neither_pip_nor_uv_needs_none_of_them(machine: Machine) 
     module = machine.project / "scripts/lockedenv/install/wheels.py"
     text = module.read_text()
     for old, new in (
-        ('shutil.which("uv") or ', ""),
+        ('shutil.which("uv"), ', ""),
         ("def pip_command() -> List[str]:", "def pip_command() -> List[str]:\n    return []\n\n\ndef unused() -> List[str]:"),
     ):
         assert text.count(old) == 1

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import platform
 import re
 import shutil
 import sys
@@ -158,7 +159,7 @@ def refuse_without_pip(cache: Path, prefix: Path = Path()) -> None:
 def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps, prefix: Path) -> None:
     refuse_without_pip(folder.parent, prefix)
     if not pip_command():
-        return fetch_files([pin], folder, Path(_own_uv(prefix)), "3.12", steps)
+        return fetch_files([pin], folder, Path(_own_uv(prefix)), platform.python_version(), steps)
     environ, found = dict(os.environ), index_settings(dict(os.environ))
     index = {f"PIP_{name.replace('-', '_').upper()}": found[uv] for name, uv in SETTINGS.items() if uv in found}
     options = "--quiet --require-hashes --no-deps --only-binary :all: --no-cache-dir --disable-pip-version-check".split()
