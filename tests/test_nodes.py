@@ -45,6 +45,7 @@ StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
 SlurmdPidFile={folder}/%n.pid
 SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdTimeout=160
 JobRequeue=0
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
