@@ -32,8 +32,9 @@ if sys.argv[1] == "lacking":
         needed = {"git": "git", "curl": "curl", "pgrep": "procps", "mount": "mount", "g++": "g++", f"g++-{COMMON_GCC}": f"g++-{COMMON_GCC}"}
         lacking += [package for program, package in needed.items() if not shutil.which(program)]
         own = [version for version in versions if shutil.which(f"python{version}", path=path) == f"/usr/bin/python{version}"]
+        lacking += ["python3-pip" for version in own if ask([f"/usr/bin/python{version}", "-c", "import pip"])[0]]
         lacking += [f"python{version}-dev" for version in own if not Path(f"/usr/include/python{version}/Python.h").exists()]
-    sys.exit(print(*lacking))
+    sys.exit(print(*dict.fromkeys(lacking)))
 venv, steps = cache / "tests-venv", Steps(1, True)
 uv = str(bring_uv(cache, steps))
 environ = {**uv_environment(cache, venv, dict(os.environ)), "PATH": path}
