@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -327,6 +328,17 @@ print(started, "bitsandbytes" in sys.modules, torch.cuda._is_in_bad_fork())
 
     assert said() == "[] False False\n"
     assert "CUDA was touched" in said("bitsandbytes")
+
+
+def test_a_compiler_without_the_cpus_vector_instructions_is_no_failure(tmp_path: Path) -> None:
+    """inductor goes without them, so a user's torch.compile works."""
+    compiler = shutil.which("g++")
+    refusing = f'#!/bin/sh\ncase "$*" in *-mavx*) echo "refused: $*" >>{tmp_path}/refused; exit 1 ;; esac\nexec {compiler} "$@"\n'
+    (tmp_path / "g++").write_text(refusing)
+    (tmp_path / "g++").chmod(0o755)
+    environ = child.environment(Path(sys.prefix), "cpu", {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    result = child.run_child(load()["torch-compile"], Path(sys.executable), "cpu", environ)
+    assert result.verdict == "pass" and (tmp_path / "refused").exists(), result
 
 
 def test_a_forked_check_computes_with_all_threads_and_trains() -> None:

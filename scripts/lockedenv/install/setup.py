@@ -152,7 +152,7 @@ def install(options: Options, backend: str, steps: Steps) -> int:
         tool = wheels.bring_uv(options.cache, steps, options.offline) if uv else conda.fetch_archives(options, steps)
     lines = added(read_prefix(target.path)) if target.ours() else []
     if earlier := post_create.unrestored(target):  # they are in neither
-        lines += [line for line in Path(earlier).read_text().splitlines() if line not in lines and not line.startswith("#")]
+        lines += [line for line in earlier.read_text().splitlines() if line not in lines and not line.startswith("#")]
     extras = target.beside(f"maximalcai-extras-{time.strftime('%Y%m%d-%H%M%S')}.txt")
     if lines:
         machine.write_atomically(extras, "\n".join(["# What was in the environment beyond its lock.", *lines, ""]))

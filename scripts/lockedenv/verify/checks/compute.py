@@ -8,6 +8,7 @@ import re
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 from lockedenv import environment
 from lockedenv.locks import canonical
@@ -106,7 +107,7 @@ def async_error(device: str) -> Result:
        timeout=240, remedy="torch.compile needs g++, the Python headers and setuptools; the conda backend has them")  # fmt: skip
 def torch_compile(device: str) -> Result:
     import torch
-    from torch._inductor import config
+    from torch._inductor import config, cpu_vec_isa
 
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     lacking = compile_problem(Path(sys.prefix), "", os.environ) or ("" if header.exists() else f"there is no {header}")
@@ -116,18 +117,23 @@ def torch_compile(device: str) -> Result:
     model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 8)).to(device)
     x = torch.randn(32, 64, device=device)
     outputs = []
-    for run in (model, torch.compile(model)):
+
+    def trained(run: Any) -> Any:
         model.zero_grad()
+        y = run(x)
+        y.square().sum().backward()
+        return torch.cat([y.detach().flatten(), model[0].weight.grad.flatten()]).double()
+
+    for run in (model, torch.compile(model)):
         try:  # the kernels prove the CPU's vector instructions: inductor's probes of each kind import torch in new processes
             with config.patch("cpp.vec_isa_ok", True):
-                y = run(x)
-                y.square().sum().backward()
+                outputs.append(trained(run))
         except Exception:  # a compiler that lacks them: inductor goes without, once it has probed
             torch._dynamo.reset()
-            model.zero_grad()
-            y = run(x)
-            y.square().sum().backward()
-        outputs.append(torch.cat([y.detach().flatten(), model[0].weight.grad.flatten()]).double())
+            kinds = [cpu_vec_isa.VecISA, *cpu_vec_isa.VecISA.__subclasses__()]
+            for known in (cpu_vec_isa.valid_vec_isa_list, *(kind.__bool__ for kind in kinds)):
+                getattr(known, "cache_clear", bool)()
+            outputs.append(trained(run))
     # TF32 may be used by one of them; a wrong kernel is off by its whole value.
     error = relative(outputs[1], outputs[0])
     return within({"difference from eager": (error, 1e-3)}, device, "clear TORCHINDUCTOR_CACHE_DIR; try again")
