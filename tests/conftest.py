@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Generator, Iterator, List, Tuple
@@ -30,6 +31,7 @@ from lockedenv.install import conda, wheels  # noqa: E402
 from lockedenv.installed import file_sha256  # noqa: E402
 from lockedenv.lock.relock import conda_lock_text  # noqa: E402
 from lockedenv.machine import default_cache  # noqa: E402
+from lockedenv.prefix import write_activate  # noqa: E402
 
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
 PIP_LAYER = ["certifi", "hf-transfer", "idna", "safetensors"]  # small, and without a package of the conda layer
@@ -180,11 +182,19 @@ def pin_micromamba(channel: Path, project: Path, address: str, program: Path) ->
     module.write_text(text.replace("https://conda.anaconda.org", address))
 
 
-@pytest.fixture
-def server(channel: LocalChannel) -> Iterator[FaultServer]:
-    """The channel over HTTP, with faults on demand."""
+@pytest.fixture(scope="session")
+def origin(channel: LocalChannel) -> Iterator[FaultServer]:
+    """The channel over HTTP: one address, so that what one lock made is right for the next."""
     with FaultServer(channel.root) as running:
         yield running
+
+
+@pytest.fixture
+def server(origin: FaultServer) -> Iterator[FaultServer]:
+    """The same, with faults on demand."""
+    origin.reset()
+    yield origin
+    origin.reset()
 
 
 @pytest.fixture(scope="session")
@@ -221,15 +231,34 @@ def installed_by_pip(folder: Path, name: str) -> Path:
     return prefix
 
 
+def in_memory(otherwise: Path) -> Iterator[Path]:
+    """A folder for prefixes, thousands of small files each: in memory if there is room, since a disk can need seconds for one."""
+    shm = os.statvfs("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+    free = min(shm.f_bavail * shm.f_frsize, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if shm else 0
+    if not shm or shm.f_flag & os.ST_NOEXEC or free < 6 << 30:
+        yield otherwise
+    else:
+        with tempfile.TemporaryDirectory(prefix="maximalcai-tests-", dir="/dev/shm", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield from in_memory(tmp_path)
+
+
 @pytest.fixture(scope="session")
-def conda_environment(tmp_path_factory: pytest.TempPathFactory, channel: LocalChannel, micromamba: Path) -> "CondaEnvironment":
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from in_memory(tmp_path_factory.mktemp("conda"))
+
+
+@pytest.fixture(scope="session")
+def conda_environment(session_folder: Path, channel: LocalChannel, origin: FaultServer) -> "CondaEnvironment":
     """The conda backend over the local channel, end to end by the one command. Copy it (cp -a) before changing it."""
-    folder = tmp_path_factory.mktemp("conda")
-    with FaultServer(channel.root) as running:
-        project = channel.project(folder / "project", running.address)
-        environ = clean_environ()
-        command = [project / "scripts/setup_runpod_environment.sh", "--backend", "conda", "--level", "quick"]
-        done = sh(*command, "--prefix", folder / "env", "--cache", folder / "cache", env=environ, check=False)
+    folder = session_folder
+    project = channel.project(folder / "project", origin.address)
+    command = [project / "scripts/setup_runpod_environment.sh", "--backend", "conda", "--level", "quick"]
+    done = sh(*command, "--prefix", folder / "env", "--cache", folder / "cache", env=clean_environ(), check=False)
     assert done.returncode == 0, done.stdout
     return CondaEnvironment(project, folder / "env", folder / "cache", done.stdout)
 
@@ -245,11 +274,11 @@ class CondaEnvironment:
 
 
 @pytest.fixture
-def broken(conda_environment: CondaEnvironment, tmp_path: Path) -> CondaEnvironment:
+def broken(conda_environment: CondaEnvironment, folder: Path) -> CondaEnvironment:
     """A copy of the conda environment and its project, to break."""
-    copy_environment(conda_environment.prefix, tmp_path / "env")
-    shutil.copytree(conda_environment.project, tmp_path / "project")
-    return CondaEnvironment(tmp_path / "project", tmp_path / "env", conda_environment.cache, "")
+    copy_environment(conda_environment.prefix, folder / "env")
+    shutil.copytree(conda_environment.project, folder / "project")
+    return CondaEnvironment(folder / "project", folder / "env", conda_environment.cache, "")
 
 
 FAST = {"MAXIMALCAI_RETRY_SECONDS": "0.01", "MAXIMALCAI_STALL_SECONDS": "1"}
@@ -259,11 +288,13 @@ VERIFIED = "verified: every check that ran has passed"
 class Machine:
     """A project over the channel at `address`, a place for its prefix and cache, and the one command."""
 
-    def __init__(self, channel: LocalChannel, folder: Path, address: str, micromamba: Path) -> None:
+    def __init__(self, channel: LocalChannel, folder: Path, address: str, micromamba: Path, uv: Path) -> None:
         self.project = channel.project(folder / "project", address)
         self.prefix, self.cache, self.folder = folder / "env", folder / "cache", folder
+        (self.cache / "wheels").mkdir(parents=True)  # the installer, which pip takes seconds to bring
+        shutil.copy2(uv, self.cache / "wheels")
         self.environ = clean_environ(**FAST)
-        self.channel, self.address, self.micromamba = channel, address, micromamba
+        self.channel, self.address, self.micromamba, self.uv = channel, address, micromamba, uv
 
     def pin(self, program: Path) -> None:
         """Makes another program the micromamba that is fetched."""
@@ -355,8 +386,17 @@ def relock(machine: Machine) -> None:
 
 
 @pytest.fixture
-def machine(channel: LocalChannel, tmp_path: Path, server: FaultServer, micromamba: Path) -> Machine:
-    return Machine(channel, tmp_path, server.address, micromamba)
+def machine(channel: LocalChannel, folder: Path, server: FaultServer, micromamba: Path, wheel_files: Dict[str, Path]) -> Machine:
+    return Machine(channel, folder, server.address, micromamba, wheel_files["uv"])
+
+
+@pytest.fixture
+def installed(machine: Machine, conda_environment: CondaEnvironment) -> None:
+    """The machine after its setup(): a copy of what the same command made, with the links between prefix and cache."""
+    shutil.rmtree(machine.cache)
+    sh("cp", "-a", conda_environment.prefix, conda_environment.cache, machine.folder)
+    remark(machine.prefix, path=str(machine.prefix))
+    write_activate(machine.prefix, "conda")
 
 
 @pytest.fixture(scope="session")

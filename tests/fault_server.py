@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,16 +73,21 @@ class FaultServer:
     """Serves `root` at `address`. `ranges`: honours Range. `requests` counts by file name, `seen` lists the paths."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.fault, self.ranges = root, None, True
-        self.fault: Optional[Fault]
-        self.requests: "Counter[str]" = Counter()
-        self.seen: List[str] = []
-        self.started: List[int] = []
-        self.stop = threading.Event()
+        self.root, self.stop = root, threading.Event()
+        self.reset()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, self))
         self._http.daemon_threads = True
         self._http.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients break off
         self.address = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def reset(self) -> None:
+        """Ends what stalls, and forgets the fault and all requests."""
+        self.stop.set()
+        self.stop, self.ranges = threading.Event(), True
+        self.fault: Optional[Fault] = None
+        self.requests: "Counter[str]" = Counter()
+        self.seen: List[str] = []
+        self.started: List[int] = []
 
     def __enter__(self) -> "FaultServer":
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
@@ -95,5 +99,4 @@ class FaultServer:
         self._http.server_close()
 
     def stall(self) -> None:
-        while not self.stop.is_set():
-            time.sleep(0.05)
+        self.stop.wait()

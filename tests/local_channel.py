@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -53,16 +54,21 @@ DEBIAN = {
 
 def _python_files(target: Path) -> None:
     base = Path(sys.base_prefix)
-    leave_out = shutil.ignore_patterns(
-        *("site-packages", "dist-packages", "test", "idlelib", "__pycache__", "config-3*", "EXTERNALLY-MANAGED"),
-        *("distutils", "_distutils_system_mod.py", "sitecustomize.py"),  # setuptools has its own; the latter two are Debian's
-    )
+    not_needed = "site-packages dist-packages test idlelib lib2to3 turtledemo ensurepip config-3* EXTERNALLY-MANAGED *.opt-*.pyc"
+    theirs = "distutils _distutils_system_mod.py sitecustomize.py"  # setuptools has the first, the others are Debian's
+    leave_out = shutil.ignore_patterns(*not_needed.split(), *theirs.split())
     shutil.copytree(base / "lib/python3.11", target / "lib/python3.11", ignore=leave_out, symlinks=False)
     module = target / "lib/python3.11/sysconfig.py"
     for old, new in DEBIAN.items():
         module.write_text(re.sub(old, new, module.read_text(), flags=re.S))
-    for library in base.glob("lib/libpython3.11*.so*"):
-        shutil.copy2(library, target / "lib" / library.name)
+    for compiled in target.glob("lib/python3.11/**/*.pyc"):  # as conda's package has them, whatever the times of the sources
+        content, source = compiled.read_bytes(), compiled.parent.parent / f"{compiled.name.split('.')[0]}.py"
+        if source == module or not source.exists():
+            compiled.unlink()
+        else:  # PEP 552: a hash that is not compared
+            compiled.write_bytes(content[:4] + b"\1\0\0\0" + bytes(8) + content[16:])
+    for library in base.glob("lib/libpython3.11.so.*"):
+        subprocess.run(["strip", "--strip-debug", "-o", target / "lib" / library.name, library], check=True)
     (target / "bin").mkdir()
     program = target / "bin/python3.11"
     shutil.copy2(os.path.realpath(sys.executable), program)

@@ -178,12 +178,11 @@ def test_interrupted_it_says_so_and_goes_on(machine: Machine, server: FaultServe
     machine.assert_verified(machine.setup())
 
 
-def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(machine: Machine, tmp_path: Path) -> None:
-    machine.assert_verified(machine.setup())
+def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(machine: Machine, installed: None) -> None:
     mine = machine.prefix / "mine.txt"
     mine.write_text("the old one")
     relock(machine)
-    failing, real = tmp_path / "micromamba", machine.micromamba / "micromamba"
+    failing, real = machine.folder / "micromamba", machine.micromamba / "micromamba"
     for said, script in (
         ("micromamba install failed (exit 1)", "echo boom; exit 1"),
         ("micromamba said it was done, and 13 packages are missing", "exit 0"),
@@ -193,7 +192,7 @@ def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_o
         done = machine.setup()
         assert done.returncode == 1 and said in done.stdout, done.stdout
         assert "(rebuilt: the locks have changed)" in done.stdout and "the old environment is back" in done.stdout
-        assert mine.read_text() == "the old one" and not (tmp_path / "env.old").exists()
+        assert mine.read_text() == "the old one" and not (machine.folder / "env.old").exists()
         sh(machine.prefix / "bin/python", "-c", "import numpy")
     machine.pin(real)
     done = machine.setup()
@@ -203,8 +202,7 @@ def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_o
     assert "it is verified again" in machine.setup().stdout
 
 
-def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Machine, installed: None) -> None:
     (machine.prefix / "mine.txt").write_text("the old one")
     relock(machine)
     module = machine.project / "scripts/lockedenv/verify/checks/libraries.py"
@@ -352,9 +350,8 @@ def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer) -> 
     assert not re.search("hunter2|t0k3n|k3y|hf_s3cr3t", everything)
 
 
-def test_post_create_works_on_its_own(machine: Machine, micromamba: Path) -> None:
+def test_post_create_works_on_its_own(machine: Machine, micromamba: Path, installed: None) -> None:
     """As the README has it: micromamba create, then post_create.sh in the active environment."""
-    machine.assert_verified(machine.setup())
     lock = machine.project / "conda-lock.yml"
     environ: Dict[str, str] = {**machine.environ, "CONDA_PKGS_DIRS": str(machine.cache / "pkgs")}
     sh(micromamba / "micromamba", "create", "--yes", "--no-rc", "-p", machine.folder / "by-hand", "-f", lock, env=environ)

@@ -98,10 +98,10 @@ def test_uuids_only_when_asked(conda_environment: CondaEnvironment, tmp_path: Pa
 
 
 def test_the_same_lock_in_another_place_and_order_has_the_same_fingerprint(
-    conda_environment: CondaEnvironment, channel: LocalChannel, micromamba: Path, tmp_path: Path
+    conda_environment: CondaEnvironment, channel: LocalChannel, micromamba: Path, folder: Path, tmp_path: Path
 ) -> None:
     first = write(conda_environment, tmp_path / "a.json")
-    other = tmp_path / "quite" / "another" / "place"
+    other = folder / "quite" / "another" / "place"
     lock = conda_environment.project / "conda-lock.yml"
     environ = clean_environ(CONDA_PKGS_DIRS=str(conda_environment.cache / "pkgs"))
     sh(micromamba / "micromamba", "create", "--yes", "--no-rc", "-p", other, "-f", lock, env=environ)

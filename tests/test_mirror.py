@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator
 
 import pytest
 from conftest import LocalChannel, Machine, sh
@@ -23,14 +24,23 @@ CUT_OFF = {name: NOWHERE for name in ("UV_DEFAULT_INDEX", "PIP_INDEX_URL")}
 
 
 @pytest.fixture(scope="module")
-def collected(channel: LocalChannel, micromamba: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def collected(
+    channel: LocalChannel, micromamba: Path, wheel_files: Dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """What the small project needs, as --download-only collects it. Not to be changed."""
     folder = tmp_path_factory.mktemp("collected")
     with FaultServer(channel.root) as origin:
-        machine = Machine(channel, folder, origin.address, micromamba)
+        machine = Machine(channel, folder, origin.address, micromamba, wheel_files["uv"])
         done = machine.setup("--download-only", folder / "all")
     assert done.returncode == 0 and (folder / "all" / mirror.INDEX).exists(), done.stdout
     return folder / "all"
+
+
+@pytest.fixture
+def machine(machine: Machine) -> Machine:
+    """With nothing in its cache."""
+    shutil.rmtree(machine.cache)
+    return machine
 
 
 @pytest.fixture

@@ -71,10 +71,10 @@ def test_the_states_of_a_folder(tmp_path: Path) -> None:
     ],
 )
 def test_a_place_where_nothing_can_work_is_refused_first(name: str, said: str, machine: Machine) -> None:
-    machine.prefix = machine.folder / name
+    machine.prefix, before = machine.folder / name, sorted(machine.folder.rglob("*"))
     done = machine.setup()
     assert done.returncode == 1 and said in done.stdout and len(done.stdout.splitlines()) == 1, done.stdout
-    assert not machine.cache.exists() and not machine.prefix.exists()
+    assert sorted(machine.folder.rglob("*")) == before
 
 
 def test_a_cache_in_the_prefix_and_a_mount_point_are_refused(machine: Machine) -> None:
@@ -114,9 +114,8 @@ def test_a_name_with_spaces_works_and_the_line_that_enters_it_works_as_printed(m
 # Whose a folder is -----------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_the_users_beside_the_prefix_is_never_touched(machine: Machine) -> None:
+def test_a_folder_of_the_users_beside_the_prefix_is_never_touched(machine: Machine, installed: None) -> None:
     """PREFIX.old/results.csv vanished on a plain second run."""
-    machine.assert_verified(machine.setup())
     old = machine.folder / "env.old"
     old.mkdir()
     (old / "results.csv").write_text("years of work")
@@ -137,8 +136,7 @@ def test_a_folder_put_where_a_killed_run_was_is_never_touched(machine: Machine) 
     assert (machine.prefix / "results.csv").read_text() == "years of work"
 
 
-def test_an_environment_that_post_create_was_pointed_at_is_never_removed(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_an_environment_that_post_create_was_pointed_at_is_never_removed(machine: Machine, installed: None) -> None:
     mine = machine.folder / "mine"
     sh("cp", "-a", machine.prefix, mine)
     for name in (MARK, INSTALLED):
@@ -151,8 +149,7 @@ def test_an_environment_that_post_create_was_pointed_at_is_never_removed(machine
     assert done.returncode == 1 and "was not made by this script" in done.stdout and (mine / "bin/python").exists()
 
 
-def test_a_moved_environment_is_said_to_be_moved(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_a_moved_environment_is_said_to_be_moved(machine: Machine, installed: None) -> None:
     made, machine.prefix = machine.prefix, machine.folder / "elsewhere"
     made.rename(machine.prefix)
     verifier = [machine.prefix / "bin/python", machine.project / "scripts/verify_environment.py", "--level", "quick"]
@@ -175,9 +172,10 @@ def break_new(machine: Machine) -> None:
     module.write_text(module.read_text().replace("locked.get(name) != version", "locked.get(name) == version"))
 
 
-def test_killed_during_verify_with_changed_locks_the_old_one_is_kept_until_the_new_is_verified(machine: Machine) -> None:
+def test_killed_during_verify_with_changed_locks_the_old_one_is_kept_until_the_new_is_verified(
+    machine: Machine, installed: None
+) -> None:
     """Files damaged, kill -9 during Verify: the next run deleted the old one and printed "verified"."""
-    machine.assert_verified(machine.setup())
     (machine.prefix / "mine.txt").write_text("the old one")
     break_new(machine)
     machine.assert_killed_during("Verify")
@@ -187,8 +185,7 @@ def test_killed_during_verify_with_changed_locks_the_old_one_is_kept_until_the_n
     assert (machine.prefix / "mine.txt").read_text() == "the old one" and not (machine.folder / "env.old").exists()
 
 
-def test_what_was_put_into_a_new_environment_that_does_not_verify_is_kept(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_what_was_put_into_a_new_environment_that_does_not_verify_is_kept(machine: Machine, installed: None) -> None:
     break_new(machine)
     machine.assert_killed_during("Verify")
     (machine.prefix / "results.csv").write_text("years of work")
@@ -200,9 +197,8 @@ def test_what_was_put_into_a_new_environment_that_does_not_verify_is_kept(machin
     assert Path(kept[1], "results.csv").read_text() == "years of work"
 
 
-def test_the_old_environment_stays_until_flash_attn_is_there_too(machine: Machine) -> None:
+def test_the_old_environment_stays_until_flash_attn_is_there_too(machine: Machine, installed: None) -> None:
     """The stand-in torch cannot be imported, so flash-attn cannot be built; the new environment verifies all the same."""
-    machine.assert_verified(machine.setup())
     (machine.prefix / "mine.txt").write_text("the old one")
     done = machine.setup("--force", "--arch", "90")
     assert done.returncode == 1 and "torch cannot be imported in" in done.stdout, done.stdout
@@ -243,8 +239,7 @@ def test_a_manifest_that_cannot_be_copied_to_the_volume_is_a_warning(machine: Ma
     machine.assert_verified(done)
 
 
-def test_from_inside_the_activated_environment_through_a_link_and_with_another_backend(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_from_inside_the_activated_environment_through_a_link_and_with_another_backend(machine: Machine, installed: None) -> None:
     inside = {"PATH": f"{machine.prefix}/bin:{machine.environ['PATH']}", "CONDA_PREFIX": str(machine.prefix)}
     machine.assert_verified(machine.setup("--force", **inside))
     relock(machine)
@@ -258,8 +253,7 @@ def test_from_inside_the_activated_environment_through_a_link_and_with_another_b
     assert "backend      pip: as asked" in done.stdout and "(rebuilt)" in done.stdout, done.stdout
 
 
-def test_the_second_run_is_quick_only_if_the_last_full_one_passed(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_the_second_run_is_quick_only_if_the_last_full_one_passed(machine: Machine, installed: None) -> None:
     level = machine.command().index("--level")
     command = [word for n, word in enumerate(machine.command()) if n not in (level, level + 1)]
     environ = {**machine.environ, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -273,8 +267,7 @@ def test_the_second_run_is_quick_only_if_the_last_full_one_passed(machine: Machi
     assert "Verify, full level" in sh(*command, check=False, env=environ).stdout
 
 
-def test_a_finished_prefix_whose_conda_package_was_replaced_is_not_verified(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_a_finished_prefix_whose_conda_package_was_replaced_is_not_verified(machine: Machine, installed: None) -> None:
     record = next((machine.prefix / "conda-meta").glob("tqdm-*.json"))
     record.write_text(json.dumps({**json.loads(record.read_text()), "version": "99.0"}))
     done = machine.setup()
@@ -289,6 +282,7 @@ def planned(machine: Machine, *options: str) -> Dict[str, Any]:
 
 
 def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) -> None:
+    before = sorted(machine.folder.rglob("*"))
     done = machine.setup("--dry-run", "--arch", "90")
     assert "flash-attn   the prebuilt wheel of flash-attn 2.8.3\n" in done.stdout, done.stdout
     done = machine.setup("--dry-run", "--arch", "90", "--flash-attn", "build")
@@ -297,7 +291,7 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
     )
     plan = planned(machine)
     assert plan["action"] == "install" and plan["disk"][0]["needed_bytes"] > 0 and plan["packages_added"] == []
-    assert not machine.prefix.exists() and not machine.cache.exists()
+    assert sorted(machine.folder.rglob("*")) == before
     machine.assert_verified(machine.setup())
     assert planned(machine)["action"] == "verify" and planned(machine, "--force")["action"] == "rebuild"
     done = machine.setup("--json")
@@ -325,8 +319,7 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
 # What the user has added -----------------------------------------------------------------------------------------
 
 
-def test_what_the_user_added_is_listed_kept_and_brought_back(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_what_the_user_added_is_listed_kept_and_brought_back(machine: Machine, installed: None) -> None:
     sh(machine.prefix / "bin/uv", "pip", "install", "--python", machine.prefix / "bin/python", "six==1.16.0", env=clean_environ())
     (machine.prefix / "results").mkdir()
     (machine.prefix / "results/loss.csv").write_text("years of work")
@@ -346,21 +339,19 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(machine: Machine) -
     assert (machine.prefix / SITE / "six.py").exists() and "brings them back" not in done.stdout
 
 
-def test_packages_that_could_not_be_brought_back_are_tried_again(machine: Machine) -> None:
+def test_packages_that_could_not_be_brought_back_are_tried_again(machine: Machine, installed: None) -> None:
     """The next run said verified, and removed the old environment, which had them."""
-    machine.assert_verified(machine.setup())
     sh(machine.prefix / "bin/uv", "pip", "install", "--python", machine.prefix / "bin/python", "six==1.16.0", env=clean_environ())
     for options in (["--force", "--keep-extras"], [], ["--force", "--keep-extras"]):
-        done = machine.setup(*options, HTTPS_PROXY="http://127.0.0.1:9")
+        done = machine.setup(*options, HTTPS_PROXY="http://127.0.0.1:9", UV_HTTP_RETRIES="0")
         assert done.returncode == 1 and "your own packages are missing; their list is" in done.stdout, done.stdout
         assert Path(f"{machine.prefix}.old", SITE, "six.py").exists()
     machine.assert_verified(machine.setup())
     assert (machine.prefix / SITE / "six.py").exists() and not Path(f"{machine.prefix}.old").exists()
 
 
-def test_the_first_remedy_repairs_and_keeps_what_was_added(machine: Machine) -> None:
+def test_the_first_remedy_repairs_and_keeps_what_was_added(machine: Machine, installed: None) -> None:
     """The verifier said --force, which removed it; TROUBLESHOOTING said post_create.sh."""
-    machine.assert_verified(machine.setup())
     sh(machine.prefix / "bin/uv", "pip", "install", "--python", machine.prefix / "bin/python", "six==1.16.0", env=clean_environ())
     edit(machine.prefix / SITE / "idna/core.py")
     said = machine.verify("--only", "files")
@@ -371,8 +362,7 @@ def test_the_first_remedy_repairs_and_keeps_what_was_added(machine: Machine) -> 
     assert (machine.prefix / SITE / "six.py").exists()
 
 
-def test_folders_links_and_condas_pins_are_kept_whole(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_folders_links_and_condas_pins_are_kept_whole(machine: Machine, installed: None) -> None:
     sh("git", "init", "-q", machine.prefix / "src/mine")
     (machine.prefix / "conda-meta/pinned").write_text("numpy <3")
     (machine.prefix / "data").symlink_to("/nowhere")
@@ -384,8 +374,7 @@ def test_folders_links_and_condas_pins_are_kept_whole(machine: Machine) -> None:
     assert Path(kept[1], "conda-meta/pinned").read_text() == "numpy <3" and os.readlink(Path(kept[1], "data")) == "/nowhere"
 
 
-def test_each_list_of_what_was_added_stays(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_each_list_of_what_was_added_stays(machine: Machine, installed: None) -> None:
     for name in ("six==1.16.0", "toml==0.10.2"):
         sh(machine.prefix / "bin/uv", "pip", "install", "--python", machine.prefix / "bin/python", name, env=clean_environ())
         (machine.prefix / "maximalcai-installed.json").unlink()  # lost: the lock's names do
@@ -405,8 +394,7 @@ def test_the_users_files_with_likely_names_beside_the_prefix_are_not_touched(mac
     assert all((machine.folder / f"env.{name}/results.csv").exists() for name in ("uv", "pkgs", "making"))
 
 
-def test_what_is_mounted_in_the_prefix_is_said_before_anything_is_done(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_what_is_mounted_in_the_prefix_is_said_before_anything_is_done(machine: Machine, installed: None) -> None:
     (machine.prefix / "data").mkdir()
     done = machine.setup_mounted("mount -t tmpfs none {prefix}/data", "--force")
     assert done.returncode == 1 and f"{machine.prefix}/data is mounted in the environment" in done.stdout, done.stdout
@@ -432,12 +420,11 @@ def edit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tqdm/std.py", "idna/core.py"], ids=["conda", "pip"])
-def test_an_edited_file_does_not_come_back_out_of_the_cache(name: str, machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_an_edited_file_does_not_come_back_out_of_the_cache(name: str, machine: Machine, installed: None) -> None:
     edited = machine.prefix / SITE / name
     assert edited.stat().st_nlink > 1, "a link into the cache"
     edit(edited)
-    other = Machine(machine.channel, machine.folder / "second", machine.address, machine.micromamba)
+    other = Machine(machine.channel, machine.folder / "second", machine.address, machine.micromamba, machine.uv)
     other.cache = machine.cache
     for again, options in ((other, []), (machine, ["--force"])):
         machine.assert_verified(again.setup(*options), at=again)
@@ -445,9 +432,8 @@ def test_an_edited_file_does_not_come_back_out_of_the_cache(name: str, machine: 
 
 
 @pytest.mark.parametrize("name", ["tqdm/std.py", "idna/core.py"], ids=["conda", "pip"])
-def test_damage_that_keeps_size_and_time_is_repaired_by_force(name: str, machine: Machine) -> None:
+def test_damage_that_keeps_size_and_time_is_repaired_by_force(name: str, machine: Machine, installed: None) -> None:
     """As bit rot does: the note of size and time does not see it."""
-    machine.assert_verified(machine.setup())
     path = machine.prefix / SITE / name
     stat = path.stat()
     edit(path)
@@ -459,8 +445,7 @@ def test_damage_that_keeps_size_and_time_is_repaired_by_force(name: str, machine
     assert VERIFIED in machine.verify("--only", "files")
 
 
-def test_a_damaged_unpacked_package_is_not_believed(machine: Machine) -> None:
-    machine.assert_verified(machine.setup())
+def test_a_damaged_unpacked_package_is_not_believed(machine: Machine, installed: None) -> None:
     package = next((machine.cache / "pkgs").glob("libcublas-*-0"))
     faults: Dict[str, Callable[[], Any]] = {
         "a file emptied by a power cut": lambda: (package / "lib/libcublas.so.12.4.5.8").write_bytes(b""),
@@ -479,9 +464,8 @@ def test_a_damaged_unpacked_package_is_not_believed(machine: Machine) -> None:
         assert not (machine.prefix / "lib/libcublas.so.11").exists()
 
 
-def test_a_foreign_micromamba_is_never_run(machine: Machine) -> None:
+def test_a_foreign_micromamba_is_never_run(machine: Machine, installed: None) -> None:
     """On PATH or under the pinned one's name in the cache: crashing, empty, or printing bytes."""
-    machine.assert_verified(machine.setup())
     foreign = machine.folder / "bin/micromamba"
     foreign.parent.mkdir()
     foreign.write_text("#!/bin/sh\ntouch $0.was-run\nkill -11 $$\n")
@@ -574,7 +558,6 @@ def kill_and_recover(machine: Machine, kills: int) -> int:
 
     After each, the old one or the new one is there, whole, and nothing of the user's own folders beside it is gone.
     """
-    machine.assert_verified(machine.setup())
     foreign = machine.folder / "env.making"
     foreign.mkdir()
     (foreign / "results.csv").write_text("years of work")
@@ -618,12 +601,12 @@ def mark_state(folder: Path) -> str:
     return str(json.loads(text)["state"]) if text else "making"
 
 
-def test_killed_while_an_old_environment_is_replaced(machine: Machine) -> None:
+def test_killed_while_an_old_environment_is_replaced(machine: Machine, installed: None) -> None:
     assert kill_and_recover(machine, 3) == 3
 
 
 @pytest.mark.long
-def test_killed_at_forty_moments_while_an_old_environment_is_replaced(machine: Machine) -> None:
+def test_killed_at_forty_moments_while_an_old_environment_is_replaced(machine: Machine, installed: None) -> None:
     print(f"\n{kill_and_recover(machine, 40)} kills, wrong outcomes: 0")
 
 
@@ -634,9 +617,8 @@ def test_the_verifier_run_by_another_python_says_which_one_it_is(conda_environme
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_verifier_leaves_nothing_running(number: int, status: int, machine: Machine) -> None:
+def test_an_interrupted_verifier_leaves_nothing_running(number: int, status: int, machine: Machine, installed: None) -> None:
     """Ctrl-C took 30 s and ended in a traceback; SIGTERM orphaned the checks."""
-    machine.assert_verified(machine.setup())
     machine.slow_verify(True)
     program = [machine.prefix / "bin/python", machine.project / "scripts/verify_environment.py", "--level", "quick"]
     process = subprocess.Popen(program, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
