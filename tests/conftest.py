@@ -32,6 +32,7 @@ from lockedenv.installed import file_sha256  # noqa: E402
 from lockedenv.lock.relock import conda_lock_text  # noqa: E402
 from lockedenv.machine import default_cache  # noqa: E402
 from lockedenv.prefix import write_activate  # noqa: E402
+from lockedenv.verify.child import STACK  # noqa: E402
 
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
 PIP_LAYER = ["certifi", "hf-transfer", "idna", "safetensors"]  # small, and without a package of the conda layer
@@ -228,6 +229,10 @@ def installed_by_pip(folder: Path, name: str) -> Path:
     done = sh(setup, *options, env=clean_environ(), check=False)
     assert done.returncode == 0, done.stdout
     (prefix / "said.txt").write_text(done.stdout)
+    # As after a session in it: the stack has its bytecode, without which each of the processes to come compiles the sources.
+    imports = "import importlib, importlib.util as u, sys\nfor x in sys.argv[1:]: u.find_spec(x.split('.')[0]) and importlib.import_module(x)"
+    written = {name: value for name, value in clean_environ().items() if name != "PYTHONDONTWRITEBYTECODE"}
+    sh(prefix / "bin/python", "-c", imports, *STACK, env=written)
     return prefix
 
 
