@@ -408,14 +408,14 @@ def installed(machine: Machine, conda_environment: CondaEnvironment) -> None:
 def zsh(tmp_path_factory: pytest.TempPathFactory) -> str:
     """zsh: the machine's, or Debian's package unpacked in the user's cache. Nothing is installed on the machine."""
     folder = default_cache() / "tests-zsh"
-    if not shutil.which("zsh") and not (folder / "bin/zsh").exists():
+    if not shutil.which("zsh") and not [*folder.glob("**/bin/zsh")]:
         work = tmp_path_factory.mktemp("zsh")
         (work / "lists/partial").mkdir(parents=True)
         apt = ["apt-get", "-qq", "-o", f"Dir::State::lists={work}/lists", "-o", "APT::Sandbox::User=root"]
         sh(*apt, "update")
         sh(*apt, "download", "zsh", cwd=work)
         sh("dpkg", "-x", next(work.glob("zsh_*.deb")), folder)
-    return shutil.which("zsh") or str(folder / "bin/zsh")
+    return shutil.which("zsh") or str(next(folder.glob("**/bin/zsh")))  # bin on Debian 12, usr/bin on 13
 
 
 @pytest.fixture

@@ -232,8 +232,11 @@ def test_an_interrupt_during_verify_removes_nothing_and_leaves_nothing_running(
 
 def test_a_manifest_that_cannot_be_copied_to_the_volume_is_a_warning(machine: Machine) -> None:
     """A full volume deleted a verified environment."""
+    volume = machine.folder / "volume"
+    volume.mkdir()
+    (volume / "maximalcai-manifests").touch()  # a file where the folder goes
     module = machine.project / "scripts/lockedenv/machine.py"
-    module.write_text(module.read_text().replace('Path("/workspace")', 'Path("/proc")').replace("os.W_OK", "os.F_OK"))
+    module.write_text(module.read_text().replace('Path("/workspace")', f'Path("{volume}")'))
     done = machine.setup(RUNPOD_POD_ID="x")
     assert "warning: the manifest is in the prefix alone" in done.stdout and done.returncode == 0, done.stdout
     machine.assert_verified(done)
