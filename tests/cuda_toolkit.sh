@@ -45,7 +45,7 @@ main() {
 
   local tools=$work/deb/usr/lib/nvidia-cuda-toolkit
   cp -a "$tools"/bin/. "$made/bin/"
-  rm -f "$made"/bin/{gcc,g++}  # links to a g++ that may not be there
+  rm -f "$made"/bin/{gcc,g++,nvcc.profile}  # links to a g++ that may not be there, and into the machine's /etc
   for tool in nvcc ptxas fatbinary cudafe++ nvlink bin2c; do
     [[ -e $made/bin/$tool ]] || cp -aL "$work/deb/usr/bin/$tool" "$made/bin/$tool"
   done
