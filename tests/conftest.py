@@ -396,6 +396,12 @@ def machine(channel: LocalChannel, folder: Path, server: FaultServer, micromamba
 
 
 @pytest.fixture
+def empty_cache(machine: Machine) -> None:
+    """The installer is not there yet either: pip or the environment's uv must bring it."""
+    shutil.rmtree(machine.cache)
+
+
+@pytest.fixture
 def installed(machine: Machine, conda_environment: CondaEnvironment) -> None:
     """The machine after its setup(): a copy of what the same command made, with the links between prefix and cache."""
     shutil.rmtree(machine.cache)

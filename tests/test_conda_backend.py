@@ -71,7 +71,7 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     machine.assert_verified(machine.setup())
 
 
-def test_a_machine_with_neither_pip_nor_uv_needs_none_of_them(machine: Machine) -> None:
+def test_a_machine_with_neither_pip_nor_uv_needs_none_of_them(machine: Machine, empty_cache: None) -> None:
     """The environment has a uv of its own by the time that one is needed."""
     module = machine.project / "scripts/lockedenv/install/wheels.py"
     text = module.read_text()
@@ -311,7 +311,9 @@ def test_eight_set_ups_at_once_share_a_cache(machine: Machine, server: FaultServ
     assert len(archives) >= len(channel.entries) and set(archives.values()) == {1}, archives
 
 
-def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(machine: Machine, channel: LocalChannel) -> None:
+def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
+    machine: Machine, channel: LocalChannel, empty_cache: None
+) -> None:
     """The channel is reached through the proxy alone; the password is in no output, no file, and no command line."""
     for path in (machine.project / "conda-lock.yml", machine.project / "scripts/lockedenv/install/conda.py"):
         path.write_text(path.read_text().replace(machine.address, "http://conda.example"))
@@ -335,7 +337,7 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(machine
     assert files and seen and "hunter2" not in said + seen + "".join(p.read_text(errors="replace") for p in files)
 
 
-def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer) -> None:
+def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer, empty_cache: None) -> None:
     mirror = server.address.replace("http://", "http://user:hunter2@") + "/t/t0k3n"
     server.fault = lambda handler, content, start: (handler.answer(404, b"") or True if "t0k3n" in handler.path else False)
     done = machine.setup("--mirror", mirror + "?key=k3y", HF_TOKEN="hf_s3cr3t")

@@ -480,7 +480,7 @@ def test_a_foreign_micromamba_is_never_run(machine: Machine, installed: None) ->
     assert not list(foreign.parent.glob("*.was-run"))
 
 
-def test_the_users_settings_do_not_reach_the_tools(machine: Machine) -> None:
+def test_the_users_settings_do_not_reach_the_tools(machine: Machine, empty_cache: None) -> None:
     home = machine.folder / "home"
     (home / ".config/uv").mkdir(parents=True)
     (home / ".config/uv/uv.toml").write_text('[pip]\ntarget = "/elsewhere"\n')

@@ -54,7 +54,7 @@ def pip_command() -> List[str]:
     for python in pythons:
         if ask([python, "-c", "import pip"])[0] == 0:
             return [python, "-m", "pip"]
-    for python in pythons:  # out of its wheel it starts five times as slowly
+    for python in pythons:  # out of its wheel it starts three times as slowly
         if wheel := ask([python, "-c", bundled])[1].strip():
             return [python, f"{wheel}/pip"]
     return []
