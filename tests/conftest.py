@@ -30,8 +30,9 @@ from lockedenv.environment import Environment  # noqa: E402
 from lockedenv.install import conda, wheels  # noqa: E402
 from lockedenv.installed import file_sha256  # noqa: E402
 from lockedenv.lock.relock import conda_lock_text  # noqa: E402
-from lockedenv.machine import default_cache  # noqa: E402
+from lockedenv.machine import default_cache, memory_limit  # noqa: E402
 from lockedenv.prefix import write_activate  # noqa: E402
+from lockedenv.process import holding  # noqa: E402
 from lockedenv.verify.child import STACK  # noqa: E402
 
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
@@ -214,32 +215,38 @@ def micromamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pip_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pip backend, really installed into an empty prefix by the one command: torch and all. Not to be changed."""
-    return installed_by_pip(tmp_path_factory.mktemp("pip"), "default")
+    return installed_by_pip(tmp_path_factory, "default")
 
 
 @pytest.fixture(scope="session")
 def current_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As pip_environment, of environments/current."""
-    return installed_by_pip(tmp_path_factory.mktemp("current"), "current")
+    return installed_by_pip(tmp_path_factory, "current")
 
 
-def installed_by_pip(folder: Path, name: str) -> Path:
+def installed_by_pip(folders: pytest.TempPathFactory, name: str) -> Path:
+    """Made once, by the worker that asks first: `said.txt` in it comes last."""
+    base = folders.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    folder.mkdir(exist_ok=True)
     setup, prefix = ROOT / "scripts/setup_runpod_environment.sh", folder / "env"
-    options = ["--environment", name, "--backend", "pip", "--prefix", prefix, "--level", "quick"]
-    done = sh(setup, *options, env=clean_environ(), check=False)
-    assert done.returncode == 0, done.stdout
-    (prefix / "said.txt").write_text(done.stdout)
-    # As after a session in it: the stack has its bytecode, without which each of the processes to come compiles the sources.
-    imports = "import importlib, importlib.util as u, sys\nfor x in sys.argv[1:]: u.find_spec(x.split('.')[0]) and importlib.import_module(x)"
-    written = {name: value for name, value in clean_environ().items() if name != "PYTHONDONTWRITEBYTECODE"}
-    sh(prefix / "bin/python", "-c", imports, *STACK, env=written)
+    with holding(folder / "lock", f"the environment {name}"):
+        if not (prefix / "said.txt").exists():
+            options = ["--environment", name, "--backend", "pip", "--prefix", prefix, "--level", "quick"]
+            done = sh(setup, *options, env=clean_environ(), check=False)
+            assert done.returncode == 0, done.stdout
+            # As after a session in it: the stack has its bytecode, without which each of the processes to come compiles the sources.
+            imports = "import importlib, importlib.util as u, sys\nfor x in sys.argv[1:]: u.find_spec(x.split('.')[0]) and importlib.import_module(x)"
+            written = {name: value for name, value in clean_environ().items() if name != "PYTHONDONTWRITEBYTECODE"}
+            sh(prefix / "bin/python", "-c", imports, *STACK, env=written)
+            (prefix / "said.txt").write_text(done.stdout)
     return prefix
 
 
 def in_memory(otherwise: Path) -> Iterator[Path]:
     """A folder for prefixes, thousands of small files each: in memory if there is room, since a disk can need seconds for one."""
     shm = os.statvfs("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
-    free = min(shm.f_bavail * shm.f_frsize, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if shm else 0
+    free = min(shm.f_bavail * shm.f_frsize, memory_limit()[1]) if shm else 0
     if not shm or shm.f_flag & os.ST_NOEXEC or free < 6 << 30:
         yield otherwise
     else:

@@ -87,9 +87,10 @@ main() {
   actionlint
   zizmor --offline --quiet .github
   echo "linters: clean"
-  # A file stays with one worker: what it makes once is made once, and its tests may look at all processes of theirs.
+  # A file stays with one worker: what it makes once is made once, and its tests may look at all processes of theirs. One worker
+  # more than CPUs, since many tests wait.
   if [[ ${1:-} != --lint ]]; then
-    pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --no-fold-skipped "$@"
+    pytest --numprocesses "$(($(nproc) + 1))" --maxprocesses 4 --dist loadfile --no-loadscope-reorder --no-fold-skipped "$@"
   fi
 }
 

@@ -500,12 +500,15 @@ def test_wrong_values_are_the_wheels_fault(proving: Callable[[Result], str]) -> 
     assert "is not right, so it was removed again, from the cache too: cuda: out error" in text and text.endswith("deleted")
 
 
-# Through post_create.sh ------------------------------------------------------------------------------------------
+# Through the one command, on an installed prefix; post_create.sh would hash all of it each time -------------------
+
+SETUP = ["setup_runpod_environment.sh", "--backend", "pip"]
+POST_CREATE = ["post_create.sh"]
 
 
-def post_create(prefix: Path, *options: Any, project: Path = ROOT, check: bool = True, **environ: str) -> str:
-    """What post_create.sh prints, at the quick level; with `check` it has to exit 0, without it 1."""
-    command = [project / "scripts/post_create.sh", "--prefix", prefix, "--level", "quick", *options]
+def provide(prefix: Path, *options: Any, by: List[str] = SETUP, project: Path = ROOT, check: bool = True, **environ: str) -> str:
+    """What the command prints, at the quick level; with `check` it has to exit 0, without it 1."""
+    command = [project / "scripts" / by[0], *by[1:], "--prefix", prefix, "--level", "quick", *options]
     done = sh(*command, check=check, env=clean_environ(**environ))
     assert done.returncode == (0 if check else 1), done.stdout
     return done.stdout
@@ -516,6 +519,7 @@ def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_enviro
     (tmp_path / name).write_bytes(b"not hashed")
     wrong = tmp_path / name.replace("cp311", "cp310")
     wrong.write_bytes(b"")
+    prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
     for wheel, sha, said in (
         (tmp_path / name, "", "--wheel needs --sha256 with the wheel's 64 hex digits"),
         (tmp_path / name, "0" * 64, f"not {'0' * 64}: it is not installed"),
@@ -523,9 +527,9 @@ def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_enviro
         (tmp_path / "missing" / name, "0" * 64, "is not a file"),
     ):
         hashed = ["--sha256", sha] if sha else []
-        out = post_create(pip_environment, "--wheel", wheel, *hashed, check=False)
+        out = provide(prefix, "--wheel", wheel, *hashed, check=False)
         assert said in out and "Traceback" not in out, out
-    assert not list(pip_environment.glob("lib/python3.11/site-packages/flash_attn*"))
+    assert not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
 
 
 def fake_flash_attn(folder: Path, python: Path, version: str, code: str) -> Path:
@@ -550,7 +554,7 @@ def test_a_given_wheel_may_have_a_relative_path_and_is_kept(pip_environment: Pat
     repacked += "for n in a.namelist(): b.writestr(n, a.read(n).replace(b'Tag: py3-none-any', b'Tag: cp311-cp311-linux_x86_64'))"
     sh(sys.executable, "-c", repacked, wheel, tmp_path / "wheels" / name)
     given = ["--wheel", f"wheels/{name}", "--sha256", file_sha256(tmp_path / "wheels" / name)]
-    command = [ROOT / "scripts/post_create.sh", "--prefix", prefix, "--level", "quick", "--arch", "90"]
+    command = [ROOT / "scripts" / SETUP[0], *SETUP[1:], "--prefix", prefix, "--level", "quick", "--arch", "90"]
     done = sh(*command, *given, cwd=tmp_path, check=False, env=clean_environ())
     assert done.returncode == 0 and "flash-attn 2.8.3" in done.stdout, done.stdout
     assert f"{name} is installed\n" in sh(*command, *given, cwd=tmp_path, env=clean_environ()).stdout
@@ -589,7 +593,7 @@ def packed_as(wheel: Path, target: Path) -> Path:
 
 @pytest.fixture
 def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServer, Callable[..., Tuple[int, str]]]]:
-    """A server with a wheel under the prebuilt one's name; post_create.sh with a lock that names it, in a prefix of its own."""
+    """A server with a wheel under the prebuilt one's name; the one command with a lock that names it, on a prefix of its own."""
     prefix, project = copy_environment(pip_environment, tmp_path / "env", links=True), tmp_path / "project"
     code = "__version__ = '2.8.3'\nflash_attn_func = None\n"
     plain = fake_flash_attn(tmp_path / "source", prefix / "bin/python", "2.8.3", code)
@@ -607,7 +611,7 @@ def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServe
             text = re.sub(r"@ \S+/", f"@ {server.address}/wheels/", (ROOT / "locks/flash-attn.txt").read_text())
             text = re.sub(r"(@.*sha256:)\w+", rf"\g<1>{sha}", text)
             lock.write_text(re.sub(*changes, text) if changes[0] else text)
-            command = [project / "scripts/post_create.sh", "--prefix", prefix, "--level", "quick", "--cache", tmp_path / "cache"]
+            where = ["--prefix", prefix, "--level", "quick", "--cache", tmp_path / "cache"]
             (tmp_path / "cache").mkdir(exist_ok=True)
             if not (tmp_path / "cache/wheels").exists():
                 shutil.copytree(default_cache() / "bin", tmp_path / "cache/bin", dirs_exist_ok=True)
@@ -615,7 +619,7 @@ def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServe
                 for path in default_cache().glob("wheels/uv-*.whl"):
                     os.link(path, tmp_path / "cache/wheels" / path.name)
             environ = {**clean_environ(MAXIMALCAI_RETRY_SECONDS="0.01", CUDA_HOME="/nowhere"), **environ}
-            done = sh(*command, *options, check=False, env=environ)
+            done = sh(project / "scripts" / SETUP[0], *SETUP[1:], *where, *options, check=False, env=environ)
             return done.returncode, done.stdout
 
         yield server, run
@@ -738,7 +742,7 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(cuda_home: Path,
     lock = project / "locks/flash-attn.txt"
     lock.write_text(re.sub("sha256:[0-9a-f]{64}.*", f"sha256:{sha}", lock.read_text(), count=1))
     options = ["--cache", cache, "--arch", "90", "--flash-attn", "build"]
-    said = post_create(prefix, *options, project=project, CUDA_HOME=str(cuda_home))
+    said = provide(prefix, *options, by=POST_CREATE, project=project, CUDA_HOME=str(cuda_home))
     nvcc = re.findall(r"release (12\.\d+)", sh(cuda_home / "bin/nvcc", "--version").stdout)[0]
     assert f"building for sm_90 with nvcc {nvcc}" in said and "job" in said
     assert "flash_attn-2.8.3-cp311-cp311-linux_x86_64.whl built" in said
@@ -751,10 +755,10 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(cuda_home: Path,
     done = sh(prefix / "bin/python", "-c", "import torch, flash_attn_2_cuda as f; f.run(torch.ones(4))", check=False)
     assert "x must be on a GPU" in done.stdout
     # Again: nothing to do. In another prefix: from the cache, without a compiler.
-    assert re.search(f"{key}-nvcc.* is installed", post_create(prefix, *options, project=project))
+    assert re.search(f"{key}-nvcc.* is installed", provide(prefix, *options, project=project))
     other = tmp_path / "other"
     copy_environment(pip_environment, other, links=True)
-    said = post_create(other, *options, project=project)
+    said = provide(other, *options, project=project)
     assert "flash_attn-2.8.3-cp311-cp311-linux_x86_64.whl from the cache" in said
     sh(other / "bin/python", "-c", "import torch, flash_attn, flash_attn_2_cuda")
 
@@ -769,7 +773,7 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(pip_environment: Path, t
     wheel = fake_flash_attn(tmp_path / "source", prefix / "bin/python", pin.version, code)
     folder.parent.mkdir(parents=True)
     flash.keep(wheel, folder, {})
-    said = post_create(prefix, "--cache", cache, "--arch", "90", "--flash-attn", "build", check=False)
+    said = provide(prefix, "--cache", cache, "--arch", "90", "--flash-attn", "build", check=False)
     assert "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError" in said
     assert not folder.exists() and not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
     assert "verified: every check that ran has passed" in said, "the environment works without it"
@@ -786,7 +790,7 @@ def test_flash_attn_itself(cuda_home: Path, pip_environment: Path, tmp_path: Pat
         prefix = tmp_path / name
         copy_environment(pip_environment, prefix, links=True)
         started = time.monotonic()
-        post_create(prefix, "--cache", cache, "--arch", "90", "--flash-attn", "build", CUDA_HOME=str(cuda_home))
+        provide(prefix, "--cache", cache, "--arch", "90", "--flash-attn", "build", CUDA_HOME=str(cuda_home))
         seconds.append(time.monotonic() - started)
         sh(prefix / "bin/python", "-c", "import flash_attn; print(flash_attn.__version__)")
     print(f"\nfirst build {seconds[0]:.0f} s, from the cache {seconds[1]:.1f} s: {seconds[0] / seconds[1]:.0f} times")
