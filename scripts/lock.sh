@@ -26,7 +26,7 @@ main() {
   local root conda_lock
   root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
   conda_lock=$(command -v conda-lock) || {
-    echo "lock.sh: conda-lock is not on PATH; install it with: pip install 'conda-lock==4.0.*'" >&2
+    echo "lock.sh: conda-lock is not on PATH; install it, outside the environment, with: uv tool install 'conda-lock==4.0.*'" >&2
     exit 2
   }
   # conda-lock's own interpreter has the YAML and packaging libraries that the locking uses.

@@ -9,6 +9,7 @@ main() {
     echo "post_create.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
     exit 1
   fi
+  export MAXIMALCAI_PYTHONPATH=${PYTHONPATH-}  # the verifier is to see it
   PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 "$scripts/lockedenv/install/post_create.py" "$@"
 }
 

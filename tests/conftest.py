@@ -31,7 +31,7 @@ from lockedenv.install import conda, wheels  # noqa: E402
 from lockedenv.installed import file_sha256  # noqa: E402
 from lockedenv.lock.relock import conda_lock_text  # noqa: E402
 from lockedenv.machine import default_cache, memory_limit  # noqa: E402
-from lockedenv.prefix import write_activate  # noqa: E402
+from lockedenv.prefix import guard, write_activate  # noqa: E402
 from lockedenv.process import holding  # noqa: E402
 from lockedenv.verify.child import STACK  # noqa: E402
 
@@ -415,6 +415,7 @@ def installed(machine: Machine, conda_environment: CondaEnvironment) -> None:
     sh("cp", "-a", conda_environment.prefix, conda_environment.cache, machine.folder)
     remark(machine.prefix, path=str(machine.prefix))
     write_activate(machine.prefix, "conda")
+    (machine.prefix / "pip.conf").write_text(guard(machine.prefix))
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,23 @@ def test_ranks_that_agree(pip_environment: Path) -> None:
     assert re.search(r"^  \S+ +inside the node [\d.]+ GB/s$", done.stdout, re.M) and "slower" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    "options, environ, said",
+    [
+        ([], {"RUNPOD_GPU_COUNT": "8"}, "no nvidia-smi (RUNPOD_GPU_COUNT=8)"),
+        (["--gpu", "require"], {}, "no GPU found, and --gpu require was given"),
+    ],
+)
+def test_ranks_without_the_gpus_that_they_should_have_do_not_pass(
+    options: List[str], environ: Dict[str, str], said: str, pip_environment: Path
+) -> None:
+    """Nodes that had all lost their driver agreed over the CPU."""
+    command = [*torchrun(pip_environment, "--nproc-per-node", 1, PROGRAM, "--distributed"), *options]
+    done = sh(*command, check=False, env={**ENVIRON, **environ})
+    assert done.returncode == 1 and said in done.stdout, done.stdout
+    assert "NOT on every GPU: a node that should have GPUs has none that works" in done.stdout
+
+
 def launcher(tmp_path: Path, code: str) -> Path:
     """A program for torchrun that does something to one rank, then runs the verifier."""
     path = tmp_path / "launch.py"
@@ -271,7 +288,7 @@ def meet_all(world: int, odd: List[int], monkeypatch: pytest.MonkeyPatch) -> "tu
         meeting.reach("manifest", json.dumps(manifest))
         return json.loads(meeting.exchange("arrived", json.dumps(me), 60, lambda: table(meeting, tell)))
 
-    wanted = [not odd, {f"node-{node}": list(range(8 * node, 8 * node + 8)) for node in range(world // 8)}]
+    wanted = [not odd, {f"node-{node}": list(range(8 * node, 8 * node + 8)) for node in range(world // 8)}, False]
     assert together(world, rank_of) == [wanted] * world
     return store, told[0]
 

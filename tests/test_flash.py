@@ -502,11 +502,13 @@ def test_wrong_values_are_the_wheels_fault(proving: Callable[[Result], str]) -> 
 
 # Through the one command, on an installed prefix; post_create.sh would hash all of it each time -------------------
 
-SETUP = ["setup_runpod_environment.sh", "--backend", "pip"]
-POST_CREATE = ["post_create.sh"]
+BY_SETUP = ["setup_runpod_environment.sh", "--backend", "pip"]
+BY_POST_CREATE = ["post_create.sh"]
 
 
-def provide(prefix: Path, *options: Any, by: List[str] = SETUP, project: Path = ROOT, check: bool = True, **environ: str) -> str:
+def provide(
+    prefix: Path, *options: Any, by: List[str] = BY_SETUP, project: Path = ROOT, check: bool = True, **environ: str
+) -> str:
     """What the command prints, at the quick level; with `check` it has to exit 0, without it 1."""
     command = [project / "scripts" / by[0], *by[1:], "--prefix", prefix, "--level", "quick", *options]
     done = sh(*command, check=check, env=clean_environ(**environ))
@@ -554,7 +556,7 @@ def test_a_given_wheel_may_have_a_relative_path_and_is_kept(pip_environment: Pat
     repacked += "for n in a.namelist(): b.writestr(n, a.read(n).replace(b'Tag: py3-none-any', b'Tag: cp311-cp311-linux_x86_64'))"
     sh(sys.executable, "-c", repacked, wheel, tmp_path / "wheels" / name)
     given = ["--wheel", f"wheels/{name}", "--sha256", file_sha256(tmp_path / "wheels" / name)]
-    command = [ROOT / "scripts" / SETUP[0], *SETUP[1:], "--prefix", prefix, "--level", "quick", "--arch", "90"]
+    command = [ROOT / "scripts" / BY_SETUP[0], *BY_SETUP[1:], "--prefix", prefix, "--level", "quick", "--arch", "90"]
     done = sh(*command, *given, cwd=tmp_path, check=False, env=clean_environ())
     assert done.returncode == 0 and "flash-attn 2.8.3" in done.stdout, done.stdout
     assert f"{name} is installed\n" in sh(*command, *given, cwd=tmp_path, env=clean_environ()).stdout
@@ -619,7 +621,7 @@ def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServe
                 for path in default_cache().glob("wheels/uv-*.whl"):
                     os.link(path, tmp_path / "cache/wheels" / path.name)
             environ = {**clean_environ(MAXIMALCAI_RETRY_SECONDS="0.01", CUDA_HOME="/nowhere"), **environ}
-            done = sh(project / "scripts" / SETUP[0], *SETUP[1:], *where, *options, check=False, env=environ)
+            done = sh(project / "scripts" / BY_SETUP[0], *BY_SETUP[1:], *where, *options, check=False, env=environ)
             return done.returncode, done.stdout
 
         yield server, run
@@ -742,7 +744,7 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(cuda_home: Path,
     lock = project / "locks/flash-attn.txt"
     lock.write_text(re.sub("sha256:[0-9a-f]{64}.*", f"sha256:{sha}", lock.read_text(), count=1))
     options = ["--cache", cache, "--arch", "90", "--flash-attn", "build"]
-    said = provide(prefix, *options, by=POST_CREATE, project=project, CUDA_HOME=str(cuda_home))
+    said = provide(prefix, *options, by=BY_POST_CREATE, project=project, CUDA_HOME=str(cuda_home))
     nvcc = re.findall(r"release (12\.\d+)", sh(cuda_home / "bin/nvcc", "--version").stdout)[0]
     assert f"building for sm_90 with nvcc {nvcc}" in said and "job" in said
     assert "flash_attn-2.8.3-cp311-cp311-linux_x86_64.whl built" in said

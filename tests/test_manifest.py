@@ -116,6 +116,16 @@ def test_the_same_lock_in_another_place_and_order_has_the_same_fingerprint(
     assert done.returncode == 0 and "the same environment" in done.stdout
 
 
+def test_the_commit_is_this_clones_in_a_hook_of_another_repository_too(broken: CondaEnvironment, tmp_path: Path) -> None:
+    commit = ["-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m"]
+    for folder in (tmp_path, broken.project):
+        sh("git", "init", "-q", folder)
+        sh("git", "-C", folder, *commit, folder)
+    document = write(broken, tmp_path / "m.json", GIT_DIR=str(tmp_path / ".git"), GIT_INDEX_FILE="x")
+    head = sh("git", "-C", broken.project, "rev-parse", "HEAD").stdout.strip()
+    assert document["repository"]["commit"] == head
+
+
 def test_one_package_of_another_build_changes_the_fingerprint(broken: CondaEnvironment, tmp_path: Path) -> None:
     before = manifest.packages(read_prefix(broken.prefix))
     for name in [r["name"] for r in before if r["manager"] == "conda"]:
@@ -145,5 +155,11 @@ def test_comparing_says_what_differs_in_groups(broken: CondaEnvironment, tmp_pat
         (tmp_path / "bad.json").write_text(content)
         done = broken.verify("--compare", str(tmp_path / "bad.json"))
         assert done.returncode == 2 and said in done.stdout and "Traceback" not in done.stdout
+    then = json.loads((tmp_path / "then.json").read_text())
+    edits = [{"fingerprint": None}, {"packages": [1]}, {"packages": []}, {"gpus": [{}]}, {"variables": None}]
+    for edit in [*edits, {"packages": [{**then["packages"][0], "version": "0.0.1"}, *then["packages"][1:]]}]:
+        (tmp_path / "bad.json").write_text(json.dumps({**then, **edit}))
+        with pytest.raises(compare.ManifestError, match=r"bad.json: is not a session manifest \(.*\); make one with"):
+            compare.read(tmp_path / "bad.json")
     done = broken.verify("--compare", str(tmp_path / "none.json"))
     assert done.returncode == 2 and "none.json: cannot be read" in done.stdout

@@ -72,8 +72,11 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
     done = sh(*command, check=False, env=clean_environ())
     assert done.returncode == 1 and "no Python 3.19 here, and uv could not fetch one: apt-get install python3.19" in done.stdout
     assert "Traceback" not in done.stdout and not (tmp_path / "env").exists(), done.stdout
-    (tmp_path / "offline").mkdir()
-    (tmp_path / "offline/wheels").symlink_to(machine.default_cache() / "wheels")
+    (tmp_path / "offline/wheels").mkdir(parents=True)
+    for wheel in [f"{pin.name}-{pin.version}-py3-none-any.whl" for pin in environment.Environment(ROOT).wheels("pip")]:
+        (tmp_path / "offline/wheels" / wheel).touch()
+    for path in machine.default_cache().glob("wheels/uv-*.whl"):
+        (tmp_path / "offline/wheels" / path.name).symlink_to(path)
     done = sh(*command, "--offline", tmp_path / "offline", check=False, env=clean_environ())
     assert done.returncode == 1 and f"no Python 3.19 here, and {tmp_path}/offline has none: apt-get install" in done.stdout
 
@@ -166,6 +169,21 @@ def test_pips_further_places_are_asked_too(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     found = wheels.index_settings(dict(os.environ))
     assert found["UV_EXTRA_INDEX_URL"] == "http://127.0.0.1:9/simple" and found["UV_FIND_LINKS"] == str(tmp_path / "links")
+
+
+@pytest.mark.parametrize("quiet", ["PIP_QUIET=1", "pip.conf"])
+def test_a_pip_that_is_told_to_be_quiet_still_tells_its_index(
+    quiet: str, no_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The set-up went past a company's index, in silence."""
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nindex-url = http://mine.example/simple\n{'quiet = 1' * (quiet == 'pip.conf')}\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    if quiet == "PIP_QUIET=1":
+        monkeypatch.setenv("PIP_QUIET", "1")
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith("UV_") and name != "PIP_INDEX_URL"}
+    assert wheels.index_settings(theirs)["UV_DEFAULT_INDEX"] == "http://mine.example/simple"
 
 
 def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:

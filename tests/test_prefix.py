@@ -365,6 +365,45 @@ def test_the_first_remedy_repairs_and_keeps_what_was_added(machine: Machine, ins
     assert (machine.prefix / SITE / "six.py").exists()
 
 
+def test_what_people_write_into_our_own_files_is_not_lost(machine: Machine, installed: None) -> None:
+    """pip.conf was written over by post_create.sh, and went with a rebuild."""
+    conf, activate = machine.prefix / "pip.conf", machine.prefix / "activate"
+    for path, text in ((conf, "[global]\nindex-url = https://mine.example/simple\n"), (activate, "export MINE=1\n")):
+        path.write_text(path.read_text() + text)
+    post_create = [machine.project / "scripts/post_create.sh", "--prefix", machine.prefix, "--cache", machine.cache]
+    sh(*post_create, "--level", "quick", env=machine.environ)
+    assert "mine.example" in conf.read_text() and "MINE" in activate.read_text()
+    conf.write_text("[global]\nindex-url = https://other.example/simple\n")
+    sh(*post_create, "--level", "quick", env=machine.environ)
+    assert "constraint" in conf.read_text() and "other.example" in conf.with_name("pip.conf.old").read_text()
+    done = machine.setup("--force")
+    machine.assert_verified(done)
+    kept = next(machine.folder.glob("env.kept-*"))
+    assert f"moves        {'activate'}, your own, to {machine.prefix}.kept-" in done.stdout
+    assert "MINE" in (kept / "activate").read_text() and "other.example" in (kept / "pip.conf.old").read_text()
+    for path in (activate, machine.prefix / "maximalcai-constraints.txt"):
+        path.unlink()
+    machine.assert_verified(machine.setup())
+    assert "MINE" not in activate.read_text() and "idna==" in (machine.prefix / "maximalcai-constraints.txt").read_text()
+
+
+def test_a_pythonpath_of_the_caller_is_seen_through_the_set_up(machine: Machine, installed: None) -> None:
+    done = machine.setup(PYTHONPATH="/elsewhere")
+    assert done.returncode == 1 and "FAIL  variables        PYTHONPATH=/elsewhere is searched before" in done.stdout, done.stdout
+    done = machine.setup("--force", PYTHONPATH="/elsewhere")
+    said = "PYTHONPATH=/elsewhere is searched before the environment: unset PYTHONPATH, and run it again"
+    assert done.returncode == 1 and said in done.stdout and "[2/6]" not in done.stdout, done.stdout
+
+
+def test_a_token_in_the_address_of_an_added_package_is_not_shown(machine: Machine, installed: None) -> None:
+    info = machine.prefix / SITE / "yyy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: yyy\nVersion: 1.0\n")
+    (info / "direct_url.json").write_text(json.dumps({"url": "https://me:pw@host/yyy.whl?token=SECRET", "archive_info": {}}))
+    said = [machine.setup(*options).stdout for options in (["--dry-run", "--force"], ["--dry-run", "--force", "--json"], [])]
+    assert "yyy @ https://***@host/yyy.whl" in said[0] and "SECRET" not in "".join([*said, (machine.prefix / MARK).read_text()])
+
+
 def test_folders_links_and_condas_pins_are_kept_whole(machine: Machine, installed: None) -> None:
     sh("git", "init", "-q", machine.prefix / "src/mine")
     (machine.prefix / "conda-meta/pinned").write_text("numpy <3")

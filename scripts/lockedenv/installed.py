@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional
+from typing import Dict, FrozenSet, Iterable, List, Optional
 
 from lockedenv import environment
 from lockedenv.environment import MARK
@@ -78,6 +78,7 @@ class Installed:
     conda: List[CondaRecord]
     dists: List[Dist]
     problems: List[str]
+    locked: FrozenSet[str] = frozenset()  # the names of what the installation by hash left; empty if that is not known
 
     @property
     def python(self) -> Path:
@@ -179,7 +180,8 @@ def read_prefix(prefix: Path) -> Installed:
     paths = [path for folder in site_folders(prefix) for path in sorted(folder.iterdir())]
     dists = [_dist(path, owned, prefix, problems) for path in paths if path.name.endswith((".dist-info", ".egg-info"))]
     backend = "conda" if (prefix / "conda-meta" / "history").exists() or conda else "pip"
-    return Installed(prefix, backend, conda, dists, problems)
+    left = read_json(prefix / INSTALLED)
+    return Installed(prefix, backend, conda, dists, problems, frozenset([*left.get("records", {}), *left.get("conda", {})]))
 
 
 @functools.lru_cache(maxsize=None)  # several checks want them, and 25,000 take a third of a second
@@ -199,13 +201,19 @@ def record_entries(record: Path) -> Dict[Path, str]:
 
 
 def recorded_files(installed: Installed) -> Dict[Path, str]:
-    """path -> sha256 in hex of every file that a conda record or a dist-info names; empty where it has no hash for it."""
-    files = {installed.prefix / path: sha for record in installed.conda for path, sha in record.hashes.items()}
-    for record in [dist.path / "RECORD" for dist in installed.dists if dist.manager == "pip"]:
-        try:
-            files.update(record_entries(record))
-        except (OSError, ValueError, csv.Error):
-            files[record] = "damaged"  # no file has this hash
+    """path -> sha256 in hex of every file that a conda record or a dist-info names; empty where it has no hash for it.
+
+    What a locked package says of a file counts more than what an added one says.
+    """
+    files: Dict[Path, str] = {}
+    conda = {installed.prefix / path: sha for record in installed.conda for path, sha in record.hashes.items()}
+    for locked in (False, True):
+        files.update(conda if locked else {})
+        for dist in [d for d in installed.dists if d.manager == "pip" and (d.name in (installed.locked or [d.name])) == locked]:
+            try:
+                files.update(record_entries(dist.path / "RECORD"))
+            except (OSError, ValueError, csv.Error):
+                files[dist.path / "RECORD"] = "damaged"  # no file has this hash
     return files
 
 
@@ -223,12 +231,14 @@ def unrecorded(prefix: Path, recorded: Iterable[Path]) -> List[Path]:
 
 
 def snapshot(prefix: Path) -> Dict[str, Dict[str, str]]:
-    """What the records have no hash for, in a prefix that was just made: links and their targets, files and their sha256."""
+    """What the records do not say of a prefix that was just made: links and their targets, files and their sha256, programs."""
     recorded = recorded_files(read_prefix(prefix))
     paths = {*unrecorded(prefix, recorded), *(path for path, sha in recorded.items() if not sha and path.suffix != ".pyc")}
     links = {path.relative_to(prefix).as_posix(): os.readlink(path) for path in paths if path.is_symlink()}
     files = hashes(path for path in paths if path.is_file() and not path.is_symlink())
-    return {"links": links, "files": {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()}}
+    left = {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()}
+    programs = {f"bin/{path.name}": "" for path in prefix.glob("bin/*") if os.access(path, os.X_OK)}
+    return {"links": links, "files": left, "programs": programs}
 
 
 def own_files(prefix: Path) -> List[Path]:
@@ -247,10 +257,7 @@ def own_files(prefix: Path) -> List[Path]:
 
 def added(installed: Installed) -> List[str]:
     """What was installed beyond the lock that the prefix was made from, as requirements."""
-    left = read_json(installed.prefix / INSTALLED)
-    names = {*left.get("records", {}), *left.get("conda", [])}
-    if not left:  # lost: what the lock names now
-        names |= set(environment.of(installed.prefix).names())
+    names = installed.locked or set(environment.of(installed.prefix).names())  # lost: what the lock names now
     lines = [f"# by conda: {r.name}={r.version}" for r in installed.conda if r.name not in names]
     for dist in installed.dists:
         if dist.manager == "pip" and dist.name not in names:

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
-from lockedenv.console import Stop
+from lockedenv.console import Stop, redact
 from lockedenv.environment import MARK, Environment
-from lockedenv.installed import CONSTRAINTS, added, own_files, read_prefix
+from lockedenv.installed import CONSTRAINTS, added, file_sha256, own_files, read_prefix
 from lockedenv.locks import PipPackage
 from lockedenv.machine import read_json, write_atomically
 from lockedenv.process import end_orphans, holding
@@ -155,7 +155,7 @@ class Prefix:
         mark, moved = read_json(folder / MARK), 0
         names = (f"kept-{time.strftime('%Y%m%d-%H%M%S')}{n and f'-{n}' or ''}" for n in itertools.count())
         kept = next(self.beside(name) for name in names if not self.beside(name).exists())
-        for path in own_files(folder) if mark.get("state") != REMOVING else []:
+        for path in [*own_files(folder), *edited(folder)] if mark.get("state") != REMOVING else []:
             target = kept / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
@@ -177,7 +177,7 @@ def record_verdict(folder: Path, level: str, good: bool, made: Any = None) -> No
     mark = read_json(folder / MARK)
     if mark.get("state") == INSTALLED and mark.get("made") == made:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        verdict = {"passed": good, "time": now, "added": added(read_prefix(folder))}
+        verdict = {"passed": good, "time": now, "added": [*map(redact, added(read_prefix(folder)))]}
         with contextlib.suppress(OSError):
             Prefix(folder).write(verdicts={**mark.get("verdicts", {}), level: verdict})
 
@@ -275,20 +275,39 @@ def write_activate(path: Path, backend: str) -> None:
     name, constraints = shlex.quote(path.name), (path / CONSTRAINTS).as_uri()
     text = ACTIVATE.format(variable=variable, prefix=shlex.quote(str(path)), name=name, constraints=shlex.quote(constraints))
     write_atomically(path / "activate", text)
+    Prefix(path).write(activate=file_sha256(path / "activate"))
+
+
+def edited(path: Path) -> List[Path]:
+    """What the set-up wrote for people, `activate` and `pip.conf`, if they have put something of theirs in."""
+    mark, found = read_json(path / MARK), []
+    if (sha := file_sha256(path / "activate")) and sha != mark.get("activate", sha):
+        found.append(path / "activate")
+    if (path / "pip.conf").is_file() and (path / "pip.conf").read_text(errors="replace") != guard(Path(mark.get("path", path))):
+        found.append(path / "pip.conf")
+    return found
+
+
+def guard(path: Path) -> str:
+    return f"[install]\nconstraint = {(path / CONSTRAINTS).as_uri()}\n"
 
 
 def write_guard(prefix: Prefix, locked: List[PipPackage]) -> None:
     """PREFIX/pip.conf, which pip reads for this prefix alone: what people install leaves what is locked, or stops.
 
-    In an environment of yours, a pip.conf that is there stays. The constraints are named as an address, because pip and uv split
-    the setting at spaces. UV_CONSTRAINT of PREFIX/activate says the same to uv.
+    A pip.conf that names them already stays, and any in an environment of yours; another one is kept as pip.conf.old. The
+    constraints are named as an address, because pip and uv split the setting at spaces. UV_CONSTRAINT of PREFIX/activate says
+    the same to uv.
     """
     path, lines = prefix.path, [f"{pin.name}=={pin.version}\n" for pin in locked]
     write_atomically(
         path / CONSTRAINTS, "# What is locked; `rm pip.conf` beside this file lets pip replace it.\n" + "".join(lines)
     )
-    if prefix.ours() or not (path / "pip.conf").exists():
-        write_atomically(path / "pip.conf", f"[install]\nconstraint = {(path / CONSTRAINTS).as_uri()}\n")
+    there = (path / "pip.conf").read_text(errors="replace") if (path / "pip.conf").is_file() else ""
+    if not there or prefix.ours() and guard(path).splitlines()[1] not in there.splitlines():
+        if there:
+            (path / "pip.conf").replace(path / "pip.conf.old")
+        write_atomically(path / "pip.conf", guard(path))
 
 
 def enter_text(path: Path) -> str:

@@ -27,6 +27,7 @@ _running: "Dict[subprocess.Popen[Any], bool]" = {}
 _stopped_by: List[int] = []
 libc = ctypes.CDLL(None)
 FULL = 4_000_000  # bytes free under which a disk counts as full: a file that did not fit may already be gone again
+A_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")  # they name another repository
 DROPPED = ("CONDA_", "MAMBA_", "UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "XDG_CONFIG_")
 
 
@@ -220,10 +221,16 @@ def run_script(name: str, work: Callable[[], int]) -> int:
     return status
 
 
+def git(*arguments: str) -> Optional[str]:
+    """What git says of this repository, or None."""
+    environ = {name: value for name, value in os.environ.items() if name not in A_HOOKS}
+    status, said, _ = ask(["git", "-C", ROOT, *arguments], env=environ)
+    return said.strip() if status == 0 else None
+
+
 def version() -> str:
     """This version, and the commit where git can tell."""
-    _, commit, _ = ask(["git", "-C", ROOT, "describe", "--always", "--dirty"])
-    return f"maximalcai {VERSION}, commit {commit.strip() or 'unknown'}"
+    return f"maximalcai {VERSION}, commit {git('describe', '--always', '--dirty') or 'unknown'}"
 
 
 class ShowVersion(argparse.Action):

@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, Iterable, List
 
 import pytest
 from conftest import apart, sh
 from fault_server import Fault, FaultServer, Handler
-from lockedenv.console import redact
+from lockedenv.console import Stop, redact
 from lockedenv.install import fetch, kept
 from lockedenv.install.fetch import FetchError, Item
 from lockedenv.installed import hashes
+from lockedenv.machine import write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -343,6 +345,21 @@ def test_the_path_of_a_folder_named_t_is_shown(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     text = f"'{tmp_path}/t/env/bin': no such file, from file://{tmp_path}/t/wheels"
     assert redact(text) == text
+
+
+def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAXIMALCAI_RETRY_SECONDS", "soon")
+    with pytest.raises(Stop, match="MAXIMALCAI_RETRY_SECONDS=soon: give a number of seconds"):
+        fetch.seconds_of("MAXIMALCAI_RETRY_SECONDS", 1)
+
+
+def test_two_containers_with_equal_process_ids_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One took the other's half-written file, or found none."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with ThreadPoolExecutor(4) as pool:
+        for written in [pool.submit(write_atomically, tmp_path / "hashes.json", "x" * 10_000) for _ in range(400)]:
+            written.result()
+    assert (tmp_path / "hashes.json").read_text() == "x" * 10_000 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_an_address_on_a_mirror() -> None:

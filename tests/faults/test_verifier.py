@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -136,6 +138,19 @@ def editable(name: str) -> Break:
     return do
 
 
+def owned_by(name: str, path: str) -> Break:
+    """A distribution of no lock whose RECORD names a file of site-packages, with its hash."""
+
+    def do(env: CondaEnvironment) -> None:
+        dist(name, "1.0")(env)
+        digest = base64.urlsafe_b64encode(hashlib.sha256((env.prefix / SITE / path).read_bytes()).digest()).decode().rstrip("=")
+        (env.prefix / SITE / f"{name}-1.0.dist-info/RECORD").write_text(
+            f"{path},sha256={digest},1\n{name}-1.0.dist-info/RECORD,,\n"
+        )
+
+    return do
+
+
 def flip(content: bytes) -> bytes:
     return content[:100] + bytes([content[100] ^ 1]) + content[101:]
 
@@ -203,6 +218,15 @@ FAULTS = [
     Fault("file emptied", "files", "tqdm/std.py: empty", write(f"{SITE}/tqdm/std.py", lambda c: b""), {}, FILES),
     Fault("one byte flipped in a conda file", "files", "tqdm/std.py: changed", write(f"{SITE}/tqdm/std.py", flip), {}, FILES),
     Fault("one byte flipped in a wheel's file", "files", "idna/core.py: changed", write(f"{SITE}/idna/core.py", flip), {}, FILES),
+    Fault("an added package's file in a locked one's place", "files", "idna/core.py: changed since it was installed", both(
+        write(f"{SITE}/idna/core.py", flip), owned_by("zzz", "idna/core.py")), {}, FILES),
+    Fault("an added package's file in a conda one's place", "files", "tqdm/std.py: changed since it was installed", both(
+        write(f"{SITE}/tqdm/std.py", flip), owned_by("aaa", "tqdm/std.py")), {}, FILES),
+    Fault("an added package's module before a locked one", "files",
+          "idna/core/__init__.py: Python takes it in place of lib/python3.11/site-packages/idna/core.py", both(
+              write(f"{SITE}/idna/core/__init__.py", lambda c: b""), owned_by("zzz", "idna/core/__init__.py")), {}, FILES),
+    Fault("a library of nobody's before a locked module", "files", "idna/codec.abi3.so: Python takes it in place of",
+          write(f"{SITE}/idna/codec.abi3.so", lambda c: b""), {}, FILES),
     Fault("shared library deleted", "files", "lib/libcublas.so.12.4.5.8: missing", lambda env: (
         env.prefix / "lib/libcublas.so.12.4.5.8").unlink(), {}, FILES),
     Fault("a link redirected", "files", "lib/libcublas.so.12: links to libcufft.so.11.2.1.3, not to libcublas.so.12.4.5.8",
@@ -235,6 +259,8 @@ FAULTS = [
     Fault("a conda record edited with its file", "conda-layer", "tqdm: its conda record is not the one that", record("tqdm", paths_data={"paths": []})),
     Fault("another wheel of the same version is locked", "pip-layer", "idna: was installed from another wheel than the one that is locked now",
           lock("locks/pip.txt", lambda t: re.sub(r"(idna==.* --hash=sha256:)\w{64}", r"\g<1>" + "f" * 64, t))),
+    Fault("a program that nobody may start", "present", "bin/pip: no program any more", lambda env: (env.prefix / "bin/pip").chmod(0o644)),
+    Fault("nothing to enter it with", "place", "/activate is missing", lambda env: (env.prefix / "activate").unlink()),
     Fault("moved", "place", "and moved to", lambda env: remark(env.prefix, path="/elsewhere")),
     Fault("a conda record that is a list", "conda-layer", "is not a conda record", lambda env: meta(env, "tqdm").write_text("[]")),
     Fault("a conda record that is null", "conda-layer", "is not a conda record", lambda env: meta(env, "tqdm").write_text("null")),
@@ -317,6 +343,15 @@ def test_a_gpu_check_that_cannot_run_where_a_gpu_is_fails(conda_environment: Con
 def test_a_gpu_that_is_required_is_missed_whatever_is_checked(conda_environment: CondaEnvironment) -> None:
     done = conda_environment.verify("--only", "gpu-state", "--gpu", "require")
     assert done.returncode == 1 and "FAIL  driver           no GPU found, and --gpu require was given" in done.stdout, done.stdout
+
+
+def test_what_may_be_meant_so_is_a_warning(broken: CondaEnvironment) -> None:
+    with (broken.prefix / "activate").open("a") as file:
+        file.write("export HF_HOME=/workspace/hf\n")
+    done = broken.verify("--only", "place,variables", LD_PRELOAD="libm.so.6")
+    assert done.returncode == 0, done.stdout
+    assert f"WARN  place            {broken.prefix}/activate has lines that are not the set-up's" in done.stdout
+    assert "WARN  variables        LD_PRELOAD=libm.so.6 comes before every library" in done.stdout
 
 
 def test_wrong_usage_exits_2(conda_environment: CondaEnvironment, tmp_path: Path) -> None:

@@ -47,6 +47,14 @@ class Item:
     problems: List[str] = field(default_factory=list)
 
 
+def seconds_of(name: str, default: float) -> float:
+    """The seconds that a variable gives. Raises Stop."""
+    try:
+        return float(os.environ.get(name) or default)
+    except ValueError:
+        raise Stop(f"{name}={os.environ[name]}: give a number of seconds") from None
+
+
 def address(base: str, url: str) -> str:
     """A channel's file on a mirror: the mirror's address, then channel/subdir/file."""
     return base.rstrip("/") + "/" + "/".join(urlsplit(url).path.split("/")[-3:])
@@ -59,7 +67,8 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
     words = [(item.name, json.dumps(source)) for item, source in zip(items, sources)]
     quoted = [(json.dumps(f"{folder / name}.part", ensure_ascii=False), source) for name, source in words]
     config = "".join(f"url = {source}\noutput = {part}\n" for part, source in quoted)
-    command = [*CURL, "--speed-time", os.environ.get("MAXIMALCAI_STALL_SECONDS", "20")]  # given up and resumed after so many
+    stalled = max(1, round(seconds_of("MAXIMALCAI_STALL_SECONDS", 20)))  # given up and resumed after so many
+    command = [*CURL, "--speed-time", str(stalled)]
     with started(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process, ThreadPoolExecutor(1) as pool:
         said = pool.submit(process.communicate, config.encode())
         while not said.done():
@@ -99,7 +108,7 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
             path.unlink()
         if missing and not shutil.which("curl"):
             raise FetchError("curl is not installed; install it with: apt-get install curl")
-        wait = pause = float(os.environ.get("MAXIMALCAI_RETRY_SECONDS", "1"))
+        wait = pause = seconds_of("MAXIMALCAI_RETRY_SECONDS", 1)
         for attempt in range(rounds if missing else 0):
             if attempt:
                 show.clear()

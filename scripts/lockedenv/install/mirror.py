@@ -90,6 +90,21 @@ def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tu
     return found
 
 
+def refuse_incomplete(options: Options, backend: str) -> None:
+    """Raises Stop if --offline's folder or address has no file for a package of the environment, by name or by its list."""
+    folder, optional = options.offline or Path("/dev/null"), wanted(options.of, "")
+    names = [f"{place}/{path.name}" for place in ("pkgs", "wheels") for path in folder.glob(f"{place}/*")]
+    listed = {sha for found in options.lists.values() for sha in found}
+    needed = {sha: pattern for sha, (_, pattern) in wanted(options.of, backend).items() if sha not in optional}
+    lacking = [at for sha, at in needed.items() if sha not in listed and not any(re.fullmatch(at, name) for name in names)]
+    if options.offline and lacking:
+        given = f" --environment {options.of.given}" * (options.of.name != "default")
+        first = lacking[0].replace("(?i)", "").replace("[-_.]+", "-").replace("\\", "").partition("(")[0]
+        where = f"{redact(options.source) or options.offline} lacks {len(lacking)} of the {len(needed)} files"
+        raise Stop(f"{where} of the environment {options.of.name}, {backend} backend, such as {first}; collect them there with "
+                   f"--download-only{given}")  # fmt: skip
+
+
 def bring(options: Options, backend: str, steps: Steps, archives: bool = True) -> None:
     """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
     needed, places = wanted(options.of, backend, archives), defaultdict(dict)  # type: ignore

@@ -10,17 +10,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 from lockedenv import ROOT, locks
-from lockedenv.console import Steps, Stop, disk_text
+from lockedenv.console import Steps, Stop, disk_text, redact
 from lockedenv.environment import REQUIREMENTS, Environment, named
 from lockedenv.install import flash, mirror, wheels
 from lockedenv.install.options import Options, main, make_parser
-from lockedenv.installed import INSTALLED, added, file_sha256, read_prefix, snapshot
+from lockedenv.installed import CONSTRAINTS, INSTALLED, added, file_sha256, read_prefix, snapshot
 from lockedenv.machine import POD_VOLUME, gpus, read_json, write_atomically
 from lockedenv.prefix import INSTALLED as STATE_INSTALLED
-from lockedenv.prefix import Prefix, enter_text, write_guard
+from lockedenv.prefix import Prefix, enter_text, write_activate, write_guard
 from lockedenv.process import run, started
 from lockedenv.verify.checks.surroundings import misleading
 
@@ -30,12 +30,18 @@ LIST = "your own packages are missing; their list is "
 
 
 def refuse_misleading_variables(prefix: Path, of: Environment, backend: str) -> None:
-    """Raises Stop now for what the verifier would refuse at the end. (PYTHONPATH is ours here, and the verifier's not.)"""
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    for said, remedy in misleading(prefix, environ, of.cuda(backend), of.cudnn(backend)):
+    """Raises Stop now for what the verifier would refuse at the end."""
+    for said, remedy in misleading(prefix, callers(), of.cuda(backend), of.cudnn(backend)):
         raise Stop(f"{said}: {remedy}, and run it again")
     if (folder := os.environ.get("TMPDIR")) and not os.access(folder, os.W_OK):
         raise Stop(f"TMPDIR={folder} is not a folder that you may write to: make it or unset TMPDIR, and run it again")
+
+
+def callers() -> Dict[str, str]:
+    """The variables as the caller has them: PYTHONPATH is ours here."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MAXIMALCAI_PYTHONPATH")}
+    theirs = os.environ.get("MAXIMALCAI_PYTHONPATH")  # the shell scripts note it
+    return {**environ, "PYTHONPATH": theirs} if theirs else environ
 
 
 def note_installed(prefix: Path, lock: Optional[Path] = None) -> None:
@@ -57,7 +63,7 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
         uv = wheels.bring_uv(options.cache, steps, options.offline, prefix.path)
         wheels.install(options, lock, uv, steps)
         note_installed(prefix.path, lock)
-        write_guard(prefix, [*options.of.wheels("pip"), *filter(None, [options.of.flash_attn()])])
+        write_guard(prefix, locked(options))
         prefix.write(state=STATE_INSTALLED, environment=options.of.given, locks=options.of.digest(backend), verdicts={})
     extras = extras or unrestored(prefix)
     with steps.step("flash-attn"):
@@ -70,7 +76,7 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
 def again(options: Options, steps: Steps) -> int:
     """On an installed prefix: flash-attn if it is not there yet, and the verifier. Gives the exit status."""
     full = options.target.mark().get("verdicts", {}).get("full", {})  # it holds for what there was to be verified
-    same = full.get("passed") and full.get("added") == added(read_prefix(options.target.path))
+    same = full.get("passed") and full.get("added") == [*map(redact, added(read_prefix(options.target.path)))]
     level = options.level or ("quick" if same else "full")
     with steps.step("flash-attn"):
         if options.source and not wheels.by_hash(options.cache / "wheels", "uv-*.whl", wheels.uv_pin().sha256):
@@ -83,10 +89,19 @@ def again(options: Options, steps: Steps) -> int:
     return conclude(options, level, problems, steps)
 
 
+def locked(options: Options) -> List[locks.PipPackage]:
+    """What pip and uv are to leave as it is."""
+    return [*options.of.wheels("pip"), *filter(None, [options.of.flash_attn()])]
+
+
 def conclude(options: Options, level: str, problems: List[Optional[str]], steps: Steps) -> int:
     """Verifies; the last lines say what there is, what is missing, and how to enter it. Gives the exit status."""
     prefix, lacking = options.target, [problem for problem in problems if problem]
     prefix.write(lacking=lacking)
+    if prefix.ours() and not (prefix.path / "activate").exists():
+        write_activate(prefix.path, prefix.mark()["backend"])
+    if (prefix.path / "pip.conf").exists() and not (prefix.path / CONSTRAINTS).exists():
+        write_guard(prefix, locked(options))
     with steps.step(f"Verify, {level} level"):
         status = verify(options, level)
     if line := prefix.settle(status == 0, not lacking):
@@ -97,7 +112,8 @@ def conclude(options: Options, level: str, problems: List[Optional[str]], steps:
             print(f"verified, but not all that was asked for is there: {problem}", file=sys.stderr)
         steps.end(f"verified{', with the exception above' if lacking else ''}: {prefix.path}")
     else:
-        print(f"{prefix.path} is not verified: see the checks that failed above", file=sys.stderr)
+        said = f"{prefix.path} is not verified: see the checks that failed above; do what the first says, and run this again"
+        print(said, file=sys.stderr)
     if prefix.ours() and (status == 0 or lacking):
         steps.say(enter_text(prefix.path))
     return 1 if lacking else status
@@ -118,9 +134,8 @@ def verify(options: Options, level: str) -> int:
     path = options.target.path
     command = [path / "bin/python", ROOT / "scripts/verify_environment.py", "--level", level, "--manifest", path / MANIFEST]
     command += ["--skip", "flash-attn"] if options.flash_attn == "none" else []
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
-        with started(command, True, env=environ, stdout=said if options.quiet else None, stderr=errors) as process:
+        with started(command, True, env=callers(), stdout=said if options.quiet else None, stderr=errors) as process:
             status = process.wait()
         said.seek(0)
         errors.seek(0)

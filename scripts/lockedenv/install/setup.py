@@ -173,10 +173,16 @@ def download_only(folder: Path, of: Environment, options: Options, steps: Steps)
     """Everything for both layers into a folder: archives, wheels, flash-attn's source and wheel, micromamba, uv, Python."""
     wheels.refuse_without_pip(folder)
     archives = conda.archive_items([*of.conda(), conda.MICROMAMBA], options.mirrors)
-    problem, python = conda.channel_problem(of.conda(), options.mirrors), of.python
+    problem, python, lacking = conda.channel_problem(of.conda(), options.mirrors), of.python, []
+    if options.dry_run:
+        needed = {**mirror.wanted(of, "pip"), **({} if problem else mirror.wanted(of, "conda"))}
+        steps.say(f"{len(needed)} files, about {size_text(sum(size for size, _ in needed.values()))}, and Python {python} "
+                  f"would go to {folder}, {size_text(machine.free_bytes(folder))} free")  # fmt: skip
+        return steps.say(f"{f'no conda archives: {problem}; ' if problem else ''}this was a dry run: nothing was changed")
     with steps.step(f"Fetch {len(archives)} conda archives"):
         if problem:
             steps.note(f"left out: {problem}; the folder will do for the pip backend alone")
+            lacking.append("the conda archives")
         else:
             fetch.fetch(archives, folder / "pkgs", steps.note, steps.quiet)
     pins, prebuilt = [*of.wheels("pip"), wheels.uv_pin(), *filter(None, [of.flash_attn()])], of.flash_wheel()
@@ -188,6 +194,7 @@ def download_only(folder: Path, of: Environment, options: Options, steps: Steps)
                 fetch.fetch([flash.prebuilt_item(options, prebuilt)], folder / "wheels", steps.note, steps.quiet, rounds=3)
             except Stop as error:
                 steps.note(f"left out, so flash-attn will be built there: {error}")
+                lacking.append("flash-attn's prebuilt wheel")
     with steps.step(f"Fetch Python {python}, for machines without"), tempfile.TemporaryDirectory() as tmp:
         environ = wheels.uv_environment(folder, folder, dict(os.environ))
         environ.update(UV_PYTHON_INSTALL_DIR=tmp, UV_PYTHON_CACHE_DIR=str(folder / mirror.PYTHON))  # keeps the archive
@@ -195,7 +202,10 @@ def download_only(folder: Path, of: Environment, options: Options, steps: Steps)
         if status != 0:
             said = "".join(why.strip().splitlines()[-1:])
             steps.note(f"left out: uv could not fetch it ({said}); the pip backend needs one there")
+            lacking.append(f"Python {python}")
     mirror.write_index(folder)
+    if lacking:
+        print(f"not in {folder}: {', '.join(lacking)} (why is told above)", file=sys.stderr)
     steps.end(f"install from it, or from where it is served, with: scripts/setup_runpod_environment.sh --offline {folder}")
 
 
@@ -245,6 +255,7 @@ def look(options: Options, backend: str, why: str, state: str, steps: Steps, pla
     """
     target, path = options.target, options.target.path
     prefix.refuse(path, backend, options.cache)
+    mirror.refuse_incomplete(options, backend)
     needs, gpus, environ, cuda = needed_space(options, backend), machine.gpus(), dict(os.environ), options.of.cuda(backend)
     past = {ABSENT: "", CHANGED: " (rebuilt: the locks have changed)", MAKING: " (started anew: an earlier run did not finish)"}
     steps.note(f"backend      {backend}: {why}")
@@ -265,7 +276,9 @@ def look(options: Options, backend: str, why: str, state: str, steps: Steps, pla
     if state not in (ABSENT, MAKING):
         steps.note(f"the old environment is kept at {target.old} until the new one is verified")
         where = "" if options.keep_extras else f" (listed in {target.beside('maximalcai-extras-*.txt')})"
-        goes, moves = added(read_prefix(path)), [str(file.relative_to(path)) for file in own_files(path)]
+        goes, moves = [*map(redact, added(read_prefix(path)))], [
+            str(file.relative_to(path)) for file in [*own_files(path), *prefix.edited(path)]
+        ]
         extras = [f"{'comes back' if options.keep_extras else 'goes':<12} {line}{where}" for line in goes]
         own = [f"moves        {name}, your own, to {path}.kept-*" for name in moves]
         if extras and not options.keep_extras:
@@ -365,14 +378,14 @@ exit status: 0 verified, 1 not, 2 wrong usage, 130 or 143 interrupted""",
 def work(options: Options) -> int:
     """What the options ask for; gives the exit status."""
     refuse_other_machines()
+    if options.json and (options.check_pod or options.download_only or not options.dry_run):
+        raise Stop("--json is the plan of --dry-run: give both, and no --check-pod or --download-only")
     if options.download_only:
         folder = options.download_only.expanduser().resolve()
         refuse_unusable(folder)
         download_only(folder, environment.find(options.environment or "default"), options, Steps(3, options.quiet))
         return 0
     options.settle(options.prefix or options.usual())
-    if options.json and (options.check_pod or not options.dry_run):
-        raise Stop("--json is the plan of --dry-run: give both, and no --check-pod")
     prefix.refuse(options.target.path, options.backend, options.cache)
     for folder in (options.target.path, options.cache):
         refuse_unusable(folder)

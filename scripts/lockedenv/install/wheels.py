@@ -64,7 +64,7 @@ def index_settings(environ: Dict[str, str]) -> Dict[str, str]:
     """The index as uv's variables: from uv's own, otherwise from pip's variables and configuration files."""
     found = {name: value for name, value in environ.items() if name.startswith(tuple(KEPT.split()))}
     if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX"} & set(found) and pip_command():
-        said = ask_once((*pip_command(), "config", "list"), frozenset(environ.items()))
+        said = ask_once((*pip_command(), "config", "list"), frozenset({**environ, "PIP_QUIET": "0"}.items()))
         for scope in ("global", "install", ":env:"):
             for name, value in re.findall(rf"^{scope}\.([\w-]+)=('.*'|\".*\")$", said, re.M):
                 if name in SETTINGS and not environ.get(SETTINGS[name]):
@@ -118,7 +118,7 @@ def run_uv(command: List[Any], environ: Dict[str, str], what: str, quiet: bool, 
     alone = {name: value for name, value in environ.items() if name not in EXTRA}
     if alone != environ:
         with contextlib.suppress(Stop):
-            return run(command, alone, what, quiet=True, **options)
+            return run(command, alone, what, quiet, on_line=lambda line: None, **options)
     return run(command, environ, what, quiet, **options)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from lockedenv.console import Stop
-from lockedenv.provenance.manifest import SCHEMA_VERSION
+from lockedenv.provenance.manifest import SCHEMA_VERSION, fingerprint
 
 # What machines or libraries that sum in another order may differ by: 64 roundings in fp32 (2**-24 each), 4 in bf16 (2**-9), in
 # which 4-bit weights are multiplied too. Measured between the kernels of torch, oneDNN and MKL for SSE, AVX2 and AVX-512, and
@@ -39,8 +39,9 @@ def read(path: Path) -> Dict[str, Any]:
         if kind == "certificate":
             look_through(document)
         else:
-            for key in ("fingerprint", "packages", "gpus", "variables", "machine", "cuda", "locks"):
-                document[key]
+            if fingerprint(document["packages"]) != document["fingerprint"]:
+                raise ValueError("its fingerprint is not that of its packages")
+            _flat(document)
         return document
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from None
@@ -104,6 +105,8 @@ def comparison(a: Dict[str, Any], b: Dict[str, Any], names: Tuple[str, str]) -> 
 def apart(a: Dict[str, Any], b: Dict[str, Any]) -> List[Tuple[str, float]]:
     """(place, relative difference) of all that differs between two runs of a row, in the order in which it is computed."""
     pairs = [(f"step 0, {name}", value, b["tensors"].get(name, value)) for name, value in a["tensors"].items()]
+    if not {*a["tensors"]} & {*b["tensors"]}:
+        return [("step 0, where they have no tensor in common,", math.inf)]
     for step, figures in enumerate(zip(a["loss"], b["loss"], a["gradient_norm"], b["gradient_norm"])):
         pairs += [(f"step {step}, the loss", *figures[:2]), (f"step {step}, the gradient norm", *figures[2:])]
     found = [(place, abs(x - y) / max(abs(x), abs(y))) for place, x, y in pairs if x != y]

@@ -95,7 +95,7 @@ def nodes_of(descriptions: List[Dict[str, Any]]) -> Dict[str, List[int]]:
 
 
 def table(meeting: Meeting, tell: Callable[..., None]) -> str:
-    """Tells a row for the ranks of a node that agree, and the odd ones out; [all the same, node -> ranks] as JSON."""
+    """Tells a row for the ranks of a node that agree, and the odd ones; [all the same, node -> ranks, a GPU lacks] as JSON."""
     descriptions = [json.loads(text) for text in meeting.read("arrived", range(meeting.world))]
     identities = [tuple(d["identity"]) for d in descriptions]
     usual = Counter(identities).most_common(1)[0][0]
@@ -107,6 +107,8 @@ def table(meeting: Meeting, tell: Callable[..., None]) -> str:
     for (identity, node), ranks in groups.items():
         tell(row(node, "-".join(map(str, sorted({ranks[0], ranks[-1]}))), *identity) + "  <- differs" * (identity != usual))
     tell(*(f"{d['node']}: {d['pod']}" for d in descriptions if d.get("pod")))
+    blind = dict.fromkeys(f"{d['node']}: {d['lack']}" for d in descriptions if d.get("lack"))
+    tell(*blind)
     odd = [(node, ranks) for (identity, node), ranks in groups.items() if identity != usual]
     like, *unlike = map(json.loads, meeting.read("manifest", [identities.index(usual), *(r[0] for _, r in odd[:SHOWN])]))
     for (node, ranks), own in zip(odd, unlike):
@@ -114,7 +116,7 @@ def table(meeting: Meeting, tell: Callable[..., None]) -> str:
         tell(f"rank {', '.join(map(str, ranks))} on {node} is not like the others:", *rows)
     if odd[SHOWN:]:
         tell(f"and {sum(len(ranks) for _, ranks in odd[SHOWN:])} more ranks are not like the others")
-    return json.dumps([not odd, nodes_of(descriptions)])
+    return json.dumps([not odd, nodes_of(descriptions), bool(blind)])
 
 
 def values(rank: int, world: int) -> Dict[str, Tuple[List[int], List[int]]]:
@@ -233,15 +235,17 @@ def in_thread(work: Callable[[], Any], seconds: float) -> Any:
     return answer.get()
 
 
-def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional[str] = None) -> int:
+def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional[str] = None, lack: str = "") -> int:
     """The check on this rank, each stage within `timeout` seconds; gives the exit status, the same on every living rank.
 
-    `target`: where the certificate that most ranks compute is written.
+    `target`: where the certificate that most ranks compute is written. `lack`: why this node has no GPU although it should.
     """
     try:
         import torch.distributed as dist
 
         store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        if not 0 <= rank < world:
+            raise ValueError(f"RANK is {rank}, and WORLD_SIZE {world}")
     except Exception as error:
         print(f"the ranks cannot meet: {error}; run it under torchrun, and check MASTER_ADDR and the port", file=sys.stderr)
         return 1
@@ -252,12 +256,12 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional
     try:
         manifest, gpu = make(installed, gpus), [gpus[0].name, gpus[0].driver] if gpus else ["none", "none"]
         identity = [manifest["fingerprint"], *gpu, manifest["cuda"]["nccl"] or "none"]
-        me = {"node": os.uname().nodename, "group": os.environ.get("GROUP_RANK", "0"), "identity": identity}
+        me = {"node": os.uname().nodename, "group": os.environ.get("GROUP_RANK", "0"), "identity": identity, "lack": lack}
         if os.environ.get("LOCAL_RANK", "0") == "0":
             verdict, said = pod.conclude(pod.look())
             me["pod"] = said * (verdict in (WARN, FAIL))
         meeting.reach("manifest", json.dumps(manifest))
-        same, nodes = json.loads(meeting.exchange(stage, json.dumps(me), timeout, lambda: table(meeting, tell)))
+        same, nodes, blind = json.loads(meeting.exchange(stage, json.dumps(me), timeout, lambda: table(meeting, tell)))
         stage = "collectives"
         at = {"store": dist.PrefixStore(stage, store), "rank": rank, "world_size": world, "timeout": timedelta(seconds=timeout)}
         in_thread(lambda: dist.init_process_group("nccl" if gpus else "gloo", **at), timeout)
@@ -286,9 +290,10 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional
         )
         return 1
     tell("the same environment on every rank" if same else "NOT the same environment on every rank")
+    tell(*["NOT on every GPU: a node that should have GPUs has none that works"] * blind)
     meeting.reach("left")
     meeting.until(lambda: rank > 0 or not meeting.missing("left"), GRACE, heed=False)  # the store may be in rank 0
-    return 0 if same and not wrong and computes else 1
+    return 0 if same and not wrong and not blind and computes else 1
 
 
 def explain(meeting: Meeting, stage: str, error: Exception) -> str:

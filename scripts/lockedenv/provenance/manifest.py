@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from lockedenv import ROOT, environment, machine
+from lockedenv import environment, machine
 from lockedenv.installed import Installed, file_sha256, record_hash
 from lockedenv.machine import Gpu, read_json, version_tuple
-from lockedenv.process import ask
+from lockedenv.process import ask, git
 
 SCHEMA_VERSION = 1
 # The variables that change what a run computes or how fast; by name, never by pattern: a pattern would let a key through.
@@ -47,10 +47,6 @@ def fingerprint(rows: List[Dict[str, str]]) -> str:
 
 
 def _repository() -> Dict[str, Any]:
-    def git(*arguments: str) -> Optional[str]:
-        status, said, _ = ask(["git", "-C", ROOT, *arguments])
-        return said.strip() if status == 0 else None
-
     status = git("status", "--porcelain")
     return {"commit": git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
 

@@ -26,6 +26,11 @@ def present(context: Context) -> Result:
     names = [prefix / name for kind in ("files", "links") for name in left.get(kind, {})]
     paths = [*names, *(path for path in recorded_files(context.installed) if path.suffix != ".pyc")]
     gone = [f"{context.installed.inside(path)}: missing" for path in paths if not os.path.lexists(path)]
+    programs = [prefix / name for name in left.get("programs", {})]
+    for dist in [dist for dist in context.installed.dists if dist.name in context.installed.locked and dist.manager == "pip"]:
+        programs += [path for path in recorded_files(context.installed.only(dist)) if path.parent == prefix / "bin"]
+    dead = [path for path in programs if path.is_file() and not os.access(path, os.X_OK)]
+    gone += [f"{context.installed.inside(path)}: no program any more, chmod +x makes it one" for path in dead]
     return verdict(gone, f"{REPAIR}; if something is still missing, {REMAKE}", f"{len(paths)} files and links")
 
 
@@ -67,6 +72,9 @@ def files(context: Context) -> Result:
             wrong[path] = f"links to {os.readlink(path)}, not to {target}"
     measured = {"files": len(wanted), "links": len(left.get("links", {})), "bytes": size}
     stray = strays(context, [*recorded, *(prefix / name for kind in ("files", "links") for name in left.get(kind, {}))])
+    hidden = shadows(context, list(recorded))
+    if hidden and not wrong:
+        return failed(first(hidden), "remove what brought it: pip uninstall NAME, or the file", hidden[1:] + stray, **measured)
     if wrong:
         wheels = {p for d in installed.dists if d.manager == "pip" for p in recorded_files(installed.only(d))}
         lines = [f"{installed.inside(path)}: {what}" for path, what in sorted(wrong.items())]
@@ -75,6 +83,22 @@ def files(context: Context) -> Result:
     if stray:
         return warned(f"{good}; {first(stray)}", "remove what you did not put there", stray[1:], **measured)
     return passed(good, **measured)
+
+
+def shadows(context: Context, recorded: List[Path]) -> List[str]:
+    """Files of no locked package that Python takes before a locked module: NAME/__init__.py or NAME.so before NAME.py."""
+    installed = context.installed
+    owned = {installed.prefix / path for record in installed.conda for path in record.hashes}
+    for dist in [dist for dist in installed.dists if dist.manager == "pip" and dist.name in (installed.locked or [dist.name])]:
+        owned |= set(recorded_files(installed.only(dist)))
+    modules = {path.parent / path.name.split(".")[0]: path for path in owned if path.suffix in (".py", ".so")}
+    found = []
+    for path in {*recorded, *unrecorded(installed.prefix, recorded)} - owned:
+        package = path.name.startswith("__init__.")
+        hidden = modules.get(path.parent if package else path.parent / path.name.split(".")[0])
+        if path.suffix in (".py", ".so") and hidden and (package or path.suffix == ".so") and path.exists():
+            found.append(f"{installed.inside(path)}: Python takes it in place of {installed.inside(hidden)}")
+    return sorted(found)
 
 
 def strays(context: Context, known: List[Path]) -> List[str]:

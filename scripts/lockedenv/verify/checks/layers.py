@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import List
 
 from lockedenv.environment import MARK
-from lockedenv.installed import INSTALLED, file_sha256
+from lockedenv.installed import CONSTRAINTS, INSTALLED, file_sha256
 from lockedenv.machine import read_json
-from lockedenv.prefix import moved_from
+from lockedenv.prefix import edited, moved_from
 from lockedenv.process import ask, clean
 from lockedenv.verify.checks import Context, Result, check, failed, first, passed, skipped, verdict, warned
 from lockedenv.verify.drift import REMAKE, REPAIR, Finding, conda_findings, duplicates, extras, pip_findings
@@ -38,6 +38,14 @@ def place(context: Context) -> Result:
     if made:
         return failed(f"the environment was made at {made} and moved to {prefix}: its scripts name the old place",
                       f"move it back, or rebuild it: scripts/setup_runpod_environment.sh --force --prefix {prefix}")  # fmt: skip
+    mark = read_json(prefix / MARK)
+    if mark.get("made_by") == "setup" and mark.get("state") == "installed":
+        gone = [name for name in ("activate", CONSTRAINTS) if not (prefix / name).is_file()]
+        if gone:
+            return failed(f"{prefix / gone[0]} is missing, which enters the environment or holds its packages", REPAIR)
+        if prefix / "activate" in edited(prefix):
+            return warned(f"{prefix}/activate has lines that are not the set-up's",
+                          f"look at them; after rm {prefix}/activate, {REPAIR.partition(' ')[0]} writes it again")  # fmt: skip
     return passed(f"it was made at {prefix}")
 
 

@@ -61,6 +61,9 @@ def variables(context: Context) -> Result:
     cudnn = "" if context.lock_error else context.environment.cudnn(context.installed.backend)
     wrong = misleading(context.installed.prefix, context.environ, context.cuda, cudnn)
     good = "LD_LIBRARY_PATH, BNB_CUDA_VERSION and PYTHONPATH leave the locked libraries first"
+    if not wrong and context.environ.get("LD_PRELOAD", "").strip():
+        said = f"LD_PRELOAD={context.environ['LD_PRELOAD']} comes before every library"
+        return warned(said, "unset LD_PRELOAD, if you do not know why it is set")
     return verdict([what for what, _ in wrong], "; ".join(remedy for _, remedy in wrong), good)
 
 
