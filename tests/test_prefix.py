@@ -379,7 +379,7 @@ def test_what_people_write_into_our_own_files_is_not_lost(machine: Machine, inst
     done = machine.setup("--force")
     machine.assert_verified(done)
     kept = next(machine.folder.glob("env.kept-*"))
-    assert f"moves        {'activate'}, your own, to {machine.prefix}.kept-" in done.stdout
+    assert f"moves        activate, your own, to {machine.prefix}.kept-" in done.stdout
     assert "MINE" in (kept / "activate").read_text() and "other.example" in (kept / "pip.conf.old").read_text()
     for path in (activate, machine.prefix / "maximalcai-constraints.txt"):
         path.unlink()

@@ -93,6 +93,10 @@ class Installed:
         """A path as people read it: within the prefix."""
         return path.relative_to(self.prefix) if self.prefix in path.parents else path
 
+    def as_locked(self) -> "Installed":
+        """The same prefix without the distributions that were added with pip or uv."""
+        return replace(self, dists=[dist for dist in self.dists if dist.name in (self.locked or [dist.name])])
+
     def only(self, dist: Dist) -> "Installed":
         """The same prefix as if this distribution were all that is in it."""
         return replace(self, conda=[], dists=[dist])
@@ -205,16 +209,17 @@ def recorded_files(installed: Installed) -> Dict[Path, str]:
 
     What a locked package says of a file counts more than what an added one says.
     """
-    files: Dict[Path, str] = {}
+    wheels, locked = ([dist for dist in of.dists if dist.manager == "pip"] for of in (installed, installed.as_locked()))
     conda = {installed.prefix / path: sha for record in installed.conda for path, sha in record.hashes.items()}
-    for locked in (False, True):
-        files.update(conda if locked else {})
-        for dist in [d for d in installed.dists if d.manager == "pip" and (d.name in (installed.locked or [d.name])) == locked]:
-            try:
-                files.update(record_entries(dist.path / "RECORD"))
-            except (OSError, ValueError, csv.Error):
-                files[dist.path / "RECORD"] = "damaged"  # no file has this hash
-    return files
+    parts = [*(_recorded(dist) for dist in wheels if dist not in locked), conda, *map(_recorded, locked)]
+    return {path: sha for part in parts for path, sha in part.items()}
+
+
+def _recorded(dist: Dist) -> Dict[Path, str]:
+    try:
+        return record_entries(dist.path / "RECORD")
+    except (OSError, ValueError, csv.Error):
+        return {dist.path / "RECORD": "damaged"}  # no file has this hash
 
 
 def unrecorded(prefix: Path, recorded: Iterable[Path]) -> List[Path]:
@@ -231,14 +236,12 @@ def unrecorded(prefix: Path, recorded: Iterable[Path]) -> List[Path]:
 
 
 def snapshot(prefix: Path) -> Dict[str, Dict[str, str]]:
-    """What the records do not say of a prefix that was just made: links and their targets, files and their sha256, programs."""
+    """What the records do not say of a prefix that was just made: links and their targets, files and their sha256."""
     recorded = recorded_files(read_prefix(prefix))
     paths = {*unrecorded(prefix, recorded), *(path for path, sha in recorded.items() if not sha and path.suffix != ".pyc")}
     links = {path.relative_to(prefix).as_posix(): os.readlink(path) for path in paths if path.is_symlink()}
     files = hashes(path for path in paths if path.is_file() and not path.is_symlink())
-    left = {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()}
-    programs = {f"bin/{path.name}": "" for path in prefix.glob("bin/*") if os.access(path, os.X_OK)}
-    return {"links": links, "files": left, "programs": programs}
+    return {"links": links, "files": {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()}}
 
 
 def own_files(prefix: Path) -> List[Path]:

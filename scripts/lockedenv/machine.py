@@ -223,7 +223,7 @@ def write_atomically(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}")  # two containers have equal ids
+    beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")  # two containers have equal ids
     try:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)

@@ -172,12 +172,17 @@ def verified(mark: Dict[str, Any]) -> bool:
     return bool(verdicts) and all(verdict.get("passed") for verdict in verdicts) and not mark.get("lacking")
 
 
+def added_as_shown(folder: Path) -> List[str]:
+    """What was installed beyond the lock, without the secrets of its addresses: to be shown and noted."""
+    return [redact(line) for line in added(read_prefix(folder))]
+
+
 def record_verdict(folder: Path, level: str, good: bool, made: Any = None) -> None:
     """Notes the outcome of a whole verification in a prefix's mark, if it is still that of the environment `made` then."""
     mark = read_json(folder / MARK)
     if mark.get("state") == INSTALLED and mark.get("made") == made:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        verdict = {"passed": good, "time": now, "added": [*map(redact, added(read_prefix(folder)))]}
+        verdict = {"passed": good, "time": now, "added": added_as_shown(folder)}
         with contextlib.suppress(OSError):
             Prefix(folder).write(verdicts={**mark.get("verdicts", {}), level: verdict})
 
@@ -289,6 +294,7 @@ def edited(path: Path) -> List[Path]:
 
 
 def guard(path: Path) -> str:
+    """What the set-up writes into PREFIX/pip.conf."""
     return f"[install]\nconstraint = {(path / CONSTRAINTS).as_uri()}\n"
 
 

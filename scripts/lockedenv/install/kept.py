@@ -95,7 +95,7 @@ def program(archive: Path, member: str, name: str, cache: Path) -> Path:
     target = cache / "bin" / name
     if drop_changed(cache, [target]) or not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         with _member(archive, member) as source, beside.open("wb") as file:
             shutil.copyfileobj(source, file)
         beside.chmod(0o755)

@@ -92,17 +92,20 @@ def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tu
 
 def refuse_incomplete(options: Options, backend: str) -> None:
     """Raises Stop if --offline's folder or address has no file for a package of the environment, by name or by its list."""
-    folder, optional = options.offline or Path("/dev/null"), wanted(options.of, "")
-    names = [f"{place}/{path.name}" for place in ("pkgs", "wheels") for path in folder.glob(f"{place}/*")]
+    if not options.offline:
+        return
+    optional = wanted(options.of, "")
+    names = [f"{place}/{path.name}" for place in ("pkgs", "wheels") for path in options.offline.glob(f"{place}/*")]
     listed = {sha for found in options.lists.values() for sha in found}
     needed = {sha: pattern for sha, (_, pattern) in wanted(options.of, backend).items() if sha not in optional}
-    lacking = [at for sha, at in needed.items() if sha not in listed and not any(re.fullmatch(at, name) for name in names)]
-    if options.offline and lacking:
+    lacking = [sha for sha, at in needed.items() if sha not in listed and not any(re.fullmatch(at, name) for name in names)]
+    if lacking:
         given = f" --environment {options.of.given}" * (options.of.name != "default")
-        first = lacking[0].replace("(?i)", "").replace("[-_.]+", "-").replace("\\", "").partition("(")[0]
+        known = {pin.sha256: pin.name for pin in options.of.wheels(backend)}
+        known.update((package.sha256, package.name) for package in [*options.of.conda(), MICROMAMBA])
         where = f"{redact(options.source) or options.offline} lacks {len(lacking)} of the {len(needed)} files"
-        raise Stop(f"{where} of the environment {options.of.name}, {backend} backend, such as {first}; collect them there with "
-                   f"--download-only{given}")  # fmt: skip
+        raise Stop(f"{where} of the environment {options.of.name}, {backend} backend, such as {known[lacking[0]]}; "
+                   f"collect them there with --download-only{given}")  # fmt: skip
 
 
 def bring(options: Options, backend: str, steps: Steps, archives: bool = True) -> None:

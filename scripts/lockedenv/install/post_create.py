@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from lockedenv import ROOT, locks
-from lockedenv.console import Steps, Stop, disk_text, redact
+from lockedenv.console import Steps, Stop, disk_text
 from lockedenv.environment import REQUIREMENTS, Environment, named
 from lockedenv.install import flash, mirror, wheels
 from lockedenv.install.options import Options, main, make_parser
-from lockedenv.installed import CONSTRAINTS, INSTALLED, added, file_sha256, read_prefix, snapshot
+from lockedenv.installed import CONSTRAINTS, INSTALLED, file_sha256, read_prefix, snapshot
 from lockedenv.machine import POD_VOLUME, gpus, read_json, write_atomically
 from lockedenv.prefix import INSTALLED as STATE_INSTALLED
-from lockedenv.prefix import Prefix, enter_text, write_activate, write_guard
+from lockedenv.prefix import Prefix, added_as_shown, enter_text, write_activate, write_guard
 from lockedenv.process import run, started
 from lockedenv.verify.checks.surroundings import misleading
 
@@ -45,12 +45,14 @@ def callers() -> Dict[str, str]:
 
 
 def note_installed(prefix: Path, lock: Optional[Path] = None) -> None:
-    """Keeps what the records do not: of a prefix that was just made, links and hashes; of a lock, each wheel's RECORD."""
+    """Keeps what the records do not: of a prefix just made, links and hashes; of a lock, each wheel's RECORD, and programs."""
     installed = read_prefix(prefix)
     if lock:
         left = {**read_json(prefix / INSTALLED), "wheels": {pin.name: pin.sha256 for pin in locks.read_pip_lock(lock)}}
         names = {*left["wheels"], *({"flash-attn"} & set(left.get("records", {})))}
         left["records"] = {d.name: file_sha256(d.path / "RECORD") for d in installed.dists if d.name in names}
+        programs = {f"bin/{path.name}" for path in prefix.glob("bin/*") if os.access(path, os.X_OK)}
+        left["programs"] = sorted(programs.union(left.get("programs", [])))
     else:
         left = {**snapshot(prefix), "conda": {record.name: record.sha256_here for record in installed.conda}}
     write_atomically(prefix / INSTALLED, json.dumps(left, indent=0) + "\n")
@@ -76,7 +78,7 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
 def again(options: Options, steps: Steps) -> int:
     """On an installed prefix: flash-attn if it is not there yet, and the verifier. Gives the exit status."""
     full = options.target.mark().get("verdicts", {}).get("full", {})  # it holds for what there was to be verified
-    same = full.get("passed") and full.get("added") == [*map(redact, added(read_prefix(options.target.path)))]
+    same = full.get("passed") and full.get("added") == added_as_shown(options.target.path)
     level = options.level or ("quick" if same else "full")
     with steps.step("flash-attn"):
         if options.source and not wheels.by_hash(options.cache / "wheels", "uv-*.whl", wheels.uv_pin().sha256):
@@ -100,7 +102,7 @@ def conclude(options: Options, level: str, problems: List[Optional[str]], steps:
     prefix.write(lacking=lacking)
     if prefix.ours() and not (prefix.path / "activate").exists():
         write_activate(prefix.path, prefix.mark()["backend"])
-    if (prefix.path / "pip.conf").exists() and not (prefix.path / CONSTRAINTS).exists():
+    if not (prefix.path / CONSTRAINTS).exists():
         write_guard(prefix, locked(options))
     with steps.step(f"Verify, {level} level"):
         status = verify(options, level)

@@ -276,9 +276,8 @@ def look(options: Options, backend: str, why: str, state: str, steps: Steps, pla
     if state not in (ABSENT, MAKING):
         steps.note(f"the old environment is kept at {target.old} until the new one is verified")
         where = "" if options.keep_extras else f" (listed in {target.beside('maximalcai-extras-*.txt')})"
-        goes, moves = [*map(redact, added(read_prefix(path)))], [
-            str(file.relative_to(path)) for file in [*own_files(path), *prefix.edited(path)]
-        ]
+        goes = prefix.added_as_shown(path)
+        moves = [str(file.relative_to(path)) for file in [*own_files(path), *prefix.edited(path)]]
         extras = [f"{'comes back' if options.keep_extras else 'goes':<12} {line}{where}" for line in goes]
         own = [f"moves        {name}, your own, to {path}.kept-*" for name in moves]
         if extras and not options.keep_extras:

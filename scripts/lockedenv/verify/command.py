@@ -253,9 +253,10 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         from lockedenv.provenance import distributed
 
         context = make_context(Path(sys.prefix), args.gpu)
-        lack = context.gpu_error or "no GPU found, and --gpu require was given" * (args.gpu == "require" and not context.gpus)
-        gpus = [] if args.gpu == "off" else context.gpus
-        return distributed.main(context.installed, gpus, args.timeout or 120, args.certificate, lack * (args.gpu != "off"))
+        gpus, lack = (context.gpus, context.gpu_error) if context.device == "cuda" else ([], "")
+        if args.gpu == "require" and not gpus:
+            lack = lack or "no GPU found, and --gpu require was given"
+        return distributed.main(context.installed, gpus, args.timeout or 120, args.certificate, lack)
     report = Report(sys.stderr if args.json == "-" else sys.stdout)
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)

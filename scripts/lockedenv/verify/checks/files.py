@@ -26,11 +26,8 @@ def present(context: Context) -> Result:
     names = [prefix / name for kind in ("files", "links") for name in left.get(kind, {})]
     paths = [*names, *(path for path in recorded_files(context.installed) if path.suffix != ".pyc")]
     gone = [f"{context.installed.inside(path)}: missing" for path in paths if not os.path.lexists(path)]
-    programs = [prefix / name for name in left.get("programs", {})]
-    for dist in [dist for dist in context.installed.dists if dist.name in context.installed.locked and dist.manager == "pip"]:
-        programs += [path for path in recorded_files(context.installed.only(dist)) if path.parent == prefix / "bin"]
-    dead = [path for path in programs if path.is_file() and not os.access(path, os.X_OK)]
-    gone += [f"{context.installed.inside(path)}: no program any more, chmod +x makes it one" for path in dead]
+    dead = [name for name in left.get("programs", []) if (prefix / name).is_file() and not os.access(prefix / name, os.X_OK)]
+    gone += [f"{name}: no program any more, chmod +x makes it one" for name in dead]
     return verdict(gone, f"{REPAIR}; if something is still missing, {REMAKE}", f"{len(paths)} files and links")
 
 
@@ -71,8 +68,9 @@ def files(context: Context) -> Result:
         elif os.readlink(path) != target:
             wrong[path] = f"links to {os.readlink(path)}, not to {target}"
     measured = {"files": len(wanted), "links": len(left.get("links", {})), "bytes": size}
-    stray = strays(context, [*recorded, *(prefix / name for kind in ("files", "links") for name in left.get(kind, {}))])
-    hidden = shadows(context, list(recorded))
+    noted = [prefix / name for kind in ("files", "links") for name in left.get(kind, {})]
+    nobodys = unrecorded(prefix, [*recorded, *noted])
+    stray, hidden = strays(context, nobodys), shadows(context, [*recorded, *nobodys])
     if hidden and not wrong:
         return failed(first(hidden), "remove what brought it: pip uninstall NAME, or the file", hidden[1:] + stray, **measured)
     if wrong:
@@ -85,24 +83,21 @@ def files(context: Context) -> Result:
     return passed(good, **measured)
 
 
-def shadows(context: Context, recorded: List[Path]) -> List[str]:
-    """Files of no locked package that Python takes before a locked module: NAME/__init__.py or NAME.so before NAME.py."""
-    installed = context.installed
-    owned = {installed.prefix / path for record in installed.conda for path in record.hashes}
-    for dist in [dist for dist in installed.dists if dist.manager == "pip" and dist.name in (installed.locked or [dist.name])]:
-        owned |= set(recorded_files(installed.only(dist)))
-    modules = {path.parent / path.name.split(".")[0]: path for path in owned if path.suffix in (".py", ".so")}
+def shadows(context: Context, paths: List[Path]) -> List[str]:
+    """Those that Python takes before a locked module: NAME/__init__.py or NAME.so of no locked package, before NAME.py."""
+    inside, owned = context.installed.inside, recorded_files(context.installed.as_locked())
+    modules = {path.with_name(path.name.split(".")[0]): path for path in owned if path.suffix in (".py", ".so")}
     found = []
-    for path in {*recorded, *unrecorded(installed.prefix, recorded)} - owned:
+    for path in {path for path in paths if path.suffix in (".py", ".so") and path.exists()}.difference(owned):
         package = path.name.startswith("__init__.")
-        hidden = modules.get(path.parent if package else path.parent / path.name.split(".")[0])
-        if path.suffix in (".py", ".so") and hidden and (package or path.suffix == ".so") and path.exists():
-            found.append(f"{installed.inside(path)}: Python takes it in place of {installed.inside(hidden)}")
+        hidden = modules.get(path.parent if package else path.with_name(path.name.split(".")[0]))
+        if hidden and (package or path.suffix == ".so"):
+            found.append(f"{inside(path)}: Python takes it in place of {inside(hidden)}")
     return sorted(found)
 
 
-def strays(context: Context, known: List[Path]) -> List[str]:
-    """Files that nothing has installed, in a locked package's folder or where they come before a locked module."""
+def strays(context: Context, paths: List[Path]) -> List[str]:
+    """Those of the files that nothing has installed that are in a locked package's folder, or beside a locked module."""
     installed = context.installed
     locked = {p.name for p in context.conda_lock} | {p.name for p in context.pip_lock}
 
@@ -115,7 +110,7 @@ def strays(context: Context, known: List[Path]) -> List[str]:
     owned += [(dist.name, [*recorded_files(installed.only(dist))]) for dist in installed.dists if dist.manager == "pip"]
     code = (".py", ".so")
     modules = {module(path): name for name, paths in owned if name in locked for path in paths if path.suffix in code}
-    found = [(path, modules.get(module(path))) for path in unrecorded(installed.prefix, known) if module(path)]
+    found = [(path, modules.get(module(path))) for path in paths if module(path)]
     return [f"{installed.inside(path)}: is of no package, beside {name}'s own files" for path, name in found if name]
 
 

@@ -45,7 +45,7 @@ def place(context: Context) -> Result:
             return failed(f"{prefix / gone[0]} is missing, which enters the environment or holds its packages", REPAIR)
         if prefix / "activate" in edited(prefix):
             return warned(f"{prefix}/activate has lines that are not the set-up's",
-                          f"look at them; after rm {prefix}/activate, {REPAIR.partition(' ')[0]} writes it again")  # fmt: skip
+                          f"look at them; after rm {prefix}/activate, scripts/post_create.sh writes it again")  # fmt: skip
     return passed(f"it was made at {prefix}")
 
 
