@@ -128,6 +128,13 @@ def test_rows_are_equal_within_what_was_measured_or_different(document: Dict[str
     assert status == 1 and "full sdpa fp32               DIFFERENT from the final weights on" in said
 
 
+def test_rows_without_a_common_tensor_are_not_equal(document: Dict[str, Any]) -> None:
+    other = copy.deepcopy(document)
+    other["rows"]["full sdpa fp32"]["tensors"] = {"x": 1.0}
+    said, status = compare.certificates(document, other, NAMES)
+    assert status == 1 and "full sdpa fp32               DIFFERENT from step 0, where they have no tensor in common, on" in said
+
+
 def test_a_gpus_certificate_does_not_depend_on_its_host_and_says_what_it_left_out(document: Dict[str, Any]) -> None:
     rows, left_out = certificate.combinations("cuda", bf16=True, flash=True)
     assert len(rows) == 8 and ("qlora", "flash_attention_2", "4-bit") in rows

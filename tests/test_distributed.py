@@ -40,7 +40,8 @@ def other(pip_environment: Path, tmp_path: Path) -> Path:
 
 def test_ranks_that_agree(pip_environment: Path) -> None:
     ranks = 4
-    done = sh(*torchrun(pip_environment, "--nproc-per-node", ranks, PROGRAM, "--distributed"), check=False, env=ENVIRON)
+    command = [*torchrun(pip_environment, "--nproc-per-node", ranks, PROGRAM, "--distributed"), "--gpu", "off"]
+    done = sh(*command, check=False, env={**ENVIRON, "RUNPOD_GPU_COUNT": "8"})
     assert done.returncode == 0, done.stdout
     assert f"{ranks} ranks" in done.stdout and f" 0-{ranks - 1} " in done.stdout
     assert "give the right values, fp32 and bf16" in done.stdout and "the same environment on every rank" in done.stdout
@@ -470,3 +471,6 @@ def test_outside_torchrun_it_says_what_to_do(pip_environment: Path) -> None:
     done = sh(pip_environment / "bin/python", PROGRAM, "--distributed", check=False, env=environ)
     assert done.returncode == 1 and "the ranks cannot meet" in done.stdout and "run it under torchrun" in done.stdout
     assert "Traceback" not in done.stdout
+    none = {"RANK": "0", "WORLD_SIZE": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = sh(pip_environment / "bin/python", PROGRAM, "--distributed", check=False, env={**environ, **none})
+    assert done.returncode == 1 and "the ranks cannot meet: RANK is 0, and WORLD_SIZE 0; run it under" in done.stdout, done.stdout

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 from conftest import ROOT, VERIFIED, clean_environ, copy_environment, sh
 from lockedenv import environment, locks, machine
-from lockedenv.console import Steps, Stop
+from lockedenv.console import Progress, Steps, Stop
 from lockedenv.install import setup, wheels
 from lockedenv.install.options import Options
 from lockedenv.installed import added, read_prefix
@@ -184,6 +184,17 @@ def test_a_pip_that_is_told_to_be_quiet_still_tells_its_index(
         monkeypatch.setenv("PIP_QUIET", "1")
     theirs = {name: value for name, value in os.environ.items() if not name.startswith("UV_") and name != "PIP_INDEX_URL"}
     assert wheels.index_settings(theirs)["UV_DEFAULT_INDEX"] == "http://mine.example/simple"
+
+
+def test_what_goes_on_is_shown_while_uv_tries_the_first_index_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """For minutes nothing was said, where pip.conf names further indexes."""
+    monkeypatch.setattr(Progress, "show", lambda self, text: self.quiet or print(text(), file=sys.stderr))
+    command = [sys.executable, "-c", "import time; print('uv says'); time.sleep(0.2)"]
+    wheels.run_uv(command, {**os.environ, "UV_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple"}, "installing", False)
+    said = capfd.readouterr()
+    assert "installing, 0 s" in said.err and not said.out, "what uv says belongs to the second try"
 
 
 def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:
