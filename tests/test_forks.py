@@ -221,3 +221,15 @@ def test_a_process_that_starts_while_an_interrupt_is_dealt_with_is_ended(monkeyp
         with processes.started(["sleep", "600"]):
             raise AssertionError("it goes on")
     assert not running
+
+
+def test_an_interrupt_in_the_middle_of_a_fork_is_one_line(tmp_path: Path) -> None:
+    """Python dropped what was raised in logging's hook, and showed a traceback."""
+    program = (
+        "import os, signal, sys\nfrom lockedenv.process import ask, run_script\n"
+        "os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "run_script('program', lambda: print(ask(['sleep', '600'])))\n"
+    )
+    command, environ = [sys.executable, "-c", program], clean_environ(PYTHONPATH=str(ROOT / "scripts"))
+    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    assert done.stdout == "program: interrupted; run it again to go on\n"

@@ -188,6 +188,7 @@ def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[None]:
 
 def _interrupt(number: int, frame: object) -> None:
     _stopped_by.append(number)
+    sys.unraisablehook = lambda _: None  # Python drops what is raised in a fork's hooks, and shows it; `started` raises it again
     for process, gentle in list(_running.items()):  # whoever waits for one, in whatever thread, goes on at once
         deadline = time.monotonic() + 1.5 * gentle
         if gentle:  # it is to end what it has started in groups of their own
