@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
-from lockedenv import locks  # noqa: E402
+from lockedenv import environment, locks  # noqa: E402
 from lockedenv.console import Steps  # noqa: E402
 from lockedenv.environment import Environment  # noqa: E402
 from lockedenv.install import conda, wheels  # noqa: E402
@@ -235,12 +235,26 @@ def installed_by_pip(folders: pytest.TempPathFactory, name: str) -> Path:
             options = ["--environment", name, "--backend", "pip", "--prefix", prefix, "--level", "quick"]
             done = sh(setup, *options, env=clean_environ(), check=False)
             assert done.returncode == 0, done.stdout
-            # As after a session in it: the stack has its bytecode, without which each of the processes to come compiles the sources.
-            imports = "import importlib, importlib.util as u, sys\nfor x in sys.argv[1:]: u.find_spec(x.split('.')[0]) and importlib.import_module(x)"
-            written = {name: value for name, value in clean_environ().items() if name != "PYTHONDONTWRITEBYTECODE"}
-            sh(prefix / "bin/python", "-c", imports, *STACK, env=written)
+            import_the_stack(prefix, name)
             (prefix / "said.txt").write_text(done.stdout)
     return prefix
+
+
+def import_the_stack(prefix: Path, name: str) -> None:
+    """As after a session in it: there is bytecode, without which each of the processes to come compiles the sources.
+
+    It is kept in the user's cache. Python takes what fits the sources' sizes and times, and makes what is missing.
+    """
+    kept = default_cache() / f"tests-bytecode/{name}-{file_sha256(environment.of(prefix).folder / 'requirements.txt')[:12]}.tar"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if kept.exists():
+        sh("tar", "-xf", kept, "-C", prefix)
+    imports = "import importlib, importlib.util as u, sys\nfor x in sys.argv[1:]: u.find_spec(x.split('.')[0]) and importlib.import_module(x)"
+    written = {name: value for name, value in clean_environ().items() if name != "PYTHONDONTWRITEBYTECODE"}
+    sh(prefix / "bin/python", "-c", imports, *STACK, env=written)
+    sh("find", "lib", "-name", "__pycache__", "-fprintf", prefix.parent / "bytecode", "%p\n", cwd=prefix)
+    sh("tar", "-cf", kept.with_suffix(".part"), "-C", prefix, "-T", prefix.parent / "bytecode")
+    kept.with_suffix(".part").replace(kept)
 
 
 def in_memory(otherwise: Path) -> Iterator[Path]:

@@ -59,33 +59,53 @@ def test_the_released_environments_have_certificates_of_their_locks() -> None:
     assert status == 0 and "within the tolerance" in said and "transformers" in said
 
 
-def test_a_real_environment_computes_the_same_again_and_other_kernels_are_named(pip_environment: Path, tmp_path: Path) -> None:
-    """Three steps in place of 50: the comparison takes their number from the file."""
+@pytest.fixture(scope="module")
+def short(pip_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of three steps in place of 50: the comparison takes their number from the file."""
     program = (
         "import sys; from pathlib import Path; from lockedenv.installed import read_prefix; from lockedenv.provenance import certificate;"
         "Path(sys.argv[1]).write_text(certificate.text(certificate.make(read_prefix(Path(sys.prefix)), [], 'cpu', 3)))"
     )
-    python, file = pip_environment / "bin/python", tmp_path / "short.json"
-    sh(python, "-c", program, file, env=clean_environ(PYTHONPATH=str(ROOT / "scripts"), OMP_NUM_THREADS="2"))
-    made, whole = compare.read(file), compare.read(ROOT / "certificates/default-cpu.json")
+    file = tmp_path_factory.mktemp("certificate") / "short.json"
+    sh(
+        pip_environment / "bin/python",
+        "-c",
+        program,
+        file,
+        env=clean_environ(PYTHONPATH=str(ROOT / "scripts"), OMP_NUM_THREADS="2"),
+    )
+    return file
+
+
+def test_a_real_environment_computes_the_same_again_and_another_library_is_named(
+    pip_environment: Path, short: Path, tmp_path: Path
+) -> None:
+    made, whole = compare.read(short), compare.read(ROOT / "certificates/default-cpu.json")
     jsonschema.validate(made, SCHEMA)
     assert {row["spread"] for row in made["rows"].values()} == {0.0}, "two runs, in two processes"
     for name, row in made["rows"].items():  # the first steps of ours, on whatever CPU this is
         assert row["loss"] == pytest.approx(whole["rows"][name]["loss"][:3], rel=compare.BETWEEN[name.split()[-1]])
-    kernels = "avx2" if made["made_with"]["torch's CPU kernels"] == "NO AVX" else "default"
-    done = sh(python, VERIFY, "--compare", file, check=False, env=clean_environ(ATEN_CPU_CAPABILITY=kernels))
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith(f"{file} and this machine: they compute the same within the tolerance\n")
-    assert f"ATEN_CPU_CAPABILITY          -  ->  {kernels}" in done.stdout and "from step 0, layers.0." in done.stdout
     (tmp_path / "blas.c").write_text(ANOTHER_BLAS)
     sh("gcc", "-O2", "-shared", "-fPIC", "-o", tmp_path / "blas.so", tmp_path / "blas.c")
-    done = sh(python, VERIFY, "--compare", file, check=False, env=clean_environ(LD_PRELOAD=str(tmp_path / "blas.so")))
+    command = [pip_environment / "bin/python", VERIFY, "--compare", short]
+    done = sh(*command, check=False, env=clean_environ(LD_PRELOAD=str(tmp_path / "blas.so")))
+    assert done.stdout.startswith(f"{short} and this machine: they compute the same within the tolerance\n"), done.stdout
     assert done.returncode == 0 and f"LD_PRELOAD                   -  ->  {tmp_path}/blas.so" in done.stdout, done.stdout
     for attention in ("eager", "sdpa"):  # in fp32 alone torch asks a BLAS
         assert re.search(
             rf"full {attention} fp32 +equal within 3.8e-06: .*, from step 0, layers.0.self_attn.q_proj on", done.stdout
         )
         assert re.search(rf"full {attention} bf16 +bit for bit equal", done.stdout), done.stdout
+
+
+@pytest.mark.long
+def test_other_kernels_are_within_the_tolerance_and_named(pip_environment: Path, short: Path) -> None:
+    kernels = "avx2" if compare.read(short)["made_with"]["torch's CPU kernels"] == "NO AVX" else "default"
+    command = [pip_environment / "bin/python", VERIFY, "--compare", short]
+    done = sh(*command, check=False, env=clean_environ(ATEN_CPU_CAPABILITY=kernels))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith(f"{short} and this machine: they compute the same within the tolerance\n")
+    assert f"ATEN_CPU_CAPABILITY          -  ->  {kernels}" in done.stdout and "from step 0, layers.0." in done.stdout
 
 
 def test_a_machine_that_does_not_agree_with_itself_is_no_measure(

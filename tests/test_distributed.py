@@ -39,7 +39,7 @@ def other(pip_environment: Path, tmp_path: Path) -> Path:
 
 
 def test_ranks_that_agree(pip_environment: Path) -> None:
-    ranks = 4
+    ranks = 2
     command = [*torchrun(pip_environment, "--nproc-per-node", ranks, PROGRAM, "--distributed"), "--gpu", "off"]
     done = sh(*command, check=False, env={**ENVIRON, "RUNPOD_GPU_COUNT": "8"})
     assert done.returncode == 0, done.stdout
@@ -147,40 +147,32 @@ def agents(prefixes: List[Path], ranks: int, *command: Any) -> "subprocess.Compl
     return subprocess.CompletedProcess(options, statuses.pop(), said)
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_two_nodes_each_with_its_own_prefix(same: bool, pip_environment: Path, other: Path, tmp_path: Path) -> None:
+def test_two_nodes_each_with_its_own_prefix(pip_environment: Path, other: Path) -> None:
     """Two torchrun agents with a rendezvous between them."""
-    if same:
-        sh("rm", "-rf", other)
-        sh("cp", "-al", pip_environment, other)
     done = agents([pip_environment, other], 1, PROGRAM, "--distributed")
-    assert done.returncode == (0 if same else 1), done.stdout
-    wanted = "the same environment on every rank" if same else "NOT the same environment on every rank"
-    assert re.search(f"^{wanted}$", done.stdout, re.M), done.stdout
+    assert done.returncode == 1 and re.search("^NOT the same environment on every rank$", done.stdout, re.M), done.stdout
     assert "slower" not in done.stdout  # two nodes and one link: whose fault it is, nobody knows
-    if not same:
-        assert "packages idna (pip)" in done.stdout
+    assert "packages idna (pip)" in done.stdout
 
 
-@pytest.mark.parametrize("nodes", [2, 3])
-def test_a_slow_node_is_named(nodes: int, pip_environment: Path, tmp_path: Path) -> None:
+def test_a_slow_node_is_named(pip_environment: Path, tmp_path: Path) -> None:
+    """One of three, the last of which has the same environment in a prefix of its own."""
+    sh("cp", "-al", pip_environment, tmp_path / "same")
     code = (
         "import time, torch.distributed as dist\n"
         "right = dist.all_reduce\n"
         "if os.environ['GROUP_RANK'] == '1': dist.all_reduce = lambda *a, **k: (time.sleep(0.1), right(*a, **k))\n"
     )
-    done = agents([pip_environment] * nodes, 2, launcher(tmp_path, code))
+    done = agents([pip_environment, pip_environment, tmp_path / "same"], 2, launcher(tmp_path, code))
     assert done.returncode == 0, done.stdout  # it is told, and no more
     assert "the same environment on every rank" in done.stdout
     assert (
-        len(re.findall(r"^  \S+ \(group \d\) +inside the node [\d.]+ GB/s  between nodes [\d.]+ GB/s$", done.stdout, re.M))
-        == nodes
+        len(re.findall(r"^  \S+ \(group \d\) +inside the node [\d.]+ GB/s  between nodes [\d.]+ GB/s$", done.stdout, re.M)) == 3
     )
     slower = re.findall(
         r"^\S+ \(group (\d)\) is slower (.*): [\d.]+ GB/s, the median is [\d.]+ GB/s; look at ", done.stdout, re.M
     )
-    # Of two nodes with one link between them, nobody knows whose fault it is.
-    assert slower == [("1", INSIDE), ("1", BETWEEN)][: nodes - 1], done.stdout
+    assert slower == [("1", INSIDE), ("1", BETWEEN)], done.stdout
 
 
 def test_a_rank_that_hangs_in_the_bandwidth_is_named_after_the_verdict(pip_environment: Path, tmp_path: Path) -> None:
@@ -463,6 +455,10 @@ def test_a_node_well_under_the_others_is_named_and_no_other() -> None:
     assert len(rows) == 4 and said.startswith(
         "c is slower inside the node: 200.00 GB/s, the median is 400.00 GB/s; look at `nvidia-smi"
     )
+    # Of two nodes with one link between them, nobody knows whose fault it is.
+    assert [line[:30] for line in judge({"a": {INSIDE: 4.0, BETWEEN: 5.0}, "b": {INSIDE: 40.0, BETWEEN: 5.0}})[2:]] == [
+        "a is slower inside the node: 4"
+    ]
     assert len(judge({"a": {BETWEEN: 5.0}, "b": {BETWEEN: 5.1}})) == 2 and judge({"a": {}}) == []
 
 

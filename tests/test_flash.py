@@ -715,7 +715,7 @@ __global__ void twice(float* x, int n) { int i = blockIdx.x * blockDim.x + threa
 void launch(float* x, int n) { twice<<<(n + 255) / 256, 256>>>(x, n); }
 """
 API = """
-#include <torch/python.h>
+#include <torch/csrc/utils/pybind.h>
 void launch(float* x, int n);
 void run(at::Tensor x) { TORCH_CHECK(x.is_cuda(), "x must be on a GPU"); launch(x.data_ptr<float>(), x.numel()); }
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
