@@ -252,9 +252,9 @@ def import_the_stack(prefix: Path, name: str) -> None:
     imports = "import importlib, importlib.util as u, sys\nfor x in sys.argv[1:]: u.find_spec(x.split('.')[0]) and importlib.import_module(x)"
     written = {name: value for name, value in clean_environ().items() if name != "PYTHONDONTWRITEBYTECODE"}
     sh(prefix / "bin/python", "-c", imports, *STACK, env=written)
-    sh("find", "lib", "-name", "__pycache__", "-fprintf", prefix.parent / "bytecode", "%p\n", cwd=prefix)
-    sh("tar", "-cf", kept.with_suffix(".part"), "-C", prefix, "-T", prefix.parent / "bytecode")
-    kept.with_suffix(".part").replace(kept)
+    part = kept.with_suffix(f".{os.getpid()}")
+    sh("tar", "-cf", part, "-C", prefix, *(folder.relative_to(prefix) for folder in (prefix / "lib").rglob("__pycache__")))
+    part.replace(kept)
 
 
 def in_memory(otherwise: Path) -> Iterator[Path]:

@@ -67,13 +67,8 @@ def short(pip_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "Path(sys.argv[1]).write_text(certificate.text(certificate.make(read_prefix(Path(sys.prefix)), [], 'cpu', 3)))"
     )
     file = tmp_path_factory.mktemp("certificate") / "short.json"
-    sh(
-        pip_environment / "bin/python",
-        "-c",
-        program,
-        file,
-        env=clean_environ(PYTHONPATH=str(ROOT / "scripts"), OMP_NUM_THREADS="2"),
-    )
+    environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"), OMP_NUM_THREADS="2")
+    sh(pip_environment / "bin/python", "-c", program, file, env=environ)
     return file
 
 
