@@ -119,7 +119,7 @@ class Nodes:
         command = torchrun(prefix, *meet, program, "--distributed", "--timeout", 20)
         running = [self.start(node, *command) for node in ADDRESSES]
         during()
-        return [process.wait(timeout=300) for process in running]
+        return [process.wait(timeout=600) for process in running]  # torchrun waits 300 s for an agent that is gone
 
 
 @pytest.fixture
