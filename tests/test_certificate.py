@@ -93,7 +93,6 @@ def test_a_real_environment_computes_the_same_again_and_another_library_is_named
         assert re.search(rf"full {attention} bf16 +bit for bit equal", done.stdout), done.stdout
 
 
-@pytest.mark.long
 def test_other_kernels_are_within_the_tolerance_and_named(pip_environment: Path, short: Path) -> None:
     kernels = "avx2" if compare.read(short)["made_with"]["torch's CPU kernels"] == "NO AVX" else "default"
     command = [pip_environment / "bin/python", VERIFY, "--compare", short]

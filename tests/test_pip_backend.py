@@ -40,7 +40,10 @@ def test_one_command_ends_in_a_verified_environment(prefix: Path) -> None:
     assert "backend      pip: as asked" in said
     assert f"environment  {of.name}: {prefix}\n" in said
     assert f"enter it with:  source {prefix}/activate" in said and "Activate with" not in said
-    program = "import importlib.metadata, torch; print(torch.__version__, torch.version.cuda, importlib.metadata.version('transformers'))"
+    program = (
+        "import torch, transformers, bitsandbytes, peft, accelerate, datasets, scipy, statsmodels;"
+        "print(torch.__version__, torch.version.cuda, transformers.__version__)"
+    )
     done = sh(prefix / "bin/python", "-c", program, env=clean_environ(CUDA_VISIBLE_DEVICES=""))
     cuda, transformers = of.cuda("pip"), of.version("pip", "transformers")
     assert done.stdout.splitlines()[-1] == f"{of.torch('pip')}+cu{cuda.replace('.', '')} {cuda} {transformers}"
