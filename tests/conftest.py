@@ -235,17 +235,18 @@ def installed_by_pip(folders: pytest.TempPathFactory, name: str) -> Path:
             options = ["--environment", name, "--backend", "pip", "--prefix", prefix, "--level", "quick"]
             done = sh(setup, *options, env=clean_environ(), check=False)
             assert done.returncode == 0, done.stdout
-            import_the_stack(prefix, name)
+            import_the_stack(prefix)
             (prefix / "said.txt").write_text(done.stdout)
     return prefix
 
 
-def import_the_stack(prefix: Path, name: str) -> None:
+def import_the_stack(prefix: Path) -> None:
     """As after a session in it: there is bytecode, without which each of the processes to come compiles the sources.
 
     It is kept in the user's cache. Python takes what fits the sources' sizes and times, and makes what is missing.
     """
-    kept = default_cache() / f"tests-bytecode/{name}-{file_sha256(environment.of(prefix).folder / 'requirements.txt')[:12]}.tar"
+    of = environment.of(prefix)
+    kept = default_cache() / f"tests-bytecode/{of.name}-{file_sha256(of.folder / 'requirements.txt')[:12]}.tar"
     kept.parent.mkdir(parents=True, exist_ok=True)
     if kept.exists():
         sh("tar", "-xf", kept, "-C", prefix)
