@@ -223,7 +223,7 @@ def test_a_process_that_starts_while_an_interrupt_is_dealt_with_is_ended(monkeyp
     assert not running
 
 
-def test_an_interrupt_in_the_middle_of_a_fork_is_one_line(tmp_path: Path) -> None:
+def test_an_interrupt_in_the_middle_of_a_fork_is_one_line() -> None:
     """Python dropped what was raised in logging's hook, and showed a traceback."""
     program = (
         "import os, signal, sys\nfrom lockedenv.process import ask, run_script\n"
