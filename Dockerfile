@@ -36,10 +36,7 @@ ARG ARCH=90
 ARG FLASH_ATTN=auto
 # The set-up imports the verifier, with which it ends: these are the files that it runs, and no other.
 COPY --chown=1000:1000 scripts/setup_runpod_environment.sh scripts/verify_environment.py scripts/
-COPY --chown=1000:1000 scripts/lockedenv/*.py scripts/lockedenv/
-COPY --chown=1000:1000 scripts/lockedenv/install scripts/lockedenv/install
-COPY --chown=1000:1000 scripts/lockedenv/verify scripts/lockedenv/verify
-COPY --chown=1000:1000 scripts/lockedenv/provenance scripts/lockedenv/provenance
+COPY --chown=1000:1000 scripts/lockedenv scripts/lockedenv
 USER 1000
 RUN --mount=type=cache,target=/var/cache/maximalcai,uid=1000,gid=1000 \
     HOME=/var/cache/maximalcai scripts/setup_runpod_environment.sh --cache /var/cache/maximalcai \

@@ -22,7 +22,10 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 WIDTH = 120
-RUNS = (([], 17, 15), (["--level", "quick"], 17, 6))  # further options; lines shown of the start and of the end
+RUNS = (
+    ([], 17, 15),
+    (["--level", "quick"], 17, 6),
+)  # further options; lines shown of the start and of the end
 # Without the fonts that rich would fetch from elsewhere.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.S)
 
@@ -39,13 +42,17 @@ def run(words: list[str]) -> tuple[list[str], int]:
 
     status = os.waitstatus_to_exitcode(pty.spawn(words, read))
     lines = said.decode(errors="replace").replace("\r\n", "\n").rstrip("\n").split("\n")
-    return [line.rpartition("\r")[2].replace("\033[K", "") for line in lines], status  # progress is overwritten, as on a terminal
+    return [
+        line.rpartition("\r")[2].replace("\033[K", "") for line in lines
+    ], status  # progress is overwritten, as on a terminal
 
 
 def main() -> int:
     target, *options = sys.argv[1:]
     os.environ.update(COLUMNS=str(WIDTH), TERM="xterm-256color")
-    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="standard")
+    console = Console(
+        record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="standard"
+    )
     status = 0
     for more, head, tail in RUNS:
         words = ["scripts/setup_runpod_environment.sh", *options, *more]

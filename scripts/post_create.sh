@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A created environment -> pip layer, flash-attn, verified. What it does is in lockedenv/install/post_create.py; --help has the options.
+# A created environment -> pip layer, flash-attn, verified. What it does is in lockedenv/cli/post_create.py; --help has the options.
 set -euo pipefail
 
 main() {
   local scripts
   scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
-    echo "post_create.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+    echo "post_create.sh: needs python3 3.9 or newer to start; install it with: apt-get install python3" >&2
     exit 1
   fi
   export MAXIMALCAI_PYTHONPATH=${PYTHONPATH-}  # the verifier is to see it
-  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 "$scripts/lockedenv/install/post_create.py" "$@"
+  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 "$scripts/lockedenv/cli/post_create.py" "$@"
 }
 
 main "$@"

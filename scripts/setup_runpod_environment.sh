@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A bare machine -> the locked environment, verified. What it does is in lockedenv/install/setup.py; --help has the options.
+# A bare machine -> the locked environment, verified. What it does is in lockedenv/cli/setup.py; --help has the options.
 set -euo pipefail
 
 main() {
   local scripts
   scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
-    echo "setup_runpod_environment.sh: needs python3 3.8 or newer to start; install it with: apt-get install python3" >&2
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+    echo "setup_runpod_environment.sh: needs python3 3.9 or newer to start; install it with: apt-get install python3" >&2
     exit 1
   fi
   export MAXIMALCAI_PYTHONPATH=${PYTHONPATH-}  # the verifier is to see it
-  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 "$scripts/lockedenv/install/setup.py" "$@"
+  PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 "$scripts/lockedenv/cli/setup.py" "$@"
 }
 
 main "$@"

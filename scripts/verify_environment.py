@@ -3,18 +3,20 @@
 
     PREFIX/bin/python scripts/verify_environment.py [--level quick|full]
 
-Starts with any Python >= 3.8; needs nothing installed to say what is missing. --help has the options, --list the checks.
+Starts with any Python >= 3.9; needs nothing installed to say what is missing. --help has the options, --list the checks.
 """
 
 import sys
 from pathlib import Path
 
-if sys.version_info < (3, 8):
-    sys.exit("verify_environment.py: needs Python 3.8 or newer to start; run it with the environment's own python")
+if sys.version_info < (3, 9):
+    sys.exit(
+        "verify_environment.py: needs Python 3.9 or newer to start; run it with the environment's own python"
+    )
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if __name__ == "__main__":
-    from lockedenv.verify.command import main
+    from lockedenv.cli.verify import main
 
     sys.exit(main())

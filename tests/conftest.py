@@ -24,28 +24,41 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
-from lockedenv import environment, locks  # noqa: E402
-from lockedenv.console import Steps  # noqa: E402
-from lockedenv.environment import Environment  # noqa: E402
-from lockedenv.install import conda, wheels  # noqa: E402
-from lockedenv.installed import file_sha256  # noqa: E402
+from lockedenv.backends import conda, wheels  # noqa: E402
+from lockedenv.host.machine import default_cache, memory_limit  # noqa: E402
+from lockedenv.host.process import holding  # noqa: E402
 from lockedenv.lock.relock import conda_lock_text  # noqa: E402
-from lockedenv.machine import default_cache, memory_limit  # noqa: E402
-from lockedenv.prefix import guard, write_activate  # noqa: E402
-from lockedenv.process import holding  # noqa: E402
+from lockedenv.output import Steps  # noqa: E402
+from lockedenv.prefix.lifecycle import guard, write_activate  # noqa: E402
+from lockedenv.prefix.records import file_sha256  # noqa: E402
+from lockedenv.spec import environment, locks  # noqa: E402
+from lockedenv.spec.environment import Environment  # noqa: E402
 from lockedenv.verify.child import STACK  # noqa: E402
 
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
-PIP_LAYER = ["certifi", "hf-transfer", "idna", "safetensors"]  # small, and without a package of the conda layer
+PIP_LAYER = [
+    "certifi",
+    "hf-transfer",
+    "idna",
+    "safetensors",
+]  # small, and without a package of the conda layer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the long proofs too: many kills, a whole flash-attn build")
-    parser.addoption("--no-skips", action="store_true", help="a test that cannot run on this machine has failed")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="the long proofs too: many kills, a whole flash-attn build",
+    )
+    parser.addoption(
+        "--no-skips", action="store_true", help="a test that cannot run on this machine has failed"
+    )
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.skipped and item.config.getoption("--no-skips"):
         report.outcome, report.longrepr = "failed", f"{report.longrepr[2]}, and --no-skips was given"  # type: ignore[index]
@@ -55,7 +68,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
     # The longest files begin first, so that all workers end together (tests/run.sh: --no-loadscope-reorder).
     longest = "test_pip_backend test_prefix test_verifier test_flash test_conda_backend test_distributed test_mirror".split()
-    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
+    items.sort(
+        key=lambda item: (
+            longest.index(item.path.stem) if item.path.stem in longest else len(longest)
+        )
+    )
     if not config.getoption("--long"):
         kept = [item for item in items if "long" not in item.keywords]
         config.hook.pytest_deselected(items=[item for item in items if "long" in item.keywords])
@@ -64,7 +81,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item
 
 def sh(*command: Any, check: bool = True, **kwargs: Any) -> "subprocess.CompletedProcess[str]":
     """Runs a command; its output, both streams together, is in stdout."""
-    done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    done = subprocess.run(
+        [str(c) for c in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
     if check and done.returncode:
         raise AssertionError(f"{command} exited {done.returncode}:\n{done.stdout}")
     return done
@@ -106,7 +129,14 @@ def uv_settings() -> Dict[str, str]:
 
 def clean_environ(**more: str) -> Dict[str, str]:
     """This process's environment without what would lead the scripts elsewhere."""
-    drop = ("PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_HOME", "LD_LIBRARY_PATH", "MAXIMALCAI_MIRROR")
+    drop = (
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "HF_HOME",
+        "LD_LIBRARY_PATH",
+        "MAXIMALCAI_MIRROR",
+    )
     kept = {k: v for k, v in os.environ.items() if k not in drop}
     return {**kept, **uv_settings(), **more}
 
@@ -114,7 +144,9 @@ def clean_environ(**more: str) -> Dict[str, str]:
 @pytest.fixture(scope="session")
 def wheel_files() -> Dict[str, Path]:
     """The locked wheels of the local channel's packages and pip layer, from PyPI by hash, kept in the user's cache."""
-    pins = [p for p in Environment(ROOT).wheels("pip") if p.name in WHEELS + PIP_LAYER] + [wheels.uv_pin()]
+    pins = [p for p in Environment(ROOT).wheels("pip") if p.name in WHEELS + PIP_LAYER] + [
+        wheels.uv_pin()
+    ]
     folder, steps = default_cache() / "wheels", Steps(1, True)
     wheels.fetch_files(pins, folder, wheels.bring_uv(default_cache(), steps), "3.11", steps)
     there = {file_sha256(path): path for path in folder.glob("*.whl")}
@@ -122,10 +154,16 @@ def wheel_files() -> Dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def channel(tmp_path_factory: pytest.TempPathFactory, wheel_files: Dict[str, Path], micromamba: Path) -> "LocalChannel":
+def channel(
+    tmp_path_factory: pytest.TempPathFactory, wheel_files: Dict[str, Path], micromamba: Path
+) -> "LocalChannel":
     root = tmp_path_factory.mktemp("channel")
     wheels = {name: wheel_files[name] for name in WHEELS}
-    return LocalChannel(root, build_channels(root, wheels, tmp_path_factory.mktemp("files")), micromamba / "micromamba")
+    return LocalChannel(
+        root,
+        build_channels(root, wheels, tmp_path_factory.mktemp("files")),
+        micromamba / "micromamba",
+    )
 
 
 class LocalChannel:
@@ -136,19 +174,36 @@ class LocalChannel:
 
     def lock_text(self, address: str) -> str:
         packages = [{**e, "url": f"{address}/{e['url']}"} for e in self.entries]
-        metadata = {"content_hash": {"linux-64": "0" * 64}, "channels": [], "platforms": ["linux-64"], "sources": []}
-        return conda_lock_text({"metadata": metadata, "package": sorted(packages, key=lambda p: str(p["name"]))})
+        metadata = {
+            "content_hash": {"linux-64": "0" * 64},
+            "channels": [],
+            "platforms": ["linux-64"],
+            "sources": [],
+        }
+        return conda_lock_text(
+            {"metadata": metadata, "package": sorted(packages, key=lambda p: str(p["name"]))}
+        )
 
     def project(self, folder: Path, address: str) -> Path:
         """A copy of the repository whose locks are over this channel at `address` and the small pip layer."""
-        for name in ("scripts", "locks", "environments", "requirements.txt", "pyproject.toml", "environment.yml"):
+        for name in (
+            "scripts",
+            "locks",
+            "environments",
+            "requirements.txt",
+            "pyproject.toml",
+            "environment.yml",
+        ):
             source = ROOT / name
             if source.is_dir():
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy2(source, folder / name)
         (folder / "conda-lock.yml").write_text(self.lock_text(address))
-        for name, wanted in (("locks/pip.txt", PIP_LAYER), ("requirements.txt", PIP_LAYER + WHEELS)):
+        for name, wanted in (
+            ("locks/pip.txt", PIP_LAYER),
+            ("requirements.txt", PIP_LAYER + WHEELS),
+        ):
             lines = (ROOT / name).read_text().splitlines()
             kept = [line for line in lines if line.split("==")[0] in wanted]
             (folder / name).write_text("\n".join([*kept, f"# {len(kept)} packages"]) + "\n")
@@ -177,7 +232,7 @@ def pin_micromamba(channel: Path, project: Path, address: str, program: Path) ->
             tar.addfile(member, io.BytesIO(content))
     archive.unlink(missing_ok=True)
     os.link(known, archive)
-    module = project / "scripts/lockedenv/install/conda.py"
+    module = project / "scripts/lockedenv/backends/conda.py"
     old = re.search(r"[0-9a-f]{64}", module.read_text())
     assert old
     text = module.read_text().replace(old[0], file_sha256(archive)).replace("6647388", "0")
@@ -207,7 +262,9 @@ def micromamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "micromamba").symlink_to(os.environ["TEST_MICROMAMBA"])
     else:
         stand_in = ROOT / "tests/stand_in_micromamba.py"
-        (folder / "micromamba").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n')
+        (folder / "micromamba").write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n'
+        )
         (folder / "micromamba").chmod(0o755)
     return folder
 
@@ -232,7 +289,16 @@ def installed_by_pip(folders: pytest.TempPathFactory, name: str) -> Path:
     setup, prefix = ROOT / "scripts/setup_runpod_environment.sh", folder / "env"
     with holding(folder / "lock", f"the environment {name}"):
         if not (prefix / "said.txt").exists():
-            options = ["--environment", name, "--backend", "pip", "--prefix", prefix, "--level", "quick"]
+            options = [
+                "--environment",
+                name,
+                "--backend",
+                "pip",
+                "--prefix",
+                prefix,
+                "--level",
+                "quick",
+            ]
             done = sh(setup, *options, env=clean_environ(), check=False)
             assert done.returncode == 0, done.stdout
             import_the_stack(prefix)
@@ -246,15 +312,27 @@ def import_the_stack(prefix: Path) -> None:
     It is kept in the user's cache. Python takes what fits the sources' sizes and times, and makes what is missing.
     """
     of = environment.of(prefix)
-    kept = default_cache() / f"tests-bytecode/{of.name}-{file_sha256(of.folder / 'requirements.txt')[:12]}.tar"
+    kept = (
+        default_cache()
+        / f"tests-bytecode/{of.name}-{file_sha256(of.folder / 'requirements.txt')[:12]}.tar"
+    )
     kept.parent.mkdir(parents=True, exist_ok=True)
     if kept.exists():
         sh("tar", "-xf", kept, "-C", prefix)
     imports = "import importlib, importlib.util as u, sys\nfor x in sys.argv[1:]: u.find_spec(x.split('.')[0]) and importlib.import_module(x)"
-    written = {name: value for name, value in clean_environ().items() if name != "PYTHONDONTWRITEBYTECODE"}
+    written = {
+        name: value for name, value in clean_environ().items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     sh(prefix / "bin/python", "-c", imports, *STACK, env=written)
     part = kept.with_suffix(f".{os.getpid()}")
-    sh("tar", "-cf", part, "-C", prefix, *(folder.relative_to(prefix) for folder in (prefix / "lib").rglob("__pycache__")))
+    sh(
+        "tar",
+        "-cf",
+        part,
+        "-C",
+        prefix,
+        *(folder.relative_to(prefix) for folder in (prefix / "lib").rglob("__pycache__")),
+    )
     part.replace(kept)
 
 
@@ -265,7 +343,9 @@ def in_memory(otherwise: Path) -> Iterator[Path]:
     if not shm or shm.f_flag & os.ST_NOEXEC or free < 6 << 30:
         yield otherwise
     else:
-        with tempfile.TemporaryDirectory(prefix="maximalcai-tests-", dir="/dev/shm", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="maximalcai-tests-", dir="/dev/shm", ignore_cleanup_errors=True
+        ) as folder:
             yield Path(folder)
 
 
@@ -280,12 +360,28 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def conda_environment(session_folder: Path, channel: LocalChannel, origin: FaultServer) -> "CondaEnvironment":
+def conda_environment(
+    session_folder: Path, channel: LocalChannel, origin: FaultServer
+) -> "CondaEnvironment":
     """The conda backend over the local channel, end to end by the one command. Copy it (cp -a) before changing it."""
     folder = session_folder
     project = channel.project(folder / "project", origin.address)
-    command = [project / "scripts/setup_runpod_environment.sh", "--backend", "conda", "--level", "quick"]
-    done = sh(*command, "--prefix", folder / "env", "--cache", folder / "cache", env=clean_environ(), check=False)
+    command = [
+        project / "scripts/setup_runpod_environment.sh",
+        "--backend",
+        "conda",
+        "--level",
+        "quick",
+    ]
+    done = sh(
+        *command,
+        "--prefix",
+        folder / "env",
+        "--cache",
+        folder / "cache",
+        env=clean_environ(),
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     return CondaEnvironment(project, folder / "env", folder / "cache", done.stdout)
 
@@ -297,7 +393,9 @@ class CondaEnvironment:
     def verify(self, *options: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         """The project's verifier, run by the prefix's python."""
         program = self.project / "scripts/verify_environment.py"
-        return sh(self.prefix / "bin/python", program, *options, check=False, env=clean_environ(**environ))
+        return sh(
+            self.prefix / "bin/python", program, *options, check=False, env=clean_environ(**environ)
+        )
 
 
 @pytest.fixture
@@ -315,10 +413,14 @@ VERIFIED = "verified: every check that ran has passed"
 class Machine:
     """A project over the channel at `address`, a place for its prefix and cache, and the one command."""
 
-    def __init__(self, channel: LocalChannel, folder: Path, address: str, micromamba: Path, uv: Path) -> None:
+    def __init__(
+        self, channel: LocalChannel, folder: Path, address: str, micromamba: Path, uv: Path
+    ) -> None:
         self.project = channel.project(folder / "project", address)
         self.prefix, self.cache, self.folder = folder / "env", folder / "cache", folder
-        (self.cache / "wheels").mkdir(parents=True)  # the installer, which pip takes seconds to bring
+        (self.cache / "wheels").mkdir(
+            parents=True
+        )  # the installer, which pip takes seconds to bring
         shutil.copy2(uv, self.cache / "wheels")
         self.environ = clean_environ(**FAST)
         self.channel, self.address, self.micromamba, self.uv = channel, address, micromamba, uv
@@ -329,8 +431,20 @@ class Machine:
         pin_micromamba(self.channel.root, self.project, self.address, program)
 
     def command(self, *options: Any) -> List[str]:
-        places = ["--prefix", self.prefix, "--cache", self.cache, "--backend", "conda", "--level", "quick"]
-        return [str(x) for x in (self.project / "scripts/setup_runpod_environment.sh", *places, *options)]
+        places = [
+            "--prefix",
+            self.prefix,
+            "--cache",
+            self.cache,
+            "--backend",
+            "conda",
+            "--level",
+            "quick",
+        ]
+        return [
+            str(x)
+            for x in (self.project / "scripts/setup_runpod_environment.sh", *places, *options)
+        ]
 
     def setup(self, *options: Any, **environ: str) -> "subprocess.CompletedProcess[str]":
         return sh(*self.command(*options), check=False, env={**self.environ, **environ})
@@ -338,18 +452,36 @@ class Machine:
     def setup_mounted(self, script: str, *options: Any) -> "subprocess.CompletedProcess[str]":
         """After a script in a mount namespace of its own; {folder} and {prefix} are filled in."""
         prepare = script.format(folder=self.folder, prefix=self.prefix) + ' && exec "$@"'
-        return sh(*apart("--mount"), "bash", "-c", prepare, "bash", *self.command(*options), check=False, env=self.environ)
+        return sh(
+            *apart("--mount"),
+            "bash",
+            "-c",
+            prepare,
+            "bash",
+            *self.command(*options),
+            check=False,
+            env=self.environ,
+        )
 
     def setup_on_small_disk(self, size: str) -> "subprocess.CompletedProcess[str]":
         """With the prefix on a disk of its own, a tmpfs of this size."""
         self.prefix = self.folder / "small/env"
-        return self.setup_mounted(f"mkdir {{folder}}/small && mount -t tmpfs -o size={size} none {{folder}}/small")
+        return self.setup_mounted(
+            f"mkdir {{folder}}/small && mount -t tmpfs -o size={size} none {{folder}}/small"
+        )
 
     def verify(self, *options: Any) -> str:
         program = self.project / "scripts/verify_environment.py"
-        return sh(self.prefix / "bin/python", program, *options, check=False, env=clean_environ()).stdout
+        return sh(
+            self.prefix / "bin/python", program, *options, check=False, env=clean_environ()
+        ).stdout
 
-    def assert_verified(self, done: "subprocess.CompletedProcess[str]", old: bool = False, at: "Machine | None" = None) -> None:
+    def assert_verified(
+        self,
+        done: "subprocess.CompletedProcess[str]",
+        old: bool = False,
+        at: "Machine | None" = None,
+    ) -> None:
         assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
         assert VERIFIED in (at or self).verify("--level", "quick")
         assert (self.folder / "env.old").exists() == old
@@ -359,22 +491,33 @@ class Machine:
         module = self.project / "scripts/lockedenv/verify/checks/data.py"
         text = module.read_text().split("# slow")[0]
         check = '# slow\n\n\n@check("slow", "sleeps", "quick", child=True)\ndef slow(device: str) -> Result:\n    import time\n\n'
-        module.write_text(text + check + "    time.sleep(600)\n    return passed('slept')\n" if slow else text)
+        module.write_text(
+            text + check + "    time.sleep(600)\n    return passed('slept')\n" if slow else text
+        )
 
-    def until(self, step: str, *options: Any, slow_verify: bool = False) -> "Tuple[subprocess.Popen[str], str]":
+    def until(
+        self, step: str, *options: Any, slow_verify: bool = False
+    ) -> "Tuple[subprocess.Popen[str], str]":
         """Starts the command and waits until a step begins; with `slow_verify`, until the check that sleeps does."""
         self.slow_verify(slow_verify)
         process = subprocess.Popen(
-            self.command(*options), env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            self.command(*options),
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             start_new_session=True,
-        )  # fmt: skip
+        )
         said = ""
         assert process.stdout
         for line in process.stdout:
             said += line
             if re.match(rf"\[\d/\d\] {step}", line):
                 break
-        while slow_verify and not sh("pgrep", "-f", f"{self.folder}.*verify.child slow", check=False).stdout:
+        while (
+            slow_verify
+            and not sh("pgrep", "-f", f"{self.folder}.*verify.child slow", check=False).stdout
+        ):
             assert process.poll() is None, said
             time.sleep(0.05)
         return process, said
@@ -413,7 +556,13 @@ def relock(machine: Machine) -> None:
 
 
 @pytest.fixture
-def machine(channel: LocalChannel, folder: Path, server: FaultServer, micromamba: Path, wheel_files: Dict[str, Path]) -> Machine:
+def machine(
+    channel: LocalChannel,
+    folder: Path,
+    server: FaultServer,
+    micromamba: Path,
+    wheel_files: Dict[str, Path],
+) -> Machine:
     return Machine(channel, folder, server.address, micromamba, wheel_files["uv"])
 
 
@@ -440,11 +589,20 @@ def zsh(tmp_path_factory: pytest.TempPathFactory) -> str:
     if not shutil.which("zsh") and not [*folder.glob("**/bin/zsh")]:
         work = tmp_path_factory.mktemp("zsh")
         (work / "lists/partial").mkdir(parents=True)
-        apt = ["apt-get", "-qq", "-o", f"Dir::State::lists={work}/lists", "-o", "APT::Sandbox::User=root"]
+        apt = [
+            "apt-get",
+            "-qq",
+            "-o",
+            f"Dir::State::lists={work}/lists",
+            "-o",
+            "APT::Sandbox::User=root",
+        ]
         sh(*apt, "update")
         sh(*apt, "download", "zsh", cwd=work)
         sh("dpkg", "-x", next(work.glob("zsh_*.deb")), folder)
-    return shutil.which("zsh") or str(next(folder.glob("**/bin/zsh")))  # bin on Debian 12, usr/bin on 13
+    return shutil.which("zsh") or str(
+        next(folder.glob("**/bin/zsh"))
+    )  # bin on Debian 12, usr/bin on 13
 
 
 @pytest.fixture

@@ -30,7 +30,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         asked = urlsplit(self.path).path.lstrip("/")  # a proxy is asked for the whole address
-        path = next((path for path in (self.owner.root / asked, self.owner.root / unquote(asked)) if path.is_file()), Path(asked))
+        path = next(
+            (
+                path
+                for path in (self.owner.root / asked, self.owner.root / unquote(asked))
+                if path.is_file()
+            ),
+            Path(asked),
+        )
         self.owner.requests[path.name] += 1
         self.owner.seen.append(self.path)
         if not path.is_absolute():
@@ -46,7 +53,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(416, b"")
         self.answer(206 if start else 200, content[start:], start, len(content))
 
-    def answer(self, status: int, body: bytes, start: int = 0, total: int = 0, **headers: str) -> None:
+    def answer(
+        self, status: int, body: bytes, start: int = 0, total: int = 0, **headers: str
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         if status == 206:

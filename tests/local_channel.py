@@ -39,7 +39,10 @@ STAND_INS = {
     ("nvidia", "libcufft", "11.2.1.3", "0"): {"lib/libcufft.so.11.2.1.3": "cufft"},
     ("conda-forge", "mkl", "2022.1.0", "h84fe81f_915"): {"lib/libmkl_rt.so.2": "mkl"},
     ("conda-forge", "libblas", "3.9.0", "16_linux64_mkl"): {"lib/libblas.so.3": "->libmkl_rt.so.2"},
-    ("conda-forge", "llvm-openmp", "15.0.7", "h0cdce71_0"): {"lib/libomp.so": "openmp", "lib/libiomp5.so": "->libomp.so"},
+    ("conda-forge", "llvm-openmp", "15.0.7", "h0cdce71_0"): {
+        "lib/libomp.so": "openmp",
+        "lib/libiomp5.so": "->libomp.so",
+    },
     ("conda-forge", "_openmp_mutex", "4.5", "7_kmp_llvm"): {"lib/libgomp.so.1": "->libomp.so"},
 }
 
@@ -57,40 +60,67 @@ def _python_files(target: Path) -> None:
     not_needed = "site-packages dist-packages test idlelib lib2to3 turtledemo ensurepip config-3* EXTERNALLY-MANAGED *.opt-*.pyc"
     theirs = "distutils _distutils_system_mod.py sitecustomize.py"  # setuptools has the first, the others are Debian's
     leave_out = shutil.ignore_patterns(*not_needed.split(), *theirs.split())
-    shutil.copytree(base / "lib/python3.11", target / "lib/python3.11", ignore=leave_out, symlinks=False)
+    shutil.copytree(
+        base / "lib/python3.11", target / "lib/python3.11", ignore=leave_out, symlinks=False
+    )
     module = target / "lib/python3.11/sysconfig.py"
     for old, new in DEBIAN.items():
         module.write_text(re.sub(old, new, module.read_text(), flags=re.S))
-    for compiled in target.glob("lib/python3.11/**/*.pyc"):  # as conda's package has them, whatever the times of the sources
-        content, source = compiled.read_bytes(), compiled.parent.parent / f"{compiled.name.split('.')[0]}.py"
+    for compiled in target.glob(
+        "lib/python3.11/**/*.pyc"
+    ):  # as conda's package has them, whatever the times of the sources
+        content, source = (
+            compiled.read_bytes(),
+            compiled.parent.parent / f"{compiled.name.split('.')[0]}.py",
+        )
         if source == module or not source.exists():
             compiled.unlink()
         else:  # PEP 552: a hash that is not compared
             compiled.write_bytes(content[:4] + b"\1\0\0\0" + bytes(8) + content[16:])
     for library in base.glob("lib/libpython3.11.so.*"):
-        subprocess.run(["strip", "--strip-debug", "-o", target / "lib" / library.name, library], check=True)
+        subprocess.run(
+            ["strip", "--strip-debug", "-o", target / "lib" / library.name, library], check=True
+        )
     (target / "bin").mkdir()
     program = target / "bin/python3.11"
     shutil.copy2(os.path.realpath(sys.executable), program)
-    program.write_bytes(program.read_bytes().replace(b"dist-packages", b"site-packages"))  # site.py is frozen into Debian's
+    program.write_bytes(
+        program.read_bytes().replace(b"dist-packages", b"site-packages")
+    )  # site.py is frozen into Debian's
     for link in ("python", "python3"):
         (target / "bin" / link).symlink_to("python3.11")
 
 
-def _assemble(channel: Path, subdir: str, work: Path, name: str, version: str, build: str, **options: Any) -> None:
+def _assemble(
+    channel: Path, subdir: str, work: Path, name: str, version: str, build: str, **options: Any
+) -> None:
     assemble_package(
-        name=name, version=version, target_platform=subdir, build_string=build, output_dir=channel / subdir,
-        files_dir=work, compression_level=1, **options,
-    )  # fmt: skip
+        name=name,
+        version=version,
+        target_platform=subdir,
+        build_string=build,
+        output_dir=channel / subdir,
+        files_dir=work,
+        compression_level=1,
+        **options,
+    )
 
 
 def _add_entry_points(archive: Path, wheels: Path) -> None:
     """Gives a noarch package the entry points that its wheel has; conda makes scripts of them when it installs it."""
     parser, content = configparser.ConfigParser(), archive.read_bytes()
     parser.read(wheels)
-    points = [f"{name} = {where}" for name, where in (parser.items("console_scripts") if "console_scripts" in parser else [])]
-    link = json.dumps({"noarch": {"type": "python", "entry_points": points}, "package_metadata_version": 1}).encode()
-    with tarfile.open(fileobj=io.BytesIO(content)) as old, tarfile.open(archive, "w:bz2", compresslevel=1) as new:
+    points = [
+        f"{name} = {where}"
+        for name, where in (parser.items("console_scripts") if "console_scripts" in parser else [])
+    ]
+    link = json.dumps(
+        {"noarch": {"type": "python", "entry_points": points}, "package_metadata_version": 1}
+    ).encode()
+    with (
+        tarfile.open(fileobj=io.BytesIO(content)) as old,
+        tarfile.open(archive, "w:bz2", compresslevel=1) as new,
+    ):
         for member in old:
             new.addfile(member, old.extractfile(member) if member.isfile() else None)
         member = tarfile.TarInfo("info/link.json")
@@ -105,7 +135,9 @@ def build_channels(root: Path, wheels: Dict[str, Path], work: Path) -> List[Dict
             (root / channel / subdir).mkdir(parents=True)
     _python_files(work / "python")
     version = ".".join(map(str, sys.version_info[:3]))
-    _assemble(root / "conda-forge", "linux-64", work / "python", "python", version, "local_0_cpython")
+    _assemble(
+        root / "conda-forge", "linux-64", work / "python", "python", version, "local_0_cpython"
+    )
     for name, wheel in wheels.items():
         folder = work / name
         with zipfile.ZipFile(wheel) as archive:
@@ -123,11 +155,26 @@ def build_channels(root: Path, wheels: Dict[str, Path], work: Path) -> List[Dict
             shutil.move(str(folder / "site-packages"), folder / "lib/python3.11/site-packages")
         version = wheel.name.split("-")[1]
         if binary or name == "numpy":
-            _assemble(root / "conda-forge", "linux-64", folder, name, version, "py311_0", depends=["python 3.11.*"])
+            _assemble(
+                root / "conda-forge",
+                "linux-64",
+                folder,
+                name,
+                version,
+                "py311_0",
+                depends=["python 3.11.*"],
+            )
         else:
-            options: Dict[str, Any] = {"depends": ["python"], "noarch": "python", "archive_type": ArchiveType.TarBz2}
+            options: Dict[str, Any] = {
+                "depends": ["python"],
+                "noarch": "python",
+                "archive_type": ArchiveType.TarBz2,
+            }
             _assemble(root / "conda-forge", "noarch", folder, name, version, "py_0", **options)
-            _add_entry_points(root / f"conda-forge/noarch/{name}-{version}-py_0.tar.bz2", info / "entry_points.txt")
+            _add_entry_points(
+                root / f"conda-forge/noarch/{name}-{version}-py_0.tar.bz2",
+                info / "entry_points.txt",
+            )
     for number, ((channel, name, version, build), files) in enumerate(STAND_INS.items()):
         folder = work / f"stand-in-{number}"
         for path, content in files.items():
@@ -140,7 +187,9 @@ def build_channels(root: Path, wheels: Dict[str, Path], work: Path) -> List[Dict
         _assemble(root / channel, "linux-64", folder, name, version, build, depends=needs)
     entries = []
     for channel in ("pytorch", "nvidia", "conda-forge"):
-        for archive in sorted([*(root / channel).glob("*/*.conda"), *(root / channel).glob("*/*.tar.bz2")]):
+        for archive in sorted(
+            [*(root / channel).glob("*/*.conda"), *(root / channel).glob("*/*.tar.bz2")]
+        ):
             entries.append(entry(archive))
     return entries
 
@@ -156,7 +205,10 @@ def entry(archive: Path) -> Dict[str, Any]:
         "platform": "linux-64",
         "dependencies": {spec.split()[0]: " ".join(spec.split()[1:]) for spec in index.depends},
         "url": "/".join(archive.parts[-3:]),
-        "hash": {"md5": hashlib.md5(content).hexdigest(), "sha256": hashlib.sha256(content).hexdigest()},
+        "hash": {
+            "md5": hashlib.md5(content).hexdigest(),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        },
         "category": "main",
         "optional": False,
         "size": len(content),

@@ -27,19 +27,40 @@ def solve() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--channel", action="append", default=[])
     options, others = parser.parse_known_args(sys.argv[2:])
-    channels = [rattler.Channel(url) for url in options.channel if url.startswith("http")]  # not that of the virtual packages
-    specs = [rattler.MatchSpec(word) for word in others if not word.startswith("-") and "/" not in word]
+    channels = [
+        rattler.Channel(url) for url in options.channel if url.startswith("http")
+    ]  # not that of the virtual packages
+    specs = [
+        rattler.MatchSpec(word) for word in others if not word.startswith("-") and "/" not in word
+    ]
     records = asyncio.run(rattler.solve(channels, specs, platforms=["linux-64", "noarch"]))
     actions = []
     for r in records:
         hashes = {"md5": r.md5.hex() if r.md5 else "", "sha256": r.sha256.hex() if r.sha256 else ""}
         channel, subdir, _ = r.url.rsplit("/", 2)
-        actions.append({
-            "name": r.name.normalized, "version": str(r.version), "build": str(r.build), "build_string": str(r.build),
-            "build_number": r.build_number, "url": r.url, "fn": r.file_name, "dist_name": r.file_name.rsplit(".", 1)[0],
-            "channel": channel, "subdir": subdir, "depends": list(r.depends), "constrains": [], "size": r.size, **hashes,
-        })  # fmt: skip
-    print(json.dumps({"success": True, "dry_run": True, "actions": {"FETCH": actions, "LINK": actions}}))
+        actions.append(
+            {
+                "name": r.name.normalized,
+                "version": str(r.version),
+                "build": str(r.build),
+                "build_string": str(r.build),
+                "build_number": r.build_number,
+                "url": r.url,
+                "fn": r.file_name,
+                "dist_name": r.file_name.rsplit(".", 1)[0],
+                "channel": channel,
+                "subdir": subdir,
+                "depends": list(r.depends),
+                "constrains": [],
+                "size": r.size,
+                **hashes,
+            }
+        )
+    print(
+        json.dumps(
+            {"success": True, "dry_run": True, "actions": {"FETCH": actions, "LINK": actions}}
+        )
+    )
 
 
 def main() -> None:
@@ -53,7 +74,11 @@ def main() -> None:
     if sys.argv[1:2] == ["info"]:
         print(json.dumps({"pkgs_dirs": [], "conda_version": "99.0.0"}))
         return
-    if sys.argv[1] not in ("create", "install") or sys.argv[2:5] != ["--yes", "--no-rc", "-p"] or sys.argv[6] != "-f":
+    if (
+        sys.argv[1] not in ("create", "install")
+        or sys.argv[2:5] != ["--yes", "--no-rc", "-p"]
+        or sys.argv[6] != "-f"
+    ):
         sys.exit(f"stand-in micromamba: does not know {sys.argv[1:]}")
     prefix, lock, cache = Path(sys.argv[5]), Path(sys.argv[7]), Path(os.environ["CONDA_PKGS_DIRS"])
     if sys.argv[1] == "create":
@@ -75,10 +100,22 @@ def main() -> None:
         sha, md5 = bytes.fromhex(package["hash"]["sha256"]), bytes.fromhex(package["hash"]["md5"])
         subdir = package["url"].split("/")[-2]
         record = rattler.PackageRecord(
-            index.name, str(index.version), index.build, index.build_number, subdir, sha256=sha, md5=md5,
-            size=len(content), depends=index.depends, noarch="python" if subdir == "noarch" else None,
-        )  # fmt: skip
-        records.append(rattler.RepoDataRecord(record, archive.name, archive.as_uri(), package["url"].rsplit("/", 2)[0]))
+            index.name,
+            str(index.version),
+            index.build,
+            index.build_number,
+            subdir,
+            sha256=sha,
+            md5=md5,
+            size=len(content),
+            depends=index.depends,
+            noarch="python" if subdir == "noarch" else None,
+        )
+        records.append(
+            rattler.RepoDataRecord(
+                record, archive.name, archive.as_uri(), package["url"].rsplit("/", 2)[0]
+            )
+        )
         urls[package["name"]] = package["url"]
     asyncio.run(rattler.install(records, prefix, cache_dir=cache, show_progress=False))
     for path in (prefix / "conda-meta").glob("*.json"):

@@ -19,7 +19,9 @@ from conftest import ROOT, VERIFIED, CondaEnvironment, LocalChannel, Machine, ap
 from fault_server import FaultServer, Handler
 
 
-def test_one_command_ends_in_a_verified_conda_environment(conda_environment: CondaEnvironment) -> None:
+def test_one_command_ends_in_a_verified_conda_environment(
+    conda_environment: CondaEnvironment,
+) -> None:
     said = conda_environment.said
     assert "[2/6] Fetch the archives" in said and "hashes right" in said and VERIFIED in said
     assert VERIFIED in conda_environment.verify("--level", "quick").stdout
@@ -48,9 +50,13 @@ def test_again_from_the_cache_from_a_mirror_and_offline(
     assert "0 B fetched now" in done.stdout
 
 
-def test_download_only_then_offline_without_a_network(machine: Machine, micromamba: Path, tmp_path: Path) -> None:
+def test_download_only_then_offline_without_a_network(
+    machine: Machine, micromamba: Path, tmp_path: Path
+) -> None:
     del machine.environ["PATH"]
-    machine.environ["PATH"] = os.environ["PATH"]  # no micromamba: the pinned one is collected and used
+    machine.environ["PATH"] = os.environ[
+        "PATH"
+    ]  # no micromamba: the pinned one is collected and used
     collected = tmp_path / "collected"
     done = machine.setup("--download-only", collected, "--dry-run")
     assert done.returncode == 0 and re.search(
@@ -61,9 +67,14 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     assert done.returncode == 0 and f"--offline {collected}" in done.stdout, done.stdout
     assert not machine.prefix.exists()
     assert "[3/3] Fetch Python 3.11, for machines without" in done.stdout
-    assert list((collected / "python-archives").glob("*3.11*")) or "left out: uv could not fetch it" in done.stdout, done.stdout
+    assert (
+        list((collected / "python-archives").glob("*3.11*"))
+        or "left out: uv could not fetch it" in done.stdout
+    ), done.stdout
     names = {p.name for p in (collected / "wheels").iterdir()}
-    assert any(n.startswith("flash_attn-") for n in names) and any(n.startswith("uv-") for n in names)
+    assert any(n.startswith("flash_attn-") for n in names) and any(
+        n.startswith("uv-") for n in names
+    )
     assert (collected / "pkgs/micromamba-2.5.0-1.tar.bz2").exists()
     offline = apart("--net")
     done = sh(*offline, *machine.command("--offline", collected), check=False, env=machine.environ)
@@ -75,19 +86,29 @@ def test_download_only_then_offline_without_a_network(machine: Machine, micromam
     assert "files of the environment default, conda backend, such as idna; collect" in done.stdout
     idna.write_bytes(b"not a wheel")
     sh("rm", "-rf", machine.cache / "uv")
-    done = sh(*offline, *machine.command("--offline", collected, "--force"), check=False, env=machine.environ)
+    done = sh(
+        *offline,
+        *machine.command("--offline", collected, "--force"),
+        check=False,
+        env=machine.environ,
+    )
     assert done.returncode == 1 and "installing pip.txt failed" in done.stdout
     assert f"the old environment is back at {machine.prefix}" in done.stdout
     machine.assert_verified(machine.setup())
 
 
-def test_a_machine_with_neither_pip_nor_uv_needs_none_of_them(machine: Machine, empty_cache: None) -> None:
+def test_a_machine_with_neither_pip_nor_uv_needs_none_of_them(
+    machine: Machine, empty_cache: None
+) -> None:
     """The environment has a uv of its own by the time that one is needed."""
-    module = machine.project / "scripts/lockedenv/install/wheels.py"
+    module = machine.project / "scripts/lockedenv/backends/wheels.py"
     text = module.read_text()
     for old, new in (
         ('shutil.which("uv"), ', ""),
-        ("def pip_command() -> List[str]:", "def pip_command() -> List[str]:\n    return []\n\n\ndef unused() -> List[str]:"),
+        (
+            "def pip_command() -> List[str]:",
+            "def pip_command() -> List[str]:\n    return []\n\n\ndef unused() -> List[str]:",
+        ),
     ):
         assert text.count(old) == 1
         text = text.replace(old, new)
@@ -99,12 +120,15 @@ def test_an_offline_folder_that_lacks_an_archive_is_named(machine: Machine, tmp_
     (tmp_path / "collected/pkgs").mkdir(parents=True)
     done = machine.setup("--offline", tmp_path / "collected")
     assert done.returncode == 1 and re.search(
-        r"collected lacks (\d+) of the \d+ files of the .* default, conda backend, such as certifi; collect", done.stdout
+        r"collected lacks (\d+) of the \d+ files of the .* default, conda backend, such as certifi; collect",
+        done.stdout,
     ), done.stdout
     assert "[2/6]" not in done.stdout and not machine.prefix.exists()
 
 
-def test_random_network_faults_end_in_the_exact_environment(machine: Machine, server: FaultServer) -> None:
+def test_random_network_faults_end_in_the_exact_environment(
+    machine: Machine, server: FaultServer
+) -> None:
     chance = random.Random(7)
 
     def fault(handler: Handler, content: bytes, start: int) -> bool:
@@ -120,7 +144,9 @@ def test_random_network_faults_end_in_the_exact_environment(machine: Machine, se
     machine.assert_verified(machine.setup())
 
 
-def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(machine: Machine, server: FaultServer) -> None:
+def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(
+    machine: Machine, server: FaultServer
+) -> None:
     def fault(handler: Handler, content: bytes, start: int) -> bool:
         if "tqdm" in handler.path:
             handler.answer(200, bytes(len(content)))
@@ -141,7 +167,11 @@ def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(machine: Mac
 def run_and_kill(machine: Machine, after: float) -> bool:
     """Starts the command and kills -9 its whole process group; False if it had already ended."""
     process = subprocess.Popen(
-        machine.command(), env=machine.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        machine.command(),
+        env=machine.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         process.wait(after)
@@ -178,18 +208,28 @@ def test_interrupted_it_says_so_and_goes_on(machine: Machine, server: FaultServe
     server.fault = lambda handler, content, start: handler.owner.stall() or True
     machine.environ["MAXIMALCAI_STALL_SECONDS"] = "60"
     process = subprocess.Popen(
-        machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        machine.command(),
+        env=machine.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     while not server.requests:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[0]
-    assert process.returncode == 143 and "interrupted; run it again to go on" in said and "Traceback" not in said, said
+    assert (
+        process.returncode == 143
+        and "interrupted; run it again to go on" in said
+        and "Traceback" not in said
+    ), said
     server.fault = None
     machine.assert_verified(machine.setup())
 
 
-def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(machine: Machine, installed: None) -> None:
+def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_old(
+    machine: Machine, installed: None
+) -> None:
     mine = machine.prefix / "mine.txt"
     mine.write_text("the old one")
     relock(machine)
@@ -202,62 +242,100 @@ def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_o
         machine.pin(failing)
         done = machine.setup()
         assert done.returncode == 1 and said in done.stdout, done.stdout
-        assert "(rebuilt: the locks have changed)" in done.stdout and "the old environment is back" in done.stdout
+        assert (
+            "(rebuilt: the locks have changed)" in done.stdout
+            and "the old environment is back" in done.stdout
+        )
         assert mine.read_text() == "the old one" and not (machine.folder / "env.old").exists()
         sh(machine.prefix / "bin/python", "-c", "import numpy")
     machine.pin(real)
     done = machine.setup()
     machine.assert_verified(done)
-    kept = re.search(r"1 files or folders of your own were in the environment that was removed; they are in (\S+)", done.stdout)
+    kept = re.search(
+        r"1 files or folders of your own were in the environment that was removed; they are in (\S+)",
+        done.stdout,
+    )
     assert kept and not mine.exists() and Path(kept[1], "mine.txt").read_text() == "the old one"
     assert "it is verified again" in machine.setup().stdout
 
 
-def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(machine: Machine, installed: None) -> None:
+def test_a_new_environment_that_does_not_verify_gives_way_to_the_old(
+    machine: Machine, installed: None
+) -> None:
     (machine.prefix / "mine.txt").write_text("the old one")
     relock(machine)
     module = machine.project / "scripts/lockedenv/verify/checks/libraries.py"
-    module.write_text(module.read_text().replace("locked.get(name) != version", "locked.get(name) == version"))
+    module.write_text(
+        module.read_text().replace("locked.get(name) != version", "locked.get(name) == version")
+    )
     done = machine.setup()
-    assert done.returncode == 1 and "the new environment did not verify; the old environment is back" in done.stdout, done.stdout
+    assert (
+        done.returncode == 1
+        and "the new environment did not verify; the old environment is back" in done.stdout
+    ), done.stdout
     assert (machine.prefix / "mine.txt").exists()
 
 
 def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(machine: Machine) -> None:
     both = [
-        subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            machine.command(),
+            env=machine.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for _ in range(2)
     ]
     other = machine.command()
     other[other.index(str(machine.prefix))] += "-other"
-    both.append(subprocess.Popen(other, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    both.append(
+        subprocess.Popen(
+            other, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    )
     said = [p.communicate()[0] for p in both]
     assert [p.returncode for p in both] == [0, 0, 0], said
-    assert any(re.search(r"env is held by process \d+ on \S+ since .*; waiting for it", text) for text in said[:2]), said
+    assert any(
+        re.search(r"env is held by process \d+ on \S+ since .*; waiting for it", text)
+        for text in said[:2]
+    ), said
     assert any("it is verified again" in text for text in said[:2])
 
 
-def test_too_little_disk_is_said_before_anything_is_fetched(machine: Machine, server: FaultServer) -> None:
+def test_too_little_disk_is_said_before_anything_is_fetched(
+    machine: Machine, server: FaultServer
+) -> None:
     done = machine.setup_on_small_disk("20m")
     assert (
-        done.returncode == 1 and "too little disk for the conda backend: the environment need about" in done.stdout
+        done.returncode == 1
+        and "too little disk for the conda backend: the environment need about" in done.stdout
     ), done.stdout
-    assert "the cache is on another disk: everything is unpacked beside the environment" in done.stdout
+    assert (
+        "the cache is on another disk: everything is unpacked beside the environment" in done.stdout
+    )
     assert not server.requests
 
 
-def test_a_variable_that_leads_astray_is_said_before_anything_is_fetched(machine: Machine, server: FaultServer) -> None:
+def test_a_variable_that_leads_astray_is_said_before_anything_is_fetched(
+    machine: Machine, server: FaultServer
+) -> None:
     folder = machine.folder / "cuda-12.8"
     folder.mkdir()
     (folder / "libnvJitLink.so.12.1.105").touch()
     (folder / "libnvJitLink.so.12").symlink_to("libnvJitLink.so.12.1.105")
     for variable in ({"LD_LIBRARY_PATH": str(folder)}, {"BNB_CUDA_VERSION": "118"}):
         done = machine.setup(**variable)
-        assert done.returncode == 1 and f"unset {next(iter(variable))}, and run it again" in done.stdout, done.stdout
+        assert (
+            done.returncode == 1
+            and f"unset {next(iter(variable))}, and run it again" in done.stdout
+        ), done.stdout
     assert not machine.prefix.exists() and not (machine.cache / "pkgs").exists()
 
 
-def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machine: Machine, tmp_path: Path) -> None:
+def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(
+    machine: Machine, tmp_path: Path
+) -> None:
     """As on a pod: the cache on the volume, the environment on the container disk. A tmpfs stands in for the volume."""
     script = (
         f'mkdir -p {machine.cache} && mount -t tmpfs -o size=800m none {machine.cache} && "$@" && '
@@ -267,17 +345,24 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(machin
     command = [*apart("--mount"), "bash", "-c", script, "bash", *machine.command()]
     done = sh(*command, check=False, env=machine.environ)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count(VERIFIED) == 2, "the second time without a network, from the volume alone"
+    assert (
+        done.stdout.count(VERIFIED) == 2
+    ), "the second time without a network, from the volume alone"
     listed = done.stdout.split(VERIFIED)[1]
     assert (
-        "idna-" in listed and "env.maximalcai-pkgs" not in listed and "env.maximalcai-uv" not in listed and "\nuv\n" not in listed
+        "idna-" in listed
+        and "env.maximalcai-pkgs" not in listed
+        and "env.maximalcai-uv" not in listed
+        and "\nuv\n" not in listed
     ), listed
     files = [p for p in machine.prefix.rglob("*.py") if p.is_file()]
     assert {p.stat().st_nlink for p in files} == {1}, "what was unpacked beside it is gone"
 
 
 @pytest.mark.parametrize("name", ["wheels/idna-*", "pkgs/tqdm-*"])
-def test_a_byte_that_rots_in_a_cache_on_another_disk_is_found_and_fetched_again(name: str, machine: Machine) -> None:
+def test_a_byte_that_rots_in_a_cache_on_another_disk_is_found_and_fetched_again(
+    name: str, machine: Machine
+) -> None:
     """What is there is known by size and time of change; a flipped bit keeps both, and is found when it is unpacked."""
     flip = (
         "import os, sys\n"
@@ -291,7 +376,16 @@ def test_a_byte_that_rots_in_a_cache_on_another_disk_is_found_and_fetched_again(
         f'rm -rf {machine.prefix} && sha256sum {name} && python3 -c "$0" {name} && '
         f'{{ "$@" || {{ echo AGAIN; "$@"; }}; }} && sha256sum {name}'
     )
-    done = sh(*apart("--mount"), "bash", "-c", script, flip, *machine.command(), check=False, env=machine.environ)
+    done = sh(
+        *apart("--mount"),
+        "bash",
+        "-c",
+        script,
+        flip,
+        *machine.command(),
+        check=False,
+        env=machine.environ,
+    )
     assert done.returncode == 0 and done.stdout.count(VERIFIED) == 2, done.stdout
     assert VERIFIED in machine.verify("--only", "files")
     before, after = re.findall(r"^[0-9a-f]{64}  ", done.stdout, re.M)
@@ -302,23 +396,50 @@ def test_a_byte_that_rots_in_a_cache_on_another_disk_is_found_and_fetched_again(
 
 def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine) -> None:
     """The estimate is made to pass; the prefix's disk then fills while it is made."""
-    module = machine.project / "scripts/lockedenv/install/setup.py"
-    module.write_text(module.read_text().replace("CONDA_GROWTH = 1.9, 2.5", "CONDA_GROWTH = 0.01, 0.01"))
+    module = machine.project / "scripts/lockedenv/cli/setup.py"
+    module.write_text(
+        module.read_text().replace("CONDA_GROWTH = 1.9, 2.5", "CONDA_GROWTH = 0.01, 0.01")
+    )
     done = machine.setup_on_small_disk("100m")
-    assert done.returncode == 1 and "micromamba install: No space left on device. Free some disk" in done.stdout, done.stdout
+    assert (
+        done.returncode == 1
+        and "micromamba install: No space left on device. Free some disk" in done.stdout
+    ), done.stdout
 
 
 @pytest.mark.long
-def test_eight_set_ups_at_once_share_a_cache(machine: Machine, server: FaultServer, channel: LocalChannel) -> None:
+def test_eight_set_ups_at_once_share_a_cache(
+    machine: Machine, server: FaultServer, channel: LocalChannel
+) -> None:
     """As eight nodes with one cache on a shared disk: each ends verified, and each archive is fetched once."""
     prefixes = [machine.folder / f"env{number}" for number in range(8)]
-    runs = [subprocess.Popen(machine.command("--prefix", prefix), stdout=-1, stderr=-2, text=True, env=machine.environ)
-            for prefix in prefixes]  # fmt: skip
+    runs = [
+        subprocess.Popen(
+            machine.command("--prefix", prefix),
+            stdout=-1,
+            stderr=-2,
+            text=True,
+            env=machine.environ,
+        )
+        for prefix in prefixes
+    ]
     for run, prefix in zip(runs, prefixes):
         said = run.communicate()[0]
         assert run.returncode == 0 and VERIFIED in said, said
-        assert VERIFIED in sh(prefix / "bin/python", machine.project / "scripts/verify_environment.py", "--level", "quick").stdout
-    archives = {name: count for name, count in server.requests.items() if name.endswith((".conda", ".tar.bz2"))}
+        assert (
+            VERIFIED
+            in sh(
+                prefix / "bin/python",
+                machine.project / "scripts/verify_environment.py",
+                "--level",
+                "quick",
+            ).stdout
+        )
+    archives = {
+        name: count
+        for name, count in server.requests.items()
+        if name.endswith((".conda", ".tar.bz2"))
+    }
     assert len(archives) >= len(channel.entries) and set(archives.values()) == {1}, archives
 
 
@@ -326,15 +447,33 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
     machine: Machine, channel: LocalChannel, empty_cache: None
 ) -> None:
     """The channel is reached through the proxy alone; the password is in no output, no file, and no command line."""
-    for path in (machine.project / "conda-lock.yml", machine.project / "scripts/lockedenv/install/conda.py"):
+    for path in (
+        machine.project / "conda-lock.yml",
+        machine.project / "scripts/lockedenv/backends/conda.py",
+    ):
         path.write_text(path.read_text().replace(machine.address, "http://conda.example"))
     elsewhere = machine.folder / "workspace"
-    runpod = {"PIP_CACHE_DIR": elsewhere, "UV_CACHE_DIR": elsewhere, "HF_HOME": elsewhere, "PIP_BREAK_SYSTEM_PACKAGES": "1",
-              "HF_HUB_ENABLE_HF_TRANSFER": "1", "LD_LIBRARY_PATH": "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"}  # fmt: skip
+    runpod = {
+        "PIP_CACHE_DIR": elsewhere,
+        "UV_CACHE_DIR": elsewhere,
+        "HF_HOME": elsewhere,
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        "HF_HUB_ENABLE_HF_TRANSFER": "1",
+        "LD_LIBRARY_PATH": "/usr/local/nvidia/lib:/usr/local/nvidia/lib64",
+    }
     with FaultServer(channel.root) as proxy:
         given = proxy.address.replace("http://", "http://user:hunter2@")
-        process = subprocess.Popen(machine.command(), stdout=-1, stderr=-2, text=True, env={
-            **machine.environ, **{name: str(value) for name, value in runpod.items()}, "http_proxy": given})  # fmt: skip
+        process = subprocess.Popen(
+            machine.command(),
+            stdout=-1,
+            stderr=-2,
+            text=True,
+            env={
+                **machine.environ,
+                **{name: str(value) for name, value in runpod.items()},
+                "http_proxy": given,
+            },
+        )
         seen = ""
         while process.poll() is None:
             for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -343,14 +482,29 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
             time.sleep(0.05)
         said = process.communicate()[0]
         assert process.returncode == 0 and VERIFIED in said, said
-        assert sum(path.startswith("http://conda.example/") for path in proxy.seen) >= len(channel.entries)
-    files = [p for folder in (machine.prefix, machine.cache) for p in folder.rglob("*") if p.suffix in (".json", ".log", ".txt")]
-    assert files and seen and "hunter2" not in said + seen + "".join(p.read_text(errors="replace") for p in files)
+        assert sum(path.startswith("http://conda.example/") for path in proxy.seen) >= len(
+            channel.entries
+        )
+    files = [
+        p
+        for folder in (machine.prefix, machine.cache)
+        for p in folder.rglob("*")
+        if p.suffix in (".json", ".log", ".txt")
+    ]
+    assert (
+        files
+        and seen
+        and "hunter2" not in said + seen + "".join(p.read_text(errors="replace") for p in files)
+    )
 
 
-def test_no_secret_is_printed_or_kept(machine: Machine, server: FaultServer, empty_cache: None) -> None:
+def test_no_secret_is_printed_or_kept(
+    machine: Machine, server: FaultServer, empty_cache: None
+) -> None:
     mirror = server.address.replace("http://", "http://user:hunter2@") + "/t/t0k3n"
-    server.fault = lambda handler, content, start: (handler.answer(404, b"") or True if "t0k3n" in handler.path else False)
+    server.fault = lambda handler, content, start: (
+        handler.answer(404, b"") or True if "t0k3n" in handler.path else False
+    )
     done = machine.setup("--mirror", mirror + "?key=k3y", HF_TOKEN="hf_s3cr3t")
     machine.assert_verified(done)
     kept = [
@@ -367,14 +521,36 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path, instal
     """As the README has it: micromamba create, then post_create.sh in the active environment."""
     lock = machine.project / "conda-lock.yml"
     environ: Dict[str, str] = {**machine.environ, "CONDA_PKGS_DIRS": str(machine.cache / "pkgs")}
-    sh(micromamba / "micromamba", "create", "--yes", "--no-rc", "-p", machine.folder / "by-hand", "-f", lock, env=environ)
+    sh(
+        micromamba / "micromamba",
+        "create",
+        "--yes",
+        "--no-rc",
+        "-p",
+        machine.folder / "by-hand",
+        "-f",
+        lock,
+        env=environ,
+    )
     active = {
         **environ,
         "CONDA_PREFIX": str(machine.folder / "by-hand"),
         "PATH": f"{machine.folder}/by-hand/bin:{environ['PATH']}",
     }
-    done = sh(machine.project / "scripts/post_create.sh", "--level", "quick", "--cache", machine.cache, check=False, env=active)
-    assert done.returncode == 0 and VERIFIED in done.stdout and "[1/3] Install the wheels of locks/pip.txt" in done.stdout
+    done = sh(
+        machine.project / "scripts/post_create.sh",
+        "--level",
+        "quick",
+        "--cache",
+        machine.cache,
+        check=False,
+        env=active,
+    )
+    assert (
+        done.returncode == 0
+        and VERIFIED in done.stdout
+        and "[1/3] Install the wheels of locks/pip.txt" in done.stdout
+    )
     stamp = json.loads((machine.folder / "by-hand/maximalcai.json").read_text())
     assert stamp["backend"] == "conda" and len(stamp["locks"]) == 64
 
@@ -382,6 +558,6 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path, instal
 def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
     """Its hash is recorded in the module; a wrong archive is refused by the fetcher, as any other file is."""
     sys.path.insert(0, str(ROOT / "scripts"))
-    from lockedenv.install.conda import MICROMAMBA
+    from lockedenv.backends.conda import MICROMAMBA
 
     assert MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2" and len(MICROMAMBA.sha256) == 64

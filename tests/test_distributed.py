@@ -15,8 +15,19 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 from conftest import ROOT, clean_environ, sh
-from lockedenv.provenance import distributed
-from lockedenv.provenance.distributed import BETWEEN, INSIDE, SHOWN, WIDTH, Meeting, judge, nodes_of, rounds, table, values
+from lockedenv.provenance import ranks as distributed
+from lockedenv.provenance.ranks import (
+    BETWEEN,
+    INSIDE,
+    SHOWN,
+    WIDTH,
+    Meeting,
+    judge,
+    nodes_of,
+    rounds,
+    table,
+    values,
+)
 
 PROGRAM = ROOT / "scripts/verify_environment.py"
 ENVIRON = clean_environ(OMP_NUM_THREADS="1")
@@ -40,13 +51,23 @@ def other(pip_environment: Path, tmp_path: Path) -> Path:
 
 def test_ranks_that_agree(pip_environment: Path) -> None:
     ranks = 2
-    command = [*torchrun(pip_environment, "--nproc-per-node", ranks, PROGRAM, "--distributed"), "--gpu", "off"]
+    command = [
+        *torchrun(pip_environment, "--nproc-per-node", ranks, PROGRAM, "--distributed"),
+        "--gpu",
+        "off",
+    ]
     done = sh(*command, check=False, env={**ENVIRON, "RUNPOD_GPU_COUNT": "8"})
     assert done.returncode == 0, done.stdout
     assert f"{ranks} ranks" in done.stdout and f" 0-{ranks - 1} " in done.stdout
-    assert "give the right values, fp32 and bf16" in done.stdout and "the same environment on every rank" in done.stdout
+    assert (
+        "give the right values, fp32 and bf16" in done.stdout
+        and "the same environment on every rank" in done.stdout
+    )
     assert len(re.findall(r"^  all_reduce +[\d.]+ MiB +[\d.]+ GB/s$", done.stdout, re.M)) == 3
-    assert re.search(r"^  \S+ +inside the node [\d.]+ GB/s$", done.stdout, re.M) and "slower" not in done.stdout
+    assert (
+        re.search(r"^  \S+ +inside the node [\d.]+ GB/s$", done.stdout, re.M)
+        and "slower" not in done.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +81,10 @@ def test_ranks_without_the_gpus_that_they_should_have_do_not_pass(
     options: List[str], environ: Dict[str, str], said: str, pip_environment: Path
 ) -> None:
     """Nodes that had all lost their driver agreed over the CPU."""
-    command = [*torchrun(pip_environment, "--nproc-per-node", 1, PROGRAM, "--distributed"), *options]
+    command = [
+        *torchrun(pip_environment, "--nproc-per-node", 1, PROGRAM, "--distributed"),
+        *options,
+    ]
     done = sh(*command, check=False, env={**ENVIRON, **environ})
     assert done.returncode == 1 and said in done.stdout, done.stdout
     assert "NOT on every GPU: a node that should have GPUs has none that works" in done.stdout
@@ -76,49 +100,75 @@ def launcher(tmp_path: Path, code: str) -> Path:
     return path
 
 
-def test_a_rank_with_another_package_is_named(pip_environment: Path, other: Path, tmp_path: Path) -> None:
+def test_a_rank_with_another_package_is_named(
+    pip_environment: Path, other: Path, tmp_path: Path
+) -> None:
     """Rank 1 runs in the other prefix, which has another version of one package."""
     python = other / "bin/python"
     code = f"if rank == 1: os.execv({str(python)!r}, [{str(python)!r}, PROGRAM, '--distributed'])"
-    done = sh(*torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code)), check=False, env=ENVIRON)
+    done = sh(
+        *torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code)),
+        check=False,
+        env=ENVIRON,
+    )
     assert done.returncode == 1, done.stdout
     assert re.search(
-        r"rank [01] on \S+ is not like the others:\n  packages idna \(pip\): others .*, here ", done.stdout
+        r"rank [01] on \S+ is not like the others:\n  packages idna \(pip\): others .*, here ",
+        done.stdout,
     ), done.stdout
     assert "NOT the same environment on every rank" in done.stdout
     # Every rank exits 1, not rank 0 alone.
-    assert len(set(re.findall(r"rank\s+: (\d)", done.stdout))) >= 1 and "exitcode  : 1" in done.stdout
+    assert (
+        len(set(re.findall(r"rank\s+: (\d)", done.stdout))) >= 1 and "exitcode  : 1" in done.stdout
+    )
 
 
 def test_a_rank_killed_during_the_check_is_named(pip_environment: Path, tmp_path: Path) -> None:
     code = (
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
-        "from lockedenv.provenance import distributed\n"
+        "from lockedenv.provenance import ranks as distributed\n"
         "if rank == 1: distributed.collectives = lambda *a: os.kill(os.getpid(), 9)\n"
     )
-    done = sh(*torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code)), check=False, env=ENVIRON)
+    done = sh(
+        *torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code)),
+        check=False,
+        env=ENVIRON,
+    )
     assert done.returncode == 1
-    assert re.search(r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`", done.stdout), done.stdout
+    assert re.search(
+        r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`", done.stdout
+    ), done.stdout
 
 
 def test_a_rank_that_never_joins_is_named(pip_environment: Path, tmp_path: Path) -> None:
     code = "if rank == 1: import time; time.sleep(600)"
-    command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
+    command = torchrun(
+        pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15"
+    )
     done = sh(*command, check=False, env=ENVIRON)
     assert done.returncode == 1
-    assert "rank 0: rank 1 did not get to `arrived` within 15 s: dead, hanging, or not started" in done.stdout, done.stdout
+    assert (
+        "rank 0: rank 1 did not get to `arrived` within 15 s: dead, hanging, or not started"
+        in done.stdout
+    ), done.stdout
 
 
-def test_a_rank_that_hangs_in_the_collectives_is_named(pip_environment: Path, tmp_path: Path) -> None:
+def test_a_rank_that_hangs_in_the_collectives_is_named(
+    pip_environment: Path, tmp_path: Path
+) -> None:
     code = (
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
-        "from lockedenv.provenance import distributed\n"
+        "from lockedenv.provenance import ranks as distributed\n"
         "import signal, time\n"  # SIGTERM ends it: torchrun would wait 30 s before it kills
         "if rank == 1: distributed.in_thread = lambda *a: (signal.signal(15, signal.SIG_DFL), time.sleep(600))\n"
     )
-    command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
+    command = torchrun(
+        pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15"
+    )
     done = sh(*command, check=False, env=ENVIRON)
-    assert done.returncode == 1 and re.search(r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`", done.stdout), done.stdout
+    assert done.returncode == 1 and re.search(
+        r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`", done.stdout
+    ), done.stdout
 
 
 def test_wrong_values_are_seen(pip_environment: Path, tmp_path: Path) -> None:
@@ -127,9 +177,16 @@ def test_wrong_values_are_seen(pip_environment: Path, tmp_path: Path) -> None:
         "right = dist.all_reduce\n"
         "if rank == 1: dist.all_reduce = lambda x: (right(x), x.mul_(2))\n"
     )
-    done = sh(*torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code)), check=False, env=ENVIRON)
+    done = sh(
+        *torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code)),
+        check=False,
+        env=ENVIRON,
+    )
     assert done.returncode == 1
-    assert "all_reduce of float32 gives wrong values on rank 1" in done.stdout and "the collectives are WRONG" in done.stdout
+    assert (
+        "all_reduce of float32 gives wrong values on rank 1" in done.stdout
+        and "the collectives are WRONG" in done.stdout
+    )
 
 
 def agents(prefixes: List[Path], ranks: int, *command: Any) -> "subprocess.CompletedProcess[str]":
@@ -140,7 +197,9 @@ def agents(prefixes: List[Path], ranks: int, *command: Any) -> "subprocess.Compl
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "x"]
     options = ["--nnodes", len(prefixes), "--nproc-per-node", ranks, *meeting, *command]
     pipes: Dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    nodes = [subprocess.Popen(torchrun(prefix, *options), env=ENVIRON, **pipes) for prefix in prefixes]
+    nodes = [
+        subprocess.Popen(torchrun(prefix, *options), env=ENVIRON, **pipes) for prefix in prefixes
+    ]
     said = "".join(node.communicate()[0] for node in nodes)
     statuses = {node.returncode for node in nodes}
     assert len(statuses) == 1, said
@@ -150,7 +209,9 @@ def agents(prefixes: List[Path], ranks: int, *command: Any) -> "subprocess.Compl
 def test_two_nodes_each_with_its_own_prefix(pip_environment: Path, other: Path) -> None:
     """Two torchrun agents with a rendezvous between them."""
     done = agents([pip_environment, other], 1, PROGRAM, "--distributed")
-    assert done.returncode == 1 and re.search("^NOT the same environment on every rank$", done.stdout, re.M), done.stdout
+    assert done.returncode == 1 and re.search(
+        "^NOT the same environment on every rank$", done.stdout, re.M
+    ), done.stdout
     assert "slower" not in done.stdout  # two nodes and one link: whose fault it is, nobody knows
     assert "packages idna (pip)" in done.stdout
 
@@ -163,48 +224,70 @@ def test_a_slow_node_is_named(pip_environment: Path, tmp_path: Path) -> None:
         "right = dist.all_reduce\n"
         "if os.environ['GROUP_RANK'] == '1': dist.all_reduce = lambda *a, **k: (time.sleep(0.1), right(*a, **k))\n"
     )
-    done = agents([pip_environment, pip_environment, tmp_path / "same"], 2, launcher(tmp_path, code))
+    done = agents(
+        [pip_environment, pip_environment, tmp_path / "same"], 2, launcher(tmp_path, code)
+    )
     assert done.returncode == 0, done.stdout  # it is told, and no more
     assert "the same environment on every rank" in done.stdout
     assert (
-        len(re.findall(r"^  \S+ \(group \d\) +inside the node [\d.]+ GB/s  between nodes [\d.]+ GB/s$", done.stdout, re.M)) == 3
+        len(
+            re.findall(
+                r"^  \S+ \(group \d\) +inside the node [\d.]+ GB/s  between nodes [\d.]+ GB/s$",
+                done.stdout,
+                re.M,
+            )
+        )
+        == 3
     )
     slower = re.findall(
-        r"^\S+ \(group (\d)\) is slower (.*): [\d.]+ GB/s, the median is [\d.]+ GB/s; look at ", done.stdout, re.M
+        r"^\S+ \(group (\d)\) is slower (.*): [\d.]+ GB/s, the median is [\d.]+ GB/s; look at ",
+        done.stdout,
+        re.M,
     )
     assert slower == [("1", INSIDE), ("1", BETWEEN)], done.stdout
 
 
-def test_a_rank_that_hangs_in_the_bandwidth_is_named_after_the_verdict(pip_environment: Path, tmp_path: Path) -> None:
+def test_a_rank_that_hangs_in_the_bandwidth_is_named_after_the_verdict(
+    pip_environment: Path, tmp_path: Path
+) -> None:
     code = (
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
-        "from lockedenv.provenance import distributed\n"
+        "from lockedenv.provenance import ranks as distributed\n"
         "import signal, time\n"
         "right, hang = distributed.in_thread, lambda: (signal.signal(15, signal.SIG_DFL), time.sleep(600))\n"
         "if rank == 1: distributed.in_thread = lambda work, seconds: right(work, seconds) if seconds == 15 else hang()\n"
     )
-    command = torchrun(pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15")
+    command = torchrun(
+        pip_environment, "--nproc-per-node", 2, launcher(tmp_path, code), "--timeout", "15"
+    )
     done = sh(*command, check=False, env=ENVIRON)
     assert done.returncode == 1
-    assert re.search(r"give the right values(.|\n)*rank 0: rank 1 \(\S+\) died or hangs in `bandwidth`", done.stdout), done.stdout
+    assert re.search(
+        r"give the right values(.|\n)*rank 0: rank 1 \(\S+\) died or hangs in `bandwidth`",
+        done.stdout,
+    ), done.stdout
 
 
-def test_a_link_that_hangs_is_named_within_its_own_limit(pip_environment: Path, tmp_path: Path) -> None:
+def test_a_link_that_hangs_is_named_within_its_own_limit(
+    pip_environment: Path, tmp_path: Path
+) -> None:
     """Three ranks as three nodes; the link between the first two hangs."""
     code = (
         "sys.path.insert(0, os.path.dirname(PROGRAM))\n"
         "os.environ['GROUP_RANK'] = str(rank)\n"
-        "from lockedenv.provenance import distributed\n"
+        "from lockedenv.provenance import ranks as distributed\n"
         "import time, torch.distributed as dist\n"
         "distributed.BANDWIDTH_SECONDS = 8.0\n"
         "right = dist.all_reduce\n"
         "if rank == 1: dist.all_reduce = lambda x, group=None: time.sleep(600) if group else right(x)\n"
     )
-    done = sh(*torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code)), check=False, env=ENVIRON)
-    assert done.returncode == 1
-    late = (
-        r"rank 2: rank 0 \(\S+\), rank 1 \(\S+\) did not get to `bandwidth step 2, between nodes` within [5-8] s: dead, hanging"
+    done = sh(
+        *torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code)),
+        check=False,
+        env=ENVIRON,
     )
+    assert done.returncode == 1
+    late = r"rank 2: rank 0 \(\S+\), rank 1 \(\S+\) did not get to `bandwidth step 2, between nodes` within [5-8] s: dead, hanging"
     assert re.search(late, done.stdout), done.stdout
 
 
@@ -254,9 +337,22 @@ class Store:
 
 def manifest_of(rank: int, odd: bool) -> Dict[str, Any]:
     packages = [
-        {"name": "idna", "version": "3.0" if odd else "3.1", "build": f"of-{rank}", "channel": "", "manager": "pip", "hash": ""}
+        {
+            "name": "idna",
+            "version": "3.0" if odd else "3.1",
+            "build": f"of-{rank}",
+            "channel": "",
+            "manager": "pip",
+            "hash": "",
+        }
     ]
-    empty: Dict[str, Any] = {"cuda": {"nccl": None}, "variables": {}, "machine": {}, "locks": {}, "gpus": []}
+    empty: Dict[str, Any] = {
+        "cuda": {"nccl": None},
+        "variables": {},
+        "machine": {},
+        "locks": {},
+        "gpus": [],
+    }
     return {**empty, "fingerprint": f"other-{rank}" if odd else "usual", "packages": packages}
 
 
@@ -279,9 +375,15 @@ def meet_all(world: int, odd: List[int], monkeypatch: pytest.MonkeyPatch) -> "tu
         identity = [manifest["fingerprint"], "none", "none", "none"]
         me = {"node": f"node-{rank // 8}", "group": f"{rank // 8}", "identity": identity}
         meeting.reach("manifest", json.dumps(manifest))
-        return json.loads(meeting.exchange("arrived", json.dumps(me), 60, lambda: table(meeting, tell)))
+        return json.loads(
+            meeting.exchange("arrived", json.dumps(me), 60, lambda: table(meeting, tell))
+        )
 
-    wanted = [not odd, {f"node-{node}": list(range(8 * node, 8 * node + 8)) for node in range(world // 8)}, False]
+    wanted = [
+        not odd,
+        {f"node-{node}": list(range(8 * node, 8 * node + 8)) for node in range(world // 8)},
+        False,
+    ]
     assert together(world, rank_of) == [wanted] * world
     return store, told[0]
 
@@ -292,12 +394,16 @@ def test_what_the_meeting_costs_is_linear(odd: List[int], monkeypatch: pytest.Mo
     assert 64 < len(small.asked) and len(large.asked) <= 2.2 * len(small.asked)
 
 
-def test_what_a_lost_rank_costs_is_linear_and_every_other_rank_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_lost_rank_costs_is_linear_and_every_other_rank_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each but one gets to a stage and gives up there; all have met before."""
     costs = []
     for world in (64, 128):
         store, barrier = Store(), threading.Barrier(world - 1)
-        monkeypatch.setattr(distributed, "until", lambda true, *_, **__: (barrier.wait(60), true())[1])
+        monkeypatch.setattr(
+            distributed, "until", lambda true, *_, **__: (barrier.wait(60), true())[1]
+        )
 
         def give_up(rank: int) -> str:
             meeting = Meeting(store, rank, world)
@@ -311,17 +417,23 @@ def test_what_a_lost_rank_costs_is_linear_and_every_other_rank_names_it(monkeypa
             Meeting(store, rank, world).reach("arrived", '{"node": "node-b"}')
         store.asked.clear()
         said = {*together(world, give_up)} - {""}
-        assert said == {"rank 5 (node-b) did not get to `a stage` within 7 s: dead, hanging, or not started"}
+        assert said == {
+            "rank 5 (node-b) did not get to `a stage` within 7 s: dead, hanging, or not started"
+        }
         costs.append(len(store.asked))
     assert costs[1] <= 2.2 * costs[0]
 
 
-def test_a_rank_0_that_does_not_answer_is_named_and_one_that_is_late_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_0_that_does_not_answer_is_named_and_one_that_is_late_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = Store()
     first, second = (Meeting(store, rank, 2) for rank in range(2))
     first.reach("arrived", '{"node": "node-a"}')
     monkeypatch.setattr(distributed, "GRACE", 0.1)
-    with pytest.raises(ProcessLookupError, match=r"^rank 0 \(node-a\) did not get to `arrived` within 0 s"):
+    with pytest.raises(
+        ProcessLookupError, match=r"^rank 0 \(node-a\) did not get to `arrived` within 0 s"
+    ):
         second.exchange("arrived", '{"node": "node-b"}', 0)
     monkeypatch.setattr(distributed, "GRACE", 60)
     first.reach("next")
@@ -332,20 +444,31 @@ def test_a_rank_0_that_does_not_answer_is_named_and_one_that_is_late_is_heard(mo
 
 
 @pytest.mark.parametrize("odd", [[], [7], [1, 2], list(range(32, 64))])
-def test_few_manifests_are_read_and_the_rest_counted(odd: List[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_manifests_are_read_and_the_rest_counted(
+    odd: List[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = 72
     store, told = meet_all(world, odd, monkeypatch)
     asked = [key for key in store.asked if "manifest/" in key]
-    assert len(asked) == world + 1 + min(len(odd), SHOWN)  # each is written once; one usual one is read, and the odd ones
-    named = [int(rank) for rank in re.findall(r"^rank (\d+) on node-\d+ is not like the others:$", told, re.M)]
-    assert named == odd[:SHOWN] and told.count("packages idna (pip): others 3.1 of-0 ") == len(named)
+    assert len(asked) == world + 1 + min(
+        len(odd), SHOWN
+    )  # each is written once; one usual one is read, and the odd ones
+    named = [
+        int(rank)
+        for rank in re.findall(r"^rank (\d+) on node-\d+ is not like the others:$", told, re.M)
+    ]
+    assert named == odd[:SHOWN] and told.count("packages idna (pip): others 3.1 of-0 ") == len(
+        named
+    )
     assert told.count("<- differs") == len(odd)
     more = re.findall(r"^and (\d+) more ranks are not like the others$", told, re.M)
     assert more == ([str(len(odd) - SHOWN)] if len(odd) > SHOWN else [])
 
 
 @pytest.mark.parametrize("odd", [[], [1, 6]])
-def test_a_rank_that_computes_otherwise_is_named(odd: List[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_computes_otherwise_is_named(
+    odd: List[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, told = Store(), []  # type: Any, List[str]
     monkeypatch.setattr(distributed, "until", store.until)
     certified = (ROOT / "certificates/default-cpu.json").read_text()
@@ -366,22 +489,32 @@ def test_a_rank_that_computes_otherwise_is_named(odd: List[int], monkeypatch: py
     monkeypatch.setattr(distributed.certificate, "make", make)
     monkeypatch.setattr(distributed, "in_thread", lambda work, seconds: work())
     said = together(8, certify)
-    assert {same for same, _ in said} == {not odd} and {text for _, text in said} == {json.dumps(json.loads(certified))}
+    assert {same for same, _ in said} == {not odd} and {text for _, text in said} == {
+        json.dumps(json.loads(certified))
+    }
     lines = "\n".join(told)
     assert ("NOT every rank computes the same" in lines) == bool(odd)
     for rank in odd:
-        assert re.search(rf"most ranks and rank {rank} on \S+: they do NOT compute the same", lines), lines
+        assert re.search(
+            rf"most ranks and rank {rank} on \S+: they do NOT compute the same", lines
+        ), lines
     assert not odd or "DIFFERENT from step 7, the loss on" in lines
 
 
 @pytest.mark.long
-def test_ranks_that_compute_certificates_under_torchrun(pip_environment: Path, tmp_path: Path) -> None:
+def test_ranks_that_compute_certificates_under_torchrun(
+    pip_environment: Path, tmp_path: Path
+) -> None:
     code = (
         f"sys.path.insert(0, {str(ROOT / 'scripts')!r})\nfrom lockedenv.provenance import certificate\n"
         "certificate.make.__defaults__ = (2,)\nif rank == 1: os.environ['MKL_CBWR'] = 'COMPATIBLE'"
     )
     options = ["--certificate", tmp_path / "all.json", "--timeout", "300"]
-    done = sh(*torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code), *options), check=False, env=ENVIRON)
+    done = sh(
+        *torchrun(pip_environment, "--nproc-per-node", 3, launcher(tmp_path, code), *options),
+        check=False,
+        env=ENVIRON,
+    )
     assert done.returncode == 0 and "every rank computes the same" in done.stdout, done.stdout
     assert json.loads((tmp_path / "all.json").read_text())["task"]["steps"] == 2
 
@@ -394,7 +527,9 @@ def is_bf16(number: int) -> bool:
 @pytest.mark.parametrize("world", [1, 2, 88, 1024, 4096])
 def test_the_values_of_the_collectives_are_exact_and_tell_every_rank(world: int) -> None:
     part = world // 2
-    near = sorted({(part + step) % world for step in range(WIDTH + 1)})  # who adds to this part of the sums
+    near = sorted(
+        {(part + step) % world for step in range(WIDTH + 1)}
+    )  # who adds to this part of the sums
     of = {rank: values(rank, world) for rank in {*near, 0, world - 1}}
     assert all(is_bf16(number) for case in of[part].values() for side in case for number in side)
     (_, sums), (_, gathered) = of[part]["all_reduce"], of[part]["all_gather"]
@@ -407,11 +542,20 @@ def test_the_values_of_the_collectives_are_exact_and_tell_every_rank(world: int)
         for factor in (0, 2):
             got = [total + (factor - 1) * own for total, own in zip(wanted, given[rank])]
             assert got != wanted
-    for whole in (sums, gathered):  # no two ranks have the same part: one in another's place is seen
-        assert len({tuple(whole[start : start + WIDTH]) for start in range(0, len(whole), WIDTH)}) == world
+    for whole in (
+        sums,
+        gathered,
+    ):  # no two ranks have the same part: one in another's place is seen
+        assert (
+            len({tuple(whole[start : start + WIDTH]) for start in range(0, len(whole), WIDTH)})
+            == world
+        )
     for rank, case in of.items():
         own = gathered[rank * WIDTH : (rank + 1) * WIDTH]
-        assert case["all_gather"] == (own, gathered) and case["broadcast"] == (own, gathered[-WIDTH:])
+        assert case["all_gather"] == (own, gathered) and case["broadcast"] == (
+            own,
+            gathered[-WIDTH:],
+        )
         assert case["all_reduce"] == (case["reduce_scatter"][0], sums)
 
 
@@ -434,7 +578,9 @@ def test_the_values_are_small_for_many_ranks() -> None:
 def test_the_rounds_are_the_links_of_a_ring_and_disjoint(nodes: int) -> None:
     ranks = [8 * node for node in range(nodes)]
     found = rounds(ranks)
-    ring = {frozenset((ranks[node], ranks[node - 1])) for node in range(nodes)} if nodes > 1 else set()
+    ring = (
+        {frozenset((ranks[node], ranks[node - 1])) for node in range(nodes)} if nodes > 1 else set()
+    )
     assert {frozenset(link) for links in found for link in links} == ring and len(found) <= 3
     assert sum(map(len, found)) == len(ring)
     assert all(len({rank for link in links for rank in link}) == 2 * len(links) for links in found)
@@ -447,26 +593,48 @@ def test_nodes_of_one_name_are_told_apart_by_their_group() -> None:
 
 def test_a_node_well_under_the_others_is_named_and_no_other() -> None:
     usual = {INSIDE: 400.0, BETWEEN: 48.0}
-    assert not [line for line in judge({"a": usual, "b": {INSIDE: 290.0, BETWEEN: 34.0}, "c": usual}) if "slower" in line]
+    assert not [
+        line
+        for line in judge({"a": usual, "b": {INSIDE: 290.0, BETWEEN: 34.0}, "c": usual})
+        if "slower" in line
+    ]
     *rows, said = judge({"a": usual, "b": {INSIDE: 390.0, BETWEEN: 24.0}, "c": usual, "d": usual})
     assert len(rows) == 4 and "inside the node 390.00 GB/s  between nodes 24.00 GB/s" in rows[1]
-    assert said.startswith("b is slower between nodes: 24.00 GB/s, the median is 48.00 GB/s; look at its network cards")
-    *rows, said = judge({"a": {BETWEEN: 48.0}, "b": usual, "c": {INSIDE: 200.0, BETWEEN: 48.0}, "d": usual})
+    assert said.startswith(
+        "b is slower between nodes: 24.00 GB/s, the median is 48.00 GB/s; look at its network cards"
+    )
+    *rows, said = judge(
+        {"a": {BETWEEN: 48.0}, "b": usual, "c": {INSIDE: 200.0, BETWEEN: 48.0}, "d": usual}
+    )
     assert len(rows) == 4 and said.startswith(
         "c is slower inside the node: 200.00 GB/s, the median is 400.00 GB/s; look at `nvidia-smi"
     )
     # Of two nodes with one link between them, nobody knows whose fault it is.
-    assert [line[:30] for line in judge({"a": {INSIDE: 4.0, BETWEEN: 5.0}, "b": {INSIDE: 40.0, BETWEEN: 5.0}})[2:]] == [
-        "a is slower inside the node: 4"
-    ]
+    assert [
+        line[:30]
+        for line in judge({"a": {INSIDE: 4.0, BETWEEN: 5.0}, "b": {INSIDE: 40.0, BETWEEN: 5.0}})[2:]
+    ] == ["a is slower inside the node: 4"]
     assert len(judge({"a": {BETWEEN: 5.0}, "b": {BETWEEN: 5.1}})) == 2 and judge({"a": {}}) == []
 
 
 def test_outside_torchrun_it_says_what_to_do(pip_environment: Path) -> None:
     environ = {k: v for k, v in ENVIRON.items() if k not in ("RANK", "WORLD_SIZE")}
     done = sh(pip_environment / "bin/python", PROGRAM, "--distributed", check=False, env=environ)
-    assert done.returncode == 1 and "the ranks cannot meet" in done.stdout and "run it under torchrun" in done.stdout
+    assert (
+        done.returncode == 1
+        and "the ranks cannot meet" in done.stdout
+        and "run it under torchrun" in done.stdout
+    )
     assert "Traceback" not in done.stdout
     none = {"RANK": "0", "WORLD_SIZE": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    done = sh(pip_environment / "bin/python", PROGRAM, "--distributed", check=False, env={**environ, **none})
-    assert done.returncode == 1 and "the ranks cannot meet: RANK is 0, and WORLD_SIZE 0; run it under" in done.stdout, done.stdout
+    done = sh(
+        pip_environment / "bin/python",
+        PROGRAM,
+        "--distributed",
+        check=False,
+        env={**environ, **none},
+    )
+    assert (
+        done.returncode == 1
+        and "the ranks cannot meet: RANK is 0, and WORLD_SIZE 0; run it under" in done.stdout
+    ), done.stdout

@@ -11,9 +11,9 @@ from typing import Iterator, Set
 
 import pytest
 from conftest import ROOT, VERIFIED, LocalChannel, Machine, clean_environ, sh
-from lockedenv import environment, facts
-from lockedenv.console import Stop
-from lockedenv.environment import Environment
+from lockedenv.errors import Stop
+from lockedenv.spec import environment, facts
+from lockedenv.spec.environment import Environment
 from rattler.index import index_fs
 
 
@@ -32,7 +32,9 @@ def versions(env: Environment) -> Iterator[str]:
 
 
 def test_no_module_knows_a_version_by_heart() -> None:
-    known: Set[str] = {version for env in environment.ours() for version in versions(env) if version}
+    known: Set[str] = {
+        version for env in environment.ours() for version in versions(env) if version
+    }
     assert {"2.5.1", "12.4", "cp311", "2.10.0", "12.9", "12.8", "3.12", "9.1.0"} <= known
     pattern = re.compile(
         rf"(?<![\w.])({'|'.join(map(re.escape, sorted(known, key=len, reverse=True)))}|{facts.GLIBC})(?![\w]|\.\d)"
@@ -40,21 +42,33 @@ def test_no_module_knows_a_version_by_heart() -> None:
     found = []
     for path in sorted((ROOT / "scripts").rglob("*.*")):
         if path.suffix in (".py", ".sh") and path.name != "facts.py":
-            found += [f"{path.name}: {line.strip()}" for line in path.read_text().splitlines() if pattern.search(line)]
+            found += [
+                f"{path.name}: {line.strip()}"
+                for line in path.read_text().splitlines()
+                if pattern.search(line)
+            ]
     assert found == []
-    assert pattern.search('CUDA = "12.4"') and pattern.search("lib/python3.11") is None and pattern.search("torch 2.5.1: no")
+    assert (
+        pattern.search('CUDA = "12.4"')
+        and pattern.search("lib/python3.11") is None
+        and pattern.search("torch 2.5.1: no")
+    )
 
 
 @pytest.mark.parametrize("env", environment.ours(), ids=lambda env: env.name)
 def test_what_follows_from_a_lock(env: Environment) -> None:
     default = env.folder == ROOT
     assert env.python == ("3.11" if default else "3.12") and env.mkl
-    assert [env.cuda(b) for b in ("conda", "pip")] == (["12.4", "12.4"] if default else ["12.9", "12.8"])
+    assert [env.cuda(b) for b in ("conda", "pip")] == (
+        ["12.4", "12.4"] if default else ["12.9", "12.8"]
+    )
     assert [env.cxx11abi(b) for b in ("conda", "pip")] == [not default] * 2
     assert [env.cudnn(b).split(".")[:3] for b in ("conda", "pip")] == (
         [["9", "1", "0"]] * 2 if default else [["9", "13", "1"], ["9", "10", "2"]]
     )
-    assert facts.of(env.cuda("pip")).archs == (("80", "90") if default else ("80", "90", "100", "120"))
+    assert facts.of(env.cuda("pip")).archs == (
+        ("80", "90") if default else ("80", "90", "100", "120")
+    )
     assert env.torch("conda") == env.torch("pip") and env.digest("conda") != env.digest("pip")
 
 
@@ -63,10 +77,18 @@ def test_the_facts_of_a_cuda_between_two_rows() -> None:
     assert facts.of("13.2").driver == "580.65.06" and facts.of("11.8") == facts.of("12.0")
 
 
-def test_an_environment_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.find("default").folder == ROOT and environment.find("current").given == "current"
+def test_an_environment_by_name_and_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        environment.find("default").folder == ROOT
+        and environment.find("current").given == "current"
+    )
     assert environment.find(str(ROOT / "environments/current")).given == "current"
-    with pytest.raises(Stop, match="--environment curent: there are default and current, and any folder with an environment.yml"):
+    with pytest.raises(
+        Stop,
+        match="--environment curent: there are default and current, and any folder with an environment.yml",
+    ):
         environment.find("curent")
     (tmp_path / "environment.yml").write_text("")
     assert environment.find(str(tmp_path)).given == str(tmp_path)
@@ -74,7 +96,10 @@ def test_an_environment_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / environment.MARK).write_text(json.dumps({"environment": "current"}))
     assert environment.of(tmp_path).name == "current"
     (tmp_path / environment.MARK).write_text(json.dumps({"environment": str(tmp_path / "gone")}))
-    with pytest.raises(Stop, match="gone, which is gone: bring its folder back, or rebuild the prefix with --environment NAME"):
+    with pytest.raises(
+        Stop,
+        match="gone, which is gone: bring its folder back, or rebuild the prefix with --environment NAME",
+    ):
         environment.of(tmp_path)
 
 
@@ -86,8 +111,16 @@ def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(tmp_pat
         shutil.copytree(ROOT / name, clone / name)
     for name in ("requirements.txt", "conda-lock.yml", "environment.yml"):
         shutil.copy2(ROOT / name, clone)
-    done = sh(clone / "scripts/setup_runpod_environment.sh", check=False, env=clean_environ(HOME=str(tmp_path)))
-    assert done.returncode == 1 and f"{clone} is there and was not made by this script; it is this clone: give" in done.stdout
+    done = sh(
+        clone / "scripts/setup_runpod_environment.sh",
+        check=False,
+        env=clean_environ(HOME=str(tmp_path)),
+    )
+    assert (
+        done.returncode == 1
+        and f"{clone} is there and was not made by this script; it is this clone: give"
+        in done.stdout
+    )
     assert (clone / "environment.yml").exists()
 
 
@@ -96,7 +129,11 @@ def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(tmp_pat
     [
         ("dependencies: [pip]", "", "asks for no python, which both layers are for"),
         ("dependencies: [python=3.11]", "", "asks for no torch, which the verifier is about"),
-        ("dependencies: [python=3.11, pytorch=2.5.1]", "# nothing\n", "has to name flash-attn as a requirement"),
+        (
+            "dependencies: [python=3.11, pytorch=2.5.1]",
+            "# nothing\n",
+            "has to name flash-attn as a requirement",
+        ),
         (
             "dependencies: [python=3.11, pytorch=2.5.1]",
             "flash-attn @ https://x/y.whl\n",
@@ -117,10 +154,13 @@ def test_a_specification_that_cannot_be_locked_is_refused_in_words(
         (mine / "locks/flash-attn.in").write_text(flash)
     (tmp_path / "mapping.json").write_text("{}")
     environ = clean_environ(
-        CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"), PYPI_TO_CONDA_MAPPING=(tmp_path / "mapping.json").as_uri()
+        CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"),
+        PYPI_TO_CONDA_MAPPING=(tmp_path / "mapping.json").as_uri(),
     )
     done = sh(machine.project / "scripts/lock.sh", "--environment", mine, env=environ, check=False)
-    assert done.returncode == 1 and said in done.stdout and "please open an issue" not in done.stdout, done.stdout
+    assert (
+        done.returncode == 1 and said in done.stdout and "please open an issue" not in done.stdout
+    ), done.stdout
     assert not (mine / "conda-lock.yml").exists()
 
 
@@ -144,13 +184,21 @@ def test_a_python_of_another_version_is_refused_in_words(tmp_path: Path) -> None
     (tmp_path / "env/bin").mkdir(parents=True)
     (tmp_path / "env/lib/python3.9").mkdir(parents=True)
     (tmp_path / "env/bin/python").touch()
-    done = sh(ROOT / "scripts/post_create.sh", "--prefix", tmp_path / "env", check=False, env=clean_environ())
+    done = sh(
+        ROOT / "scripts/post_create.sh",
+        "--prefix",
+        tmp_path / "env",
+        check=False,
+        env=clean_environ(),
+    )
     said = "has Python 3.9, and the environment default is for 3.11; choose another --prefix, or --environment"
     assert done.returncode == 1 and said in done.stdout, done.stdout
     assert not (tmp_path / "env" / environment.MARK).exists()
 
 
-def test_a_third_environment_costs_no_code(machine: Machine, channel: LocalChannel, tmp_path: Path) -> None:
+def test_a_third_environment_costs_no_code(
+    machine: Machine, channel: LocalChannel, tmp_path: Path
+) -> None:
     """Specified over the local channel, locked by lock.sh, set up, verified, broken; beside the default one."""
     for name in ("pytorch", "nvidia", "conda-forge"):
         asyncio.run(index_fs(channel.root / name))
@@ -159,40 +207,81 @@ def test_a_third_environment_costs_no_code(machine: Machine, channel: LocalChann
     (mine / "environment.yml").write_text(SPEC.format(address=machine.address))
     mapping.write_text("{}")
     lock = machine.project / "scripts/lock.sh"
-    environ = clean_environ(CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"), PYPI_TO_CONDA_MAPPING=mapping.as_uri())
+    environ = clean_environ(
+        CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"),
+        PYPI_TO_CONDA_MAPPING=mapping.as_uri(),
+    )
     done = sh(lock, "--environment", mine, env=environ)
     assert "mine: locked 9 conda and 1 pip packages" in done.stdout, done.stdout
     assert {p.name for p in mine.rglob("*.*")} == {
-        "environment.yml", "conda-lock.yml", "requirements.txt", "requirements-dev.txt", "pip.txt",
-    }  # fmt: skip
+        "environment.yml",
+        "conda-lock.yml",
+        "requirements.txt",
+        "requirements-dev.txt",
+        "pip.txt",
+    }
     assert "the locks are current" in sh(lock, "--environment", mine, "--check", env=environ).stdout
     locked = Environment(mine)
-    assert (locked.torch("pip"), locked.cuda("conda"), locked.flash_attn()) == ("2.5.1", "12.4", None)
+    assert (locked.torch("pip"), locked.cuda("conda"), locked.flash_attn()) == (
+        "2.5.1",
+        "12.4",
+        None,
+    )
     done = machine.setup("--environment", mine)
-    assert done.returncode == 0 and VERIFIED in done.stdout and f"environment  mine: {machine.prefix}" in done.stdout, done.stdout
+    assert (
+        done.returncode == 0
+        and VERIFIED in done.stdout
+        and f"environment  mine: {machine.prefix}" in done.stdout
+    ), done.stdout
     assert "not part of this environment: it has no locks/flash-attn.txt" in done.stdout
-    assert "environment mine" in machine.verify("--level", "quick"), "the prefix says which environment it is of"
+    assert "environment mine" in machine.verify(
+        "--level", "quick"
+    ), "the prefix says which environment it is of"
     assert "it is verified again" in machine.setup().stdout, "so it does to the set-up"
-    assert json.loads((machine.prefix / "maximalcai-manifest.json").read_text())["environment"] == "mine"
+    assert (
+        json.loads((machine.prefix / "maximalcai-manifest.json").read_text())["environment"]
+        == "mine"
+    )
     next(machine.prefix.glob("lib/python3.11/site-packages/idna-*.dist-info/METADATA")).unlink()
     broken = machine.verify("--level", "quick")
     assert "NOT the verified environment" in broken and "idna" in broken
     against = machine.verify("--level", "quick", "--environment", "default")
     assert "NOT the verified environment" in against and "environment default" in against
     # A package that was added to the specification is not hidden by locking another anew.
-    (mine / "environment.yml").write_text(SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n"))
+    (mine / "environment.yml").write_text(
+        SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n")
+    )
     done = sh(lock, "--environment", mine, "--update", "idna", env=environ, check=False)
-    assert done.returncode == 1 and "has changed since it was locked; run scripts/lock.sh without --update" in done.stdout
+    assert (
+        done.returncode == 1
+        and "has changed since it was locked; run scripts/lock.sh without --update" in done.stdout
+    )
     (mine / "environment.yml").write_text(SPEC.format(address=machine.address))
     # Neither script makes another environment of it in passing.
     done = machine.setup("--environment", "default")
-    assert done.returncode == 1 and f"{machine.prefix} is of the environment {mine}, not default; choose another" in done.stdout
-    post_create = [machine.project / "scripts/post_create.sh", "--prefix", machine.prefix, "--environment"]
+    assert (
+        done.returncode == 1
+        and f"{machine.prefix} is of the environment {mine}, not default; choose another"
+        in done.stdout
+    )
+    post_create = [
+        machine.project / "scripts/post_create.sh",
+        "--prefix",
+        machine.prefix,
+        "--environment",
+    ]
     done = sh(*post_create, "default", env=environ, check=False)
-    assert done.returncode == 1 and f"{machine.prefix} is of the environment {mine}, not default" in done.stdout
-    assert json.loads((machine.prefix / environment.MARK).read_text())["verdicts"], "another's locks give no verdict on it"
+    assert (
+        done.returncode == 1
+        and f"{machine.prefix} is of the environment {mine}, not default" in done.stdout
+    )
+    assert json.loads((machine.prefix / environment.MARK).read_text())[
+        "verdicts"
+    ], "another's locks give no verdict on it"
     # The spec changes: the lock is said to be stale, locked anew with one package more, and the prefix is rebuilt.
-    (mine / "environment.yml").write_text(SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n"))
+    (mine / "environment.yml").write_text(
+        SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n")
+    )
     done = sh(lock, "--environment", mine, "--check", env=environ, check=False)
     assert done.returncode == 1 and "has changed since it was locked" in done.stdout
     assert "locked 10 conda" in sh(lock, "--environment", mine, env=environ).stdout
@@ -201,4 +290,6 @@ def test_a_third_environment_costs_no_code(machine: Machine, channel: LocalChann
     # A folder that is gone is named.
     mine.rename(tmp_path / "elsewhere")
     done = machine.setup()
-    assert done.returncode == 1 and f"is of the environment {mine}, which is gone" in done.stdout, done.stdout
+    assert (
+        done.returncode == 1 and f"is of the environment {mine}, which is gone" in done.stdout
+    ), done.stdout

@@ -19,15 +19,20 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import pytest
 from conftest import ROOT, CondaEnvironment, apart, clean_environ, copy_environment, sh
 from fault_server import FaultServer
-from lockedenv import locks, machine
-from lockedenv.console import Steps, Stop
-from lockedenv.environment import Environment
-from lockedenv.install import flash, flash_build, flash_plan, wheels
-from lockedenv.install.options import Options
-from lockedenv.installed import file_sha256
-from lockedenv.machine import GIB, default_cache
-from lockedenv.prefix import Prefix
-from lockedenv.process import end_orphans, holding
+from lockedenv.backends import wheels
+from lockedenv.cli.options import Options
+from lockedenv.errors import Stop
+from lockedenv.host import machine
+from lockedenv.host.machine import GIB, default_cache
+from lockedenv.host.process import end_orphans, holding
+from lockedenv.install.flash_attention import build as flash_build
+from lockedenv.install.flash_attention import plan as flash_plan
+from lockedenv.install.flash_attention import provide as flash
+from lockedenv.output import Steps
+from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.records import file_sha256
+from lockedenv.spec import locks
+from lockedenv.spec.environment import Environment
 from lockedenv.verify.checks import Result, failed, passed
 
 PIN = locks.PipPackage("flash-attn", "2.8.3.post2", "d" * 64)
@@ -46,7 +51,15 @@ B200 = "NVIDIA B200, 570.1, 183359, 10.0, GPU-7, Disabled"
 
 @pytest.mark.parametrize(
     "text, archs",
-    [(H100, ["90"]), (H200, ["90"]), (A100, ["80"]), (f"{H100}\n{A100}", ["80", "90"]), (MIG, ["90"]), (L40, ["80"]), ("", [])],
+    [
+        (H100, ["90"]),
+        (H200, ["90"]),
+        (A100, ["80"]),
+        (f"{H100}\n{A100}", ["80", "90"]),
+        (MIG, ["90"]),
+        (L40, ["80"]),
+        ("", []),
+    ],
     ids=["H100", "H200", "A100", "mixed", "MIG", "L40S", "none"],
 )
 def test_architectures_from_the_gpus(text: str, archs: List[str]) -> None:
@@ -58,7 +71,9 @@ def test_architectures_asked_for_and_refused() -> None:
     assert flash_plan.architectures([], "12.4", "9.0,80") == ["80", "90"]
     assert flash_plan.architectures(machine.parse_gpus(B200), "12.9") == ["100"]
     for gpus, asked, name in ((V100, "", "7.0"), (B200, "", "10.0"), ("", "120", "12.0")):
-        with pytest.raises(Stop, match=f"cannot be built for compute capability {name} with CUDA 12.4"):
+        with pytest.raises(
+            Stop, match=f"cannot be built for compute capability {name} with CUDA 12.4"
+        ):
             flash_plan.architectures(machine.parse_gpus(gpus), "12.4", asked)
 
 
@@ -89,63 +104,85 @@ def tree(root: Path, **files: str) -> Path:
 
 
 def test_limits_of_cgroup_v2(tmp_path: Path) -> None:
-    root = tree(tmp_path, **{
-        "proc__self__cgroup": "0::/pod/container\n",
-        "sys__fs__cgroup__cpu.max": "max 100000\n",
-        "sys__fs__cgroup__pod__cpu.max": "800000 100000\n",
-        "sys__fs__cgroup__pod__memory.max": str(64 * GIB),
-        "sys__fs__cgroup__pod__memory.current": str(50 * GIB),
-        "sys__fs__cgroup__pod__memory.stat": f"anon 1\ninactive_file {40 * GIB}\n",
-        "sys__fs__cgroup__pod__container__cpu.max": "max 100000\n",
-        "sys__fs__cgroup__pod__container__memory.max": "max\n",
-    })  # fmt: skip
+    root = tree(
+        tmp_path,
+        **{
+            "proc__self__cgroup": "0::/pod/container\n",
+            "sys__fs__cgroup__cpu.max": "max 100000\n",
+            "sys__fs__cgroup__pod__cpu.max": "800000 100000\n",
+            "sys__fs__cgroup__pod__memory.max": str(64 * GIB),
+            "sys__fs__cgroup__pod__memory.current": str(50 * GIB),
+            "sys__fs__cgroup__pod__memory.stat": f"anon 1\ninactive_file {40 * GIB}\n",
+            "sys__fs__cgroup__pod__container__cpu.max": "max 100000\n",
+            "sys__fs__cgroup__pod__container__memory.max": "max\n",
+        },
+    )
     assert machine.cpu_limit(root) == 8
     assert machine.memory_limit(root) == (64 * GIB, 54 * GIB)
 
 
 def test_limits_of_cgroup_v1(tmp_path: Path) -> None:
-    root = tree(tmp_path, **{
-        "proc__self__cgroup": "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n",
-        "sys__fs__cgroup__cpu__docker__x__cpu.cfs_quota_us": "250000\n",
-        "sys__fs__cgroup__cpu__docker__x__cpu.cfs_period_us": "100000\n",
-        "sys__fs__cgroup__memory__docker__x__memory.limit_in_bytes": str(16 * GIB),
-        "sys__fs__cgroup__memory__docker__x__memory.usage_in_bytes": str(10 * GIB),
-        "sys__fs__cgroup__memory__docker__x__memory.stat": f"total_inactive_file {6 * GIB}\n",
-        "sys__fs__cgroup__memory__memory.limit_in_bytes": "9223372036854771712",
-    })  # fmt: skip
+    root = tree(
+        tmp_path,
+        **{
+            "proc__self__cgroup": "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n",
+            "sys__fs__cgroup__cpu__docker__x__cpu.cfs_quota_us": "250000\n",
+            "sys__fs__cgroup__cpu__docker__x__cpu.cfs_period_us": "100000\n",
+            "sys__fs__cgroup__memory__docker__x__memory.limit_in_bytes": str(16 * GIB),
+            "sys__fs__cgroup__memory__docker__x__memory.usage_in_bytes": str(10 * GIB),
+            "sys__fs__cgroup__memory__docker__x__memory.stat": f"total_inactive_file {6 * GIB}\n",
+            "sys__fs__cgroup__memory__memory.limit_in_bytes": "9223372036854771712",
+        },
+    )
     assert machine.cpu_limit(root) == 2.5
     assert machine.memory_limit(root) == (16 * GIB, 12 * GIB)
 
 
 def test_no_limits(tmp_path: Path) -> None:
     root = tree(tmp_path)
-    assert machine.memory_limit(root) == (263856664 * 1024, 251658240 * 1024) and machine.cpu_limit(root) == 1.0
+    assert (
+        machine.memory_limit(root) == (263856664 * 1024, 251658240 * 1024)
+        and machine.cpu_limit(root) == 1.0
+    )
 
 
 def test_the_key_changes_with_every_part() -> None:
     base = flash_plan.key(PIN, TORCH, ["90"])
-    assert base == "flash_attn-2.8.3.post2-dddddddddddd-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
+    assert (
+        base == "flash_attn-2.8.3.post2-dddddddddddd-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
+    )
     others = [
         flash_plan.key(locks.PipPackage("flash-attn", "2.8.4", "d" * 64), TORCH, ["90"]),
         flash_plan.key(locks.PipPackage("flash-attn", "2.8.3.post2", "e" * 64), TORCH, ["90"]),
         flash_plan.key(PIN, TORCH, ["80", "90"]),
-        *(flash_plan.key(PIN, flash_plan.Torch(*parts), ["90"]) for parts in (
-            ("2.5.0", "12.4", False, "cp311", "linux_x86_64"),
-            ("2.5.1", "12.1", False, "cp311", "linux_x86_64"),
-            ("2.5.1", "12.4", True, "cp311", "linux_x86_64"),
-            ("2.5.1", "12.4", False, "cp312", "linux_x86_64"),
-            ("2.5.1", "12.4", False, "cp311", "linux_aarch64"),
-        )),
-    ]  # fmt: skip
+        *(
+            flash_plan.key(PIN, flash_plan.Torch(*parts), ["90"])
+            for parts in (
+                ("2.5.0", "12.4", False, "cp311", "linux_x86_64"),
+                ("2.5.1", "12.1", False, "cp311", "linux_x86_64"),
+                ("2.5.1", "12.4", True, "cp311", "linux_x86_64"),
+                ("2.5.1", "12.4", False, "cp312", "linux_x86_64"),
+                ("2.5.1", "12.4", False, "cp311", "linux_aarch64"),
+            )
+        ),
+    ]
     assert len({base, *others}) == 9
 
 
 def test_a_built_wheel_is_kept_by_what_compiled_it_and_taken_where_its_glibc_is_no_newer() -> None:
-    base, tools = flash_plan.key(PIN, TORCH, ["90"]), flash_plan.Toolchain(Path(), "12.4", Path(), Path(), "13.3.0", Path())
+    base, tools = flash_plan.key(PIN, TORCH, ["90"]), flash_plan.Toolchain(
+        Path(), "12.4", Path(), Path(), "13.3.0", Path()
+    )
     name = flash_plan.full_key(base, tools, "2.36")
     assert name == f"{base}-nvcc12.4-gcc13.3.0-glibc2.36"
-    here = [glibc for glibc in ("2.28", "2.35", "2.36", "2.40") if flash_plan.runs_here(name, base, glibc)]
-    assert here == ["2.36", "2.40"] and not flash_plan.runs_here(name, flash_plan.key(PIN, TORCH, ["80"]), "2.36")
+    here = [
+        glibc
+        for glibc in ("2.28", "2.35", "2.36", "2.40")
+        if flash_plan.runs_here(name, base, glibc)
+    ]
+    assert here == ["2.36", "2.40"] and not flash_plan.runs_here(
+        name, flash_plan.key(PIN, TORCH, ["80"]), "2.36"
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,10 +190,22 @@ def test_a_built_wheel_is_kept_by_what_compiled_it_and_taken_where_its_glibc_is_
     [
         ("flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", None),
         ("flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl", None),
-        ("flash_attn-2.8.3+cu12torch2.6cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", "torch 2.6, the environment has 2.5"),
-        ("flash_attn-2.8.3+cu12torch2.5cxx11abiTRUE-cp311-cp311-linux_x86_64.whl", "C++ ABI TRUE, the environment has FALSE"),
-        ("flash_attn-2.8.3+cu11torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl", "CUDA 11, the environment has 12"),
-        ("flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp310-cp310-linux_x86_64.whl", "Python cp310, the environment has cp311"),
+        (
+            "flash_attn-2.8.3+cu12torch2.6cxx11abiFALSE-cp311-cp311-linux_x86_64.whl",
+            "torch 2.6, the environment has 2.5",
+        ),
+        (
+            "flash_attn-2.8.3+cu12torch2.5cxx11abiTRUE-cp311-cp311-linux_x86_64.whl",
+            "C++ ABI TRUE, the environment has FALSE",
+        ),
+        (
+            "flash_attn-2.8.3+cu11torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl",
+            "CUDA 11, the environment has 12",
+        ),
+        (
+            "flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp310-cp310-linux_x86_64.whl",
+            "Python cp310, the environment has cp311",
+        ),
         ("flash_attn-2.8.3-cp311-cp311-win_amd64.whl", "platform win, the environment has linux"),
         ("flash-attn.zip", "is not the name of a flash-attn wheel"),
     ],
@@ -188,15 +237,27 @@ def test_toolchains(nvcc: str, gcc: str, refused: str, warned: str) -> None:
     "log, kind, said",
     [
         ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", "memory", "killed for memory"),
-        ("c++: fatal error: Killed signal terminated program cc1plus", "memory", "killed for memory"),
+        (
+            "c++: fatal error: Killed signal terminated program cc1plus",
+            "memory",
+            "killed for memory",
+        ),
         ("/tmp/x.o: No space left on device", "disk", "No space left on device"),
-        ("host_config.h:143: error: -- unsupported GNU version! gcc versions later than 13", "gcc", "does not take this gcc"),
+        (
+            "host_config.h:143: error: -- unsupported GNU version! gcc versions later than 13",
+            "gcc",
+            "does not take this gcc",
+        ),
         (
             "RuntimeError: The detected CUDA version (13.0) mismatches the version that was used to compile",
             "nvcc",
             "another CUDA",
         ),
-        ("x.cu:3:10: fatal error: cutlass/numeric_types.h: No such file or directory", "header", "cutlass/numeric_types.h"),
+        (
+            "x.cu:3:10: fatal error: cutlass/numeric_types.h: No such file or directory",
+            "header",
+            "cutlass/numeric_types.h",
+        ),
         ("ModuleNotFoundError: No module named 'packaging'", "module", "packaging"),
         ("something else", "unknown", "not known"),
     ],
@@ -226,7 +287,9 @@ def test_a_damaged_wheel_is_set_aside(tmp_path: Path, quiet_steps: Steps) -> Non
     assert flash.cached_wheel(tmp_path, "key", quiet_steps) is None and not folder.exists()
 
 
-def test_a_second_pod_that_finishes_later_changes_nothing(tmp_path: Path, quiet_steps: Steps) -> None:
+def test_a_second_pod_that_finishes_later_changes_nothing(
+    tmp_path: Path, quiet_steps: Steps
+) -> None:
     for content in (b"first", b"second"):
         (tmp_path / "built").mkdir(exist_ok=True)
         wheel = tmp_path / "built/w.whl"
@@ -237,12 +300,14 @@ def test_a_second_pod_that_finishes_later_changes_nothing(tmp_path: Path, quiet_
 
 
 def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(tmp_path: Path) -> None:
-    program = "import sys, time; from lockedenv.process import holding\nwith holding(__import__('pathlib').Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(600)"
+    program = "import sys, time; from lockedenv.host.process import holding\nwith holding(__import__('pathlib').Path(sys.argv[1]), 'it'): print('held', flush=True); time.sleep(600)"
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
     command = [sys.executable, "-c", program, str(tmp_path / "lock")]
     holder = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
     assert holder.stdout and holder.stdout.readline() == "held\n"
-    with pytest.raises(Stop, match=rf"it is held by process {holder.pid} on \S+ since .*; wait for it, or stop it"):
+    with pytest.raises(
+        Stop, match=rf"it is held by process {holder.pid} on \S+ since .*; wait for it, or stop it"
+    ):
         with holding(tmp_path / "lock", "it", patience=0.3):
             pass
     holder.send_signal(signal.SIGKILL)
@@ -273,11 +338,15 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> flash_plan.Toolchain:
-    return flash_plan.Toolchain(tmp_path / "cuda", "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", tmp_path)
+    return flash_plan.Toolchain(
+        tmp_path / "cuda", "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", tmp_path
+    )
 
 
 @pytest.fixture
-def build(source: Path, tools: flash_plan.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment) -> Callable[..., Path]:
+def build(
+    source: Path, tools: flash_plan.Toolchain, tmp_path: Path, conda_environment: CondaEnvironment
+) -> Callable[..., Path]:
     """Builds the source with a setup.py that begins with the given lines, with the conda environment's pip."""
 
     def run(before: str, jobs: int = 4) -> Path:
@@ -285,32 +354,44 @@ def build(source: Path, tools: flash_plan.Toolchain, tmp_path: Path, conda_envir
         work = tmp_path / "work"
         work.mkdir(exist_ok=True)
         prefix = conda_environment.prefix
-        return flash_build.build(source, work, prefix, tools, ["90"], jobs, tmp_path / "log", Steps(1, False))
+        return flash_build.build(
+            source, work, prefix, tools, ["90"], jobs, tmp_path / "log", Steps(1, False)
+        )
 
     return run
 
 
-def test_a_build_tells_its_progress(build: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+def test_a_build_tells_its_progress(
+    build: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
     wheel = build('print("[1/2] nvcc"); print("[2/2] nvcc", flush=True)')
     assert wheel.name == "flash_attn-1.0-py3-none-any.whl"
     assert f"the full log: {tmp_path / 'log'}" in capsys.readouterr().out
     with (tmp_path / "log").open("a") as log:
         follow = flash_build.follower(log)
-        assert follow("a warning") is None and str(follow("[9/73] nvcc")).startswith("9 of 73 kernels, about ")
+        assert follow("a warning") is None and str(follow("[9/73] nvcc")).startswith(
+            "9 of 73 kernels, about "
+        )
     lines = (tmp_path / "log").read_text().splitlines()
     assert "[2/2] nvcc" in map(str.strip, lines) and lines[-2:] == ["a warning", "[9/73] nvcc"]
 
 
-def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(build: Callable[..., Path], tmp_path: Path, capsys: Any) -> None:
+def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(
+    build: Callable[..., Path], tmp_path: Path, capsys: Any
+) -> None:
     before = (
         f'open({str(tmp_path / "jobs")!r}, "a").write(os.environ["MAX_JOBS"] + " ")\n'
         'if int(os.environ["MAX_JOBS"]) > 2 and "bdist_wheel" in sys.argv:\n'
         "    sys.exit(\"nvcc error : 'cicc' died due to signal 9 (Kill signal)\")"
     )
     assert build(before, jobs=4).exists()
-    assert "a compiler was killed for memory; trying once more with 2 jobs" in capsys.readouterr().out
+    assert (
+        "a compiler was killed for memory; trying once more with 2 jobs" in capsys.readouterr().out
+    )
     assert set((tmp_path / "jobs").read_text().split()) == {"4", "2"}
-    with pytest.raises(Stop, match="a compiler was killed for memory; use --jobs with fewer") as error:
+    with pytest.raises(
+        Stop, match="a compiler was killed for memory; use --jobs with fewer"
+    ) as error:
         build(before, jobs=8)
     assert f"The full log: {tmp_path / 'log'}" in str(error.value)
 
@@ -322,10 +403,14 @@ def test_an_oom_killed_compiler_is_recognised(build: Callable[..., Path]) -> Non
         build(before, jobs=1)
 
 
-def test_a_full_disk_is_named(source: Path, tmp_path: Path, conda_environment: CondaEnvironment) -> None:
-    (source / "setup.py").write_text(SETUP.format(before='open("big", "wb").write(bytes(4_000_000))'))
+def test_a_full_disk_is_named(
+    source: Path, tmp_path: Path, conda_environment: CondaEnvironment
+) -> None:
+    (source / "setup.py").write_text(
+        SETUP.format(before='open("big", "wb").write(bytes(4_000_000))')
+    )
     program = (
-        "import sys; from pathlib import Path; from lockedenv.install import flash_build, flash_plan; from lockedenv.console import Steps, Stop\n"
+        "import sys; from pathlib import Path; from lockedenv.install.flash_attention import build as flash_build, plan as flash_plan; from lockedenv.output import Steps; from lockedenv.errors import Stop\n"
         "t = Path(sys.argv[1]); tools = flash_plan.Toolchain(t, '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', t)\n"
         "try: flash_build.build(Path(sys.argv[2]), t / 'small', Path(sys.argv[3]), tools, ['90'], 1, t / 'log', Steps(1, True))\n"
         "except Stop as error: print(error)"
@@ -334,7 +419,9 @@ def test_a_full_disk_is_named(source: Path, tmp_path: Path, conda_environment: C
     mount = f'mount -t tmpfs -o size=1m none {tmp_path}/small && cp -r {source} {tmp_path}/small/s && exec python -c "$0" {tmp_path} {tmp_path}/small/s {conda_environment.prefix}'
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
     done = sh(*apart("--mount"), "bash", "-c", mount, program, env=environ, check=False)
-    assert "building flash-attn failed: No space left on device; free some disk" in done.stdout, done.stdout
+    assert (
+        "building flash-attn failed: No space left on device; free some disk" in done.stdout
+    ), done.stdout
 
 
 def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
@@ -342,15 +429,17 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
 ) -> None:
     cache = tmp_path / "cache"
     before = "made = pathlib.Path('made'); print('[2/9]' if made.exists() else '[1/9]', 'nvcc', flush=True); made.touch()\n"
-    (source / "setup.py").write_text(SETUP.format(before=f"{before}time.sleep(float(os.environ['SLOW']))"))
+    (source / "setup.py").write_text(
+        SETUP.format(before=f"{before}time.sleep(float(os.environ['SLOW']))")
+    )
     sh("tar", "-czf", tmp_path / "flash_attn-1.0.tar.gz", "-C", tmp_path, "source")
     program = (
-        "import sys; from pathlib import Path; from lockedenv import locks; from lockedenv.install import flash, flash_plan\n"
-        "from lockedenv.console import Steps; from lockedenv.process import holding\n"
+        "import sys; from pathlib import Path; from lockedenv.spec import locks; from lockedenv.install.flash_attention import provide as flash, plan as flash_plan\n"
+        "from lockedenv.output import Steps; from lockedenv.host.process import holding\n"
         "tools = flash_plan.Toolchain(Path('/usr'), '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', Path('/usr'))\n"
         "flash_plan.find_toolchain = lambda *a: tools\n"
         f"flash._source = lambda *a: Path({str(tmp_path / 'flash_attn-1.0.tar.gz')!r})\n"
-        "from lockedenv.install.options import Options; from lockedenv.prefix import Prefix\n"
+        "from lockedenv.cli.options import Options; from lockedenv.prefix.lifecycle import Prefix\n"
         "options = Options(cache=Path(sys.argv[1]), target=Prefix(Path(sys.argv[2])), offline=None, jobs=0)\n"
         "cache, steps = options.cache / 'flash-attn', Steps(1, True); cache.mkdir(parents=True, exist_ok=True)\n"
         "torch, pin = flash_plan.Torch('2.5.1', '12.4', False, 'cp311', 'x'), locks.PipPackage('flash-attn', '1.0', 'd')\n"
@@ -363,10 +452,16 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
 
     def builders() -> List[str]:
         return sh(
-            "grep", "-lsa", f"TMPDIR={tmp_path}/maximalcai-flash-attn", *Path("/proc").glob("[0-9]*/environ"), check=False
+            "grep",
+            "-lsa",
+            f"TMPDIR={tmp_path}/maximalcai-flash-attn",
+            *Path("/proc").glob("[0-9]*/environ"),
+            check=False,
         ).stdout.split()
 
-    slow = subprocess.Popen(command, env={**environ, "SLOW": "600"}, stdout=subprocess.DEVNULL, start_new_session=True)
+    slow = subprocess.Popen(
+        command, env={**environ, "SLOW": "600"}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     key = f"key-nvcc12.4-gcc12.2-glibc{flash.GLIBC}"
     log = cache / f"logs/{key}.log"
     while not (log.exists() and "[1/9]" in log.read_text()):
@@ -377,10 +472,15 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     assert not (cache / "flash-attn" / key).exists()
     assert builders(), "pip ends with the killed one; what pip had started still runs"
     # Two at once: one builds, the other takes what was built.
-    both = [subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, env={**environ, "SLOW": "0"}, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     said = sorted(p.communicate()[0].strip().rsplit("/", 1)[-1] for p in both)
     assert said == ["cached", "flash_attn-1.0-py3-none-any.whl"]
-    assert "[2/9]" in log.read_text() and "[1/9]" not in log.read_text(), "it goes on from what the killed one has made"
+    assert (
+        "[2/9]" in log.read_text() and "[1/9]" not in log.read_text()
+    ), "it goes on from what the killed one has made"
     assert not builders()
     assert not list(tmp_path.glob("maximalcai-flash-attn-*"))
 
@@ -399,21 +499,37 @@ def test_a_folder_that_a_build_has_left_holds_the_archives_own_source(tmp_path: 
     (folder / "setup.py").symlink_to(tmp_path / "elsewhere")
     (work / "in").symlink_to(tmp_path / "source")
     stat = (folder / "csrc/a.o").stat()
-    assert flash_build.unpack(archive, work) == folder and {path.name for path in work.iterdir()} == {folder.name}
-    assert (folder / "csrc/a.cu").read_text() == "kernel" and (folder / "setup.py").read_text() == "setup"
-    assert not (folder / "setup.py").is_symlink() and (folder / "csrc/a.o").stat() == stat and (tmp_path / "source").is_dir()
+    assert flash_build.unpack(archive, work) == folder and {
+        path.name for path in work.iterdir()
+    } == {folder.name}
+    assert (folder / "csrc/a.cu").read_text() == "kernel" and (
+        folder / "setup.py"
+    ).read_text() == "setup"
+    assert (
+        not (folder / "setup.py").is_symlink()
+        and (folder / "csrc/a.o").stat() == stat
+        and (tmp_path / "source").is_dir()
+    )
 
 
 @pytest.mark.parametrize("make", ["link", "open", "file"])
-def test_flash_attn_is_built_in_a_folder_of_ones_own_alone(make: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_attn_is_built_in_a_folder_of_ones_own_alone(
+    make: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its name in the folder for temporary files can be guessed: another user's setup.py was run, a linked folder emptied."""
     monkeypatch.setattr(flash.tempfile, "gettempdir", lambda: str(tmp_path))
-    tools = flash_plan.Toolchain(Path("/usr"), "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", Path("/usr"))
+    tools = flash_plan.Toolchain(
+        Path("/usr"), "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", Path("/usr")
+    )
     monkeypatch.setattr(flash_plan, "find_toolchain", lambda *a: tools)
     monkeypatch.setattr(flash, "_source", lambda *a: tmp_path / "flash_attn-1.0.tar.gz")
-    options = Options(cache=tmp_path / "cache", target=Prefix(tmp_path / "env"), offline=None, jobs=0)
+    options = Options(
+        cache=tmp_path / "cache", target=Prefix(tmp_path / "env"), offline=None, jobs=0
+    )
     folder = options.cache / "flash-attn" / flash_plan.full_key("key", tools, flash.GLIBC)
-    work = tmp_path / f"maximalcai-flash-attn-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    work = (
+        tmp_path / f"maximalcai-flash-attn-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    )
     (tmp_path / "precious").mkdir(mode=0o700)
     (tmp_path / "precious/thesis.tex").write_text("years of work")
     if make == "link":
@@ -424,13 +540,17 @@ def test_flash_attn_is_built_in_a_folder_of_ones_own_alone(make: str, tmp_path: 
         work.touch()
     with pytest.raises((Stop, OSError)) as error:
         flash.build_and_keep(options, "key", TORCH, ["90"], PIN, Steps(1, True))
-    assert make == "file" or "is not a folder of yours alone, and what is unpacked or built there is installed" in str(
-        error.value
+    assert (
+        make == "file"
+        or "is not a folder of yours alone, and what is unpacked or built there is installed"
+        in str(error.value)
     )
     assert (tmp_path / "precious/thesis.tex").exists()
 
 
-def test_the_users_pip_settings_do_not_reach_the_build(build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_pip_settings_do_not_reach_the_build(
+    build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("PIP_CONSTRAINT", "PIP_CONFIG_FILE", "PIP_TARGET"):
         monkeypatch.setenv(name, "/nowhere")
     assert build("pass").exists()
@@ -440,7 +560,10 @@ def test_the_users_pip_settings_do_not_reach_the_build(build: Callable[..., Path
 def proving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Result], str]:
     """Installs a cached wheel whose GPU check gives a result; gives what is said, and what becomes of the wheel."""
     base = flash_plan.key(locks.read_pip_lock(ROOT / "locks/flash-attn.txt")[0], TORCH, ["90"])
-    version, cache = locks.read_pip_lock(ROOT / "locks/flash-attn.txt")[0].version, tmp_path / "cache/flash-attn"
+    version, cache = (
+        locks.read_pip_lock(ROOT / "locks/flash-attn.txt")[0].version,
+        tmp_path / "cache/flash-attn",
+    )
     (tmp_path / "env").mkdir()
     wheel = tmp_path / f"flash_attn-{version}-cp311-cp311-linux_x86_64.whl"
     wheel.write_bytes(b"two hours of work")
@@ -476,12 +599,21 @@ def proving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Result
 
 
 @pytest.mark.parametrize(
-    "said", ["RuntimeError: CUDA out of memory", "no answer within 120 s; stopped", "no kernel image is available"]
+    "said",
+    [
+        "RuntimeError: CUDA out of memory",
+        "no answer within 120 s; stopped",
+        "no kernel image is available",
+    ],
 )
-def test_a_gpu_that_cannot_prove_a_wheel_is_not_the_wheels_fault(said: str, proving: Callable[[Result], str]) -> None:
+def test_a_gpu_that_cannot_prove_a_wheel_is_not_the_wheels_fault(
+    said: str, proving: Callable[[Result], str]
+) -> None:
     """Any failure deleted the shared wheel, two hours of work."""
     text = proving(failed(said, "remedy"))
-    assert f"is installed, and its proof could not run: {said}" in text and text.endswith("kept"), text
+    assert f"is installed, and its proof could not run: {said}" in text and text.endswith(
+        "kept"
+    ), text
 
 
 def test_a_prebuilt_wheel_of_an_earlier_lock_is_replaced(
@@ -496,8 +628,18 @@ def test_a_prebuilt_wheel_of_an_earlier_lock_is_replaced(
 
 
 def test_wrong_values_are_the_wheels_fault(proving: Callable[[Result], str]) -> None:
-    text = proving(failed("cuda: out error 1.0e+00, bound 1.0e-02", "remedy", [], **{"bf16 d64, error over bound": 100.0}))
-    assert "is not right, so it was removed again, from the cache too: cuda: out error" in text and text.endswith("deleted")
+    text = proving(
+        failed(
+            "cuda: out error 1.0e+00, bound 1.0e-02",
+            "remedy",
+            [],
+            **{"bf16 d64, error over bound": 100.0},
+        )
+    )
+    assert (
+        "is not right, so it was removed again, from the cache too: cuda: out error" in text
+        and text.endswith("deleted")
+    )
 
 
 # Through the one command, on an installed prefix; post_create.sh would hash all of it each time -------------------
@@ -507,16 +649,31 @@ BY_POST_CREATE = ["post_create.sh"]
 
 
 def provide(
-    prefix: Path, *options: Any, by: List[str] = BY_SETUP, project: Path = ROOT, check: bool = True, **environ: str
+    prefix: Path,
+    *options: Any,
+    by: List[str] = BY_SETUP,
+    project: Path = ROOT,
+    check: bool = True,
+    **environ: str,
 ) -> str:
     """What the command prints, at the quick level; with `check` it has to exit 0, without it 1."""
-    command = [project / "scripts" / by[0], *by[1:], "--prefix", prefix, "--level", "quick", *options]
+    command = [
+        project / "scripts" / by[0],
+        *by[1:],
+        "--prefix",
+        prefix,
+        "--level",
+        "quick",
+        *options,
+    ]
     done = sh(*command, check=check, env=clean_environ(**environ))
     assert done.returncode == (0 if check else 1), done.stdout
     return done.stdout
 
 
-def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(pip_environment: Path, tmp_path: Path) -> None:
+def test_a_prebuilt_wheel_is_refused_without_its_hash_or_with_another(
+    pip_environment: Path, tmp_path: Path
+) -> None:
     name = "flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl"
     (tmp_path / name).write_bytes(b"not hashed")
     wrong = tmp_path / name.replace("cp311", "cp310")
@@ -540,13 +697,17 @@ def fake_flash_attn(folder: Path, python: Path, version: str, code: str) -> Path
     for name, text in (("flash_attn", code), ("flash_attn_2_cuda", "")):
         (folder / f"{name}.py").write_text(text)
     modules = "py_modules=['flash_attn', 'flash_attn_2_cuda']"
-    (folder / "setup.py").write_text(f"from setuptools import setup; setup(name='flash_attn', version='{version}', {modules})")
+    (folder / "setup.py").write_text(
+        f"from setuptools import setup; setup(name='flash_attn', version='{version}', {modules})"
+    )
     options = ["-q", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "built"]
     sh(python, "-m", "pip", "wheel", *options, folder)
     return next((folder / "built").glob("*.whl"))
 
 
-def test_a_given_wheel_may_have_a_relative_path_and_is_kept(pip_environment: Path, tmp_path: Path) -> None:
+def test_a_given_wheel_may_have_a_relative_path_and_is_kept(
+    pip_environment: Path, tmp_path: Path
+) -> None:
     prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
     code = "__version__ = '2.8.3'\nflash_attn_func = None\n"
     wheel = fake_flash_attn(tmp_path / "source", prefix / "bin/python", "2.8.3", code)
@@ -556,11 +717,24 @@ def test_a_given_wheel_may_have_a_relative_path_and_is_kept(pip_environment: Pat
     repacked += "for n in a.namelist(): b.writestr(n, a.read(n).replace(b'Tag: py3-none-any', b'Tag: cp311-cp311-linux_x86_64'))"
     sh(sys.executable, "-c", repacked, wheel, tmp_path / "wheels" / name)
     given = ["--wheel", f"wheels/{name}", "--sha256", file_sha256(tmp_path / "wheels" / name)]
-    command = [ROOT / "scripts" / BY_SETUP[0], *BY_SETUP[1:], "--prefix", prefix, "--level", "quick", "--arch", "90"]
+    command = [
+        ROOT / "scripts" / BY_SETUP[0],
+        *BY_SETUP[1:],
+        "--prefix",
+        prefix,
+        "--level",
+        "quick",
+        "--arch",
+        "90",
+    ]
     done = sh(*command, *given, cwd=tmp_path, check=False, env=clean_environ())
     assert done.returncode == 0 and "flash-attn 2.8.3" in done.stdout, done.stdout
-    assert f"{name} is installed\n" in sh(*command, *given, cwd=tmp_path, env=clean_environ()).stdout
-    assert f"{name} is installed, as --wheel gave it" in sh(*command, env=clean_environ()).stdout, "nothing is built over it"
+    assert (
+        f"{name} is installed\n" in sh(*command, *given, cwd=tmp_path, env=clean_environ()).stdout
+    )
+    assert (
+        f"{name} is installed, as --wheel gave it" in sh(*command, env=clean_environ()).stdout
+    ), "nothing is built over it"
 
 
 # The prebuilt wheel ----------------------------------------------------------------------------------------------
@@ -574,8 +748,14 @@ PREBUILT = "flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.
         ({}, None),
         ({"glibc": "99.1"}, "it needs glibc 99.1, this machine has 2.36"),
         ({"archs": ["80", "100"]}, "it has no code for sm_90"),
-        ({"url": f"https://x/{PREBUILT.replace('torch2.5', 'torch2.6')}"}, "torch 2.6, the environment has 2.5"),
-        ({"url": f"https://x/{PREBUILT.replace('FALSE', 'TRUE')}"}, "C++ ABI TRUE, the environment has FALSE"),
+        (
+            {"url": f"https://x/{PREBUILT.replace('torch2.5', 'torch2.6')}"},
+            "torch 2.6, the environment has 2.5",
+        ),
+        (
+            {"url": f"https://x/{PREBUILT.replace('FALSE', 'TRUE')}"},
+            "C++ ABI TRUE, the environment has FALSE",
+        ),
     ],
 )
 def test_whether_the_prebuilt_wheel_fits(changes: Dict[str, Any], said: Optional[str]) -> None:
@@ -589,14 +769,22 @@ def packed_as(wheel: Path, target: Path) -> Path:
     """A wheel of plain Python under the name of a compiled one."""
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w") as archive:
         for name in source.namelist():
-            archive.writestr(name, source.read(name).replace(b"Tag: py3-none-any", b"Tag: cp311-cp311-linux_x86_64"))
+            archive.writestr(
+                name,
+                source.read(name).replace(b"Tag: py3-none-any", b"Tag: cp311-cp311-linux_x86_64"),
+            )
     return target
 
 
 @pytest.fixture
-def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServer, Callable[..., Tuple[int, str]]]]:
+def prebuilt(
+    pip_environment: Path, tmp_path: Path
+) -> Iterator[Tuple[FaultServer, Callable[..., Tuple[int, str]]]]:
     """A server with a wheel under the prebuilt one's name; the one command with a lock that names it, on a prefix of its own."""
-    prefix, project = copy_environment(pip_environment, tmp_path / "env", links=True), tmp_path / "project"
+    prefix, project = (
+        copy_environment(pip_environment, tmp_path / "env", links=True),
+        tmp_path / "project",
+    )
     code = "__version__ = '2.8.3'\nflash_attn_func = None\n"
     plain = fake_flash_attn(tmp_path / "source", prefix / "bin/python", "2.8.3", code)
     (tmp_path / "served/wheels").mkdir(parents=True)
@@ -609,8 +797,14 @@ def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServe
     lock, sha = project / "locks/flash-attn.txt", file_sha256(wheel)
     with FaultServer(tmp_path / "served") as server:
 
-        def run(*options: Any, changes: Tuple[str, str] = ("", ""), **environ: str) -> Tuple[int, str]:
-            text = re.sub(r"@ \S+/", f"@ {server.address}/wheels/", (ROOT / "locks/flash-attn.txt").read_text())
+        def run(
+            *options: Any, changes: Tuple[str, str] = ("", ""), **environ: str
+        ) -> Tuple[int, str]:
+            text = re.sub(
+                r"@ \S+/",
+                f"@ {server.address}/wheels/",
+                (ROOT / "locks/flash-attn.txt").read_text(),
+            )
             text = re.sub(r"(@.*sha256:)\w+", rf"\g<1>{sha}", text)
             lock.write_text(re.sub(*changes, text) if changes[0] else text)
             where = ["--prefix", prefix, "--level", "quick", "--cache", tmp_path / "cache"]
@@ -620,14 +814,26 @@ def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServe
                 (tmp_path / "cache/wheels").mkdir()
                 for path in default_cache().glob("wheels/uv-*.whl"):
                     os.link(path, tmp_path / "cache/wheels" / path.name)
-            environ = {**clean_environ(MAXIMALCAI_RETRY_SECONDS="0.01", CUDA_HOME="/nowhere"), **environ}
-            done = sh(project / "scripts" / BY_SETUP[0], *BY_SETUP[1:], *where, *options, check=False, env=environ)
+            environ = {
+                **clean_environ(MAXIMALCAI_RETRY_SECONDS="0.01", CUDA_HOME="/nowhere"),
+                **environ,
+            }
+            done = sh(
+                project / "scripts" / BY_SETUP[0],
+                *BY_SETUP[1:],
+                *where,
+                *options,
+                check=False,
+                env=environ,
+            )
             return done.returncode, done.stdout
 
         yield server, run
 
 
-def test_the_prebuilt_wheel_end_to_end(prebuilt: Tuple[FaultServer, Callable[..., Tuple[int, str]]], tmp_path: Path) -> None:
+def test_the_prebuilt_wheel_end_to_end(
+    prebuilt: Tuple[FaultServer, Callable[..., Tuple[int, str]]], tmp_path: Path
+) -> None:
     server, run = prebuilt
     for changes, why in (
         ((r"glibc 2\.32", "glibc 99.32"), "it needs glibc 99.32"),
@@ -635,26 +841,43 @@ def test_the_prebuilt_wheel_end_to_end(prebuilt: Tuple[FaultServer, Callable[...
     ):
         status, said = run("--arch", "90", changes=changes)
         assert status == 1 and "the prebuilt wheel is not taken: " in said and why in said, said
-        assert "flash-attn cannot be built" in said and "verified, but not all that was asked for is there" in said, said
-        assert "0000" in why or not server.requests[PREBUILT.replace("+", "%2B")], "nothing is fetched that does not fit"
+        assert (
+            "flash-attn cannot be built" in said
+            and "verified, but not all that was asked for is there" in said
+        ), said
+        assert (
+            "0000" in why or not server.requests[PREBUILT.replace("+", "%2B")]
+        ), "nothing is fetched that does not fit"
     status, said = run("--flash-attn", "wheel", changes=("/wheels/", "/gone/"))
-    assert status == 1 and "HTTP 404" in said and "cannot be built" not in said, "asked for alone, nothing is built"
+    assert (
+        status == 1 and "HTTP 404" in said and "cannot be built" not in said
+    ), "asked for alone, nothing is built"
     status, said = run("--flash-attn", "build", "--arch", "90")
     assert status == 1 and "flash-attn cannot be built" in said and "the prebuilt wheel" not in said
     status, said = run()
     assert status == 0 and "skipped: no GPU here to build for" in said
     before = server.requests[PREBUILT.replace("+", "%2B")]
     status, said = run("--arch", "90")
-    assert status == 0 and f"{PREBUILT} is installed\n" in said and "75 wheels as locked, and flash-attn 2.8.3\n" in said, said
+    assert (
+        status == 0
+        and f"{PREBUILT} is installed\n" in said
+        and "75 wheels as locked, and flash-attn 2.8.3\n" in said
+    ), said
     status, said = run("--arch", "90")
     assert status == 0 and f"{PREBUILT} is installed\n" in said
-    assert server.requests[PREBUILT.replace("+", "%2B")] == before + 1, "it is in the cache, and in the prefix"
+    assert (
+        server.requests[PREBUILT.replace("+", "%2B")] == before + 1
+    ), "it is in the cache, and in the prefix"
     # From a folder that --download-only made, with no network.
     shutil.rmtree(tmp_path / "cache")
-    (tmp_path / "served/wheels" / PREBUILT.replace("+", "%2B")).rename(tmp_path / "served/wheels" / PREBUILT)
+    (tmp_path / "served/wheels" / PREBUILT.replace("+", "%2B")).rename(
+        tmp_path / "served/wheels" / PREBUILT
+    )
     offline = tmp_path / "served"
     for pin in [*Environment(ROOT).wheels("pip"), wheels.uv_pin()]:
-        found = wheels.by_hash(default_cache() / "wheels", f"{pin.name.replace('-', '_')}-*", pin.sha256)
+        found = wheels.by_hash(
+            default_cache() / "wheels", f"{pin.name.replace('-', '_')}-*", pin.sha256
+        )
         if found:
             os.link(found, offline / "wheels" / found.name)
     (tmp_path / "env/maximalcai-flash-attn").unlink()
@@ -681,16 +904,26 @@ def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
     monkeypatch.setattr(flash, "build_and_keep", build)
     text = proving(failed("cuda: out error 1.0e+00", "remedy", [], **{"bf16 d64 error": 1.0}))
     assert (
-        "the prebuilt wheel is not taken: flash-attn was installed and is not right, so it was removed again: cuda: out" in text
+        "the prebuilt wheel is not taken: flash-attn was installed and is not right, so it was removed again: cuda: out"
+        in text
     )
-    assert taken == ["built"] and "flash_attn-2.8.3-cp311-cp311-linux_x86_64.whl is installed" in text, text
-    assert (tmp_path / PREBUILT).exists(), "the file is as its hash says; the next GPU may be a sound one"
+    assert (
+        taken == ["built"] and "flash_attn-2.8.3-cp311-cp311-linux_x86_64.whl is installed" in text
+    ), text
+    assert (
+        tmp_path / PREBUILT
+    ).exists(), "the file is as its hash says; the next GPU may be a sound one"
 
 
 @pytest.fixture(scope="session")
 def cuda_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nvcc 12 from the distribution and PyPI, kept in the user's cache (about 100 MB to fetch, 10 s)."""
-    done = sh(ROOT / "tests/cuda_toolkit.sh", folder := default_cache() / "tests-cuda-12", check=False, env=clean_environ())
+    done = sh(
+        ROOT / "tests/cuda_toolkit.sh",
+        folder := default_cache() / "tests-cuda-12",
+        check=False,
+        env=clean_environ(),
+    )
     if done.returncode == 3:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout
@@ -722,13 +955,17 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
 """
 
 
-def test_a_real_cuda_build_is_cached_installed_again_and_proven(cuda_home: Path, pip_environment: Path, tmp_path: Path) -> None:
+def test_a_real_cuda_build_is_cached_installed_again_and_proven(
+    cuda_home: Path, pip_environment: Path, tmp_path: Path
+) -> None:
     """The whole path of post_create.sh --arch 90 with a real nvcc, on a package of flash-attn's shape with one kernel."""
     prefix, project = tmp_path / "env", tmp_path / "project"
     copy_environment(pip_environment, prefix, links=True)
     folder = tmp_path / "flash_attn-2.8.3"
     (folder / "flash_attn").mkdir(parents=True)
-    (folder / "flash_attn/__init__.py").write_text("__version__ = '2.8.3'\nflash_attn_func = None\n")
+    (folder / "flash_attn/__init__.py").write_text(
+        "__version__ = '2.8.3'\nflash_attn_func = None\n"
+    )
     for name, text in (("setup.py", CUDA_SETUP), ("kernel.cu", KERNEL), ("api.cpp", API)):
         (folder / name).write_text(text)
     cache = tmp_path / "cache"
@@ -750,11 +987,20 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(cuda_home: Path,
     assert "flash_attn-2.8.3-cp311-cp311-linux_x86_64.whl built" in said
     assert "75 wheels as locked, and flash-attn 2.8.3\n" in said
     key = f"flash_attn-2.8.3-{sha[:12]}-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
-    info = json.loads(next((cache / "flash-attn").glob(f"{key}-nvcc{nvcc}-gcc*-glibc{flash.GLIBC}/wheel.json")).read_text())
+    info = json.loads(
+        next(
+            (cache / "flash-attn").glob(f"{key}-nvcc{nvcc}-gcc*-glibc{flash.GLIBC}/wheel.json")
+        ).read_text()
+    )
     assert info["nvcc"] == nvcc and info["archs"] == ["90"]
     library = next(prefix.glob("lib/python3.11/site-packages/flash_attn_2_cuda*.so"))
     assert b"sm_90" in library.read_bytes()
-    done = sh(prefix / "bin/python", "-c", "import torch, flash_attn_2_cuda as f; f.run(torch.ones(4))", check=False)
+    done = sh(
+        prefix / "bin/python",
+        "-c",
+        "import torch, flash_attn_2_cuda as f; f.run(torch.ones(4))",
+        check=False,
+    )
     assert "x must be on a GPU" in done.stdout
     # Again: nothing to do. In another prefix: from the cache, without a compiler.
     assert re.search(f"{key}-nvcc.* is installed", provide(prefix, *options, project=project))
@@ -765,23 +1011,36 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(cuda_home: Path,
     sh(other / "bin/python", "-c", "import torch, flash_attn, flash_attn_2_cuda")
 
 
-def test_a_wheel_that_is_not_right_is_not_left_anywhere(pip_environment: Path, tmp_path: Path) -> None:
+def test_a_wheel_that_is_not_right_is_not_left_anywhere(
+    pip_environment: Path, tmp_path: Path
+) -> None:
     """It installs and does not import: it is removed from the prefix and from the cache."""
     prefix, cache = tmp_path / "env", tmp_path / "cache"
     copy_environment(pip_environment, prefix, links=True)
     pin = locks.read_pip_lock(ROOT / "locks/flash-attn.txt")[0]
-    folder = cache / "flash-attn" / f"{flash_plan.key(pin, TORCH, ['90'])}-nvcc12.4-gcc12.2-glibc{flash.GLIBC}"
+    folder = (
+        cache
+        / "flash-attn"
+        / f"{flash_plan.key(pin, TORCH, ['90'])}-nvcc12.4-gcc12.2-glibc{flash.GLIBC}"
+    )
     code = "raise ImportError('undefined symbol: _ZN3c104cuda')"
     wheel = fake_flash_attn(tmp_path / "source", prefix / "bin/python", pin.version, code)
     folder.parent.mkdir(parents=True)
     flash.keep(wheel, folder, {})
     said = provide(prefix, "--cache", cache, "--arch", "90", "--flash-attn", "build", check=False)
-    assert "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError" in said
+    assert (
+        "was installed and is not right, so it was removed again, from the cache too: it does not import: ImportError"
+        in said
+    )
     assert not folder.exists() and not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
     assert "verified: every check that ran has passed" in said, "the environment works without it"
     last = said.splitlines()[-3:]
-    assert last[0].startswith("verified, but not all that was asked for is there: flash-attn is missing"), last
-    assert last[1].startswith("verified, with the exception above: ") and last[2].startswith("enter it with:  source "), last
+    assert last[0].startswith(
+        "verified, but not all that was asked for is there: flash-attn is missing"
+    ), last
+    assert last[1].startswith("verified, with the exception above: ") and last[2].startswith(
+        "enter it with:  source "
+    ), last
 
 
 @pytest.mark.long
@@ -792,10 +1051,21 @@ def test_flash_attn_itself(cuda_home: Path, pip_environment: Path, tmp_path: Pat
         prefix = tmp_path / name
         copy_environment(pip_environment, prefix, links=True)
         started = time.monotonic()
-        provide(prefix, "--cache", cache, "--arch", "90", "--flash-attn", "build", CUDA_HOME=str(cuda_home))
+        provide(
+            prefix,
+            "--cache",
+            cache,
+            "--arch",
+            "90",
+            "--flash-attn",
+            "build",
+            CUDA_HOME=str(cuda_home),
+        )
         seconds.append(time.monotonic() - started)
         sh(prefix / "bin/python", "-c", "import flash_attn; print(flash_attn.__version__)")
-    print(f"\nfirst build {seconds[0]:.0f} s, from the cache {seconds[1]:.1f} s: {seconds[0] / seconds[1]:.0f} times")
+    print(
+        f"\nfirst build {seconds[0]:.0f} s, from the cache {seconds[1]:.1f} s: {seconds[0] / seconds[1]:.0f} times"
+    )
 
 
 @pytest.mark.long
@@ -803,26 +1073,56 @@ def test_a_kernel_of_flash_attn_against_the_torch_of_the_current_environment(
     cuda_home: Path, current_environment: Path, tmp_path: Path, quiet_steps: Steps
 ) -> None:
     """With the compiler that is to be had (the environment's own is 12.9): minutes, for one kernel of 73."""
-    pin, folder = Environment(ROOT / "environments/current").flash_attn(), default_cache() / "wheels"
-    assert pin
-    wheels.fetch_files([pin], folder, wheels.bring_uv(default_cache(), quiet_steps), "3.12", quiet_steps)
-    source = flash_build.unpack(next(folder.glob(f"flash_attn-{pin.version}.tar.gz")), tmp_path / "work") / "csrc"
-    program = "import sysconfig, torch; print(torch.__path__[0], sysconfig.get_paths()['include'])"
-    torch, python = sh(current_environment / "bin/python", "-c", program, env=clean_environ()).stdout.split()[-2:]
-    kernels = source / "flash_attn/src"
-    includes = [kernels, kernels.parent, source / "cutlass/include", Path(torch, "include"), python, cuda_home / "include"]
-    includes.append(Path(torch, "include/torch/csrc/api/include"))
-    options = (
-        "-c -std=c++17 -O3 --no-compress -gencode arch=compute_90,code=sm_90 --expt-relaxed-constexpr --expt-extended-lambda"
+    pin, folder = (
+        Environment(ROOT / "environments/current").flash_attn(),
+        default_cache() / "wheels",
     )
-    undefine = [
-        f"-U__CUDA_NO_{name}__" for name in ("HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS")
+    assert pin
+    wheels.fetch_files(
+        [pin], folder, wheels.bring_uv(default_cache(), quiet_steps), "3.12", quiet_steps
+    )
+    source = (
+        flash_build.unpack(next(folder.glob(f"flash_attn-{pin.version}.tar.gz")), tmp_path / "work")
+        / "csrc"
+    )
+    program = "import sysconfig, torch; print(torch.__path__[0], sysconfig.get_paths()['include'])"
+    torch, python = sh(
+        current_environment / "bin/python", "-c", program, env=clean_environ()
+    ).stdout.split()[-2:]
+    kernels = source / "flash_attn/src"
+    includes = [
+        kernels,
+        kernels.parent,
+        source / "cutlass/include",
+        Path(torch, "include"),
+        python,
+        cuda_home / "include",
     ]
-    command = [cuda_home / "bin/nvcc", *options.split(), *undefine, *(f"-I{path}" for path in includes)]
+    includes.append(Path(torch, "include/torch/csrc/api/include"))
+    options = "-c -std=c++17 -O3 --no-compress -gencode arch=compute_90,code=sm_90 --expt-relaxed-constexpr --expt-extended-lambda"
+    undefine = [
+        f"-U__CUDA_NO_{name}__"
+        for name in (
+            "HALF_OPERATORS",
+            "HALF_CONVERSIONS",
+            "HALF2_OPERATORS",
+            "BFLOAT16_CONVERSIONS",
+        )
+    ]
+    command = [
+        cuda_home / "bin/nvcc",
+        *options.split(),
+        *undefine,
+        *(f"-I{path}" for path in includes),
+    ]
     sh(*command, kernels / "flash_fwd_hdim64_bf16_sm80.cu", "-o", tmp_path / "kernel.o")
     content = (tmp_path / "kernel.o").read_bytes()
-    code = [content[match.start() :] for match in re.finditer(b"\x7fELF", content)][1:]  # the first is the object itself
-    assert code and {(int.from_bytes(elf[18:20], "little"), elf[48]) for elf in code} == {(190, 90)}, "EM_CUDA, sm_90"
+    code = [content[match.start() :] for match in re.finditer(b"\x7fELF", content)][
+        1:
+    ]  # the first is the object itself
+    assert code and {(int.from_bytes(elf[18:20], "little"), elf[48]) for elf in code} == {
+        (190, 90)
+    }, "EM_CUDA, sm_90"
 
 
 @pytest.mark.long
@@ -832,13 +1132,30 @@ def test_a_killed_build_of_flash_attn_itself_compiles_what_is_left(
     """Killed after two of its 73 steps, with -9; the next run has no more than the others to do. Ten minutes."""
     prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
     (tmp_path / "tmp").mkdir()
-    options = ["--cache", tmp_path / "cache", "--arch", "90", "--flash-attn", "build", "--jobs", "1", "--level", "quick"]
-    command = [str(word) for word in (ROOT / "scripts/post_create.sh", "--prefix", prefix, *options)]
+    options = [
+        "--cache",
+        tmp_path / "cache",
+        "--arch",
+        "90",
+        "--flash-attn",
+        "build",
+        "--jobs",
+        "1",
+        "--level",
+        "quick",
+    ]
+    command = [
+        str(word) for word in (ROOT / "scripts/post_create.sh", "--prefix", prefix, *options)
+    ]
     environ = clean_environ(CUDA_HOME=str(cuda_home), TMPDIR=str(tmp_path / "tmp"))
     totals = []
     for done in (2, 1):
         process = subprocess.Popen(
-            command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         steps: List[Tuple[str, str]] = []
         while not any(int(number) >= done for number, _ in steps):

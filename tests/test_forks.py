@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 from conftest import ROOT, clean_environ
-from lockedenv import process as processes
+from lockedenv.host import process as processes
 from lockedenv.verify import child
 from lockedenv.verify.checks import Check, Result
 
@@ -63,7 +63,12 @@ def environ(tmp_path: Path) -> Dict[str, str]:
             (stack / Path(*name.split(".")[: depth + 1])).mkdir(parents=True, exist_ok=True)
             (stack / Path(*name.split(".")[: depth + 1]) / "__init__.py").touch()
     (stack / "sitecustomize.py").write_text(CHECKS)
-    return clean_environ(PYTHONPATH=f"{stack}:{ROOT / 'scripts'}", MARKS=str(marks), CUDA_VISIBLE_DEVICES="3", CHECKS_TEST="1")
+    return clean_environ(
+        PYTHONPATH=f"{stack}:{ROOT / 'scripts'}",
+        MARKS=str(marks),
+        CUDA_VISIBLE_DEVICES="3",
+        CHECKS_TEST="1",
+    )
 
 
 def run(environ: Dict[str, str], *names: str, limit: int = 60) -> List[Result]:
@@ -71,7 +76,9 @@ def run(environ: Dict[str, str], *names: str, limit: int = 60) -> List[Result]:
     python = Path(sys.executable)
     with child.forking(python, "cpu", environ) as fork, ThreadPoolExecutor(2) as pool:
         checks = [Check(name, name, print, child=True, timeout=limit) for name in names]
-        return list(pool.map(lambda check: child.run_child(check, python, "cpu", environ, fork), checks))
+        return list(
+            pool.map(lambda check: child.run_child(check, python, "cpu", environ, fork), checks)
+        )
 
 
 def left(environ: Dict[str, str]) -> List[str]:
@@ -91,24 +98,43 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.02)
 
 
-def test_a_fork_that_crashes_hangs_or_leaves_is_its_own_result_alone(environ: Dict[str, str]) -> None:
-    before, crash, hang, leave, after = run(environ, "how", "crash", "hang", "leave", "how1", limit=5)
-    assert before.summary == after.summary == "forked" and before.measured["pid"] != after.measured["pid"]
+def test_a_fork_that_crashes_hangs_or_leaves_is_its_own_result_alone(
+    environ: Dict[str, str],
+) -> None:
+    before, crash, hang, leave, after = run(
+        environ, "how", "crash", "hang", "leave", "how1", limit=5
+    )
+    assert (
+        before.summary == after.summary == "forked"
+        and before.measured["pid"] != after.measured["pid"]
+    )
     assert crash.summary == "killed by SIGSEGV: it crashed" and "last words" in crash.details
-    assert any("Segmentation fault" in line for line in crash.details), "faulthandler's lines are in the check's own log"
+    assert any(
+        "Segmentation fault" in line for line in crash.details
+    ), "faulthandler's lines are in the check's own log"
     assert hang.summary == "no answer within 5 s; stopped" and "--only hang;" in hang.remedy
     assert leave.summary == "ended without an answer (exit 1): left"
     wait_for(lambda: not left(environ))  # what the one that hung had started, too
 
 
-def test_a_fork_has_the_variables_and_the_folder_of_a_process_of_its_own(environ: Dict[str, str]) -> None:
+def test_a_fork_has_the_variables_and_the_folder_of_a_process_of_its_own(
+    environ: Dict[str, str],
+) -> None:
     """Not those of the imports; and a variable that it sets, as trainer-resume does, is set for CUDA, which is C."""
     (seen,) = run({**environ, "TORCH_WARM_POOL": "mine"}, "see")
     assert seen.summary == "seen"
     ours = {name: seen.measured[name] for name in environ if name not in ("TMPDIR", "LC_CTYPE")}
     assert ours == {name: value for name, value in environ.items() if name in ours}
-    assert "PYTORCH_NVML_BASED_CUDA_CHECK" not in seen.measured and seen.measured["TORCH_WARM_POOL"] == "mine"
-    assert seen.measured["temp"] == seen.measured["cwd"] == seen.measured["TMPDIR"] != environ.get("TMPDIR")
+    assert (
+        "PYTORCH_NVML_BASED_CUDA_CHECK" not in seen.measured
+        and seen.measured["TORCH_WARM_POOL"] == "mine"
+    )
+    assert (
+        seen.measured["temp"]
+        == seen.measured["cwd"]
+        == seen.measured["TMPDIR"]
+        != environ.get("TMPDIR")
+    )
     assert seen.measured["group"] is True and seen.measured["now"] == "5"
 
 
@@ -140,9 +166,16 @@ def test_torch_compile_is_forked_before_the_rest_is_imported_and_outlives_its_fa
     (tmp_path / "stack/datasets/__init__.py").write_text("raise ImportError")
     with (tmp_path / "stack/sitecustomize.py").open("a") as file:
         file.write("\ndef compiling(device):\n    time.sleep(2)\n    return how(device)\n")
-        file.write("REGISTRY['torch-compile'] = Check('torch-compile', '', compiling, child=True)\n")
-        file.write("sys.modules['lockedenv.verify.checks.compute'] = sys\n")  # the real one stays away
-    assert [result.summary for result in run(environ, "how", "torch-compile")] == ["fresh", "forked"]
+        file.write(
+            "REGISTRY['torch-compile'] = Check('torch-compile', '', compiling, child=True)\n"
+        )
+        file.write(
+            "sys.modules['lockedenv.verify.checks.compute'] = sys\n"
+        )  # the real one stays away
+    assert [result.summary for result in run(environ, "how", "torch-compile")] == [
+        "fresh",
+        "forked",
+    ]
 
 
 def test_a_python_that_is_gone_is_told_by_each_check(environ: Dict[str, str]) -> None:
@@ -153,8 +186,8 @@ def test_a_python_that_is_gone_is_told_by_each_check(environ: Dict[str, str]) ->
 VERIFIER = """
 import os, sys, types
 from pathlib import Path
-from lockedenv.process import run_script
-from lockedenv.verify import command
+from lockedenv.host.process import run_script
+from lockedenv.cli import verify as command
 from lockedenv.verify.checks import Check, Context
 from lockedenv.verify.report import Report
 
@@ -169,18 +202,26 @@ run_script("verifier", lambda: len(command.run_checks(Context(installed, None), 
 def verifier(environ: Dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
     """A verifier whose checks have begun, and hang."""
     command = [sys.executable, "-c", VERIFIER, "hang", "hang1", "hang2", "hang3"]
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         wait_for(lambda: list(Path(environ["MARKS"]).iterdir()))
-        assert sum("verify.child cpu" in command for command in left(environ)) > 1, "the one that forks, and forks"
+        assert (
+            sum("verify.child cpu" in command for command in left(environ)) > 1
+        ), "the one that forks, and forks"
         yield process
         process.kill()
-        for mark in Path(environ["MARKS"]).iterdir():  # a sleep that was not ended must not outlive the tests
+        for mark in Path(
+            environ["MARKS"]
+        ).iterdir():  # a sleep that was not ended must not outlive the tests
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(mark.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_an_interrupt_leaves_no_fork_running(number: int, verifier: Any, environ: Dict[str, str]) -> None:
+def test_an_interrupt_leaves_no_fork_running(
+    number: int, verifier: Any, environ: Dict[str, str]
+) -> None:
     verifier.send_signal(number)
     said = verifier.communicate(timeout=60)[0]
     assert "verifier: interrupted; run it again to go on" in said and "Traceback" not in said, said
@@ -206,7 +247,9 @@ def test_a_fork_outlives_the_thread_that_asked_for_it(environ: Dict[str, str]) -
                 process.wait(0.5)
 
 
-def test_a_process_that_starts_while_an_interrupt_is_dealt_with_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_starts_while_an_interrupt_is_dealt_with_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A verifier that was interrupted in that moment waited for the check's time limit."""
 
     class Late(Dict[Any, bool]):
@@ -226,10 +269,19 @@ def test_a_process_that_starts_while_an_interrupt_is_dealt_with_is_ended(monkeyp
 def test_an_interrupt_in_the_middle_of_a_fork_is_one_line() -> None:
     """Python dropped what was raised in logging's hook, and showed a traceback."""
     program = (
-        "import os, signal, sys\nfrom lockedenv.process import ask, run_script\n"
+        "import os, signal, sys\nfrom lockedenv.host.process import ask, run_script\n"
         "os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
         "run_script('program', lambda: print(ask(['sleep', '600'])))\n"
     )
-    command, environ = [sys.executable, "-c", program], clean_environ(PYTHONPATH=str(ROOT / "scripts"))
-    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    command, environ = [sys.executable, "-c", program], clean_environ(
+        PYTHONPATH=str(ROOT / "scripts")
+    )
+    done = subprocess.run(
+        command,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
     assert done.stdout == "program: interrupted; run it again to go on\n"

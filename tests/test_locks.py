@@ -14,10 +14,10 @@ import rattler
 import yaml
 from conda_lock.lockfile import parse_conda_lock_file
 from conftest import ROOT, apart, sh
-from lockedenv import environment, facts, locks
-from lockedenv.console import Stop
-from lockedenv.environment import Environment
+from lockedenv.errors import Stop
 from lockedenv.lock import relock
+from lockedenv.spec import environment, facts, locks
+from lockedenv.spec.environment import Environment
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -26,7 +26,14 @@ FLOORS = (
     "torch>=2.1.0 transformers>=4.35.0 accelerate>=0.24.0 bitsandbytes>=0.41.0 peft>=0.6.0 hf-transfer>=0.1.0 numpy>=1.24.0 "
     "scipy>=1.11.0 datasets>=2.14.0 tqdm>=4.66.0 flash-attn>=2.3.0 statsmodels>=0.14.0 pytest>=7.4.0"
 ).split()
-FILES = ("environment.yml", "environment-dev.yml", "pyproject.toml", "conda-lock.yml", "requirements.txt", "requirements-dev.txt")
+FILES = (
+    "environment.yml",
+    "environment-dev.yml",
+    "pyproject.toml",
+    "conda-lock.yml",
+    "requirements.txt",
+    "requirements-dev.txt",
+)
 OURS = environment.ours()
 
 
@@ -46,14 +53,20 @@ def conda_entries(root: Path) -> List[str]:
 
 
 def dependencies_met(root: Path) -> List[str]:
-    virtual = yaml.safe_load((root / "locks/virtual-packages.yml").read_text())["subdirs"]["linux-64"]["packages"]
+    virtual = yaml.safe_load((root / "locks/virtual-packages.yml").read_text())["subdirs"][
+        "linux-64"
+    ]["packages"]
     records = {
-        p.name: rattler.PackageRecord(p.name, p.version, rattler.BuildString(p.build), 0, p.url.split("/")[-2])
+        p.name: rattler.PackageRecord(
+            p.name, p.version, rattler.BuildString(p.build), 0, p.url.split("/")[-2]
+        )
         for p in locks.read_conda_lock(root / "conda-lock.yml").packages
     }
     for name, value in virtual.items():
         version, _, build = str(value).partition(" ")
-        records[name] = rattler.PackageRecord(name, version, rattler.BuildString(build or "0"), 0, "linux-64")
+        records[name] = rattler.PackageRecord(
+            name, version, rattler.BuildString(build or "0"), 0, "linux-64"
+        )
     wrong = []
     for package in yaml.safe_load((root / "conda-lock.yml").read_text())["package"]:
         for name, version in package["dependencies"].items():
@@ -85,9 +98,18 @@ def cuda_is_12_4(root: Path) -> List[str]:
         if p and (p.channel, p.version) != (channel, version) or p and build and p.build != build:
             wrong.append(f"{name} is {p.channel} {p.version} {p.build}")
     for p in packages.values():
-        if p.channel == "nvidia" and p.name.startswith("cuda-") and not p.version.startswith("12.4"):
+        if (
+            p.channel == "nvidia"
+            and p.name.startswith("cuda-")
+            and not p.version.startswith("12.4")
+        ):
             wrong.append(f"{p.name} is {p.version}")
-        if p.name in ("gcc", "gxx", "gcc_impl_linux-64", "gxx_impl_linux-64") and not p.version.startswith("13."):
+        if p.name in (
+            "gcc",
+            "gxx",
+            "gcc_impl_linux-64",
+            "gxx_impl_linux-64",
+        ) and not p.version.startswith("13."):
             wrong.append(f"{p.name} is {p.version}, nvcc 12.4 takes 13")
         if p.name == "mkl" and not rattler.Version(p.version) < rattler.Version("2024.1"):
             wrong.append(f"mkl is {p.version}")
@@ -111,38 +133,67 @@ def what_follows_fits(root: Path) -> List[str]:
     wheels = {p.name: p.version for p in env.wheels("pip")}
     if not env.mkl or not cuda or wheels["torch"] != packages["pytorch"].version:
         wrong.append("no MKL, no CUDA, or another torch from PyPI")
-    pairs = [(wheels[relock.pypi_name(n)], p) for n, p in packages.items() if relock.pypi_name(n) in wheels]
-    return wrong + [f"{p.name} is {p.version}, and {version} as a wheel" for version, p in pairs if version != p.version]
+    pairs = [
+        (wheels[relock.pypi_name(n)], p)
+        for n, p in packages.items()
+        if relock.pypi_name(n) in wheels
+    ]
+    return wrong + [
+        f"{p.name} is {p.version}, and {version} as a wheel"
+        for version, p in pairs
+        if version != p.version
+    ]
 
 
 def layers_are_apart(root: Path) -> List[str]:
     conda = {
-        locks.canonical(relock.PYPI_NAMES.get(p.name, p.name)) for p in locks.read_conda_lock(root / "conda-lock.yml").packages
+        locks.canonical(relock.PYPI_NAMES.get(p.name, p.name))
+        for p in locks.read_conda_lock(root / "conda-lock.yml").packages
     }
     pip = {p.name for p in locks.read_pip_lock(root / "locks/pip.txt")}
     wrong = [f"{name} comes from both layers" for name in conda & pip]
-    return wrong + [f"{n} is in the pip layer" for n in pip if n in ("torch", "triton") or n.startswith("nvidia")]
+    return wrong + [
+        f"{n} is in the pip layer"
+        for n in pip
+        if n in ("torch", "triton") or n.startswith("nvidia")
+    ]
 
 
 def floors_hold(root: Path) -> List[str]:
-    versions = {relock.PYPI_NAMES.get(p.name, p.name): p.version for p in locks.read_conda_lock(root / "conda-lock.yml").packages}
+    versions = {
+        relock.PYPI_NAMES.get(p.name, p.name): p.version
+        for p in locks.read_conda_lock(root / "conda-lock.yml").packages
+    }
     for name in ("pip.txt", "flash-attn.txt"):
         versions.update({p.name: p.version for p in locks.read_pip_lock(root / "locks" / name)})
     floors = {Requirement(f).name: Requirement(f).specifier for f in FLOORS}
     if Version(versions["huggingface-hub"]) >= Version("1"):
         del floors["hf-transfer"]  # the hub leaves it aside
-    return [f"{n} {versions.get(n)} is not {s}" for n, s in floors.items() if n not in versions or versions[n] not in s]
+    return [
+        f"{n} {versions.get(n)} is not {s}"
+        for n, s in floors.items()
+        if n not in versions or versions[n] not in s
+    ]
 
 
 def names_no_index(root: Path) -> List[str]:
-    generated = ["conda-lock.yml", "requirements.txt", "requirements-dev.txt", "locks/pip.txt", "locks/flash-attn.txt"]
+    generated = [
+        "conda-lock.yml",
+        "requirements.txt",
+        "requirements-dev.txt",
+        "locks/pip.txt",
+        "locks/flash-attn.txt",
+    ]
     wrong = []
     for name in generated + ["locks/tools.txt"] * (root / "locks/tools.txt").exists():
         text = (root / name).read_text()
         if not text.startswith("# Written by scripts/lock.sh"):
             wrong.append(f"{name} does not say what writes it")
         for address in re.findall(r"https?://([^/\s]+)", text):
-            if address != "conda.anaconda.org" and (name, address) != ("locks/flash-attn.txt", "github.com"):
+            if address != "conda.anaconda.org" and (name, address) != (
+                "locks/flash-attn.txt",
+                "github.com",
+            ):
                 wrong.append(f"{name} names {address}")
     return wrong
 
@@ -187,15 +238,33 @@ def version_of(name: str) -> str:
 
 
 BROKEN: List[Any] = [
-    ("conda_entries", replaced("conda-lock.yml", "org/conda-forge/noarch/tqdm", "org/defaults/noarch/tqdm")),
-    ("conda_entries", replaced("conda-lock.yml", "conda.anaconda.org/nvidia", "mirror.example/nvidia")),
+    (
+        "conda_entries",
+        replaced("conda-lock.yml", "org/conda-forge/noarch/tqdm", "org/defaults/noarch/tqdm"),
+    ),
+    (
+        "conda_entries",
+        replaced("conda-lock.yml", "conda.anaconda.org/nvidia", "mirror.example/nvidia"),
+    ),
     ("conda_entries", replaced("conda-lock.yml", r"noarch/tqdm-[\d.]+-", "noarch/tqdm-1.0-")),
     ("dependencies_met", replaced("conda-lock.yml", '"llvm-openmp": "<16', '"llvm-openmp": "<15')),
     ("dependencies_met", replaced("conda-lock.yml", '"mpmath": "[^"]*"', '"nowhere": ""')),
-    ("dependencies_met", replaced("conda-lock.yml", '"torchtriton": "3.1.0', '"torchtriton": "3.1.0 py312')),
-    ("dependencies_met", replaced("locks/virtual-packages.yml", '__glibc: "2.35"', '__glibc: "2.12"')),
-    ("cuda_is_12_4", replaced("conda-lock.yml", version_of("libcurand"), '"libcurand", "version": "10.3.9.90"')),
-    ("cuda_is_12_4", replaced("conda-lock.yml", '"name": "cuda-nvcc"', '"name": "cuda-nvcc-tools"')),
+    (
+        "dependencies_met",
+        replaced("conda-lock.yml", '"torchtriton": "3.1.0', '"torchtriton": "3.1.0 py312'),
+    ),
+    (
+        "dependencies_met",
+        replaced("locks/virtual-packages.yml", '__glibc: "2.35"', '__glibc: "2.12"'),
+    ),
+    (
+        "cuda_is_12_4",
+        replaced("conda-lock.yml", version_of("libcurand"), '"libcurand", "version": "10.3.9.90"'),
+    ),
+    (
+        "cuda_is_12_4",
+        replaced("conda-lock.yml", '"name": "cuda-nvcc"', '"name": "cuda-nvcc-tools"'),
+    ),
     ("cuda_is_12_4", replaced("conda-lock.yml", "py3.11_cuda12.4_cudnn9.1.0_0", "py3.11_cpu_0")),
     ("cuda_is_12_4", replaced("conda-lock.yml", version_of("mkl"), '"mkl", "version": "2024.1.0"')),
     ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "numpy==")),
@@ -203,8 +272,18 @@ BROKEN: List[Any] = [
     ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "torch==")),
     ("floors_hold", replaced("locks/pip.txt", "peft==[0-9.]+", "peft==0.5.0")),
     ("floors_hold", replaced("locks/flash-attn.txt", "==2[^ ]+", "==2.2.0")),
-    ("floors_hold", replaced("conda-lock.yml", version_of("numpy"), '"numpy", "version": "1.23.0"')),
-    ("names_no_index", replaced("locks/pip.txt", "accelerate==", "--index-url https://index.example/simple\naccelerate==")),
+    (
+        "floors_hold",
+        replaced("conda-lock.yml", version_of("numpy"), '"numpy", "version": "1.23.0"'),
+    ),
+    (
+        "names_no_index",
+        replaced(
+            "locks/pip.txt",
+            "accelerate==",
+            "--index-url https://index.example/simple\naccelerate==",
+        ),
+    ),
     ("names_no_index", replaced("requirements.txt", "# Written by", "# By")),
     ("stale", replaced("environment.yml", "scipy>=1.11.0", "scipy>=1.12.0")),
     ("stale", replaced("environment.yml", "peft>=0.6.0", "peft>=99")),
@@ -213,8 +292,14 @@ BROKEN: List[Any] = [
     ("stale", replaced("pyproject.toml", '"vermin"', '"vermin", "ruff"')),
     ("stale", replaced("pyproject.toml", '"sphinx"', '"sphinx", "ruff"')),
     ("stale", replaced("locks/flash-attn.in", "flash-attn==2.8.3 ", "flash-attn>=3 ")),
-    ("what_follows_fits", replaced("conda-lock.yml", version_of("gcc"), '"gcc", "version": "14.3.0"')),
-    ("what_follows_fits", replaced("conda-lock.yml", version_of("cuda-nvcc"), '"cuda-nvcc", "version": "12.5.1"')),
+    (
+        "what_follows_fits",
+        replaced("conda-lock.yml", version_of("gcc"), '"gcc", "version": "14.3.0"'),
+    ),
+    (
+        "what_follows_fits",
+        replaced("conda-lock.yml", version_of("cuda-nvcc"), '"cuda-nvcc", "version": "12.5.1"'),
+    ),
     ("stale", replaced("locks/flash-attn.in", "sha256:....", "sha256:0000")),
     ("what_follows_fits", replaced("requirements.txt", "scipy==[0-9.]+", "scipy==1.0")),
     ("stale", replaced("requirements.txt", "numpy==[0-9.]+", "numpy==2.0.0")),
@@ -242,18 +327,38 @@ def test_a_broken_lock_is_seen(number: int, copy: Path, monkeypatch: pytest.Monk
 
 
 def test_every_wheel_fits_python_3_11_on_glibc_2_28() -> None:
-    assert relock.wheel_rank("numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl", "3.11") is not None
+    assert (
+        relock.wheel_rank(
+            "numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl", "3.11"
+        )
+        is not None
+    )
     assert relock.wheel_rank("numpy-2.4.6-cp311-cp311-manylinux_2_34_x86_64.whl", "3.11") is None
     assert relock.wheel_rank("numpy-2.4.6-cp312-cp312-manylinux_2_28_x86_64.whl", "3.11") is None
     assert relock.wheel_rank("x-1-cp311-cp311-macosx_14_0_arm64.whl", "3.11") is None
     assert relock.wheel_rank("x-1-cp38-abi3-manylinux2014_x86_64.whl", "3.11") is not None
     # The locks hold the hash of the best fitting file; that it installs is shown by test_pip_backend.py.
-    entry = {"name": "x", "version": "1", "wheels": [
-        {"url": "a/x-1-py3-none-any.whl", "size": 1, "hashes": {"sha256": "a" * 64}},
-        {"url": "a/x-1-cp311-cp311-manylinux_2_17_x86_64.whl", "size": 2, "hashes": {"sha256": "b" * 64}},
-        {"url": "a/x-1-cp311-cp311-manylinux_2_40_x86_64.whl", "size": 3, "hashes": {"sha256": "c" * 64}},
-    ]}  # fmt: skip
-    assert relock.pin(entry, "3.11").sha256 == "b" * 64 and relock.pin(entry, "3.12").sha256 == "a" * 64
+    entry = {
+        "name": "x",
+        "version": "1",
+        "wheels": [
+            {"url": "a/x-1-py3-none-any.whl", "size": 1, "hashes": {"sha256": "a" * 64}},
+            {
+                "url": "a/x-1-cp311-cp311-manylinux_2_17_x86_64.whl",
+                "size": 2,
+                "hashes": {"sha256": "b" * 64},
+            },
+            {
+                "url": "a/x-1-cp311-cp311-manylinux_2_40_x86_64.whl",
+                "size": 3,
+                "hashes": {"sha256": "c" * 64},
+            },
+        ],
+    }
+    assert (
+        relock.pin(entry, "3.11").sha256 == "b" * 64
+        and relock.pin(entry, "3.12").sha256 == "a" * 64
+    )
     with pytest.raises(Stop, match="no wheel for Python 3.11"):
         relock.pin({**entry, "wheels": entry["wheels"][2:]}, "3.11")  # type: ignore[index]
 
@@ -262,12 +367,21 @@ def test_reading_agrees_with_yaml_and_with_conda_lock() -> None:
     data = yaml.safe_load((ROOT / "conda-lock.yml").read_text())
     read = locks.read_conda_lock(ROOT / "conda-lock.yml")
     parsed = parse_conda_lock_file(ROOT / "conda-lock.yml")
-    assert read.content_hash == data["metadata"]["content_hash"]["linux-64"] == parsed.metadata.content_hash["linux-64"]
+    assert (
+        read.content_hash
+        == data["metadata"]["content_hash"]["linux-64"]
+        == parsed.metadata.content_hash["linux-64"]
+    )
     ours = [(p.name, p.version, p.url, p.md5, p.sha256) for p in read.packages]
     theirs = [(p.name, p.version, p.url, p.hash.md5, p.hash.sha256) for p in parsed.package]
     assert sorted(ours) == sorted(theirs) and len(ours) > 90
-    assert ours == [(p["name"], p["version"], p["url"], p["hash"]["md5"], p["hash"]["sha256"]) for p in data["package"]]
-    assert {p.name: p.dependencies for p in parsed.package} == {p["name"]: p["dependencies"] for p in data["package"]}
+    assert ours == [
+        (p["name"], p["version"], p["url"], p["hash"]["md5"], p["hash"]["sha256"])
+        for p in data["package"]
+    ]
+    assert {p.name: p.dependencies for p in parsed.package} == {
+        p["name"]: p["dependencies"] for p in data["package"]
+    }
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
@@ -293,13 +407,25 @@ def test_the_sizes_are_what_the_solver_says() -> None:
     ]
     plan = json.dumps({"actions": {"FETCH": fetch, "LINK": []}})
     assert relock.solver_sizes(f"warning: said before\n{plan}\n") == {"https://a/b-1-0.conda": 3}
-    for said in ("", "no JSON", "{", "[]", '[{"name": "a"}, {"name": "b"}]', "{}", '{"actions": null}', '{"actions": {}}'):
+    for said in (
+        "",
+        "no JSON",
+        "{",
+        "[]",
+        '[{"name": "a"}, {"name": "b"}]',
+        "{}",
+        '{"actions": null}',
+        '{"actions": {}}',
+    ):
         assert relock.solver_sizes(said) == {}
 
 
 def test_a_tool_that_fails_is_told_with_its_reason_and_without_its_traceback() -> None:
     program = "import json, sys; print('no candidates for scipy', file=sys.stderr); json.loads('x')"
-    with pytest.raises(Stop, match=r"(?s)-c failed \(1\):\nno candidates for scipy\n.*JSONDecodeError: Expecting value") as error:
+    with pytest.raises(
+        Stop,
+        match=r"(?s)-c failed \(1\):\nno candidates for scipy\n.*JSONDecodeError: Expecting value",
+    ) as error:
         relock.run(sys.executable, "-c", program)
     assert "decoder.py" not in str(error.value)
     with pytest.raises(Stop, match=r"no-such-tool x failed \(None\):\nNo such file or directory"):
@@ -315,19 +441,32 @@ def test_the_difference_to_a_revision(tmp_path: Path) -> None:
     lock = tmp_path / "conda-lock.yml"
     text = lock.read_text()
     lock.write_text(yaml.safe_dump(yaml.safe_load(text), sort_keys=False))
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "0"], ["add", "."], ["commit", "-q", "-m", "1"]):
+    for command in (
+        ["init", "-q"],
+        ["commit", "-q", "--allow-empty", "-m", "0"],
+        ["add", "."],
+        ["commit", "-q", "-m", "1"],
+    ):
         sh(*git, *command)
     env = Environment(tmp_path)
     lock.write_text(text)
     assert relock.diff([env], "HEAD") == "No lock changed."
     replaced("conda-lock.yml", version_of("mkl"), '"mkl", "version": "2024.1.0"')(tmp_path)
     replaced("locks/pip.txt", "peft==[0-9.]+", "peft==0.5.0")(tmp_path)
-    before = {p.name: f"{p.version} {p.build}" for p in locks.read_conda_lock(ROOT / "conda-lock.yml").packages}["mkl"]
+    before = {
+        p.name: f"{p.version} {p.build}"
+        for p in locks.read_conda_lock(ROOT / "conda-lock.yml").packages
+    }["mkl"]
     head, rule, *rows = relock.diff([env], "HEAD").splitlines()
-    assert (head, rule) == ("| environment | layer | package | before | after |", "|---|---|---|---|---|") and len(rows) == 2
+    assert (head, rule) == (
+        "| environment | layer | package | before | after |",
+        "|---|---|---|---|---|",
+    ) and len(rows) == 2
     assert rows[0] == f"| {tmp_path.name} | conda | mkl | {before} | 2024.1.0 {before.split()[1]} |"
     assert re.fullmatch(r"\| .* \| pip \| peft \| [\d.]+ \| 0\.5\.0 \|", rows[1])
-    assert f"| {tmp_path.name} | conda | mkl |  | 2024.1.0 {before.split()[1]} |" in relock.diff([env], "HEAD~")
+    assert f"| {tmp_path.name} | conda | mkl |  | 2024.1.0 {before.split()[1]} |" in relock.diff(
+        [env], "HEAD~"
+    )
     lock.write_text(text[:-300])
     with pytest.raises(locks.LockError, match="is cut short"):
         relock.diff([env], "HEAD")
@@ -337,9 +476,18 @@ def test_the_difference_to_a_revision(tmp_path: Path) -> None:
     "change, said",
     [
         (lambda text: text[: len(text) // 2], "is cut short"),
-        (lambda text: text.replace("version: 1\n", "version: 2\n", 1), "not a conda-lock file of version 1"),
-        (lambda text: text.replace('"manager": "conda"', '"manager": "pip"', 1), "they belong in locks/pip.txt"),
-        (lambda text: text.replace('"hash":', '"hash"', 1), "conda-lock.yml:19: not as scripts/lock.sh writes it"),
+        (
+            lambda text: text.replace("version: 1\n", "version: 2\n", 1),
+            "not a conda-lock file of version 1",
+        ),
+        (
+            lambda text: text.replace('"manager": "conda"', '"manager": "pip"', 1),
+            "they belong in locks/pip.txt",
+        ),
+        (
+            lambda text: text.replace('"hash":', '"hash"', 1),
+            "conda-lock.yml:19: not as scripts/lock.sh writes it",
+        ),
         (
             lambda text: text.replace('- {"name"', '<<<<<<< HEAD\n- {"name"', 1),
             "conda-lock.yml:19: not as scripts/lock.sh writes",
@@ -348,7 +496,10 @@ def test_the_difference_to_a_revision(tmp_path: Path) -> None:
             lambda text: re.sub(" bytes$", " byt", text, count=1, flags=re.M),
             "conda-lock.yml:19: not as scripts/lock.sh writes it",
         ),
-        (lambda text: text.replace('"hash": {', '"hash": [], "no": {', 1), "conda-lock.yml:19: not as scripts/lock.sh writes it"),
+        (
+            lambda text: text.replace('"hash": {', '"hash": [], "no": {', 1),
+            "conda-lock.yml:19: not as scripts/lock.sh writes it",
+        ),
         (
             lambda text: text.replace("_openmp_mutex-4.5-7_kmp_llvm.conda", "x.conda"),
             "conda-lock.yml:19: not as scripts/lock.sh writes",
@@ -357,24 +508,40 @@ def test_the_difference_to_a_revision(tmp_path: Path) -> None:
             lambda text: re.sub('"sha256": "....', '"sha256": "zzzz', text, count=1),
             "conda-lock.yml:19: _openmp_mutex has a malformed hash",
         ),
-        (lambda text: text.replace("https://conda", "data://conda", 1), "has a malformed hash or address"),
-        (lambda text: text.replace('"md5"', '"md6"', 1), "conda-lock.yml:19: this package has no 'md5'"),
-        (lambda text: text.replace('"url"', '"uri"', 1), "conda-lock.yml:19: this package has no 'url'"),
+        (
+            lambda text: text.replace("https://conda", "data://conda", 1),
+            "has a malformed hash or address",
+        ),
+        (
+            lambda text: text.replace('"md5"', '"md6"', 1),
+            "conda-lock.yml:19: this package has no 'md5'",
+        ),
+        (
+            lambda text: text.replace('"url"', '"uri"', 1),
+            "conda-lock.yml:19: this package has no 'url'",
+        ),
         (lambda text: text.replace("linux-64: ", "osx-arm64: ", 1), "not locked for linux-64"),
-        (lambda text: text.replace("  - linux-64\n", "  - osx-arm64\n", 1), "not locked for linux-64"),
+        (
+            lambda text: text.replace("  - linux-64\n", "  - osx-arm64\n", 1),
+            "not locked for linux-64",
+        ),
         (lambda text: text[: text.index("package:")], "has no package section"),
         (lambda text: text[: text.index("- {")] + "# 0 packages\n", "is cut short"),
         (lambda text: re.sub('- {"name": "tqdm".*\n', "", text), "is cut short"),
         (lambda text: "", "not a conda-lock file of version 1"),
     ],
 )
-def test_a_malformed_lock_is_refused_with_the_remedy(change: Callable[[str], str], said: str, tmp_path: Path) -> None:
+def test_a_malformed_lock_is_refused_with_the_remedy(
+    change: Callable[[str], str], said: str, tmp_path: Path
+) -> None:
     path = tmp_path / "conda-lock.yml"
     path.write_text(change((ROOT / "conda-lock.yml").read_text()))
     with pytest.raises(locks.LockError, match=re.escape(said)) as error:
         locks.read_conda_lock(path)
     assert str(error.value).startswith(f"{path}:")
-    assert f"restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh" in str(error.value)
+    assert f"restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh" in str(
+        error.value
+    )
 
 
 def test_a_lock_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
@@ -391,7 +558,9 @@ def test_a_malformed_pip_lock_is_refused(tmp_path: Path) -> None:
     with pytest.raises(locks.LockError, match="cannot be read"):
         locks.read_pip_lock(path)
     path.write_text("# nothing\n")
-    with pytest.raises(locks.LockError, match="is cut short: it ends after 0 packages with '# nothing'"):
+    with pytest.raises(
+        locks.LockError, match="is cut short: it ends after 0 packages with '# nothing'"
+    ):
         locks.read_pip_lock(path)
     path.write_text("# an environment without a pip layer\n# 0 packages\n")
     assert locks.read_pip_lock(path) == []
@@ -415,9 +584,15 @@ def test_check_says_what_is_stale(tmp_path: Path) -> None:
     replaced("environment.yml", "scipy>=1.11.0", "scipy>=1.12.0")(tmp_path)
     done = sh(tmp_path / "scripts/lock.sh", "--check", check=False)
     assert done.returncode == 1
-    assert "environment.yml or locks/virtual-packages.yml has changed" in done.stdout and "run scripts/lock.sh" in done.stdout
+    assert (
+        "environment.yml or locks/virtual-packages.yml has changed" in done.stdout
+        and "run scripts/lock.sh" in done.stdout
+    )
     done = sh(tmp_path / "scripts/lock.sh", "--update", "tokenizers", check=False)
-    assert done.returncode == 1 and "no environment.yml asks for it; asked for are: accelerate" in done.stdout
+    assert (
+        done.returncode == 1
+        and "no environment.yml asks for it; asked for are: accelerate" in done.stdout
+    )
 
 
 def test_the_specification() -> None:
@@ -443,6 +618,10 @@ def test_the_contributors_environment_stands_alone() -> None:
     assert yaml.safe_load(text)["name"] == "maximalcai-dev"
     assert asked.conda["pytorch"] == "pytorch::pytorch=2.5.1" and "cpuonly" in asked.conda
     assert asked.pip == relock.read_spec(ROOT / "environment.yml").pip
-    needed = "python conda-lock pytest pytest-cov black flake8 isort mypy sphinx shellcheck pip".split()
+    needed = (
+        "python conda-lock pytest pytest-cov black flake8 isort mypy sphinx shellcheck pip".split()
+    )
     assert not [name for name in needed if name not in asked.conda]
-    assert not [name for name in asked.conda if "cuda" in name or asked.conda[name].startswith("nvidia::")]
+    assert not [
+        name for name in asked.conda if "cuda" in name or asked.conda[name].startswith("nvidia::")
+    ]

@@ -12,12 +12,13 @@ from typing import Any, Dict, Iterator
 import pytest
 from conftest import LocalChannel, Machine, sh
 from fault_server import FaultServer
-from lockedenv.console import Stop
-from lockedenv.environment import Environment
-from lockedenv.install import mirror, setup, wheels
-from lockedenv.install.options import Options
-from lockedenv.installed import file_sha256
-from lockedenv.prefix import Prefix
+from lockedenv.backends import mirror, wheels
+from lockedenv.cli import setup
+from lockedenv.cli.options import Options
+from lockedenv.errors import Stop
+from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.records import file_sha256
+from lockedenv.spec.environment import Environment
 
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 CUT_OFF = {name: NOWHERE for name in ("UV_DEFAULT_INDEX", "PIP_INDEX_URL")}
@@ -25,7 +26,10 @@ CUT_OFF = {name: NOWHERE for name in ("UV_DEFAULT_INDEX", "PIP_INDEX_URL")}
 
 @pytest.fixture(scope="module")
 def collected(
-    channel: LocalChannel, micromamba: Path, wheel_files: Dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    channel: LocalChannel,
+    micromamba: Path,
+    wheel_files: Dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """What the small project needs, as --download-only collects it. Not to be changed."""
     folder = tmp_path_factory.mktemp("collected")
@@ -47,7 +51,10 @@ def machine(machine: Machine) -> Machine:
 def served(collected: Path, machine: Machine, tmp_path: Path) -> Iterator[FaultServer]:
     """A copy of it, served; the channel that the machine's lock names answers no more."""
     sh("cp", "-a", collected, tmp_path / "served")
-    for path in (machine.project / "conda-lock.yml", machine.project / "scripts/lockedenv/install/conda.py"):
+    for path in (
+        machine.project / "conda-lock.yml",
+        machine.project / "scripts/lockedenv/backends/conda.py",
+    ):
         path.write_text(path.read_text().replace(machine.address, NOWHERE))
     with FaultServer(tmp_path / "served") as running:
         yield running
@@ -57,10 +64,15 @@ def assert_installed(machine: Machine, done: Any, backend: str) -> None:
     """The small project has no torch, which its pip backend fails for, and for that alone."""
     if backend == "conda":
         return machine.assert_verified(done)
-    assert "10 wheels as locked" in done.stdout and "NOT the verified environment: torch-origin\n" in done.stdout, done.stdout
+    assert (
+        "10 wheels as locked" in done.stdout
+        and "NOT the verified environment: torch-origin\n" in done.stdout
+    ), done.stdout
 
 
-@pytest.mark.parametrize("option, backend", [("--offline", "conda"), ("--offline", "pip"), ("--mirror", "conda")])
+@pytest.mark.parametrize(
+    "option, backend", [("--offline", "conda"), ("--offline", "pip"), ("--mirror", "conda")]
+)
 def test_everything_from_a_served_folder_with_every_origin_gone(
     machine: Machine, served: FaultServer, option: str, backend: str
 ) -> None:
@@ -70,20 +82,34 @@ def test_everything_from_a_served_folder_with_every_origin_gone(
     assert max(served.requests.values()) == 1, served.requests
     done = machine.setup(option, served.address, "--backend", backend, "--force", **CUT_OFF)
     assert_installed(machine, done, backend)
-    assert served.requests.pop("files.json") == 2 and max(served.requests.values()) == 1, "the list alone is asked for again"
+    assert (
+        served.requests.pop("files.json") == 2 and max(served.requests.values()) == 1
+    ), "the list alone is asked for again"
 
 
-def test_the_backend_follows_from_what_a_served_folder_has(machine: Machine, served: FaultServer) -> None:
-    plan = machine.setup("--dry-run", "--json", "--offline", served.address, "--backend", "auto", **CUT_OFF).stdout
-    assert json.loads(plan)["backend"] == "conda" and json.loads(plan)["backend_reason"].endswith("has its archives")
+def test_the_backend_follows_from_what_a_served_folder_has(
+    machine: Machine, served: FaultServer
+) -> None:
+    plan = machine.setup(
+        "--dry-run", "--json", "--offline", served.address, "--backend", "auto", **CUT_OFF
+    ).stdout
+    assert json.loads(plan)["backend"] == "conda" and json.loads(plan)["backend_reason"].endswith(
+        "has its archives"
+    )
     index = served.root / mirror.INDEX
-    index.write_text(json.dumps({k: v for k, v in json.loads(index.read_text()).items() if not v.startswith("pkgs")}))
+    index.write_text(
+        json.dumps(
+            {k: v for k, v in json.loads(index.read_text()).items() if not v.startswith("pkgs")}
+        )
+    )
     done = machine.setup("--offline", served.address, "--backend", "auto", **CUT_OFF)
     assert_installed(machine, done, "pip")
     assert "backend      pip: " in done.stdout
 
 
-def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_origin(machine: Machine, collected: Path, tmp_path: Path) -> None:
+def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_origin(
+    machine: Machine, collected: Path, tmp_path: Path
+) -> None:
     sh("cp", "-a", collected, tmp_path / "collected")
     next((tmp_path / "collected/pkgs").glob("tqdm-*")).unlink()
     wheel = next((tmp_path / "collected/wheels").glob("idna-*"))
@@ -91,14 +117,22 @@ def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_origin(machine: Machine
     with FaultServer(tmp_path / "collected") as running:
         done = machine.setup("--mirror", running.address.replace("http://", "http://user:s3cr3t@"))
         machine.assert_verified(done)
-        assert done.stdout.count("not all is on the mirror: ") == 2 and "s3cr3t" not in done.stdout, done.stdout
+        assert (
+            done.stdout.count("not all is on the mirror: ") == 2 and "s3cr3t" not in done.stdout
+        ), done.stdout
         sh("rm", "-rf", machine.prefix, machine.cache)
         done = machine.setup("--offline", running.address)
-    assert done.returncode == 1 and "tqdm" in done.stdout and "files could not be fetched" in done.stdout, done.stdout
+    assert (
+        done.returncode == 1
+        and "tqdm" in done.stdout
+        and "files could not be fetched" in done.stdout
+    ), done.stdout
     assert not machine.prefix.exists()
 
 
-def test_a_right_hash_under_a_wrong_name_is_left_to_the_origin(machine: Machine, collected: Path, tmp_path: Path) -> None:
+def test_a_right_hash_under_a_wrong_name_is_left_to_the_origin(
+    machine: Machine, collected: Path, tmp_path: Path
+) -> None:
     """It would lie in the cache for good, and what looks for it by its name would not see it."""
     sh("cp", "-a", collected, tmp_path / "collected")
     index = tmp_path / "collected" / mirror.INDEX
@@ -113,20 +147,43 @@ def test_a_right_hash_under_a_wrong_name_is_left_to_the_origin(machine: Machine,
     index.write_text(json.dumps(found))
     with FaultServer(tmp_path / "collected") as running:
         machine.assert_verified(machine.setup("--mirror", running.address))
-        assert not running.requests["zzz-9.9-py3-none-any.whl"] and not running.requests["certifi-1-py2-none-any.whl"]
+        assert (
+            not running.requests["zzz-9.9-py3-none-any.whl"]
+            and not running.requests["certifi-1-py2-none-any.whl"]
+        )
     machine.assert_verified(machine.setup("--force"))
 
 
-def test_the_mirror_of_the_environment_variable_is_asked(machine: Machine, served: FaultServer) -> None:
-    machine.assert_verified(machine.setup(MAXIMALCAI_MIRROR=f"{NOWHERE},{served.address}", **CUT_OFF))
+def test_the_mirror_of_the_environment_variable_is_asked(
+    machine: Machine, served: FaultServer
+) -> None:
+    machine.assert_verified(
+        machine.setup(MAXIMALCAI_MIRROR=f"{NOWHERE},{served.address}", **CUT_OFF)
+    )
     assert served.requests["files.json"] == 1
 
 
-def test_post_create_takes_the_wheels_from_a_served_folder(machine: Machine, collected: Path, served: FaultServer) -> None:
+def test_post_create_takes_the_wheels_from_a_served_folder(
+    machine: Machine, collected: Path, served: FaultServer
+) -> None:
     machine.assert_verified(machine.setup("--offline", collected, **CUT_OFF))
     sh("rm", "-rf", machine.cache, *machine.prefix.glob("lib/python3.11/site-packages/idna*"))
-    command = [machine.project / "scripts/post_create.sh", "--prefix", machine.prefix, "--cache", machine.cache]
-    done = sh(*command, "--level", "quick", "--offline", served.address, check=False, env={**machine.environ, **CUT_OFF})
+    command = [
+        machine.project / "scripts/post_create.sh",
+        "--prefix",
+        machine.prefix,
+        "--cache",
+        machine.cache,
+    ]
+    done = sh(
+        *command,
+        "--level",
+        "quick",
+        "--offline",
+        served.address,
+        check=False,
+        env={**machine.environ, **CUT_OFF},
+    )
     machine.assert_verified(done)
 
 
@@ -147,7 +204,9 @@ def test_post_create_takes_the_wheels_from_a_served_folder(machine: Machine, col
         ("[" * 200000, "is not the list of a folder"),
     ],
 )
-def test_an_address_that_is_no_such_folder_is_refused(content: Any, said: str, machine: Machine, tmp_path: Path) -> None:
+def test_an_address_that_is_no_such_folder_is_refused(
+    content: Any, said: str, machine: Machine, tmp_path: Path
+) -> None:
     (tmp_path / "site").mkdir()
     if content:
         (tmp_path / "site" / mirror.INDEX).write_text(content)
@@ -158,38 +217,62 @@ def test_an_address_that_is_no_such_folder_is_refused(content: Any, said: str, m
     assert done.returncode == 1 and f"{NOWHERE} does not answer" in done.stdout
 
 
-def test_python_comes_from_the_archive_that_was_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_comes_from_the_archive_that_was_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """uv's own archive of Python, as it is kept by --download-only, makes the environment with no network; another is refused."""
-    base = Path(os.path.realpath(Path(sh("python3.11", "-c", "import sys; print(sys.base_prefix)").stdout.strip())))
+    base = Path(
+        os.path.realpath(
+            Path(sh("python3.11", "-c", "import sys; print(sys.base_prefix)").stdout.strip())
+        )
+    )
     archive, target = tmp_path / "python.tar.gz", Prefix(tmp_path / "env")
-    leave_out = (
-        "site-packages test __pycache__ lib-dynload config-3.11-x86_64-linux-gnu sitecustomize.py".split()
-    )  # Debian's is a link
+    leave_out = "site-packages test __pycache__ lib-dynload config-3.11-x86_64-linux-gnu sitecustomize.py".split()  # Debian's is a link
 
     def slim(info: tarfile.TarInfo) -> Any:
         return None if Path(info.name).name in leave_out else info
 
     with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
-        for name in ("bin/python3.11", "lib/python3.11", *(f"lib/{path.name}" for path in base.glob("lib/libpython3.11.so.1.0"))):
+        for name in (
+            "bin/python3.11",
+            "lib/python3.11",
+            *(f"lib/{path.name}" for path in base.glob("lib/libpython3.11.so.1.0")),
+        ):
             tar.add(base / name, f"python/{name}", filter=slim)
     version = dict(
-        name="cpython", arch={"family": "x86_64", "variant": None}, os="linux", libc="gnu", major=3, minor=11, patch=99
+        name="cpython",
+        arch={"family": "x86_64", "variant": None},
+        os="linux",
+        libc="gnu",
+        major=3,
+        minor=11,
+        patch=99,
     )
-    version.update(prerelease="", variant=None, build="1", sha256=file_sha256(archive), url=f"{NOWHERE}/1/cpython-3.11.99.tar.gz")
+    version.update(
+        prerelease="",
+        variant=None,
+        build="1",
+        sha256=file_sha256(archive),
+        url=f"{NOWHERE}/1/cpython-3.11.99.tar.gz",
+    )
     known = tmp_path / "known.json"
     known.write_text(json.dumps({"cpython-3.11.99-linux-x86_64-gnu": version}))
     ours = {"UV_PYTHON_DOWNLOADS_JSON_URL": str(known), "UV_PYTHON_PREFERENCE": "only-managed"}
     monkeypatch.setattr(wheels, "ALWAYS", {**wheels.ALWAYS, **ours})
     offline = tmp_path / "offline"
     (offline / mirror.PYTHON).mkdir(parents=True)
-    options = Options(cache=tmp_path / "cache", offline=offline, target=target, of=Environment(Path(setup.ROOT)))
+    options = Options(
+        cache=tmp_path / "cache", offline=offline, target=target, of=Environment(Path(setup.ROOT))
+    )
     uv = wheels.bring_uv(setup.machine.default_cache(), setup.Steps(1, True))
     with pytest.raises(Stop, match="no Python 3.11 here, and .*offline has none: apt-get install"):
         setup.create_venv(options, uv)
     kept = offline / mirror.PYTHON / f"{file_sha256(archive)[:9]}-cpython-3.11.99.tar.gz"
     archive.rename(kept)
     setup.create_venv(options, uv)
-    assert str(options.cache / "python") in os.path.realpath(target.path / "bin/python"), "not in the folder, which may go"
+    assert str(options.cache / "python") in os.path.realpath(
+        target.path / "bin/python"
+    ), "not in the folder, which may go"
     sh("rm", "-rf", options.cache, target.path)
     kept.write_bytes(kept.read_bytes() + b"x")
     with pytest.raises(Stop, match="Hash mismatch"):

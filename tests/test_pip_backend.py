@@ -15,13 +15,16 @@ from typing import Any, Dict, Iterator
 import jsonschema
 import pytest
 from conftest import ROOT, VERIFIED, clean_environ, copy_environment, sh
-from lockedenv import environment, locks, machine
-from lockedenv.console import Progress, Steps, Stop
-from lockedenv.install import setup, wheels
-from lockedenv.install.options import Options
-from lockedenv.installed import added, read_prefix
-from lockedenv.machine import default_cache
-from lockedenv.prefix import Prefix, write_activate, write_guard
+from lockedenv.backends import wheels
+from lockedenv.cli import setup
+from lockedenv.cli.options import Options
+from lockedenv.errors import Stop
+from lockedenv.host import machine
+from lockedenv.host.machine import default_cache
+from lockedenv.output import Progress, Steps
+from lockedenv.prefix.lifecycle import Prefix, write_activate, write_guard
+from lockedenv.prefix.records import added, read_prefix
+from lockedenv.spec import environment, locks
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"
@@ -46,15 +49,27 @@ def test_one_command_ends_in_a_verified_environment(prefix: Path) -> None:
     )
     done = sh(prefix / "bin/python", "-c", program, env=clean_environ(CUDA_VISIBLE_DEVICES=""))
     cuda, transformers = of.cuda("pip"), of.version("pip", "transformers")
-    assert done.stdout.splitlines()[-1] == f"{of.torch('pip')}+cu{cuda.replace('.', '')} {cuda} {transformers}"
+    assert (
+        done.stdout.splitlines()[-1]
+        == f"{of.torch('pip')}+cu{cuda.replace('.', '')} {cuda} {transformers}"
+    )
 
 
 def test_a_second_run_has_nothing_to_do(prefix: Path) -> None:
     command = [SETUP, "--backend", "pip", "--prefix", prefix, "--level", "quick"]
     done = sh(*command, env=clean_environ())
-    assert "it is verified again" in done.stdout and "verified: every check that ran has passed" in done.stdout
-    assert "Fetch" not in done.stdout and "[1/2] flash-attn" in done.stdout and "[2/2] Verify, quick level" in done.stdout
-    assert f"\nenter it with:  source {prefix}/activate\n" in done.stdout, "a line to copy, with nothing after it"
+    assert (
+        "it is verified again" in done.stdout
+        and "verified: every check that ran has passed" in done.stdout
+    )
+    assert (
+        "Fetch" not in done.stdout
+        and "[1/2] flash-attn" in done.stdout
+        and "[2/2] Verify, quick level" in done.stdout
+    )
+    assert (
+        f"\nenter it with:  source {prefix}/activate\n" in done.stdout
+    ), "a line to copy, with nothing after it"
     quiet = sh(*command, "--quiet", env=clean_environ())
     assert quiet.stdout == "verified: every check that ran has passed\n"
 
@@ -65,31 +80,58 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("requirements.txt", "conda-lock.yml"):
         shutil.copy2(ROOT / name, tmp_path)
-    module = tmp_path / "scripts/lockedenv/environment.py"
+    module = tmp_path / "scripts/lockedenv/spec/environment.py"
     text = module.read_text()
-    module.write_text(text.replace("def python(self) -> str:", "def python(self) -> str:\n        return '3.19'"))
-    command = [tmp_path / "scripts/setup_runpod_environment.sh", "--backend", "pip", "--prefix", tmp_path / "env"]
+    module.write_text(
+        text.replace("def python(self) -> str:", "def python(self) -> str:\n        return '3.19'")
+    )
+    command = [
+        tmp_path / "scripts/setup_runpod_environment.sh",
+        "--backend",
+        "pip",
+        "--prefix",
+        tmp_path / "env",
+    ]
     done = sh(*command, check=False, env=clean_environ())
-    assert done.returncode == 1 and "no Python 3.19 here, and uv could not fetch one: apt-get install python3.19" in done.stdout
+    assert (
+        done.returncode == 1
+        and "no Python 3.19 here, and uv could not fetch one: apt-get install python3.19"
+        in done.stdout
+    )
     assert "Traceback" not in done.stdout and not (tmp_path / "env").exists(), done.stdout
     (tmp_path / "offline/wheels").mkdir(parents=True)
-    for wheel in [f"{pin.name}-{pin.version}-py3-none-any.whl" for pin in environment.Environment(ROOT).wheels("pip")]:
+    for wheel in [
+        f"{pin.name}-{pin.version}-py3-none-any.whl"
+        for pin in environment.Environment(ROOT).wheels("pip")
+    ]:
         (tmp_path / "offline/wheels" / wheel).touch()
     for path in machine.default_cache().glob("wheels/uv-*.whl"):
         (tmp_path / "offline/wheels" / path.name).symlink_to(path)
     done = sh(*command, "--offline", tmp_path / "offline", check=False, env=clean_environ())
-    assert done.returncode == 1 and f"no Python 3.19 here, and {tmp_path}/offline has none: apt-get install" in done.stdout
+    assert (
+        done.returncode == 1
+        and f"no Python 3.19 here, and {tmp_path}/offline has none: apt-get install" in done.stdout
+    )
 
 
-@pytest.mark.parametrize("volume, option", [(50, "--prefix {}/env"), (5, "--prefix")], ids=["room on the volume", "none"])
+@pytest.mark.parametrize(
+    "volume, option", [(50, "--prefix {}/env"), (5, "--prefix")], ids=["room on the volume", "none"]
+)
 def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volume: int, option: str
 ) -> None:
     (tmp_path / "volume").mkdir()
     monkeypatch.setattr(machine, "POD_VOLUME", tmp_path / "volume")
-    monkeypatch.setattr(machine, "free_bytes", lambda path: (volume if "volume" in path.parts else 5) * 10**9)
-    monkeypatch.setattr(machine, "same_filesystem", lambda a, b: ("volume" in a.parts) == ("volume" in b.parts))
-    needs = [(tmp_path / "env", 6_200_000_000, "the environment"), (tmp_path / "volume/cache", 3_200_000_000, "the cache")]
+    monkeypatch.setattr(
+        machine, "free_bytes", lambda path: (volume if "volume" in path.parts else 5) * 10**9
+    )
+    monkeypatch.setattr(
+        machine, "same_filesystem", lambda a, b: ("volume" in a.parts) == ("volume" in b.parts)
+    )
+    needs = [
+        (tmp_path / "env", 6_200_000_000, "the environment"),
+        (tmp_path / "volume/cache", 3_200_000_000, "the cache"),
+    ]
     with pytest.raises(Stop) as stop:
         setup.refuse_small_disks("pip", needs)
     said = f"need about 6.2 GB at {tmp_path}/env, 5.0 GB are free; free 1.2 GB, or choose another disk with "
@@ -101,9 +143,13 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     """uv stopped: it could not lock its cache, and that was told as a Python that is not there."""
-    options = setup.parser().parse_args(["--prefix", f"{tmp_path}/env", "--cache", f"{tmp_path}/cache"], namespace=Options())
+    options = setup.parser().parse_args(
+        ["--prefix", f"{tmp_path}/env", "--cache", f"{tmp_path}/cache"], namespace=Options()
+    )
     options.settle(options.prefix)
-    before, total = setup.needed_space(options, "pip"), sum(pin.size for pin in options.of.wheels("pip"))
+    before, total = setup.needed_space(options, "pip"), sum(
+        pin.size for pin in options.of.wheels("pip")
+    )
     machine.has_links_and_locks.cache_clear()
 
     real = {"os.link": os.link, "fcntl.flock": fcntl.flock}[lacking]
@@ -119,16 +165,24 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
             environ = wheels.uv_environment(options.cache, options.target.path, {})
             after = setup.needed_space(options, "pip")
             there.setattr(tempfile, "tempdir", str(tmp_path))
-            with pytest.raises(Stop, match="neither the disk of .* hard links and file locks, which uv needs: set TMPDIR"):
+            with pytest.raises(
+                Stop,
+                match="neither the disk of .* hard links and file locks, which uv needs: set TMPDIR",
+            ):
                 wheels.uv_environment(options.cache, options.target.path, {})
     finally:
         machine.has_links_and_locks.cache_clear()
-    assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(wheels.temporary("uv", options.target.path))
-    assert wheels.uv_environment(options.cache, options.target.path, {})["UV_LINK_MODE"] == "hardlink"
+    assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(
+        wheels.temporary("uv", options.target.path)
+    )
+    assert (
+        wheels.uv_environment(options.cache, options.target.path, {})["UV_LINK_MODE"] == "hardlink"
+    )
     assert [what for _, _, what in before] == ["the environment and the cache"]
     assert [(bytes, what) for _, bytes, what in after] == [
-        (before[0][1] + total, "the environment and the cache"), (before[0][1], "what is unpacked"),
-    ]  # fmt: skip
+        (before[0][1] + total, "the environment and the cache"),
+        (before[0][1], "what is unpacked"),
+    ]
 
 
 def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_python(
@@ -138,14 +192,34 @@ def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_pyt
     env, cache = copy_environment(pip_environment, tmp_path / "env", links=True), tmp_path / "cache"
     uv = default_cache() / f"bin/uv-{wheels.uv_pin().sha256[:12]}"
     (env / "pyvenv.cfg").rename(tmp_path / "pyvenv.cfg")
-    command = [ROOT / "scripts/post_create.sh", "--prefix", env, "--cache", cache, "--level", "quick"]
+    command = [
+        ROOT / "scripts/post_create.sh",
+        "--prefix",
+        env,
+        "--cache",
+        cache,
+        "--level",
+        "quick",
+    ]
     done = sh(*command, check=False, env=clean_environ())
-    assert done.returncode == 1 and f"{env}/pyvenv.cfg is gone, so the environment's Python is the machine's" in done.stdout
-    known = sh(uv, "pip", "list", "--python", env / "bin/python", env=clean_environ(UV_CACHE_DIR=str(cache / "uv"))).stdout
+    assert (
+        done.returncode == 1
+        and f"{env}/pyvenv.cfg is gone, so the environment's Python is the machine's" in done.stdout
+    )
+    known = sh(
+        uv,
+        "pip",
+        "list",
+        "--python",
+        env / "bin/python",
+        env=clean_environ(UV_CACHE_DIR=str(cache / "uv")),
+    ).stdout
     assert not re.search("^torch ", known, re.M), "uv has seen the machine's Python there"
     (tmp_path / "pyvenv.cfg").rename(env / "pyvenv.cfg")
     environ = wheels.uv_environment(cache, env, dict(os.environ))
-    assert re.search("^torch ", sh(uv, "pip", "list", "--python", env / "bin/python", env=environ).stdout, re.M)
+    assert re.search(
+        "^torch ", sh(uv, "pip", "list", "--python", env / "bin/python", env=environ).stdout, re.M
+    )
 
 
 def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> None:
@@ -154,12 +228,17 @@ def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> N
     programs.mkdir()
     for name in ("bash", "python3", "curl", "git", "dirname", "readlink"):
         (programs / name).symlink_to(os.path.realpath(str(shutil.which(name))))
-    (programs / "nvidia-smi").write_text("#!/bin/bash\necho 'NVIDIA H100 80GB HBM3, 550.54.14, 81559, 9.0, GPU-1, Disabled'\n")
+    (programs / "nvidia-smi").write_text(
+        "#!/bin/bash\necho 'NVIDIA H100 80GB HBM3, 550.54.14, 81559, 9.0, GPU-1, Disabled'\n"
+    )
     (programs / "nvidia-smi").chmod(0o755)
     options = ["--backend", "pip", "--prefix", tmp_path / "env", "--cache", tmp_path / "cache"]
     environ = {**clean_environ(PATH=str(programs)), "CXX": ""}
     done = sh(SETUP, *options, check=False, env=environ)
-    assert done.returncode == 1 and "there is no g++ for torch.compile, and CXX is not set; apt-get update" in done.stdout
+    assert (
+        done.returncode == 1
+        and "there is no g++ for torch.compile, and CXX is not set; apt-get update" in done.stdout
+    )
     assert "[2/6]" not in done.stdout and not (tmp_path / "cache").exists(), done.stdout
 
 
@@ -168,7 +247,9 @@ def test_pips_further_places_are_asked_too(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     found = wheels.index_settings(dict(os.environ))
-    assert found["UV_EXTRA_INDEX_URL"] == "http://127.0.0.1:9/simple" and found["UV_FIND_LINKS"] == str(tmp_path / "links")
+    assert found["UV_EXTRA_INDEX_URL"] == "http://127.0.0.1:9/simple" and found[
+        "UV_FIND_LINKS"
+    ] == str(tmp_path / "links")
 
 
 @pytest.mark.parametrize("quiet", ["PIP_QUIET=1", "pip.conf"])
@@ -182,7 +263,11 @@ def test_a_pip_that_is_told_to_be_quiet_still_tells_its_index(
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     if quiet == "PIP_QUIET=1":
         monkeypatch.setenv("PIP_QUIET", "1")
-    theirs = {name: value for name, value in os.environ.items() if not name.startswith("UV_") and name != "PIP_INDEX_URL"}
+    theirs = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("UV_") and name != "PIP_INDEX_URL"
+    }
     assert wheels.index_settings(theirs)["UV_DEFAULT_INDEX"] == "http://mine.example/simple"
 
 
@@ -190,9 +275,16 @@ def test_what_goes_on_is_shown_while_uv_tries_the_first_index_alone(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """For minutes nothing was said, where pip.conf names further indexes."""
-    monkeypatch.setattr(Progress, "show", lambda self, text: self.quiet or print(text(), file=sys.stderr))
+    monkeypatch.setattr(
+        Progress, "show", lambda self, text: self.quiet or print(text(), file=sys.stderr)
+    )
     command = [sys.executable, "-c", "import time; print('uv says'); time.sleep(0.2)"]
-    wheels.run_uv(command, {**os.environ, "UV_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple"}, "installing", False)
+    wheels.run_uv(
+        command,
+        {**os.environ, "UV_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple"},
+        "installing",
+        False,
+    )
     said = capfd.readouterr()
     assert "installing, 0 s" in said.err and not said.out, "what uv says belongs to the second try"
 
@@ -200,10 +292,21 @@ def test_what_goes_on_is_shown_while_uv_tries_the_first_index_alone(
 def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:
     """Where no channel answers; the mirror here is a port that nobody listens on, and so is the proxy."""
     environ = clean_environ(https_proxy="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
-    done = sh(SETUP, "--dry-run", "--prefix", tmp_path / "env", "--cache", tmp_path / "cache", env=environ)
-    assert re.search(r"backend      pip: the channel \S+ does not answer \(curl: \(\d+\)", done.stdout), done.stdout
-    assert re.search(r"about \d\.\d GB of .* free", done.stdout) and "nothing was changed" in done.stdout
-    assert not (tmp_path / "env").exists() and not (tmp_path / "cache").exists() and not list(tmp_path.glob("env.*"))
+    done = sh(
+        SETUP, "--dry-run", "--prefix", tmp_path / "env", "--cache", tmp_path / "cache", env=environ
+    )
+    assert re.search(
+        r"backend      pip: the channel \S+ does not answer \(curl: \(\d+\)", done.stdout
+    ), done.stdout
+    assert (
+        re.search(r"about \d\.\d GB of .* free", done.stdout)
+        and "nothing was changed" in done.stdout
+    )
+    assert (
+        not (tmp_path / "env").exists()
+        and not (tmp_path / "cache").exists()
+        and not list(tmp_path.glob("env.*"))
+    )
 
 
 def test_the_whole_verifier_on_the_real_environment(prefix: Path, tmp_path: Path) -> None:
@@ -211,7 +314,13 @@ def test_the_whole_verifier_on_the_real_environment(prefix: Path, tmp_path: Path
     target = tmp_path / "new" / "verify.json"
     program = ROOT / "scripts/verify_environment.py"
     # As one node of a RunPod cluster, whose other nodes do not answer.
-    cluster = {"WORLD_SIZE": "2", "RANK": "1", "NODE_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "9"}
+    cluster = {
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "NODE_RANK": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "9",
+    }
     command = [prefix / "bin/python", program, "--json", target]
     done = sh(*command, check=False, cwd=tmp_path, env=clean_environ(**cluster))
     assert done.returncode == 0, done.stdout
@@ -222,14 +331,22 @@ def test_the_whole_verifier_on_the_real_environment(prefix: Path, tmp_path: Path
     ran = "files imports torch-build torch torch-compile sdpa bitsandbytes transformers qlora accelerate datasets tokenizers hub"
     assert [verdicts[name] for name in ran.split()] == ["pass"] * len(ran.split()), done.stdout
     current = environment.of(prefix).name == "current"
-    assert verdicts["trainer-resume"] == ("pass" if current else "warn") and verdicts["statistics"] == "pass"
+    assert (
+        verdicts["trainer-resume"] == ("pass" if current else "warn")
+        and verdicts["statistics"] == "pass"
+    )
     known = next(r["summary"] for r in document["results"] if r["check"] == "vulnerabilities")
     assert known.startswith(
-        "2 known vulnerabilities of torch 2.10.0" if current else "9 known vulnerabilities of torch 2.5.1 and"
+        "2 known vulnerabilities of torch 2.10.0"
+        if current
+        else "9 known vulnerabilities of torch 2.5.1 and"
     )
     gpu_only = ["driver", "async-error", "flash-attn", "gpu-speed", "gpu-state"]
     assert [verdicts[name] for name in gpu_only] == ["skip"] * 5
-    assert f"{list(verdicts.values()).count('pass')} passed" in done.stdout and "skipped" in done.stdout
+    assert (
+        f"{list(verdicts.values()).count('pass')} passed" in done.stdout
+        and "skipped" in done.stdout
+    )
     assert "\033" not in done.stdout
 
 
@@ -239,9 +356,31 @@ def test_the_checks_logic_on_the_cpu(prefix: Path) -> None:
     What they decide is the same code in both; `current` runs what its own libraries may break.
     """
     python, tests = prefix / "bin/python", ROOT / "tests/in_environment"
-    options = ["-q", "--rootdir", tests, "--confcutdir", tests, "-c", "/dev/null", "-p", "no:cacheprovider"]
-    options += [] if environment.of(prefix).name == "default" else ["-k", "documents or fork or bit_for_bit or see_"]
-    done = sh(python, "-m", "pytest", *options, tests, check=False, env=clean_environ(PYTHONPATH=str(ROOT / "scripts")))
+    options = [
+        "-q",
+        "--rootdir",
+        tests,
+        "--confcutdir",
+        tests,
+        "-c",
+        "/dev/null",
+        "-p",
+        "no:cacheprovider",
+    ]
+    options += (
+        []
+        if environment.of(prefix).name == "default"
+        else ["-k", "documents or fork or bit_for_bit or see_"]
+    )
+    done = sh(
+        python,
+        "-m",
+        "pytest",
+        *options,
+        tests,
+        check=False,
+        env=clean_environ(PYTHONPATH=str(ROOT / "scripts")),
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -255,11 +394,30 @@ def test_what_people_install_leaves_what_is_locked_or_stops(prefix: Path, tmp_pa
     settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     enter = ["bash", "-c", f'source "{env}/activate" && "$@"', "bash"]
     for installer in ([python, "-m", "pip"], [*enter, "uv", "pip"]):
-        done = sh(*installer, "install", "transformers==4.50.0", check=False, env=clean_environ(**settings))
-        assert done.returncode and re.search("ResolutionImpossible|No solution found", done.stdout), done.stdout
-    (tmp_path / "more.txt").write_text("six<2\n")  # a variable of the image would take the place of pip.conf's constraint
+        done = sh(
+            *installer,
+            "install",
+            "transformers==4.50.0",
+            check=False,
+            env=clean_environ(**settings),
+        )
+        assert done.returncode and re.search(
+            "ResolutionImpossible|No solution found", done.stdout
+        ), done.stdout
+    (tmp_path / "more.txt").write_text(
+        "six<2\n"
+    )  # a variable of the image would take the place of pip.conf's constraint
     settings["PIP_CONSTRAINT"] = str(tmp_path / "more.txt")
-    done = sh(*enter, "python", "-m", "pip", "install", "transformers==4.50.0", check=False, env=clean_environ(**settings))
+    done = sh(
+        *enter,
+        "python",
+        "-m",
+        "pip",
+        "install",
+        "transformers==4.50.0",
+        check=False,
+        env=clean_environ(**settings),
+    )
     assert done.returncode and "ResolutionImpossible" in done.stdout, done.stdout
     del settings["PIP_CONSTRAINT"]
     done = sh(python, "-m", "pip", "install", "trl", "--dry-run", env=clean_environ(**settings))
@@ -271,12 +429,23 @@ def test_what_people_install_leaves_what_is_locked_or_stops(prefix: Path, tmp_pa
     requirements = of.folder / "requirements-dev.txt"
     sh(python, "-m", "pip", "install", "-r", requirements, env=clean_environ(**settings))
     sh(python, "-m", "sphinx", "--version", env=clean_environ())
-    done = sh(python, ROOT / "scripts/verify_environment.py", "--level", "quick", env=clean_environ())
+    done = sh(
+        python, ROOT / "scripts/verify_environment.py", "--level", "quick", env=clean_environ()
+    )
     assert VERIFIED in done.stdout and "beyond the lock: " in done.stdout, done.stdout
     assert "humanize" in str(added(read_prefix(env)))
     # Without the guard.
     (env / "pip.conf").unlink()
-    done = sh(python, "-m", "pip", "install", "transformers==4.50.0", "--dry-run", "--no-deps", env=clean_environ(**settings))
+    done = sh(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "transformers==4.50.0",
+        "--dry-run",
+        "--no-deps",
+        env=clean_environ(**settings),
+    )
     assert "Would install transformers-4.50.0" in done.stdout
     assert sh(*enter, "printenv", "UV_CONSTRAINT", check=False, env=clean_environ()).returncode == 1
 
@@ -289,7 +458,10 @@ def test_what_people_install_leaves_what_is_locked_or_stops(prefix: Path, tmp_pa
             "--environment curent: there are default and current, and any folder with an environment.yml",
         ),
         (["--prefix", "/proc/env"], "/proc/env cannot be made"),
-        (["--offline", "/nowhere"], "--offline /nowhere: is not a folder; make it with --download-only /nowhere"),
+        (
+            ["--offline", "/nowhere"],
+            "--offline /nowhere: is not a folder; make it with --download-only /nowhere",
+        ),
         (["--arch", "70"], "flash-attn cannot be built for compute capability 7.0"),
         (["--sha256", "0"], "--sha256 is the hash of --wheel; give both"),
         (["--jobs", "0"], "give a positive number"),
@@ -298,8 +470,20 @@ def test_what_people_install_leaves_what_is_locked_or_stops(prefix: Path, tmp_pa
 )
 def test_a_refusal_is_one_line_before_anything_is_downloaded(options: list, said: str, tmp_path: Path) -> None:  # type: ignore
     more = [] if "--prefix" in options else ["--prefix", tmp_path / "env"]
-    done = sh(SETUP, "--backend", "pip", "--cache", tmp_path / "cache", *more, *options, check=False, env=clean_environ())
-    assert done.returncode == 1 and said in done.stdout and len(done.stdout.strip().splitlines()) == 1, done.stdout
+    done = sh(
+        SETUP,
+        "--backend",
+        "pip",
+        "--cache",
+        tmp_path / "cache",
+        *more,
+        *options,
+        check=False,
+        env=clean_environ(),
+    )
+    assert (
+        done.returncode == 1 and said in done.stdout and len(done.stdout.strip().splitlines()) == 1
+    ), done.stdout
     assert not (tmp_path / "cache").exists()
 
 
@@ -307,7 +491,16 @@ def test_a_folder_that_is_not_ours_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "env").mkdir()
     (tmp_path / "env/thesis.tex").write_text("years of work")
     for more in ([], ["--force"]):
-        done = sh(SETUP, "--backend", "pip", "--prefix", tmp_path / "env", *more, check=False, env=clean_environ())
+        done = sh(
+            SETUP,
+            "--backend",
+            "pip",
+            "--prefix",
+            tmp_path / "env",
+            *more,
+            check=False,
+            env=clean_environ(),
+        )
         assert done.returncode == 1 and "was not made by this script" in done.stdout
     assert (tmp_path / "env/thesis.tex").read_text() == "years of work"
 
@@ -316,17 +509,27 @@ def test_without_python_there_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
     for name in ("setup_runpod_environment.sh", "post_create.sh"):
         done = sh("/bin/bash", ROOT / "scripts" / name, check=False, env={"PATH": str(tmp_path)})
-        assert done.returncode == 1 and "needs python3 3.8 or newer to start; install it with" in done.stdout
+        assert (
+            done.returncode == 1
+            and "needs python3 3.9 or newer to start; install it with" in done.stdout
+        )
 
 
 def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
     done = sh(ROOT / "scripts/post_create.sh", check=False, env=clean_environ(HOME=str(tmp_path)))
-    assert done.returncode == 1 and "no environment is active; name one with --prefix DIR" in done.stdout
-    done = sh(ROOT / "scripts/post_create.sh", "--prefix", tmp_path, check=False, env=clean_environ())
+    assert (
+        done.returncode == 1
+        and "no environment is active; name one with --prefix DIR" in done.stdout
+    )
+    done = sh(
+        ROOT / "scripts/post_create.sh", "--prefix", tmp_path, check=False, env=clean_environ()
+    )
     assert done.returncode == 1 and "has no bin/python: it is not an environment" in done.stdout
 
 
-def test_only_a_pods_volume_is_taken_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_a_pods_volume_is_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A plain folder /workspace moved everyone's cache."""
     for name in ("RUNPOD_POD_ID", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -351,22 +554,36 @@ def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(
     monkeypatch.setattr(sys, "_base_executable", "/bin/false")
     monkeypatch.setenv("PATH", "/nowhere")
     wheels.pip_command.cache_clear()
-    with pytest.raises(Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"):
+    with pytest.raises(
+        Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"
+    ):
         wheels.bring_uv(tmp_path, Steps(1, True))
 
 
-@pytest.mark.parametrize("command", ["--backend pip --prefix {0}/env --cache {0}/cache", "--download-only {0}/cache"])
+@pytest.mark.parametrize(
+    "command", ["--backend pip --prefix {0}/env --cache {0}/cache", "--download-only {0}/cache"]
+)
 def test_without_pip_that_is_said_before_anything_is_done(
-    command: str, no_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str,
+    no_memory: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It was said in the second step; --download-only said it after three gigabytes."""
     for name in ("executable", "_base_executable"):
         monkeypatch.setattr(sys, name, "/bin/false")
     monkeypatch.setenv("PATH", "/nowhere")
     options = setup.parser().parse_args(command.format(tmp_path).split(), Options())
-    with pytest.raises(Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"):
+    with pytest.raises(
+        Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"
+    ):
         setup.work(options)
-    assert capsys.readouterr() == ("", "") and not (tmp_path / "cache").exists() and not (tmp_path / "env").exists()
+    assert (
+        capsys.readouterr() == ("", "")
+        and not (tmp_path / "cache").exists()
+        and not (tmp_path / "env").exists()
+    )
 
 
 def test_the_wheels_of_debians_ensurepip_are_a_source_of_pip(
@@ -383,4 +600,7 @@ def test_the_wheels_of_debians_ensurepip_are_a_source_of_pip(
     (tmp_path / "python3").chmod(0o755)
     for name in ("executable", "_base_executable"):
         monkeypatch.setattr(sys, name, str(tmp_path / "python3"))
-    assert wheels.pip_command() == [str(tmp_path / "python3"), f"{tmp_path}/pip-1-py3-none-any.whl/pip"]
+    assert wheels.pip_command() == [
+        str(tmp_path / "python3"),
+        f"{tmp_path}/pip-1-py3-none-any.whl/pip",
+    ]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from lockedenv import console, process
-from lockedenv.console import Progress
+from lockedenv import output as console
+from lockedenv.host import process
+from lockedenv.output import Progress
 from lockedenv.verify import report as reporting
 from lockedenv.verify.checks import Result, exit_status, failed, passed, skipped, warned
 from lockedenv.verify.report import Report, to_attach
@@ -35,13 +36,21 @@ def test_plain_when_piped_and_coloured_on_a_terminal(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     plain = said(io.StringIO(), failed("wrong", "mend it", ["detail"]))
-    assert plain.splitlines()[:3] == ["FAIL  torch            wrong", "      - detail", "      > mend it"]
-    assert "\033[31mFAIL\033[0m" in said(Terminal(), failed("wrong", "mend it")) and "working" in said(Terminal())
+    assert plain.splitlines()[:3] == [
+        "FAIL  torch            wrong",
+        "      - detail",
+        "      > mend it",
+    ]
+    assert "\033[31mFAIL\033[0m" in said(
+        Terminal(), failed("wrong", "mend it")
+    ) and "working" in said(Terminal())
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\033[31m" not in said(Terminal(), failed("wrong", "mend it"))
 
 
-def test_progress_is_one_line_on_a_terminal_and_one_every_15_s_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_one_line_on_a_terminal_and_one_every_15_s_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     shown = {}
@@ -53,7 +62,11 @@ def test_progress_is_one_line_on_a_terminal_and_one_every_15_s_elsewhere(monkeyp
         progress.clear()
         shown[out.isatty()] = out.getvalue()
     assert shown[False] == "  step 14\n  step 29\n"
-    assert shown[True].count("\n") == 0 and shown[True].count("\r\033[K  step") == 32 and shown[True].endswith("\r\033[K")
+    assert (
+        shown[True].count("\n") == 0
+        and shown[True].count("\r\033[K  step") == 32
+        and shown[True].endswith("\r\033[K")
+    )
     quiet = Progress(quiet=True, out=Terminal())
     quiet.show(lambda: "step", begins=True)
     assert quiet.out.getvalue() == ""  # type: ignore
@@ -63,43 +76,79 @@ def test_a_long_command_shows_that_it_runs(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(process, "Progress", lambda quiet: Progress(quiet, Terminal()))
     drawn = []
     monkeypatch.setattr(Progress, "show", lambda self, text: drawn.append(text()))
-    process.run(["sh", "-c", "echo one; sleep 0.3"], {}, "waiting", on_line=lambda line: f"has said {line}")
+    process.run(
+        ["sh", "-c", "echo one; sleep 0.3"], {}, "waiting", on_line=lambda line: f"has said {line}"
+    )
     assert drawn and re.fullmatch(r"has said one, \d s", drawn[-1])
 
 
 def test_skipped_is_never_counted_as_passed() -> None:
     text = said(io.StringIO(), skipped("no GPU"))
-    assert "0 passed, 0 failed, 1 skipped" in text and "nothing was checked" in text and "verified" not in text
-    assert "1 passed, 1 warned, 0 failed, 1 skipped" in said(io.StringIO(), passed("x"), warned("w", "r"), skipped("s"))
+    assert (
+        "0 passed, 0 failed, 1 skipped" in text
+        and "nothing was checked" in text
+        and "verified" not in text
+    )
+    assert "1 passed, 1 warned, 0 failed, 1 skipped" in said(
+        io.StringIO(), passed("x"), warned("w", "r"), skipped("s")
+    )
 
 
 def test_long_lists_are_cut_and_long_lines_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     text = said(io.StringIO(), failed("wrong", "mend it", [f"file {n}" for n in range(50)]))
-    assert "file 19" in text and "file 20" not in text and "and 30 more; --json FILE has them all" in text
+    assert (
+        "file 19" in text
+        and "file 20" not in text
+        and "and 30 more; --json FILE has them all" in text
+    )
     wrapped = said(Terminal(), failed("wrong", "word " * 40))
-    assert max(len(line) for line in wrapped.replace("\r\033[K", "").split("\n") if "word" in line) <= 60
+    assert (
+        max(len(line) for line in wrapped.replace("\r\033[K", "").split("\n") if "word" in line)
+        <= 60
+    )
 
 
 def test_exit_status() -> None:
     assert exit_status([passed("x"), skipped("s")]) == 0 and exit_status([failed("x", "r")]) == 1
-    assert exit_status([warned("x", "r")]) == 0 and exit_status([warned("x", "r")], strict=True) == 1
+    assert (
+        exit_status([warned("x", "r")]) == 0 and exit_status([warned("x", "r")], strict=True) == 1
+    )
     out = io.StringIO()
     for results, strict in (([passed("x"), warned("y", "r")], True), ([warned("y", "r")], False)):
         Report(out).summary(results, 1.0, strict)
-    assert "not verified, since with --strict a warning fails" in out.getvalue() and "verified:" not in out.getvalue()
+    assert (
+        "not verified, since with --strict a warning fails" in out.getvalue()
+        and "verified:" not in out.getvalue()
+    )
     assert "no check failed, and none passed" in out.getvalue()
 
 
-def test_what_is_attached_to_a_report_has_all_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_attached_to_a_report_has_all_and_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reporting.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(reporting, "default_cache", lambda: tmp_path)
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs/flash.log").write_text("\n".join(f"line {n}" for n in range(90)))
-    (tmp_path / "maximalcai-x.log").write_text(f"Traceback: {ROOT}/x https://me:s3cret@index.example/simple\n")
+    (tmp_path / "maximalcai-x.log").write_text(
+        f"Traceback: {ROOT}/x https://me:s3cret@index.example/simple\n"
+    )
     (tmp_path / "maximalcai-y.log").write_text(f"Traceback: {ROOT}-of another clone\n")
-    row = {"name": "torch", "version": "1", "build": "", "manager": "pip", "hash": "h", "channel": "pypi"}
-    manifest = {"fingerprint": "f", "packages": [row], "results": [], "variables": {"HF_HOME": "/x"}}
+    row = {
+        "name": "torch",
+        "version": "1",
+        "build": "",
+        "manager": "pip",
+        "hash": "h",
+        "channel": "pypi",
+    }
+    manifest = {
+        "fingerprint": "f",
+        "packages": [row],
+        "results": [],
+        "variables": {"HF_HOME": "/x"},
+    }
     text = to_attach(manifest, [failed("wrong hf_transfer", "mend it", ["detail"])], 1.0)
     for said in (
         "FAIL  ",
@@ -121,5 +170,7 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(tmp_path: Path, monk
         f'{ROOT}/x hf_oauth_abcdefgh ghp_abcdefghij --token abcdefg "Authorization": "Basic abcdefg" HF_TOKEN=hf_abcdefghijk Authorization: Bearer hf_abcdefghijk password = p4ss\n'
     )
     text += to_attach(manifest, [], 1.0)
-    assert not re.search("HUNTER2|hf_abc|p4ss|abcdefg", text), "another's file behind a link; what looks like a secret"
+    assert not re.search(
+        "HUNTER2|hf_abc|p4ss|abcdefg", text
+    ), "another's file behind a link; what looks like a secret"
     assert "s3cret" not in text and "line 49\n" not in text

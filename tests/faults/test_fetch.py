@@ -16,11 +16,13 @@ from typing import Dict, Iterable, List
 import pytest
 from conftest import apart, sh
 from fault_server import Fault, FaultServer, Handler
-from lockedenv.console import Stop, redact
-from lockedenv.install import fetch, kept
-from lockedenv.install.fetch import FetchError, Item
-from lockedenv.installed import hashes
-from lockedenv.machine import write_atomically
+from lockedenv.backends import download as fetch
+from lockedenv.backends import kept
+from lockedenv.backends.download import FetchError, Item
+from lockedenv.errors import Stop
+from lockedenv.host.machine import write_atomically
+from lockedenv.prefix.records import hashes
+from lockedenv.redaction import redact
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,9 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 RUNS = int(os.environ.get("RANDOM_FAULT_RUNS", "6"))
-FILES = {f"package-{n}-1.0-0.conda": random.Random(n).randbytes(40_000 + 7_000 * n) for n in range(12)}
+FILES = {
+    f"package-{n}-1.0-0.conda": random.Random(n).randbytes(40_000 + 7_000 * n) for n in range(12)
+}
 
 
 @pytest.fixture
@@ -44,7 +48,12 @@ def site(tmp_path: Path) -> Path:
 
 def items(*servers: str) -> List[Item]:
     return [
-        Item(name, hashlib.sha256(content).hexdigest(), len(content), [f"{s}/conda-forge/noarch/{name}" for s in servers])
+        Item(
+            name,
+            hashlib.sha256(content).hexdigest(),
+            len(content),
+            [f"{s}/conda-forge/noarch/{name}" for s in servers],
+        )
         for name, content in FILES.items()
     ]
 
@@ -80,8 +89,12 @@ def times(number: int, fault: Fault) -> Fault:
 
 
 def reset(handler: Handler, content: bytes, start: int) -> bool:
-    handler.send_part(content, start, start + random.Random(len(content) + start).randrange(len(content) - start))
-    handler.connection.setsockopt(1, 13, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # SO_LINGER 0: a reset, not an end
+    handler.send_part(
+        content, start, start + random.Random(len(content) + start).randrange(len(content) - start)
+    )
+    handler.connection.setsockopt(
+        1, 13, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+    )  # SO_LINGER 0: a reset, not an end
     return True
 
 
@@ -135,16 +148,27 @@ def test_a_passing_fault_is_survived(fault: Fault, site: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "fault, said",
-    [(truncate, "127.0.0.1"), (unavailable, "HTTP 503"), (wrong_bytes, "not "), (loop, "Maximum (5) redirects followed")],
+    [
+        (truncate, "127.0.0.1"),
+        (unavailable, "HTTP 503"),
+        (wrong_bytes, "not "),
+        (loop, "Maximum (5) redirects followed"),
+    ],
     ids=["truncate", "unavailable", "wrong bytes", "redirect loop"],
 )
-def test_a_lasting_fault_ends_in_a_clear_error(fault: Fault, said: str, site: Path, tmp_path: Path) -> None:
+def test_a_lasting_fault_ends_in_a_clear_error(
+    fault: Fault, said: str, site: Path, tmp_path: Path
+) -> None:
     with FaultServer(site) as server:
         server.fault = fault
         if fault is truncate:  # each time less than a byte further: it never gets there
             server.fault = lambda h, c, s: truncate(h, c[: s + 1], s)
-        with pytest.raises(FetchError, match="12 of 12 files could not be fetched after 3 attempts") as error:
-            fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True, rounds=3)
+        with pytest.raises(
+            FetchError, match="12 of 12 files could not be fetched after 3 attempts"
+        ) as error:
+            fetch.fetch(
+                items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True, rounds=3
+            )
     assert said in str(error.value) and "Run the same command again" in str(error.value)
     assert_nothing_wrong(tmp_path / "pkgs")
 
@@ -174,20 +198,29 @@ def test_a_mirror_that_lacks_half_and_lies_about_the_rest(site: Path, tmp_path: 
 
     with FaultServer(site) as mirror, FaultServer(site) as origin:
         mirror.fault = half
-        fetch.fetch(items(mirror.address, origin.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+        fetch.fetch(
+            items(mirror.address, origin.address), tmp_path / "pkgs", lambda text: None, quiet=True
+        )
         assert sum(mirror.requests.values()) >= len(FILES)
     assert_exact(tmp_path / "pkgs")
 
 
-def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(site: Path, tmp_path: Path) -> None:
+def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(
+    site: Path, tmp_path: Path
+) -> None:
     with FaultServer(site) as server:
         fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
         asked = sum(server.requests.values())
-        assert fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True) == 0
+        assert (
+            fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
+            == 0
+        )
         assert sum(server.requests.values()) == asked
         (tmp_path / "pkgs/package-3-1.0-0.conda").write_bytes(b"rot")
         (tmp_path / "pkgs/package-4-1.0-0.conda").unlink()
-        (tmp_path / "pkgs/package-4-1.0-0.conda.part").write_bytes(b"\0" * 100)  # a part that can only end wrong
+        (tmp_path / "pkgs/package-4-1.0-0.conda.part").write_bytes(
+            b"\0" * 100
+        )  # a part that can only end wrong
         fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
     assert_exact(tmp_path / "pkgs")
 
@@ -206,15 +239,22 @@ def test_what_is_noted_is_not_read_and_what_has_another_size_or_time_is(
         fetch.fetch(items(server.address), folder, lambda text: None, quiet=True)
         monkeypatch.setattr(kept, "hashes", reading)
         known = kept.known(folder.iterdir())
-        assert read == [] and {path.name: sha for path, sha in known.items()} == {i.name: i.sha256 for i in items("")}
+        assert read == [] and {path.name: sha for path, sha in known.items()} == {
+            i.name: i.sha256 for i in items("")
+        }
         os.utime(folder / "package-1-1.0-0.conda", (1, 1))
         (folder / "package-2-1.0-0.conda").write_bytes(b"rot")
         fetch.fetch(items(server.address), folder, lambda text: None, quiet=True, has=kept.known)
-        assert sorted(path.name for path in read) == ["package-1-1.0-0.conda", "package-2-1.0-0.conda"]
+        assert sorted(path.name for path in read) == [
+            "package-1-1.0-0.conda",
+            "package-2-1.0-0.conda",
+        ]
         assert_exact(folder)
         rot(folder / "package-3-1.0-0.conda")
         fetch.fetch(items(server.address), folder, lambda text: None, quiet=True, has=kept.known)
-        assert (folder / "package-3-1.0-0.conda").read_bytes() != FILES["package-3-1.0-0.conda"], "for its unpacker to find"
+        assert (folder / "package-3-1.0-0.conda").read_bytes() != FILES[
+            "package-3-1.0-0.conda"
+        ], "for its unpacker to find"
         fetch.fetch(items(server.address), folder, lambda text: None, quiet=True)
     assert_exact(folder)
 
@@ -231,7 +271,9 @@ def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
             if chance.random() < 0.5 or start >= len(content):
                 return False
             faults += 1
-            return chance.choice([reset, truncate, unavailable, wrong_bytes, too_long, loop])(handler, content, start)
+            return chance.choice([reset, truncate, unavailable, wrong_bytes, too_long, loop])(
+                handler, content, start
+            )
 
         with FaultServer(site) as server:
             server.fault = anything
@@ -249,30 +291,42 @@ def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
 def test_two_runs_that_share_a_folder_fetch_each_file_once(site: Path, tmp_path: Path) -> None:
     """They tore each other's `.part` files: FileNotFoundError."""
     program = (
-        "import sys; from pathlib import Path; from test_fetch import items; from lockedenv.install import fetch\n"
+        "import sys; from pathlib import Path; from test_fetch import items; from lockedenv.backends import download as fetch\n"
         "fetch.fetch(items(sys.argv[1]), Path(sys.argv[2]), print, quiet=True)"
     )
     with FaultServer(site) as server:
         server.fault = lambda handler, content, start: time.sleep(0.02) or False  # type: ignore[func-returns-value]
         command = [sys.executable, "-c", program, server.address, str(tmp_path / "pkgs")]
         environ = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
-        both = [subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        both = [
+            subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
+            for _ in range(3)
+        ]
         said = [process.communicate()[1] for process in both]
-        assert [process.returncode for process in both] == [0, 0, 0] and "Traceback" not in "".join(said), said
+        assert [process.returncode for process in both] == [0, 0, 0] and "Traceback" not in "".join(
+            said
+        ), said
         assert set(server.requests.values()) == {1}
     assert_exact(tmp_path / "pkgs")
 
 
-def test_a_password_in_netrc_is_used(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_in_netrc_is_used(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     with FaultServer(site) as server:
-        server.fault = lambda handler, content, start: "Authorization" not in handler.headers and not handler.answer(401, b"")
+        server.fault = (
+            lambda handler, content, start: "Authorization" not in handler.headers
+            and not handler.answer(401, b"")
+        )
         fetch.fetch(items(server.address), tmp_path / "pkgs", lambda text: None, quiet=True)
     assert_exact(tmp_path / "pkgs")
 
 
-def test_a_cache_with_quotes_in_its_name_is_written_to_and_nothing_else(site: Path, tmp_path: Path) -> None:
+def test_a_cache_with_quotes_in_its_name_is_written_to_and_nothing_else(
+    site: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / 'a"b\\c'
     folder.mkdir()
     with FaultServer(site) as server:
@@ -292,10 +346,17 @@ def old_curl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
 
 
-def test_an_old_curl_settles_files_of_unknown_size(site: Path, tmp_path: Path, old_curl: None) -> None:
+def test_an_old_curl_settles_files_of_unknown_size(
+    site: Path, tmp_path: Path, old_curl: None
+) -> None:
     """Ubuntu 20.04's and Debian 11's: pytorch's archive, whose size no channel records, never settled."""
     said = sh(
-        "curl", "--silent", "--write-out", "%{http_code}\\t%{exitcode}\\t%{errormsg}|", "http://127.0.0.1:9", check=False
+        "curl",
+        "--silent",
+        "--write-out",
+        "%{http_code}\\t%{exitcode}\\t%{errormsg}|",
+        "http://127.0.0.1:9",
+        check=False,
     ).stdout
     assert said == "000\t\t|", said
     unsized = [Item(item.name, item.sha256, 0, item.sources) for item in items("{}")]
@@ -313,7 +374,7 @@ def test_an_old_curl_settles_files_of_unknown_size(site: Path, tmp_path: Path, o
 def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     """A file system of 300 kB, in a mount namespace of its own."""
     program = (
-        "import sys; from test_fetch import items; from lockedenv.install import fetch\n"
+        "import sys; from test_fetch import items; from lockedenv.backends import download as fetch\n"
         "try: fetch.fetch(items(sys.argv[1]), __import__('pathlib').Path(sys.argv[2]), print, quiet=True)\n"
         "except fetch.FetchError as error: print(error)"
     )
@@ -323,7 +384,9 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
         mount = f'mount -t tmpfs -o size=300k none {small} && python -c "$0" {server.address} {small}/pkgs'
         environ = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
         done = sh(*apart("--mount"), "bash", "-c", mount, program, env=environ)
-    assert "No space left on the disk of" in done.stdout and "what is there is kept" in done.stdout, done.stdout
+    assert (
+        "No space left on the disk of" in done.stdout and "what is there is kept" in done.stdout
+    ), done.stdout
 
 
 @pytest.mark.parametrize(
@@ -331,10 +394,16 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     [
         ("https://user:hunter2@mirror.example/x", "https://***@mirror.example/x"),
         ("https://user:p@ss@w@rd@mirror.example/x", "https://***@mirror.example/x"),
-        ("https://mirror.example/t/ab-123/conda-forge/x", "https://mirror.example/t/***/conda-forge/x"),
+        (
+            "https://mirror.example/t/ab-123/conda-forge/x",
+            "https://mirror.example/t/***/conda-forge/x",
+        ),
         ("conda.example/t/ab-123/main", "conda.example/t/***/main"),
         ("mirror:8081/t/ab-123/main GET /t/ab-123/main", "mirror:8081/t/***/main GET /t/***/main"),
-        ("GET https://mirror.example/x?token=abc failed", "GET https://mirror.example/x?*** failed"),
+        (
+            "GET https://mirror.example/x?token=abc failed",
+            "GET https://mirror.example/x?*** failed",
+        ),
     ],
 )
 def test_secrets_in_addresses_are_never_shown(text: str, clean: str) -> None:
@@ -353,15 +422,25 @@ def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) 
         fetch.seconds_of("MAXIMALCAI_RETRY_SECONDS", 1)
 
 
-def test_two_containers_with_equal_process_ids_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_containers_with_equal_process_ids_write_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One took the other's half-written file, or found none."""
     monkeypatch.setattr(os, "getpid", lambda: 1)
     with ThreadPoolExecutor(4) as pool:
-        for written in [pool.submit(write_atomically, tmp_path / "hashes.json", "x" * 10_000) for _ in range(400)]:
+        for written in [
+            pool.submit(write_atomically, tmp_path / "hashes.json", "x" * 10_000)
+            for _ in range(400)
+        ]:
             written.result()
-    assert (tmp_path / "hashes.json").read_text() == "x" * 10_000 and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "hashes.json").read_text() == "x" * 10_000 and len(
+        list(tmp_path.iterdir())
+    ) == 1
 
 
 def test_an_address_on_a_mirror() -> None:
     url = "https://conda.anaconda.org/conda-forge/noarch/tqdm-1-0.conda"
-    assert fetch.address("http://m.example/conda/", url) == "http://m.example/conda/conda-forge/noarch/tqdm-1-0.conda"
+    assert (
+        fetch.address("http://m.example/conda/", url)
+        == "http://m.example/conda/conda-forge/noarch/tqdm-1-0.conda"
+    )

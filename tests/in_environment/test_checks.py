@@ -14,7 +14,7 @@ from typing import Any, List
 
 import pytest
 import torch
-from lockedenv import environment
+from lockedenv.spec import environment
 from lockedenv.verify import child
 from lockedenv.verify.checks import compute, data, gpu, kernels, load, training
 
@@ -66,16 +66,24 @@ def test_flash_attn_check_passes_right_kernels(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("shorter")
-@pytest.mark.parametrize("fault", [{"wrong": 0.05}, {"ignore_causal": True}, {"wrong": float("nan")}])
+@pytest.mark.parametrize(
+    "fault", [{"wrong": 0.05}, {"ignore_causal": True}, {"wrong": float("nan")}]
+)
 def test_flash_attn_check_fails_wrong_kernels(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flash_attn", flash_attn_module(**fault))
     result = kernels.flash_attn("cpu")
-    assert result.verdict == "fail" and "bound" in result.summary and "delete its wheel" in result.remedy
+    assert (
+        result.verdict == "fail"
+        and "bound" in result.summary
+        and "delete its wheel" in result.remedy
+    )
 
 
 def test_sdpa_check_fails_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     right = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: right(*a, **k) * 1.05)
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: right(*a, **k) * 1.05
+    )
     assert kernels.sdpa("cpu").verdict == "fail"
 
 
@@ -89,16 +97,24 @@ def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__matmul__", wrong)
         result = compute.torch_arithmetic("cpu")
-        assert result.verdict == "fail" and "bfloat16 product" in result.summary and "another pod" in result.remedy
+        assert (
+            result.verdict == "fail"
+            and "bfloat16 product" in result.summary
+            and "another pod" in result.remedy
+        )
     total = torch.Tensor.sum
-    monkeypatch.setattr(torch.Tensor, "sum", lambda s, *a: total(s, *a) * (1 if s.dtype == torch.float64 else 1.001))
+    monkeypatch.setattr(
+        torch.Tensor, "sum", lambda s, *a: total(s, *a) * (1 if s.dtype == torch.float64 else 1.001)
+    )
     assert "sum" in compute.torch_arithmetic("cpu").summary
 
 
 def test_async_error_check_sees_a_lost_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "__getitem__", lambda self, index: self)
     assert compute.async_error("cpu").verdict == "fail"
-    with pytest.raises(RuntimeError, match="NVIDIA"):  # no GPU to raise it: that is not the error which was asked for
+    with pytest.raises(
+        RuntimeError, match="NVIDIA"
+    ):  # no GPU to raise it: that is not the error which was asked for
         compute.async_error("cuda")
 
 
@@ -113,7 +129,10 @@ def test_torch_build_check_without_a_usable_gpu_fails() -> None:
     assert result.verdict == "fail" and "torch finds no usable GPU" in result.summary
 
 
-@pytest.mark.parametrize("capability, runs", [((9, 0), True), ((8, 0), True), ((8, 9), True), ((10, 0), True), ((7, 0), False)])
+@pytest.mark.parametrize(
+    "capability, runs",
+    [((9, 0), True), ((8, 0), True), ((8, 9), True), ((10, 0), True), ((7, 0), False)],
+)
 def test_which_gpus_the_locked_build_has_code_for(capability: Any, runs: bool) -> None:
     archs = ["sm_75", "sm_80", "sm_86", "sm_90", "compute_90"]
     assert compute.runs_on(archs, *capability) is runs
@@ -125,19 +144,30 @@ def test_torch_compile_check_fails_when_compiled_differs(monkeypatch: pytest.Mon
     assert result.verdict == "fail" and "difference from eager" in result.summary
 
 
-def test_bitsandbytes_check_names_the_wrong_library_and_wrong_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitsandbytes_check_names_the_wrong_library_and_wrong_arithmetic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     result = kernels.bitsandbytes("cuda")
-    assert result.verdict == "fail" and f"torch needs libbitsandbytes_cuda{CUDA.replace('.', '')}.so" in result.summary
+    assert (
+        result.verdict == "fail"
+        and f"torch needs libbitsandbytes_cuda{CUDA.replace('.', '')}.so" in result.summary
+    )
     import bitsandbytes.functional as functional
     from bitsandbytes import cextension
 
     with monkeypatch.context() as patch:  # no library of this CUDA is packed: the nearest is taken
-        patch.setattr(cextension, "lib", types.SimpleNamespace(_lib=types.SimpleNamespace(_name="libbitsandbytes_cuda128.so")))
+        patch.setattr(
+            cextension,
+            "lib",
+            types.SimpleNamespace(_lib=types.SimpleNamespace(_name="libbitsandbytes_cuda128.so")),
+        )
         patch.setattr(torch.version, "cuda", "12.9")
         with pytest.raises((RuntimeError, AssertionError), match="NVIDIA|CUDA"):
             kernels.bitsandbytes("cuda")
         patch.setattr(torch.version, "cuda", "13.9")
-        assert "loaded libbitsandbytes_cuda128.so, torch needs" in kernels.bitsandbytes("cuda").summary
+        assert (
+            "loaded libbitsandbytes_cuda128.so, torch needs" in kernels.bitsandbytes("cuda").summary
+        )
     right = functional.int8_vectorwise_dequant
     monkeypatch.setattr(functional, "int8_vectorwise_dequant", lambda *a: right(*a) * 1.05)
     result = kernels.bitsandbytes("cpu")
@@ -153,7 +183,9 @@ def test_training_checks_see_what_does_not_train(monkeypatch: pytest.MonkeyPatch
         from accelerate import Accelerator
 
         patch.setattr(Accelerator, "load_state", lambda self, path: None)
-        assert "difference of the losses after load_state" in training.accelerate_resume("cpu").summary
+        assert (
+            "difference of the losses after load_state" in training.accelerate_resume("cpu").summary
+        )
     from transformers import LlamaForCausalLM
 
     load_right = LlamaForCausalLM.from_pretrained
@@ -164,7 +196,9 @@ def test_training_checks_see_what_does_not_train(monkeypatch: pytest.MonkeyPatch
         return model
 
     monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", damaged)
-    assert "the logits differ after saving and loading" in training.transformers_model("cpu").summary
+    assert (
+        "the logits differ after saving and loading" in training.transformers_model("cpu").summary
+    )
 
 
 def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +213,9 @@ def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.verdict == "fail" and "Benjamini-Hochberg" in result.summary
 
 
-def sdpa_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, cudnn: Any, others: Any = kernels.plain) -> Any:
+def sdpa_as_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, cudnn: Any, others: Any = kernels.plain
+) -> Any:
     """The check with all four backends on the CPU; `cudnn` stands for cuDNN's, and `others` for theirs."""
     monkeypatch.setattr(kernels, "compare", lambda *about: compare_shorter(*about[:4], "cpu"))
 
@@ -202,15 +238,27 @@ NO_PLAN = [f"cuDNN Frontend error: [cudnn_frontend] Error: {said}" for said in k
 
 
 @pytest.mark.parametrize(
-    "said", [*NO_PLAN, "No available kernel. Aborting execution.", "No valid engine configs for Matmul_MUL_"]
+    "said",
+    [
+        *NO_PLAN,
+        "No available kernel. Aborting execution.",
+        "No valid engine configs for Matmul_MUL_",
+    ],
 )
-def test_cudnn_attention_without_a_plan_is_told_and_no_failure(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cudnn_attention_without_a_plan_is_told_and_no_failure(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = sdpa_as_on_a_gpu(monkeypatch, raising(said))("cuda")
     assert result.verdict == "pass", result.summary
-    assert "; not available, and used only on demand: cudnn_attention causal" in result.summary and said[:60] in result.summary
+    assert (
+        "; not available, and used only on demand: cudnn_attention causal" in result.summary
+        and said[:60] in result.summary
+    )
 
 
-def test_cudnn_attention_that_is_wrong_or_breaks_off_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cudnn_attention_that_is_wrong_or_breaks_off_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patch:
         result = sdpa_as_on_a_gpu(patch, lambda *inputs: kernels.plain(*inputs) * 1.05)("cuda")
         assert result.verdict == "fail" and "cudnn_attention" in result.summary
@@ -256,10 +304,17 @@ def test_gpu_speed_measures_each_gpu_and_all_at_once(monkeypatch: pytest.MonkeyP
     assert result.verdict == "warn" and result.summary.startswith(
         "GPU 1, NVIDIA H100 80GB HBM3: bf16 product 367 TFLOP/s, copy 2.86 TB/s"
     )
-    assert result.measured["GPU 0 bf16_tflop_per_s"] == 733.0 and order[:4] == [0, 1, 0, 1], "in turns, not one after another"
+    assert result.measured["GPU 0 bf16_tflop_per_s"] == 733.0 and order[:4] == [
+        0,
+        1,
+        0,
+        1,
+    ], "in turns, not one after another"
 
 
-def test_torch_compile_check_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_torch_compile_check_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     if not Path(sys.prefix, "bin/g++").exists():
@@ -279,7 +334,12 @@ def test_the_session_documents_qlora_run_trains(folder: None) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {word: number for number, word in enumerate(["[UNK]", *"The locked environment is the verified one .".split()])}
+    words = {
+        word: number
+        for number, word in enumerate(
+            ["[UNK]", *"The locked environment is the verified one .".split()]
+        )
+    }
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained("tiny")
@@ -301,14 +361,18 @@ def test_the_session_documents_qlora_run_trains(folder: None) -> None:
     assert len(losses) == 10 and losses[-1] < losses[0]
 
 
-def test_the_session_documents_way_to_resume_a_trainer_works(folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_session_documents_way_to_resume_a_trainer_works(
+    folder: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import transformers.trainer
 
     if environment.of(Path(sys.prefix)).name == "current":
         assert training.trainer_resume("cpu").verdict == "pass", "there is nothing to get round"
         return
     assert training.trainer_resume("cpu").verdict == "warn"
-    monkeypatch.setattr(transformers.trainer, "check_torch_load_is_safe", None)  # put back afterwards
+    monkeypatch.setattr(
+        transformers.trainer, "check_torch_load_is_safe", None
+    )  # put back afterwards
     exec(BLOCKS[1])
     assert training.trainer_resume("cpu").verdict == "pass"
 
@@ -334,9 +398,14 @@ started = psutil.Process().children()
 print(started, "bitsandbytes" in sys.modules, torch.cuda._is_in_bad_fork(), flush=True)
 import bitsandbytes
 """
-    environ = {**child.environment(Path(sys.prefix), "cuda", dict(os.environ)), "TORCH_WARM_POOL": "0"}
+    environ = {
+        **child.environment(Path(sys.prefix), "cuda", dict(os.environ)),
+        "TORCH_WARM_POOL": "0",
+    }
     command = [sys.executable, "-c", program, *child.STACK]
-    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     before, _, after = done.stdout.partition("\n")
     assert before == "[] False False" and "CUDA was touched" in after, done.stdout
 
@@ -357,7 +426,9 @@ def test_a_forked_check_computes_with_all_threads_and_trains(tmp_path: Path) -> 
             return forked[-1]
 
         names = "torch-compile torch sdpa trainer-resume imports statistics".split()
-        verdicts = [child.run_child(load()[name], python, "cpu", environ, noted).verdict for name in names]
+        verdicts = [
+            child.run_child(load()[name], python, "cpu", environ, noted).verdict for name in names
+        ]
     resume = "pass" if environment.of(Path(sys.prefix)).name == "current" else "warn"
     assert verdicts == ["pass", "pass", "pass", resume, "pass", "pass"]
     assert all(forked) and len(set(forked)) == len(names), "each was a fork"

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from lockedenv import environment, machine
-from lockedenv.installed import Installed, file_sha256, record_hash
-from lockedenv.machine import Gpu, read_json, version_tuple
-from lockedenv.process import ask, git
+from lockedenv import ROOT
+from lockedenv.host import machine
+from lockedenv.host.machine import Gpu, read_json, version_tuple
+from lockedenv.host.process import ask, git
+from lockedenv.prefix.records import Installed, file_sha256, record_hash
+from lockedenv.spec import environment
 
 SCHEMA_VERSION = 1
 # The variables that change what a run computes or how fast; by name, never by pattern: a pattern would let a key through.
@@ -30,9 +32,16 @@ def packages(installed: Installed) -> List[Dict[str, str]]:
 
     A conda package's hash is its archive's; a wheel's is over its RECORD, without what depends on the place.
     """
-    keys, wheels = ("name", "version", "build", "channel", "manager", "hash"), [d for d in installed.dists if d.manager == "pip"]
-    rows = [dict(zip(keys, (r.name, r.version, r.build, r.channel, "conda", r.sha256))) for r in installed.conda]
-    rows += [dict(zip(keys, (d.name, d.version, "", "pypi", "pip", record_hash(d)))) for d in wheels]
+    keys, wheels = ("name", "version", "build", "channel", "manager", "hash"), [
+        d for d in installed.dists if d.manager == "pip"
+    ]
+    rows = [
+        dict(zip(keys, (r.name, r.version, r.build, r.channel, "conda", r.sha256)))
+        for r in installed.conda
+    ]
+    rows += [
+        dict(zip(keys, (d.name, d.version, "", "pypi", "pip", record_hash(d)))) for d in wheels
+    ]
     return sorted(rows, key=lambda row: (row["manager"], row["name"], row["version"], row["hash"]))
 
 
@@ -42,13 +51,19 @@ def fingerprint(rows: List[Dict[str, str]]) -> str:
     flash-attn counts by version: it is built on the spot, and two builds of one source differ in bytes.
     """
     rows = [{**row, "hash": ""} if row["name"] == "flash-attn" else row for row in rows]
-    lines = [" ".join(row[key] for key in ("manager", "name", "version", "build", "hash")) for row in rows]
+    lines = [
+        " ".join(row[key] for key in ("manager", "name", "version", "build", "hash"))
+        for row in rows
+    ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _repository() -> Dict[str, Any]:
     status = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "modified": None if status is None else bool(status)}
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "modified": None if status is None else bool(status),
+    }
 
 
 WITH_GPU = """
@@ -83,14 +98,22 @@ def loaded_cuda(python: Path, gpu: bool) -> Dict[str, Optional[str]]:
 def vulnerabilities(installed: Installed) -> List[Dict[str, str]]:
     """The known vulnerabilities (vulnerabilities.json) whose package is installed in an affected version."""
     found = []
-    for entry in json.loads((Path(__file__).parent / "vulnerabilities.json").read_text()):
+    for entry in json.loads((ROOT / "scripts/lockedenv/spec/vulnerabilities.json").read_text()):
         version = installed.version(entry["package"])
-        if version and (not entry["fixed_in"] or version_tuple(version.split("+")[0]) < version_tuple(entry["fixed_in"])):
+        if version and (
+            not entry["fixed_in"]
+            or version_tuple(version.split("+")[0]) < version_tuple(entry["fixed_in"])
+        ):
             found.append({**entry, "installed": version})
     return found
 
 
-def make(installed: Installed, gpus: List[Gpu], results: Sequence[Dict[str, Any]] = (), uuids: bool = False) -> Dict[str, Any]:
+def make(
+    installed: Installed,
+    gpus: List[Gpu],
+    results: Sequence[Dict[str, Any]] = (),
+    uuids: bool = False,
+) -> Dict[str, Any]:
     """The manifest as a document (schemas/manifest.schema.json), with the checks' `results` as they stand in --json."""
     rows, of = packages(installed), environment.of(installed.prefix)
     return {
@@ -121,7 +144,13 @@ def make(installed: Installed, gpus: List[Gpu], results: Sequence[Dict[str, Any]
 
 
 def _gpu(gpu: Gpu, with_uuid: bool) -> Dict[str, Any]:
-    row = {"name": gpu.name, "driver": gpu.driver, "memory_bytes": gpu.memory, "capability": gpu.capability, "mig": gpu.mig}
+    row = {
+        "name": gpu.name,
+        "driver": gpu.driver,
+        "memory_bytes": gpu.memory,
+        "capability": gpu.capability,
+        "mig": gpu.mig,
+    }
     return {**row, "uuid": gpu.uuid} if with_uuid else row
 
 
@@ -130,4 +159,7 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )

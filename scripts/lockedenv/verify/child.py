@@ -23,14 +23,19 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from lockedenv import ROOT
-from lockedenv.machine import gpu_nodes
-from lockedenv.process import kill, libc, started
+from lockedenv.host.machine import gpu_nodes
+from lockedenv.host.process import kill, libc, started
 from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Check, Result, failed, load
 
 # A cluster's variables, which RunPod sets too: accelerate and Trainer would wait in a check for the other ranks.
 RENDEZVOUS = """WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT PMI_SIZE
 ACCELERATE_USE_FSDP ACCELERATE_USE_DEEPSPEED ACCELERATE_MIXED_PRECISION OMPI_COMM_WORLD_SIZE SLURM_PROCID SLURM_NTASKS""".split()
-SETTINGS = {"PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+SETTINGS = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
 # What is imported before a fork; the first two before that of torch.compile, the longest check. Not bitsandbytes and what imports
 # it (peft, Trainer): it asks each GPU what it can do, and CUDA does not work in the forks of a process that has used it.
 STACK = """torch torch._inductor.compile_fx transformers.models.llama.modeling_llama accelerate hf_transfer hf_xet datasets numpy
@@ -39,25 +44,41 @@ scipy.stats statsmodels.api tqdm pytest einops tokenizers safetensors huggingfac
 
 def environment(prefix: Path, device: str, environ: Dict[str, str]) -> Dict[str, str]:
     """The child's environment: the caller's, with the prefix's programs first and nothing fetched from a hub."""
-    ours = {"PATH": f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}", "PYTHONPATH": str(ROOT / "scripts"), **SETTINGS}
+    ours = {
+        "PATH": f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}",
+        "PYTHONPATH": str(ROOT / "scripts"),
+        **SETTINGS,
+    }
     if device == "cpu":
         ours["CUDA_VISIBLE_DEVICES"] = ""
     return {**{k: v for k, v in environ.items() if k not in RENDEZVOUS}, **ours}
 
 
 @contextlib.contextmanager
-def forking(python: Path, device: str, environ: Dict[str, str]) -> "Iterator[Callable[[str, str, float], int]]":
+def forking(
+    python: Path, device: str, environ: Dict[str, str]
+) -> "Iterator[Callable[[str, str, float], int]]":
     """Gives what forks a check: name, folder, seconds in which it must begin -> its process id, or 0 where that cannot be."""
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [python, "-X", "faulthandler", "-m", "lockedenv.verify.child", device]
-    silent: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # what fails to import, the check `imports` tells
+    silent: Any = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }  # what fails to import, the check `imports` tells
     lock, begun = threading.Lock(), threading.Event()
     libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
-    with contextlib.ExitStack() as stack:  # it is killed in the end, and leaves what its libraries put into TMPDIR
-        environ = {**environ, "TMPDIR": stack.enter_context(tempfile.TemporaryDirectory(prefix="verify-"))}
+    with (
+        contextlib.ExitStack() as stack
+    ):  # it is killed in the end, and leaves what its libraries put into TMPDIR
+        environ = {
+            **environ,
+            "TMPDIR": stack.enter_context(tempfile.TemporaryDirectory(prefix="verify-")),
+        }
         for end in (control, theirs):
             stack.enter_context(end)
-        process = stack.enter_context(started(command, stdin=theirs, cwd=ROOT / "scripts", env=environ, **silent))
+        process = stack.enter_context(
+            started(command, stdin=theirs, cwd=ROOT / "scripts", env=environ, **silent)
+        )
         theirs.close()
 
         def fork(name: str, folder: str, limit: float) -> int:
@@ -74,13 +95,30 @@ def forking(python: Path, device: str, environ: Dict[str, str]) -> "Iterator[Cal
         yield fork
 
 
-def run_child(check: Check, python: Path, device: str, environ: Dict[str, str], fork: Any = None) -> Result:
+def run_child(
+    check: Check, python: Path, device: str, environ: Dict[str, str], fork: Any = None
+) -> Result:
     """The check's result, whatever becomes of its process: a fork, or where there can be none, a fresh interpreter."""
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         answer, log = Path(folder, "result.json"), Path(folder, "log")
-        limit = check.timeout * (max(1, len(gpu_nodes())) if check.each_gpu and device == "cuda" else 1)
-        command = [str(python), "-X", "faulthandler", "-m", "lockedenv.verify.child", check.name, device, str(answer)]
-        options: Any = {"stderr": subprocess.STDOUT, "cwd": folder, "env": {**environ, "TMPDIR": folder}}
+        limit = check.timeout * (
+            max(1, len(gpu_nodes())) if check.each_gpu and device == "cuda" else 1
+        )
+        command = [
+            str(python),
+            "-X",
+            "faulthandler",
+            "-m",
+            "lockedenv.verify.child",
+            check.name,
+            device,
+            str(answer),
+        ]
+        options: Any = {
+            "stderr": subprocess.STDOUT,
+            "cwd": folder,
+            "env": {**environ, "TMPDIR": folder},
+        }
         status: Optional[int] = None
         try:
             with log.open("wb") as output, contextlib.suppress(subprocess.TimeoutExpired):
@@ -95,14 +133,22 @@ def run_child(check: Check, python: Path, device: str, environ: Dict[str, str], 
             return failed(f"no answer within {limit} s; stopped", remedy, said)
         if status < 0:
             name = signal.Signals(-status).name
-            why = ": out of memory, or someone stopped it" if status == -signal.SIGKILL else ": it crashed"
+            why = (
+                ": out of memory, or someone stopped it"
+                if status == -signal.SIGKILL
+                else ": it crashed"
+            )
             return failed(f"killed by {name}{why}", check.remedy, said)
         try:
             result = Result(**json.loads(answer.read_text()))
         except (OSError, ValueError, TypeError):
-            return failed(f"ended without an answer (exit {status}): {''.join(said[-1:])}", check.remedy, said)
+            return failed(
+                f"ended without an answer (exit {status}): {''.join(said[-1:])}", check.remedy, said
+            )
     if device == "cuda" and result.verdict == SKIP:
-        return failed(f"there is a GPU, and this could not run on it: {result.summary}", check.remedy)
+        return failed(
+            f"there is a GPU, and this could not run on it: {result.summary}", check.remedy
+        )
     return result
 
 
@@ -110,11 +156,21 @@ def merged(results: List[Result]) -> Result:
     """One check's results on GPU 0, 1, ... as one: the worst and which GPU it is of; the figures of all, if it is a pass."""
     if not results:
         return failed("torch finds no GPU", "see the checks `driver` and `torch-build`")
-    index, worst = min(enumerate(results), key=lambda pair: (FAIL, SKIP, WARN, PASS).index(pair[1].verdict))
+    index, worst = min(
+        enumerate(results), key=lambda pair: (FAIL, SKIP, WARN, PASS).index(pair[1].verdict)
+    )
     many = f"on each of {len(results)} GPUs; GPU 0: " if len(results) > 1 else ""
     lead = many if worst.verdict == PASS else f"GPU {index}: "
-    figures = {f"GPU {i} {name}": value for i, result in enumerate(results) for name, value in result.measured.items()}
-    return replace(worst, summary=lead + worst.summary, measured=figures if worst.verdict == PASS and many else worst.measured)
+    figures = {
+        f"GPU {i} {name}": value
+        for i, result in enumerate(results)
+        for name, value in result.measured.items()
+    }
+    return replace(
+        worst,
+        summary=lead + worst.summary,
+        measured=figures if worst.verdict == PASS and many else worst.measured,
+    )
 
 
 def on_each_gpu(function: Callable[[str], Result]) -> Iterator[Result]:
@@ -137,7 +193,13 @@ def outcome(check: Check, device: str) -> Result:
                 break
     except Exception as error:
         lines = traceback.format_exc().strip().splitlines()
-        results.append(failed(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", check.remedy, lines[-8:]))
+        results.append(
+            failed(
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                check.remedy,
+                lines[-8:],
+            )
+        )
     return replace(merged(results) if each else results[0], seconds=time.monotonic() - began)
 
 
@@ -147,13 +209,17 @@ def fork_checks(device: str) -> List[str]:
     An import that fails or crashes ends it, and fresh interpreters tell of what; so `imports` is as good in a fork as in one.
     """
     control, environ, verifier = socket.socket(fileno=0), dict(os.environ), os.getppid()
-    os.environ.update(PYTORCH_NVML_BASED_CUDA_CHECK="1", TORCH_WARM_POOL="0")  # no compile workers, which would not be a fork's
+    os.environ.update(
+        PYTORCH_NVML_BASED_CUDA_CHECK="1", TORCH_WARM_POOL="0"
+    )  # no compile workers, which would not be a fork's
     for said in iter(lambda: control.recv(1 << 16), b""):
         name, folder = json.loads(said)
         for module in STACK[:2] if name == "torch-compile" else STACK:
             if importlib.util.find_spec(module.split(".")[0]):  # not every environment has each
                 importlib.import_module(module)
-        if "/libcuda.so" in Path("/proc/self/maps").read_text():  # torch.cuda._is_in_bad_fork knows of torch's own calls alone
+        if (
+            "/libcuda.so" in Path("/proc/self/maps").read_text()
+        ):  # torch.cuda._is_in_bad_fork knows of torch's own calls alone
             break
         between = os.fork()
         if between:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
-from lockedenv.environment import Environment
-from lockedenv.installed import Installed
-from lockedenv.locks import CondaPackage, PipPackage
-from lockedenv.machine import GIB, Gpu
+from lockedenv.host.machine import GIB, Gpu
+from lockedenv.prefix.records import Installed
+from lockedenv.spec.environment import Environment
+from lockedenv.spec.locks import CondaPackage, PipPackage
 
 QUICK, FULL = "quick", "full"
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
@@ -61,7 +61,9 @@ def verdict(wrong: List[str], remedy: str, good: str) -> Result:
 
 def exit_status(results: List[Result], strict: bool = False) -> int:
     """0 if nothing failed, otherwise 1; with `strict`, a warning counts as a failure. Skipped is neither."""
-    return int(any(result.verdict == FAIL or (strict and result.verdict == WARN) for result in results))
+    return int(
+        any(result.verdict == FAIL or (strict and result.verdict == WARN) for result in results)
+    )
 
 
 @dataclass
@@ -99,7 +101,9 @@ class Check:
     proves: str
     function: Callable[[Any], Result]
     level: str = QUICK
-    remedy: str = "compare with the lock: scripts/verify_environment.py --level quick; if that passes, report it with --json"
+    remedy: str = (
+        "compare with the lock: scripts/verify_environment.py --level quick; if that passes, report it with --json"
+    )
     child: bool = False
     gpu: bool = False
     each_gpu: bool = False
@@ -111,7 +115,9 @@ class Check:
 REGISTRY: Dict[str, Check] = {}
 
 
-def check(name: str, proves: str, level: str = QUICK, **options: Any) -> Callable[[Callable[[Any], Result]], Any]:
+def check(
+    name: str, proves: str, level: str = QUICK, **options: Any
+) -> Callable[[Callable[[Any], Result]], Any]:
     """Registers a function as a check; `options` are fields of Check."""
 
     def register(function: Callable[[Any], Result]) -> Callable[[Any], Result]:
@@ -133,7 +139,11 @@ def load() -> Dict[str, Check]:
 
 def no_gpu(context: Context) -> str:
     """Why a check of the GPU has nothing to look at; empty if it has."""
-    return "" if context.device == "cuda" else "--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine"
+    return (
+        ""
+        if context.device == "cuda"
+        else "--gpu off" if context.gpu_mode == "off" else "no NVIDIA GPU on this machine"
+    )
 
 
 def relative(got: Any, exact: Any) -> float:
@@ -143,11 +153,17 @@ def relative(got: Any, exact: Any) -> float:
 
 def within(errors: Mapping[str, Tuple[float, float]], where: str, remedy: str) -> Result:
     """The verdict on (error, bound) by name: a failure names each above its bound, and NaN is above any."""
-    said = {name: f"{name} {error:.1e} (bound {bound:.1e})" for name, (error, bound) in errors.items()}
+    said = {
+        name: f"{name} {error:.1e} (bound {bound:.1e})" for name, (error, bound) in errors.items()
+    }
     measured = {f"{name} error": error for name, (error, _) in errors.items()}
     wrong = [said[name] for name, (error, bound) in errors.items() if not error <= bound]
     if wrong:
         return failed(f"{where}: {first(wrong)}", remedy, wrong[1:], **measured)
     near = max(errors, key=lambda name: errors[name][0] / errors[name][1])
-    few = f"{len(errors)} cases; nearest the bound: {said[near]}" if len(errors) > 6 else "; ".join(said.values())
+    few = (
+        f"{len(errors)} cases; nearest the bound: {said[near]}"
+        if len(errors) > 6
+        else "; ".join(said.values())
+    )
     return passed(f"{where}: {few}", **measured)

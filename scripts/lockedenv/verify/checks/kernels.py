@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, List, Tuple
 
-from lockedenv.machine import GIB
+from lockedenv.host.machine import GIB
 from lockedenv.verify.checks import Result, check_each_gpu, failed, relative, within
 
 # Attention is held to flash-attn's own criterion: 2.8 compares outputs with twice, gradients with three times, the error of
@@ -15,7 +15,12 @@ from lockedenv.verify.checks import Result, check_each_gpu, failed, relative, wi
 OUTPUT_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
 # What cuDNN attention, which torch uses on demand only, raises where it finds no kernel, above all for want of an NVRTC
 # (https://github.com/pytorch/pytorch/issues/138340, https://github.com/pytorch/pytorch/pull/145582).
-NO_PLAN = ("No valid engine configs", "No execution plans support the graph", "No available kernel", "cuDNN Frontend error")
+NO_PLAN = (
+    "No valid engine configs",
+    "No execution plans support the graph",
+    "No available kernel",
+    "cuDNN Frontend error",
+)
 
 
 def plain(q: Any, k: Any, v: Any, causal: bool) -> Any:
@@ -24,7 +29,9 @@ def plain(q: Any, k: Any, v: Any, causal: bool) -> Any:
 
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     if causal:
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+        scores = scores.masked_fill(
+            torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf")
+        )
     return scores.softmax(-1) @ v
 
 
@@ -45,7 +52,9 @@ def worst(got: List[Any], low: List[Any], exact: List[Any]) -> Tuple[float, floa
     return max(cases, key=lambda case: case[0] / case[1] if case[0] == case[0] else float("inf"))
 
 
-def compare(kernel: Any, reference: Any, shape: Tuple[int, ...], dtype: Any, device: str) -> Tuple[float, float]:
+def compare(
+    kernel: Any, reference: Any, shape: Tuple[int, ...], dtype: Any, device: str
+) -> Tuple[float, float]:
     """A kernel of q, k, v on random input of one shape against the reference in float32, as `worst` gives it."""
     import torch
 
@@ -57,7 +66,10 @@ def compare(kernel: Any, reference: Any, shape: Tuple[int, ...], dtype: Any, dev
     return worst(with_gradients(kernel, [q, k, v], weight), low, exact)
 
 
-@check_each_gpu("sdpa", "on each GPU each backend of scaled_dot_product_attention agrees with float32, with gradients")
+@check_each_gpu(
+    "sdpa",
+    "on each GPU each backend of scaled_dot_product_attention agrees with float32, with gradients",
+)
 def sdpa(device: str) -> Result:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -72,18 +84,27 @@ def sdpa(device: str) -> Result:
 
         try:
             name = f"{backend.lower()}{' causal' * causal}"
-            cases[name] = compare(kernel, partial(plain, causal=causal), (2, 4, 256, 64), torch.bfloat16, device)
+            cases[name] = compare(
+                kernel, partial(plain, causal=causal), (2, 4, 256, 64), torch.bfloat16, device
+            )
         except RuntimeError as error:
             if backend != "CUDNN_ATTENTION" or not any(words in str(error) for words in NO_PLAN):
                 raise
             absent = f"; not available, and used only on demand: {name} ({' '.join(str(error).split())[:120]})"
-    result = within(cases, device, "use another backend (torch.nn.attention.sdpa_kernel), and take another pod")
+    result = within(
+        cases, device, "use another backend (torch.nn.attention.sdpa_kernel), and take another pod"
+    )
     result.summary += absent
     return result
 
 
-@check_each_gpu("flash-attn", "on each GPU flash-attn is right, forward and backward, head dims 64 and 128, bf16 and fp16",
-                gpu=True, remedy="build it for this GPU: scripts/post_create.sh", memory=4 * GIB)  # fmt: skip
+@check_each_gpu(
+    "flash-attn",
+    "on each GPU flash-attn is right, forward and backward, head dims 64 and 128, bf16 and fp16",
+    gpu=True,
+    remedy="build it for this GPU: scripts/post_create.sh",
+    memory=4 * GIB,
+)
 def flash_attn(device: str) -> Result:
     import torch
     from flash_attn import flash_attn_func, flash_attn_varlen_func
@@ -91,11 +112,19 @@ def flash_attn(device: str) -> Result:
     cases = {}
     for dtype in (torch.bfloat16, torch.float16):
         for dim, causal in product((64, 128), (False, True)):
-            kernel, reference = partial(heads_last, flash_attn_func, causal), partial(plain, causal=causal)
+            kernel, reference = partial(heads_last, flash_attn_func, causal), partial(
+                plain, causal=causal
+            )
             name = f"{str(dtype)[6:]} d{dim}{' causal' * causal}"
             cases[name] = compare(kernel, reference, (2, 4, 512, dim), dtype, device)
-        cases[f"{str(dtype)[6:]} variable length"] = variable_length(flash_attn_varlen_func, dtype, device)
-    return within(cases, device, "the build is wrong for this GPU: delete its wheel from the cache, scripts/post_create.sh")
+        cases[f"{str(dtype)[6:]} variable length"] = variable_length(
+            flash_attn_varlen_func, dtype, device
+        )
+    return within(
+        cases,
+        device,
+        "the build is wrong for this GPU: delete its wheel from the cache, scripts/post_create.sh",
+    )
 
 
 def heads_last(function: Any, causal: bool, *tensors: Any) -> Any:
@@ -108,7 +137,9 @@ def variable_length(function: Any, dtype: Any, device: str) -> Tuple[float, floa
     import torch
 
     lengths = [17, 256, 99]
-    ends = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32, device=device)
+    ends = torch.tensor(
+        [0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32, device=device
+    )
 
     def by_sequence(q: Any, k: Any, v: Any) -> Any:
         parts = zip(*(x.split(lengths) for x in (q, k, v)))
@@ -120,8 +151,11 @@ def variable_length(function: Any, dtype: Any, device: str) -> Tuple[float, floa
     return compare(packed, by_sequence, (sum(lengths), 4, 64), dtype, device)
 
 
-@check_each_gpu("bitsandbytes", "on each GPU: its library is for torch's CUDA; nf4, int8, a 4-bit layer, 8-bit Adam are right",
-                remedy="reinstall it: scripts/post_create.sh; if BNB_CUDA_VERSION is set, unset it")  # fmt: skip
+@check_each_gpu(
+    "bitsandbytes",
+    "on each GPU: its library is for torch's CUDA; nf4, int8, a 4-bit layer, 8-bit Adam are right",
+    remedy="reinstall it: scripts/post_create.sh; if BNB_CUDA_VERSION is set, unset it",
+)
 def bitsandbytes(device: str) -> Result:
     import bitsandbytes as bnb
     import bitsandbytes.functional as functional
@@ -133,7 +167,9 @@ def bitsandbytes(device: str) -> Result:
     # It may lack the library of this CUDA, and then takes the nearest of the same major version.
     there = Path(bnb.__file__).with_name(f"libbitsandbytes_{wanted}.so").exists()
     if (wanted if there else wanted[:6]) not in library:
-        return failed(f"loaded {library}, torch needs libbitsandbytes_{wanted}.so", "unset BNB_CUDA_VERSION")
+        return failed(
+            f"loaded {library}, torch needs libbitsandbytes_{wanted}.so", "unset BNB_CUDA_VERSION"
+        )
     torch.manual_seed(0)
     errors = {}
     # On normally distributed weights nf4 is off by 9.2 % and int8 by row by 0.7 % (root mean square); the bounds leave
@@ -144,8 +180,14 @@ def bitsandbytes(device: str) -> Result:
     rows, scale, _ = functional.int8_vectorwise_quant(x.half())
     errors["int8"] = (relative(functional.int8_vectorwise_dequant(rows, scale), x), 0.011)
     # The 4-bit layer against the same layer with the weights that its codes stand for, in float32.
-    layer = bnb.nn.Linear4bit(128, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4").to(device)
-    weight = functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float().reshape(64, 128)
+    layer = bnb.nn.Linear4bit(
+        128, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
+    ).to(device)
+    weight = (
+        functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        .float()
+        .reshape(64, 128)
+    )
     inputs = torch.randn(16, 128, device=device, dtype=torch.bfloat16, requires_grad=True)
     out = layer(inputs)
     out.float().sum().backward()
@@ -161,6 +203,9 @@ def bitsandbytes(device: str) -> Result:
         steps.step()
         ends.append(parameter.detach() - start)
         if options and steps.state[parameter]["state1"].dtype != torch.uint8:
-            return failed("Adam8bit keeps its state in full precision", "reinstall bitsandbytes: scripts/post_create.sh")
+            return failed(
+                "Adam8bit keeps its state in full precision",
+                "reinstall bitsandbytes: scripts/post_create.sh",
+            )
     errors["8-bit Adam step"] = (relative(ends[0], ends[1]), 0.02)
     return within(errors, library, "the kernels compute wrongly here: take another pod")

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
-from lockedenv.installed import site_folders
-from lockedenv.machine import version_tuple
+from lockedenv.host.machine import version_tuple
+from lockedenv.prefix.records import site_folders
 from lockedenv.provenance.manifest import vulnerabilities
 from lockedenv.verify.checks import Context, Result, check, failed, passed, verdict, warned
 
@@ -19,14 +19,18 @@ from lockedenv.verify.checks import Context, Result, check, failed, passed, verd
 # cusolver, cusparse, cupti, nccl, nvrtc (torch's DT_RPATH comes first).
 
 
-def misleading(prefix: Path, environ: Dict[str, str], cuda: str, cudnn: str) -> List[Tuple[str, str]]:
+def misleading(
+    prefix: Path, environ: Dict[str, str], cuda: str, cudnn: str
+) -> List[Tuple[str, str]]:
     """(what is wrong, remedy) of the environment variables that put something else before what the prefix holds, whose torch
     is built for this CUDA and cuDNN."""
     wrong, oldest = [], version_tuple(cuda)
-    loaded: Dict[str, Callable[[Tuple[int, ...]], bool]] = {  # what the loader looks for -> whether a version fits
-        f"libnvJitLink.so.{cuda.split('.')[0]}": lambda version: version >= oldest,
-        "libcudnn_*.so*": lambda version: version[:3] == version_tuple(cudnn)[:3],
-    }
+    loaded: Dict[str, Callable[[Tuple[int, ...]], bool]] = (
+        {  # what the loader looks for -> whether a version fits
+            f"libnvJitLink.so.{cuda.split('.')[0]}": lambda version: version >= oldest,
+            "libcudnn_*.so*": lambda version: version[:3] == version_tuple(cudnn)[:3],
+        }
+    )
     for folder in filter(None, environ.get("LD_LIBRARY_PATH", "").split(":")):
         path = Path(folder).resolve()
         found = [
@@ -35,9 +39,13 @@ def misleading(prefix: Path, environ: Dict[str, str], cuda: str, cudnn: str) -> 
             if cuda
             for p in path.glob(names)
         ]
-        libraries = sorted(name for name, version, fits in found if not fits(version_tuple(version)))
+        libraries = sorted(
+            name for name, version, fits in found if not fits(version_tuple(version))
+        )
         if libraries and prefix.resolve() not in [path, *path.parents]:
-            said = f"LD_LIBRARY_PATH has {folder}, whose {libraries[0]} is found before the locked one"
+            said = (
+                f"LD_LIBRARY_PATH has {folder}, whose {libraries[0]} is found before the locked one"
+            )
             wrong.append((said, "unset LD_LIBRARY_PATH"))
     if environ.get("BNB_CUDA_VERSION", built := cuda.replace(".", "")) != built:
         said = f"BNB_CUDA_VERSION={environ['BNB_CUDA_VERSION']}: bitsandbytes would load another CUDA's library"
@@ -67,23 +75,45 @@ def variables(context: Context) -> Result:
     return verdict([what for what, _ in wrong], "; ".join(remedy for _, remedy in wrong), good)
 
 
-@check("hf-transfer", "HF_HUB_ENABLE_HF_TRANSFER, if set, has its package where the hub needs it: else every download fails")
+@check(
+    "hf-transfer",
+    "HF_HUB_ENABLE_HF_TRANSFER, if set, has its package where the hub needs it: else every download fails",
+)
 def hf_transfer(context: Context) -> Result:
-    enabled = context.environ.get("HF_HUB_ENABLE_HF_TRANSFER", "").upper() in ("1", "ON", "YES", "TRUE")
-    there, hub = context.installed.version("hf-transfer"), context.installed.version("huggingface-hub")
+    enabled = context.environ.get("HF_HUB_ENABLE_HF_TRANSFER", "").upper() in (
+        "1",
+        "ON",
+        "YES",
+        "TRUE",
+    )
+    there, hub = context.installed.version("hf-transfer"), context.installed.version(
+        "huggingface-hub"
+    )
     if version_tuple(hub or "0") >= (1,):
-        return passed(f"huggingface-hub {hub} leaves HF_HUB_ENABLE_HF_TRANSFER aside, and uses hf-xet")
+        return passed(
+            f"huggingface-hub {hub} leaves HF_HUB_ENABLE_HF_TRANSFER aside, and uses hf-xet"
+        )
     if enabled and not there:
-        return failed("HF_HUB_ENABLE_HF_TRANSFER is set and hf_transfer is not installed", "scripts/post_create.sh")
-    return passed(f"hf_transfer {there or 'not installed'}, {'enabled' if enabled else 'not enabled'}")
+        return failed(
+            "HF_HUB_ENABLE_HF_TRANSFER is set and hf_transfer is not installed",
+            "scripts/post_create.sh",
+        )
+    return passed(
+        f"hf_transfer {there or 'not installed'}, {'enabled' if enabled else 'not enabled'}"
+    )
 
 
-@check("vulnerabilities", "no installed package has a known vulnerability; what to do about those that have one")
+@check(
+    "vulnerabilities",
+    "no installed package has a known vulnerability; what to do about those that have one",
+)
 def known_vulnerabilities(context: Context) -> Result:
     found = vulnerabilities(context.installed)
     if not found:
         return passed("none of the known ones applies")
-    lines = [f"{v['id']} ({v['package']} {v['installed']}): {v['what']}; {v['remedy']}" for v in found]
+    lines = [
+        f"{v['id']} ({v['package']} {v['installed']}): {v['what']}; {v['remedy']}" for v in found
+    ]
     packages = " and ".join(sorted({f"{v['package']} {v['installed']}" for v in found}))
     remedy = "known, and accepted with these versions (README, Limits): keep to the remedy of each"
     return warned(f"{len(found)} known vulnerabilities of {packages}", remedy, lines)
@@ -91,13 +121,31 @@ def known_vulnerabilities(context: Context) -> Result:
 
 @check("user-site", "no package in the user's own site folder comes before the environment's")
 def user_site(context: Context) -> Result:
-    folders = [p for p in site_folders(context.installed.prefix) if context.installed.prefix not in p.parents]
+    folders = [
+        p
+        for p in site_folders(context.installed.prefix)
+        if context.installed.prefix not in p.parents
+    ]
     if not folders:
         return passed("packages come from the prefix alone")
-    names = {path.name.split(".")[0] for site in context.installed.sites for path in site.iterdir()} - {"__pycache__"}
-    paths = [path for folder in folders for path in folder.iterdir() if path.suffix in ("", ".py", ".so", ".pth")]
-    before = [p for p in paths if p.suffix == ".pth" or "customize" in p.name or p.name.split(".")[0] in names]
+    names = {
+        path.name.split(".")[0] for site in context.installed.sites for path in site.iterdir()
+    } - {"__pycache__"}
+    paths = [
+        path
+        for folder in folders
+        for path in folder.iterdir()
+        if path.suffix in ("", ".py", ".so", ".pth")
+    ]
+    before = [
+        p
+        for p in paths
+        if p.suffix == ".pth" or "customize" in p.name or p.name.split(".")[0] in names
+    ]
     remedy = "export PYTHONNOUSERSITE=1, or do without system packages"
     if before:
-        return failed(f"packages are also taken from {folders[0]}, and its {before[0].name} comes first", remedy)
+        return failed(
+            f"packages are also taken from {folders[0]}, and its {before[0].name} comes first",
+            remedy,
+        )
     return warned(f"packages are also taken from {folders[0]}", remedy)

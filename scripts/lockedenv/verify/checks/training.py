@@ -18,7 +18,13 @@ def tiny_llama() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    shape = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    shape = dict(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
     return LlamaForCausalLM(LlamaConfig(vocab_size=256, max_position_embeddings=64, **shape))
 
 
@@ -36,13 +42,20 @@ def qlora_model(base: Any, device: str) -> Any:
 
     place = "cpu" if device == "cpu" else torch.cuda.current_device()
     base.save_pretrained("base", safe_serialization=True)
-    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    base = LlamaForCausalLM.from_pretrained("base", quantization_config=four, device_map={"": place})
+    four = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    base = LlamaForCausalLM.from_pretrained(
+        "base", quantization_config=four, device_map={"": place}
+    )
     adapters = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     return get_peft_model(prepare_model_for_kbit_training(base), adapters)
 
 
-@train_check("transformers", "a model's forward and backward run, and save as safetensors and load gives equal logits")
+@train_check(
+    "transformers",
+    "a model's forward and backward run, and save as safetensors and load gives equal logits",
+)
 def transformers_model(device: str) -> Result:
     import torch
     from transformers import LlamaForCausalLM
@@ -50,17 +63,23 @@ def transformers_model(device: str) -> Result:
     model, ids = tiny_llama().to(device), batch(device)
     loss = model(input_ids=ids, labels=ids).loss
     loss.backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    without = [
+        n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
     if without:
         return failed(f"no finite gradient for {without[0]}", BROKEN)
     model.save_pretrained("model", safe_serialization=True)
     again = LlamaForCausalLM.from_pretrained("model", use_safetensors=True).to(device)
     if not torch.equal(model.eval()(ids).logits, again.eval()(ids).logits):
         return failed("the logits differ after saving and loading", BROKEN)
-    return passed(f"{device}: loss {loss.item():.3f}, gradients finite, logits identical after safetensors")
+    return passed(
+        f"{device}: loss {loss.item():.3f}, gradients finite, logits identical after safetensors"
+    )
 
 
-@train_check("qlora", "QLoRA trains: 4-bit base, LoRA adapters; the loss falls and only the adapters change")
+@train_check(
+    "qlora", "QLoRA trains: 4-bit base, LoRA adapters; the loss falls and only the adapters change"
+)
 def qlora(device: str) -> Result:
     import torch
 
@@ -75,7 +94,9 @@ def qlora(device: str) -> Result:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in model.named_parameters() if not torch.equal(value, before[name])
+    }
     odd = sorted(changed ^ {name for name in before if "lora_" in name})
     if odd:
         return failed(f"changed by training: {odd[0]}, expected the adapters alone", BROKEN)
@@ -111,17 +132,30 @@ def accelerate_resume(device: str) -> Result:
     return within({"difference of the losses after load_state": (error, bound)}, device, BROKEN)
 
 
-@train_check("trainer-resume", "what Trainer.train(resume_from_checkpoint=...) does on this torch, by trying it", each_gpu=False)
+@train_check(
+    "trainer-resume",
+    "what Trainer.train(resume_from_checkpoint=...) does on this torch, by trying it",
+    each_gpu=False,
+)
 def trainer_resume(device: str) -> Result:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # with several GPUs, Trainer would spread this tiny model over them
+    visible = os.environ.get(
+        "CUDA_VISIBLE_DEVICES"
+    )  # with several GPUs, Trainer would spread this tiny model over them
     os.environ["CUDA_VISIBLE_DEVICES"] = "0" if visible is None else visible.split(",")[0]
     from transformers import Trainer, TrainingArguments
 
     data = [{"input_ids": row, "labels": row} for row in batch("cpu").repeat(4, 1)]
 
     def trainer(steps: int) -> Any:
-        arguments = TrainingArguments("run", max_steps=steps, save_steps=1, per_device_train_batch_size=2, report_to=[],
-                                      disable_tqdm=True, use_cpu=device == "cpu")  # fmt: skip
+        arguments = TrainingArguments(
+            "run",
+            max_steps=steps,
+            save_steps=1,
+            per_device_train_batch_size=2,
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=device == "cpu",
+        )
         return Trainer(model=tiny_llama(), args=arguments, train_dataset=data)
 
     trainer(1).train()
@@ -131,5 +165,7 @@ def trainer_resume(device: str) -> Result:
         if "CVE-2025-32434" not in str(error) and "torch.load" not in str(error):
             raise
         remedy = "resume with accelerate's save_state/load_state, or by the lines in docs/RUNPOD_H100_SESSION.md"
-        return warned("Trainer refuses to resume on this torch (CVE-2025-32434): known, and so locked", remedy)
+        return warned(
+            "Trainer refuses to resume on this torch (CVE-2025-32434): known, and so locked", remedy
+        )
     return passed("Trainer resumes from its own checkpoint")

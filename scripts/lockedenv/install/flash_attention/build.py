@@ -9,22 +9,56 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, TextIO, Tuple
 
-from lockedenv.console import Steps, Stop
-from lockedenv.install.flash_plan import GET_GCC, GET_NVCC, Toolchain
-from lockedenv.install.kept import discard
-from lockedenv.process import clean, run
+from lockedenv.backends.kept import discard
+from lockedenv.errors import Stop
+from lockedenv.host.process import clean, run
+from lockedenv.install.flash_attention.plan import GET_GCC, GET_NVCC, Toolchain
+from lockedenv.output import Steps
 
 _CAUSES = (
-    (r"died due to signal 9|Killed signal|signal 9 \(Kill|\bKilled\b|failed \(signal 9\)", "memory",
-     "a compiler was killed for memory", "use --jobs with fewer, or a pod with more memory"),
-    (r"No space left on device|Errno 28", "disk", "No space left on device", "free some disk; TMPDIR says where it builds"),
-    (r"unsupported GNU version|#error -- unsupported", "gcc", "nvcc does not take this gcc", GET_GCC),
-    (r"mismatches the version that was used to compile", "nvcc", "nvcc is of another CUDA than torch", GET_NVCC),
-    (r"fatal error: (\S+): No such file", "header", "a header is missing: {0}", "install the -dev package that has it"),
-    (r"nvcc(?: fatal|: not found)|nvcc fatal *: .*", "nvcc", "nvcc refuses its arguments", GET_NVCC),
-    (r"ModuleNotFoundError: No module named '(\w+)'", "module", "the build needs the Python package {0}",
-     "scripts/post_create.sh installs it from the lock"),
-)  # fmt: skip
+    (
+        r"died due to signal 9|Killed signal|signal 9 \(Kill|\bKilled\b|failed \(signal 9\)",
+        "memory",
+        "a compiler was killed for memory",
+        "use --jobs with fewer, or a pod with more memory",
+    ),
+    (
+        r"No space left on device|Errno 28",
+        "disk",
+        "No space left on device",
+        "free some disk; TMPDIR says where it builds",
+    ),
+    (
+        r"unsupported GNU version|#error -- unsupported",
+        "gcc",
+        "nvcc does not take this gcc",
+        GET_GCC,
+    ),
+    (
+        r"mismatches the version that was used to compile",
+        "nvcc",
+        "nvcc is of another CUDA than torch",
+        GET_NVCC,
+    ),
+    (
+        r"fatal error: (\S+): No such file",
+        "header",
+        "a header is missing: {0}",
+        "install the -dev package that has it",
+    ),
+    (
+        r"nvcc(?: fatal|: not found)|nvcc fatal *: .*",
+        "nvcc",
+        "nvcc refuses its arguments",
+        GET_NVCC,
+    ),
+    (
+        r"ModuleNotFoundError: No module named '(\w+)'",
+        "module",
+        "the build needs the Python package {0}",
+        "scripts/post_create.sh installs it from the lock",
+    ),
+)
 
 
 def likely_cause(log: str, cuda: str) -> Tuple[str, str, str]:
@@ -35,15 +69,29 @@ def likely_cause(log: str, cuda: str) -> Tuple[str, str, str]:
     return "unknown", "the cause is not known", "read the log"
 
 
-def variables(work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs: int) -> Dict[str, str]:
+def variables(
+    work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs: int
+) -> Dict[str, str]:
     """What flash-attn's setup.py runs with. The user's own settings of pip do not reach it."""
-    environ, path = dict(os.environ), f"{tools.cuda_home / 'bin'}:{prefix / 'bin'}:{os.environ.get('PATH', os.defpath)}"
+    environ, path = (
+        dict(os.environ),
+        f"{tools.cuda_home / 'bin'}:{prefix / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+    )
     return clean(
-        environ, PATH=path, TMPDIR=str(work), PIP_CONFIG_FILE=os.devnull,
-        CUDA_HOME=str(tools.cuda_home), CC=str(tools.cc), CXX=str(tools.cxx), CPATH=str(tools.headers),
-        FLASH_ATTENTION_FORCE_BUILD="TRUE", FLASH_ATTN_CUDA_ARCHS=";".join(archs),
+        environ,
+        PATH=path,
+        TMPDIR=str(work),
+        PIP_CONFIG_FILE=os.devnull,
+        CUDA_HOME=str(tools.cuda_home),
+        CC=str(tools.cc),
+        CXX=str(tools.cxx),
+        CPATH=str(tools.headers),
+        FLASH_ATTENTION_FORCE_BUILD="TRUE",
+        FLASH_ATTN_CUDA_ARCHS=";".join(archs),
         TORCH_CUDA_ARCH_LIST=";".join(f"{a[:-1]}.{a[-1]}" for a in archs),
-        MAX_JOBS=str(jobs), NVCC_THREADS=environ.get("NVCC_THREADS", "1"))  # fmt: skip
+        MAX_JOBS=str(jobs),
+        NVCC_THREADS=environ.get("NVCC_THREADS", "1"),
+    )
 
 
 def follower(log: TextIO) -> Callable[[str], Optional[str]]:
@@ -81,20 +129,44 @@ def unpack(archive: Path, work: Path) -> Path:
     return folder
 
 
-def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[str], jobs: int, log: Path, steps: Steps,
-          again: bool = True) -> Path:  # fmt: skip
+def build(
+    source: Path,
+    work: Path,
+    prefix: Path,
+    tools: Toolchain,
+    archs: List[str],
+    jobs: int,
+    log: Path,
+    steps: Steps,
+    again: bool = True,
+) -> Path:
     """Builds a wheel of a folder of source in `work`; killed for memory, once more with half the jobs.
 
     Raises Stop: the cause, the log's last lines.
     """
     out = work / "wheel"
-    options = ["--no-build-isolation", "--no-deps", "--no-cache-dir", "--no-index", "--verbose", "--wheel-dir", out]
+    options = [
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-cache-dir",
+        "--no-index",
+        "--verbose",
+        "--wheel-dir",
+        out,
+    ]
     command = [prefix / "bin/python", "-m", "pip", "wheel", *options, source]
     steps.note(f"the full log: {log}")
     try:
         with log.open("w", encoding="utf-8") as file:
             environ = variables(work, prefix, tools, archs, jobs)
-            run(command, environ, "building flash-attn", steps.quiet, on_line=follower(file), cwd=work)
+            run(
+                command,
+                environ,
+                "building flash-attn",
+                steps.quiet,
+                on_line=follower(file),
+                cwd=work,
+            )
     except Stop as error:
         text = log.read_text(encoding="utf-8", errors="replace")
         kind, cause, remedy = likely_cause(f"{text}\n{error}", tools.cuda)
@@ -103,5 +175,7 @@ def build(source: Path, work: Path, prefix: Path, tools: Toolchain, archs: List[
             shutil.rmtree(out, ignore_errors=True)
             return build(source, work, prefix, tools, archs, jobs // 2, log, steps, again=False)
         tail = "\n  ".join(text.strip().splitlines()[-12:])
-        raise Stop(f"building flash-attn failed: {cause}; {remedy}.\n  {tail}\nThe full log: {log}") from None
+        raise Stop(
+            f"building flash-attn failed: {cause}; {remedy}.\n  {tail}\nThe full log: {log}"
+        ) from None
     return next(out.glob("*.whl"))

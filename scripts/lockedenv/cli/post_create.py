@@ -12,16 +12,25 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from lockedenv import ROOT, locks
-from lockedenv.console import Steps, Stop, disk_text
-from lockedenv.environment import REQUIREMENTS, Environment, named
-from lockedenv.install import flash, mirror, wheels
-from lockedenv.install.options import Options, main, make_parser
-from lockedenv.installed import CONSTRAINTS, INSTALLED, file_sha256, read_prefix, snapshot
-from lockedenv.machine import POD_VOLUME, gpus, read_json, write_atomically
-from lockedenv.prefix import INSTALLED as STATE_INSTALLED
-from lockedenv.prefix import Prefix, added_as_shown, enter_text, write_activate, write_guard
-from lockedenv.process import run, started
+from lockedenv import ROOT
+from lockedenv.backends import mirror, wheels
+from lockedenv.cli.options import Options, main, make_parser
+from lockedenv.errors import Stop, disk_text
+from lockedenv.host.machine import POD_VOLUME, gpus, read_json, write_atomically
+from lockedenv.host.process import run, started
+from lockedenv.install.flash_attention import provide as flash
+from lockedenv.output import Steps
+from lockedenv.prefix.lifecycle import INSTALLED as STATE_INSTALLED
+from lockedenv.prefix.lifecycle import (
+    Prefix,
+    added_as_shown,
+    enter_text,
+    write_activate,
+    write_guard,
+)
+from lockedenv.prefix.records import CONSTRAINTS, INSTALLED, file_sha256, read_prefix, snapshot
+from lockedenv.spec import locks
+from lockedenv.spec.environment import REQUIREMENTS, Environment, named
 from lockedenv.verify.checks.surroundings import misleading
 
 STEPS = 3
@@ -34,12 +43,18 @@ def refuse_misleading_variables(prefix: Path, of: Environment, backend: str) -> 
     for said, remedy in misleading(prefix, callers(), of.cuda(backend), of.cudnn(backend)):
         raise Stop(f"{said}: {remedy}, and run it again")
     if (folder := os.environ.get("TMPDIR")) and not os.access(folder, os.W_OK):
-        raise Stop(f"TMPDIR={folder} is not a folder that you may write to: make it or unset TMPDIR, and run it again")
+        raise Stop(
+            f"TMPDIR={folder} is not a folder that you may write to: make it or unset TMPDIR, and run it again"
+        )
 
 
 def callers() -> Dict[str, str]:
     """The variables as the caller has them: PYTHONPATH is ours here."""
-    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MAXIMALCAI_PYTHONPATH")}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "MAXIMALCAI_PYTHONPATH")
+    }
     theirs = os.environ.get("MAXIMALCAI_PYTHONPATH")  # the shell scripts note it
     return {**environ, "PYTHONPATH": theirs} if theirs else environ
 
@@ -48,28 +63,46 @@ def note_installed(prefix: Path, lock: Optional[Path] = None) -> None:
     """Keeps what the records do not: of a prefix just made, links and hashes; of a lock, each wheel's RECORD, and programs."""
     installed = read_prefix(prefix)
     if lock:
-        left = {**read_json(prefix / INSTALLED), "wheels": {pin.name: pin.sha256 for pin in locks.read_pip_lock(lock)}}
+        left = {
+            **read_json(prefix / INSTALLED),
+            "wheels": {pin.name: pin.sha256 for pin in locks.read_pip_lock(lock)},
+        }
         names = {*left["wheels"], *({"flash-attn"} & set(left.get("records", {})))}
-        left["records"] = {d.name: file_sha256(d.path / "RECORD") for d in installed.dists if d.name in names}
+        left["records"] = {
+            d.name: file_sha256(d.path / "RECORD") for d in installed.dists if d.name in names
+        }
         programs = {f"bin/{path.name}" for path in prefix.glob("bin/*") if os.access(path, os.X_OK)}
         left["programs"] = sorted(programs.union(left.get("programs", [])))
     else:
-        left = {**snapshot(prefix), "conda": {record.name: record.sha256_here for record in installed.conda}}
+        left = {
+            **snapshot(prefix),
+            "conda": {record.name: record.sha256_here for record in installed.conda},
+        }
     write_atomically(prefix / INSTALLED, json.dumps(left, indent=0) + "\n")
 
 
 def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] = None) -> int:
     """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails. Raises Stop for the wheels."""
     prefix, lock = options.target, options.of.lock(backend)
-    with steps.step(f"Install the wheels of {lock.relative_to(ROOT) if ROOT in lock.parents else lock}"):
+    with steps.step(
+        f"Install the wheels of {lock.relative_to(ROOT) if ROOT in lock.parents else lock}"
+    ):
         uv = wheels.bring_uv(options.cache, steps, options.offline, prefix.path)
         wheels.install(options, lock, uv, steps)
         note_installed(prefix.path, lock)
         write_guard(prefix, locked(options))
-        prefix.write(state=STATE_INSTALLED, environment=options.of.given, locks=options.of.digest(backend), verdicts={})
+        prefix.write(
+            state=STATE_INSTALLED,
+            environment=options.of.given,
+            locks=options.of.digest(backend),
+            verdicts={},
+        )
     extras = extras or unrestored(prefix)
     with steps.step("flash-attn"):
-        problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
+        problems = [
+            install_flash_attn(options, uv, steps),
+            restore(options, extras, uv) if extras else None,
+        ]
     for unpacked in (prefix.beside("maximalcai-uv"), wheels.temporary("uv", prefix.path)):
         shutil.rmtree(unpacked, ignore_errors=True)
     return conclude(options, options.level or "full", problems, steps)
@@ -77,17 +110,24 @@ def finish(options: Options, backend: str, steps: Steps, extras: Optional[Path] 
 
 def again(options: Options, steps: Steps) -> int:
     """On an installed prefix: flash-attn if it is not there yet, and the verifier. Gives the exit status."""
-    full = options.target.mark().get("verdicts", {}).get("full", {})  # it holds for what there was to be verified
+    full = (
+        options.target.mark().get("verdicts", {}).get("full", {})
+    )  # it holds for what there was to be verified
     same = full.get("passed") and full.get("added") == added_as_shown(options.target.path)
     level = options.level or ("quick" if same else "full")
     with steps.step("flash-attn"):
-        if options.source and not wheels.by_hash(options.cache / "wheels", "uv-*.whl", wheels.uv_pin().sha256):
+        if options.source and not wheels.by_hash(
+            options.cache / "wheels", "uv-*.whl", wheels.uv_pin().sha256
+        ):
             mirror.look(options)
             mirror.bring(options, "", steps)
         uv, extras = Path(), unrestored(options.target)
         if extras or options.flash_attn != "none":
             uv = wheels.bring_uv(options.cache, steps, options.offline, options.target.path)
-        problems = [install_flash_attn(options, uv, steps), restore(options, extras, uv) if extras else None]
+        problems = [
+            install_flash_attn(options, uv, steps),
+            restore(options, extras, uv) if extras else None,
+        ]
     return conclude(options, level, problems, steps)
 
 
@@ -123,21 +163,39 @@ def conclude(options: Options, level: str, problems: List[Optional[str]], steps:
 
 def keep_manifest(prefix: Prefix) -> None:
     """On a pod, a copy of the manifest on the volume, because the prefix is lost with the pod; if it fails, a warning."""
-    if os.environ.get("RUNPOD_POD_ID") and os.access(POD_VOLUME, os.W_OK) and (prefix.path / MANIFEST).exists():
+    if (
+        os.environ.get("RUNPOD_POD_ID")
+        and os.access(POD_VOLUME, os.W_OK)
+        and (prefix.path / MANIFEST).exists()
+    ):
         name = time.strftime("%Y-%m-%dT%H-%M-%SZ.json", time.gmtime())
         try:
-            write_atomically(POD_VOLUME / "maximalcai-manifests" / name, (prefix.path / MANIFEST).read_text(encoding="utf-8"))
+            write_atomically(
+                POD_VOLUME / "maximalcai-manifests" / name,
+                (prefix.path / MANIFEST).read_text(encoding="utf-8"),
+            )
         except OSError as error:
-            print(f"warning: the manifest is in the prefix alone: {disk_text(error)}", file=sys.stderr)
+            print(
+                f"warning: the manifest is in the prefix alone: {disk_text(error)}", file=sys.stderr
+            )
 
 
 def verify(options: Options, level: str) -> int:
     """The verifier's exit status, run by the prefix's interpreter; it writes the manifest into the prefix."""
     path = options.target.path
-    command = [path / "bin/python", ROOT / "scripts/verify_environment.py", "--level", level, "--manifest", path / MANIFEST]
+    command = [
+        path / "bin/python",
+        ROOT / "scripts/verify_environment.py",
+        "--level",
+        level,
+        "--manifest",
+        path / MANIFEST,
+    ]
     command += ["--skip", "flash-attn"] if options.flash_attn == "none" else []
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
-        with started(command, True, env=callers(), stdout=said if options.quiet else None, stderr=errors) as process:
+        with started(
+            command, True, env=callers(), stdout=said if options.quiet else None, stderr=errors
+        ) as process:
             status = process.wait()
         said.seek(0)
         errors.seek(0)
@@ -173,13 +231,26 @@ def restore(options: Options, extras: Path, uv: Path) -> Optional[str]:
 
 def unrestored(prefix: Prefix) -> Optional[Path]:
     """The list of the user's packages that an earlier run could not install again."""
-    lists = (Path(text[len(LIST) :]) for text in prefix.mark().get("lacking") or [] if text.startswith(LIST))
+    lists = (
+        Path(text[len(LIST) :])
+        for text in prefix.mark().get("lacking") or []
+        if text.startswith(LIST)
+    )
     return next(filter(Path.is_file, lists), None)
 
 
 def restoring(options: Options, extras: Path, uv: Path) -> List[str]:
     """The command that installs the packages of a list without touching a locked one."""
-    words = [uv, "pip", "install", "--python", options.target.path / "bin/python", "-r", extras, "-c"]
+    words = [
+        uv,
+        "pip",
+        "install",
+        "--python",
+        options.target.path / "bin/python",
+        "-r",
+        extras,
+        "-c",
+    ]
     return [*map(str, [*words, options.of.folder / REQUIREMENTS])]
 
 
@@ -202,17 +273,23 @@ def work(options: Options) -> int:
     """What the options ask for; gives the exit status."""
     path = options.prefix or active_prefix(options)
     if not (path.expanduser() / "bin/python").exists():
-        raise Stop(f"{path} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh")
+        raise Stop(
+            f"{path} has no bin/python: it is not an environment; make one with setup_runpod_environment.sh"
+        )
     options.settle(path)
     target = options.target
     backend = "conda" if (target.path / "conda-meta").is_dir() else "pip"
     refuse_misleading_variables(target.path, options.of, backend)
     if target.mark() and (other := named(target.path)) != options.of.given:
-        raise Stop(f"{path} is of the environment {other}, not {options.of.given}; choose another --prefix")
+        raise Stop(
+            f"{path} is of the environment {other}, not {options.of.given}; choose another --prefix"
+        )
     pythons = sorted(folder.name[6:] for folder in target.path.glob("lib/python3.*"))
     if options.of.python not in pythons:
-        raise Stop(f"{path} has Python {' and '.join(pythons) or 'of no known version'}, and the environment {options.of.name} "
-                   f"is for {options.of.python}; choose another --prefix, or --environment")  # fmt: skip
+        raise Stop(
+            f"{path} has Python {' and '.join(pythons) or 'of no known version'}, and the environment {options.of.name} "
+            f"is for {options.of.python}; choose another --prefix, or --environment"
+        )
     with target.held():
         if not target.mark():
             note_installed(target.path)
@@ -227,7 +304,9 @@ def work(options: Options) -> int:
 
 def active_prefix(options: Options) -> Path:
     """The active environment: of those that the shell names, the one whose python runs this; else the usual. Raises Stop."""
-    named = [Path(os.environ[name]) for name in ("CONDA_PREFIX", "VIRTUAL_ENV") if os.environ.get(name)]
+    named = [
+        Path(os.environ[name]) for name in ("CONDA_PREFIX", "VIRTUAL_ENV") if os.environ.get(name)
+    ]
     usual = [path for path in [options.usual()] if (path / "bin/python").exists()]
     for prefix in [p for p in named if p.resolve() == Path(sys.prefix).resolve()] + named + usual:
         return prefix

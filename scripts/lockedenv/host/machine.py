@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from lockedenv import facts
-from lockedenv.console import Stop
-from lockedenv.process import ask
+from lockedenv.errors import Stop
+from lockedenv.host.process import ask
+from lockedenv.spec import facts
 
 QUERY = "name,driver_version,memory.total,compute_cap,uuid,mig.mode.current"
 GIB = 1024**3
-POD_VOLUME = Path("/workspace")  # RunPod's persistent volume; the container disk, faster, is lost with the pod
+POD_VOLUME = Path(
+    "/workspace"
+)  # RunPod's persistent volume; the container disk, faster, is lost with the pod
 
 
 class MachineError(Stop):
@@ -62,7 +64,10 @@ def parse_gpus(text: str) -> List[Gpu]:
 
 def gpu_nodes(root: Path = Path("/")) -> List[Path]:
     """What the driver shows of the GPUs under `root`, one path for each: device nodes, or folders in /proc."""
-    return max((sorted(root.glob(names)) for names in ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")), key=len)
+    return max(
+        (sorted(root.glob(names)) for names in ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")),
+        key=len,
+    )
 
 
 def gpus(root: Path = Path("/"), environ: Optional[Mapping[str, str]] = None) -> List[Gpu]:
@@ -79,11 +84,15 @@ def gpus(root: Path = Path("/"), environ: Optional[Mapping[str, str]] = None) ->
     if not program:
         if signs:
             said = f"there is an NVIDIA GPU but no nvidia-smi ({signs[0]})"
-            raise MachineError(f"{said}; start the container with the NVIDIA runtime, or take another pod")
+            raise MachineError(
+                f"{said}; start the container with the NVIDIA runtime, or take another pod"
+            )
         return []
     status, text, why = ask([program, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"])
     if status is None:
-        raise MachineError(f"nvidia-smi does not answer ({why}); the GPU or its driver hangs: take another pod")
+        raise MachineError(
+            f"nvidia-smi does not answer ({why}); the GPU or its driver hangs: take another pod"
+        )
     if "No devices were found" in text + why or not (status or text.strip()):
         said = f"nvidia-smi finds no GPU, and there should be one ({(signs or ['its driver is here'])[0]})"
         raise MachineError(f"{said}; the GPU has failed: take another pod")
@@ -92,7 +101,9 @@ def gpus(root: Path = Path("/"), environ: Optional[Mapping[str, str]] = None) ->
         raise MachineError(f"nvidia-smi fails: {''.join(first)} (exit {status}); take another pod")
     found = parse_gpus(text)
     if len(found) < rented:
-        raise MachineError(f"nvidia-smi shows {len(found)} of the {rented} GPUs that RUNPOD_GPU_COUNT promises; take another pod")
+        raise MachineError(
+            f"nvidia-smi shows {len(found)} of the {rented} GPUs that RUNPOD_GPU_COUNT promises; take another pod"
+        )
     return found
 
 
@@ -105,7 +116,9 @@ def driver_problem(found: List[Gpu], cuda: str) -> Optional[str]:
     oldest = facts.of(cuda).driver
     for gpu in found:
         if version_tuple(gpu.driver) < version_tuple(oldest):
-            remedy = f"a pod cannot upgrade it: take another pod, filtering for CUDA {cuda} or newer"
+            remedy = (
+                f"a pod cannot upgrade it: take another pod, filtering for CUDA {cuda} or newer"
+            )
             return f"the driver {gpu.driver} of {gpu.name} is older than {oldest}, the oldest for CUDA {cuda}; {remedy}"
     return None
 
@@ -139,8 +152,13 @@ def cpu_limit(root: Path = Path("/")) -> float:
     """CPUs that this process may use: the smallest of its affinity and its cgroups' quotas (v1 and v2)."""
     limits = [float(len(os.sched_getaffinity(0)))] if root == Path("/") else []
     for folder in _cgroup_folders(root, "cpu"):
-        text = _read(folder / "cpu.max") or " ".join(_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-        limits += [int(quota) / int(period) for quota, period in re.findall(r"^([1-9]\d*)\s+([1-9]\d*)", text)]
+        text = _read(folder / "cpu.max") or " ".join(
+            _read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")
+        )
+        limits += [
+            int(quota) / int(period)
+            for quota, period in re.findall(r"^([1-9]\d*)\s+([1-9]\d*)", text)
+        ]
     return min(limits, default=1.0)
 
 
@@ -149,11 +167,20 @@ def memory_limit(root: Path = Path("/")) -> Tuple[int, int]:
     info = dict(re.findall(r"^(\w+):\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.M))
     limit, free = int(info["MemTotal"]) * 1024, int(info["MemAvailable"]) * 1024
     for folder in _cgroup_folders(root, "memory"):
-        for maximum, current in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for maximum, current in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
             most = _number(folder / maximum)
-            if 0 < most < limit:  # the page cache counts as used, and is given back when memory is short
-                cache = re.findall(r"^(?:total_)?inactive_file (\d+)", _read(folder / "memory.stat"), re.M)
-                limit, free = most, min(free, most - max(_number(folder / current) - int((cache or [0])[-1]), 0))
+            if (
+                0 < most < limit
+            ):  # the page cache counts as used, and is given back when memory is short
+                cache = re.findall(
+                    r"^(?:total_)?inactive_file (\d+)", _read(folder / "memory.stat"), re.M
+                )
+                limit, free = most, min(
+                    free, most - max(_number(folder / current) - int((cache or [0])[-1]), 0)
+                )
     return limit, max(free, 0)
 
 
@@ -198,14 +225,25 @@ def home() -> Path:
     """The user's home. Raises Stop where there is none to be known."""
     try:
         return Path.home()
-    except RuntimeError:  # HOME is not set, and the user is in no passwd file, as with `docker run --user 1234`
-        raise Stop("HOME is not set; set it, or name both places with --prefix and --cache") from None
+    except (
+        RuntimeError
+    ):  # HOME is not set, and the user is in no passwd file, as with `docker run --user 1234`
+        raise Stop(
+            "HOME is not set; set it, or name both places with --prefix and --cache"
+        ) from None
 
 
 def default_cache() -> Path:
     """Where downloads are kept: on a pod's persistent volume, otherwise in the user's cache folder."""
-    pod = (os.environ.get("RUNPOD_POD_ID") or os.path.ismount(POD_VOLUME)) and os.access(POD_VOLUME, os.W_OK)
-    return Path(POD_VOLUME / ".cache" if pod else os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "maximalcai"
+    pod = (os.environ.get("RUNPOD_POD_ID") or os.path.ismount(POD_VOLUME)) and os.access(
+        POD_VOLUME, os.W_OK
+    )
+    return (
+        Path(
+            POD_VOLUME / ".cache" if pod else os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
+        )
+        / "maximalcai"
+    )
 
 
 def read_json(path: Path) -> Dict[str, Any]:
@@ -223,7 +261,9 @@ def write_atomically(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")  # two containers have equal ids
+    beside = path.with_name(
+        f".{path.name[:200]}.{secrets.token_hex(8)}"
+    )  # two containers have equal ids
     try:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)

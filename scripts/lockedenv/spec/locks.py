@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import List, Optional
 from urllib.parse import unquote
 
-from lockedenv.console import Stop
+from lockedenv.errors import Stop
 
 # scripts/lock.sh writes each conda package as a line of JSON, which is YAML too, and each wheel as a line for pip.
 _PACKAGE = re.compile(r"^- (\{.*\})(?:  # (\d+) bytes)?$")
@@ -22,7 +22,9 @@ class LockError(Stop):
 
     def __init__(self, what: str, path: Path, number: int = 0) -> None:
         place = f"{path}:{number}" if number else str(path)
-        super().__init__(f"{place}: {what}; restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh")
+        super().__init__(
+            f"{place}: {what}; restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh"
+        )
 
 
 @dataclass
@@ -37,7 +39,9 @@ class CondaPackage:
     size: int = 0
 
     def __post_init__(self) -> None:
-        *_, self.channel, _, self.filename = self.url.split("/")  # the channel by its name, for a mirror too
+        *_, self.channel, _, self.filename = self.url.split(
+            "/"
+        )  # the channel by its name, for a mirror too
         self.stem = re.sub(r"\.(conda|tar\.bz2)$", "", self.filename)
         self.build = self.stem.rsplit("-", 1)[1]
 
@@ -87,7 +91,9 @@ def _read(path: Path) -> List[str]:
 def _whole(lines: List[str], count: int, path: Path) -> None:
     """Raises LockError unless the last line of a lock says how many packages it has."""
     if not lines or lines[-1] != f"# {count} packages":
-        raise LockError(f"is cut short: it ends after {count} packages with {''.join(lines[-1:])[:80]!r}", path)
+        raise LockError(
+            f"is cut short: it ends after {count} packages with {''.join(lines[-1:])[:80]!r}", path
+        )
 
 
 def read_conda_lock(path: Path) -> CondaLock:
@@ -108,14 +114,24 @@ def read_conda_lock(path: Path) -> CondaLock:
             entry = json.loads(text)
             url, md5, sha256 = entry["url"], entry["hash"]["md5"], entry["hash"]["sha256"]
             if entry["manager"] != "conda":
-                raise LockError(f"holds a {entry['manager']} package; they belong in locks/pip.txt", path, number)
-            if not re.fullmatch("[0-9a-f]{32} [0-9a-f]{64} (https?|file)://.*", f"{md5} {sha256} {url}"):
+                raise LockError(
+                    f"holds a {entry['manager']} package; they belong in locks/pip.txt",
+                    path,
+                    number,
+                )
+            if not re.fullmatch(
+                "[0-9a-f]{32} [0-9a-f]{64} (https?|file)://.*", f"{md5} {sha256} {url}"
+            ):
                 raise LockError(f"{entry['name']} has a malformed hash or address", path, number)
-            packages.append(CondaPackage(entry["name"], entry["version"], url, md5, sha256, int(size or 0)))
+            packages.append(
+                CondaPackage(entry["name"], entry["version"], url, md5, sha256, int(size or 0))
+            )
         except KeyError as error:
             raise LockError(f"this package has no {error}", path, number) from None
         except (ValueError, TypeError, IndexError):
-            raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number) from None
+            raise LockError(
+                f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number
+            ) from None
     _whole(lines if packages else [], len(packages), path)
     return CondaLock(content_hash[0], packages)
 
@@ -128,7 +144,9 @@ def read_pip_lock(path: Path) -> List[PipPackage]:
         if match:
             packages.append(PipPackage(canonical(match[1]), match[2], match[3], int(match[4] or 0)))
         elif line and not line.startswith(("#", "-r ")) and not WHEEL.fullmatch(line):
-            raise LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number)
+            raise LockError(
+                f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number
+            )
     _whole(lines, len(packages), path)
     return packages
 

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
-from lockedenv.console import Stop, redact
-from lockedenv.environment import MARK, Environment
-from lockedenv.installed import CONSTRAINTS, added, file_sha256, own_files, read_prefix
-from lockedenv.locks import PipPackage
-from lockedenv.machine import read_json, write_atomically
-from lockedenv.process import end_orphans, holding
+from lockedenv.errors import Stop
+from lockedenv.host.machine import read_json, write_atomically
+from lockedenv.host.process import end_orphans, holding
+from lockedenv.prefix.records import CONSTRAINTS, added, file_sha256, own_files, read_prefix
+from lockedenv.redaction import redact
+from lockedenv.spec.environment import MARK, Environment
+from lockedenv.spec.locks import PipPackage
 
 ABSENT, MAKING, INSTALLED, VERIFIED = "absent", "making", "installed", "verified"
 CHANGED, MOVED, FOREIGN, REMOVING = "changed", "moved", "foreign", "removing"
@@ -73,7 +74,9 @@ class Prefix:
         if folder.is_symlink() or not (folder / MARK).is_file():
             return False
         mark = read_json(folder / MARK)
-        return mark.get("made_by") == SETUP and (folder == self.path or mark.get("path") == str(self.path))
+        return mark.get("made_by") == SETUP and (
+            folder == self.path or mark.get("path") == str(self.path)
+        )
 
     def state(self, digest: str = "") -> str:
         """The state. `digest` is of the locks that it should have been made from; without it, they count as unchanged."""
@@ -103,11 +106,17 @@ class Prefix:
     def replacing(self, backend: str, environment: Environment) -> Iterator[None]:
         """The block makes the prefix anew. Until it is installed, whatever ends the block brings the old one back."""
         if self.old.exists() and any(self.old.iterdir()) and not self.ours(self.old):
-            raise Stop(f"{self.old} is there and was not made by this script; move it away: the old environment goes there")
+            raise Stop(
+                f"{self.old} is there and was not made by this script; move it away: the old environment goes there"
+            )
         if self.state() == MAKING:
             remove(self.path)
         elif self.ours() and self.ours(self.old):  # two that are not verified: the older one stays
-            print(self.give_up(self.path) or f"{self.path} is removed; the older one stays at {self.old}", file=sys.stderr)
+            print(
+                self.give_up(self.path)
+                or f"{self.path} is removed; the older one stays at {self.old}",
+                file=sys.stderr,
+            )
         elif self.ours():
             self.write(path=str(self.path))  # it may have been moved here
             self.path.rename(self.old)
@@ -116,8 +125,14 @@ class Prefix:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = Prefix(Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)))
         new.path.chmod(0o755)
-        new.write(made_by=SETUP, path=str(self.path), backend=backend, state=MAKING, made=time.time_ns(),
-                  environment=environment.given)  # fmt: skip
+        new.write(
+            made_by=SETUP,
+            path=str(self.path),
+            backend=backend,
+            state=MAKING,
+            made=time.time_ns(),
+            environment=environment.given,
+        )
         new.path.rename(self.path)
         try:
             yield
@@ -153,7 +168,9 @@ class Prefix:
     def give_up(self, folder: Path) -> Optional[str]:
         """Removes an environment of ours, and moves to PREFIX.kept-TIME what in it is of no package. Gives a line for people."""
         mark, moved = read_json(folder / MARK), 0
-        names = (f"kept-{time.strftime('%Y%m%d-%H%M%S')}{n and f'-{n}' or ''}" for n in itertools.count())
+        names = (
+            f"kept-{time.strftime('%Y%m%d-%H%M%S')}{n and f'-{n}' or ''}" for n in itertools.count()
+        )
         kept = next(self.beside(name) for name in names if not self.beside(name).exists())
         for path in [*own_files(folder), *edited(folder)] if mark.get("state") != REMOVING else []:
             target = kept / path.relative_to(folder)
@@ -169,7 +186,11 @@ class Prefix:
 def verified(mark: Dict[str, Any]) -> bool:
     """Whether a mark says that all that was asked for is there, and that the last verification at each level passed."""
     verdicts = mark.get("verdicts", {}).values()
-    return bool(verdicts) and all(verdict.get("passed") for verdict in verdicts) and not mark.get("lacking")
+    return (
+        bool(verdicts)
+        and all(verdict.get("passed") for verdict in verdicts)
+        and not mark.get("lacking")
+    )
 
 
 def added_as_shown(folder: Path) -> List[str]:
@@ -215,7 +236,14 @@ def follow(before: Path, now: Path) -> None:
 
     for name in ("executable", "_base_executable", "prefix", "exec_prefix"):
         setattr(sys, name, moved(getattr(sys, name, None) or ""))
-    for places in [sys.path, *(m.__path__ for m in list(sys.modules.values()) if isinstance(getattr(m, "__path__", 0), list))]:
+    for places in [
+        sys.path,
+        *(
+            m.__path__
+            for m in list(sys.modules.values())
+            if isinstance(getattr(m, "__path__", 0), list)
+        ),
+    ]:
         places[:] = map(moved, places)
 
 
@@ -230,15 +258,23 @@ def refuse(path: Path, backend: str, cache: Path) -> None:
     """Raises Stop for a place where no environment can work."""
     bad = sorted({c for c in str(path) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()})
     if bad:
-        raise Stop(f"{path}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
-                   "choose another --prefix")  # fmt: skip
+        raise Stop(
+            f"{path}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
+            "choose another --prefix"
+        )
     length, inside = len(os.fsencode(path)), path / "maximalcai"
     if backend == "conda" and length > 255:
-        raise Stop(f"the prefix has {length} characters, and conda packages have room for 255; choose a shorter --prefix")
+        raise Stop(
+            f"the prefix has {length} characters, and conda packages have room for 255; choose a shorter --prefix"
+        )
     if os.path.ismount(path):
-        raise Stop(f"{path} is a mount point, which cannot be renamed; choose a folder in it, such as --prefix {inside}")
+        raise Stop(
+            f"{path} is a mount point, which cannot be renamed; choose a folder in it, such as --prefix {inside}"
+        )
     if path in [cache, *cache.parents]:
-        raise Stop(f"the cache {cache} lies in the prefix {path}, and would go with it; choose another with --cache")
+        raise Stop(
+            f"the cache {cache} lies in the prefix {path}, and would go with it; choose another with --cache"
+        )
     if path.exists() and not path.is_dir():
         raise Stop(f"{path} is there and is not a folder; choose another --prefix")
 
@@ -278,7 +314,12 @@ def write_activate(path: Path, backend: str) -> None:
     """PREFIX/activate: one way in for both backends, which needs nothing but the prefix."""
     variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
     name, constraints = shlex.quote(path.name), (path / CONSTRAINTS).as_uri()
-    text = ACTIVATE.format(variable=variable, prefix=shlex.quote(str(path)), name=name, constraints=shlex.quote(constraints))
+    text = ACTIVATE.format(
+        variable=variable,
+        prefix=shlex.quote(str(path)),
+        name=name,
+        constraints=shlex.quote(constraints),
+    )
     write_atomically(path / "activate", text)
     Prefix(path).write(activate=file_sha256(path / "activate"))
 
@@ -288,7 +329,9 @@ def edited(path: Path) -> List[Path]:
     mark, found = read_json(path / MARK), []
     if (sha := file_sha256(path / "activate")) and sha != mark.get("activate", sha):
         found.append(path / "activate")
-    if (path / "pip.conf").is_file() and (path / "pip.conf").read_text(errors="replace") != guard(Path(mark.get("path", path))):
+    if (path / "pip.conf").is_file() and (path / "pip.conf").read_text(errors="replace") != guard(
+        Path(mark.get("path", path))
+    ):
         found.append(path / "pip.conf")
     return found
 
@@ -307,7 +350,8 @@ def write_guard(prefix: Prefix, locked: List[PipPackage]) -> None:
     """
     path, lines = prefix.path, [f"{pin.name}=={pin.version}\n" for pin in locked]
     write_atomically(
-        path / CONSTRAINTS, "# What is locked; `rm pip.conf` beside this file lets pip replace it.\n" + "".join(lines)
+        path / CONSTRAINTS,
+        "# What is locked; `rm pip.conf` beside this file lets pip replace it.\n" + "".join(lines),
     )
     there = (path / "pip.conf").read_text(errors="replace") if (path / "pip.conf").is_file() else ""
     if not there or prefix.ours() and guard(path).splitlines()[1] not in there.splitlines():

@@ -18,10 +18,10 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Dict, FrozenSet, Iterable, List, Optional
 
-from lockedenv import environment
-from lockedenv.environment import MARK
-from lockedenv.locks import canonical
-from lockedenv.machine import read_json
+from lockedenv.host.machine import read_json
+from lockedenv.spec import environment
+from lockedenv.spec.environment import MARK
+from lockedenv.spec.locks import canonical
 
 INSTALLED = "maximalcai-installed.json"  # what the installation by hash left, where no record has a hash of it
 CONSTRAINTS = "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
@@ -56,8 +56,12 @@ class CondaRecord:
         infos: Dict[str, Dict[str, str]] = {}
         for path, sha in self.hashes.items():
             folder, _, name = path.rpartition("/")
-            if folder.endswith("-info") and re.search(r"/site-packages/[^/]+\.(dist|egg)-info$", folder):
-                infos.setdefault(folder, {}).update({name: sha} if name in ("RECORD", "INSTALLER") else {})
+            if folder.endswith("-info") and re.search(
+                r"/site-packages/[^/]+\.(dist|egg)-info$", folder
+            ):
+                infos.setdefault(folder, {}).update(
+                    {name: sha} if name in ("RECORD", "INSTALLER") else {}
+                )
         return infos
 
 
@@ -78,11 +82,15 @@ class Installed:
     conda: List[CondaRecord]
     dists: List[Dist]
     problems: List[str]
-    locked: FrozenSet[str] = frozenset()  # the names of what the installation by hash left; empty if that is not known
+    locked: FrozenSet[str] = (
+        frozenset()
+    )  # the names of what the installation by hash left; empty if that is not known
 
     @property
     def python(self) -> Path:
-        return Path(sys.executable) if self.prefix == Path(sys.prefix) else self.prefix / "bin/python"
+        return (
+            Path(sys.executable) if self.prefix == Path(sys.prefix) else self.prefix / "bin/python"
+        )
 
     @property
     def sites(self) -> List[Path]:
@@ -95,7 +103,9 @@ class Installed:
 
     def as_locked(self) -> "Installed":
         """The same prefix without the distributions that were added with pip or uv."""
-        return replace(self, dists=[dist for dist in self.dists if dist.name in (self.locked or [dist.name])])
+        return replace(
+            self, dists=[dist for dist in self.dists if dist.name in (self.locked or [dist.name])]
+        )
 
     def only(self, dist: Dist) -> "Installed":
         """The same prefix as if this distribution were all that is in it."""
@@ -112,13 +122,20 @@ class Installed:
 def site_folders(prefix: Path) -> List[Path]:
     """Where a prefix keeps Python packages; for the running interpreter, where it really looks."""
     running = prefix == Path(sys.prefix)
-    found = [Path(p) for p in sys.path] if running else sorted(prefix.glob("lib/python3.*/site-packages"))
+    found = (
+        [Path(p) for p in sys.path]
+        if running
+        else sorted(prefix.glob("lib/python3.*/site-packages"))
+    )
     return [p for p in found if p.name in ("site-packages", "dist-packages") and p.is_dir()]
 
 
 def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
     records = []
-    site = next((p.relative_to(prefix).as_posix() for p in site_folders(prefix) if prefix in p.parents), "site-packages")
+    site = next(
+        (p.relative_to(prefix).as_posix() for p in site_folders(prefix) if prefix in p.parents),
+        "site-packages",
+    )
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -128,12 +145,33 @@ def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
             for entry in data["paths_data"]["paths"]:
                 sha = entry.get("sha256_in_prefix") or entry.get("sha256") or ""
                 # A noarch package may be recorded as it was packed.
-                name = re.sub("^python-scripts/", "bin/", re.sub("^site-packages/", f"{site}/", entry["_path"]))
-                hashes[name] = sha if entry.get("path_type", "hardlink") in ("hardlink", "copy") else ""
-            build, archive = data.get("build") or data.get("build_string", ""), (data.get("sha256") or "", data.get("md5") or "")
-            records.append(CondaRecord(data["name"], data["version"], build, channel, *archive, file_sha256(path), hashes))
+                name = re.sub(
+                    "^python-scripts/",
+                    "bin/",
+                    re.sub("^site-packages/", f"{site}/", entry["_path"]),
+                )
+                hashes[name] = (
+                    sha if entry.get("path_type", "hardlink") in ("hardlink", "copy") else ""
+                )
+            build, archive = data.get("build") or data.get("build_string", ""), (
+                data.get("sha256") or "",
+                data.get("md5") or "",
+            )
+            records.append(
+                CondaRecord(
+                    data["name"],
+                    data["version"],
+                    build,
+                    channel,
+                    *archive,
+                    file_sha256(path),
+                    hashes,
+                )
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{path}: is not a conda record ({type(error).__name__}: {error}); make the prefix anew")
+            problems.append(
+                f"{path}: is not a conda record ({type(error).__name__}: {error}); make the prefix anew"
+            )
     return records
 
 
@@ -147,14 +185,20 @@ def _dist(path: Path, owned: Dict[str, Dict[str, str]], prefix: Path, problems: 
     try:
         metadata = path / ("METADATA" if path.suffix == ".dist-info" else "PKG-INFO")
         file = metadata if path.is_dir() else path
-        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""  # a pipe would be waited for
-        header = HeaderParser().parsestr(text, headersonly=True)  # the description may say "Name:" too
+        text = (
+            file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        )  # a pipe would be waited for
+        header = HeaderParser().parsestr(
+            text, headersonly=True
+        )  # the description may say "Name:" too
         name, version = canonical(header["Name"]), header["Version"].strip()
     except (OSError, TypeError, AttributeError):
         problems.append(f"{path}: has no readable METADATA; reinstall {name}")
     hashes = owned.get(path.relative_to(prefix).as_posix()) if prefix in path.parents else None
     # pip and uv replace a conda package in place, and leave conda's record of it as it was.
-    as_left = hashes is not None and all(not sha or file_sha256(path / file) == sha for file, sha in hashes.items())
+    as_left = hashes is not None and all(
+        not sha or file_sha256(path / file) == sha for file, sha in hashes.items()
+    )
     return Dist(name, version, "conda" if as_left else "pip", path)
 
 
@@ -182,17 +226,32 @@ def read_prefix(prefix: Path) -> Installed:
     conda = _conda_records(prefix, problems)
     owned = {folder: hashes for record in conda for folder, hashes in record.infos.items()}
     paths = [path for folder in site_folders(prefix) for path in sorted(folder.iterdir())]
-    dists = [_dist(path, owned, prefix, problems) for path in paths if path.name.endswith((".dist-info", ".egg-info"))]
+    dists = [
+        _dist(path, owned, prefix, problems)
+        for path in paths
+        if path.name.endswith((".dist-info", ".egg-info"))
+    ]
     backend = "conda" if (prefix / "conda-meta" / "history").exists() or conda else "pip"
     left = read_json(prefix / INSTALLED)
-    return Installed(prefix, backend, conda, dists, problems, frozenset([*left.get("records", {}), *left.get("conda", {})]))
+    return Installed(
+        prefix,
+        backend,
+        conda,
+        dists,
+        problems,
+        frozenset([*left.get("records", {}), *left.get("conda", {})]),
+    )
 
 
 @functools.lru_cache(maxsize=None)  # several checks want them, and 25,000 take a third of a second
 def _entries(text: str, site: str) -> Dict[Path, str]:
     entries = {}
     for row in filter(None, csv.reader(io.StringIO(text))):
-        sha = base64.urlsafe_b64decode(row[1][7:] + "==").hex() if row[1:] and row[1].startswith("sha256=") else ""
+        sha = (
+            base64.urlsafe_b64decode(row[1][7:] + "==").hex()
+            if row[1:] and row[1].startswith("sha256=")
+            else ""
+        )
         entries[Path(os.path.normpath(os.path.join(site, row[0])))] = sha
     return entries
 
@@ -209,9 +268,20 @@ def recorded_files(installed: Installed) -> Dict[Path, str]:
 
     What a locked package says of a file counts more than what an added one says.
     """
-    wheels, locked = ([dist for dist in of.dists if dist.manager == "pip"] for of in (installed, installed.as_locked()))
-    conda = {installed.prefix / path: sha for record in installed.conda for path, sha in record.hashes.items()}
-    parts = [*(_recorded(dist) for dist in wheels if dist not in locked), conda, *map(_recorded, locked)]
+    wheels, locked = (
+        [dist for dist in of.dists if dist.manager == "pip"]
+        for of in (installed, installed.as_locked())
+    )
+    conda = {
+        installed.prefix / path: sha
+        for record in installed.conda
+        for path, sha in record.hashes.items()
+    }
+    parts = [
+        *(_recorded(dist) for dist in wheels if dist not in locked),
+        conda,
+        *map(_recorded, locked),
+    ]
     return {path: sha for part in parts for path, sha in part.items()}
 
 
@@ -231,17 +301,29 @@ def unrecorded(prefix: Path, recorded: Iterable[Path]) -> List[Path]:
         folders[:] = [name for name in folders if name != "__pycache__"]
         if folder == str(prefix / "conda-meta"):  # conda's own; `pinned` and `state` are the user's
             files = [name for name in files if name != "history" and not name.endswith(".json")]
-        found += [Path(folder, name) for name in files + links if os.path.join(folder, name) not in known]
+        found += [
+            Path(folder, name) for name in files + links if os.path.join(folder, name) not in known
+        ]
     return sorted(found)
 
 
 def snapshot(prefix: Path) -> Dict[str, Dict[str, str]]:
     """What the records do not say of a prefix that was just made: links and their targets, files and their sha256."""
     recorded = recorded_files(read_prefix(prefix))
-    paths = {*unrecorded(prefix, recorded), *(path for path, sha in recorded.items() if not sha and path.suffix != ".pyc")}
-    links = {path.relative_to(prefix).as_posix(): os.readlink(path) for path in paths if path.is_symlink()}
+    paths = {
+        *unrecorded(prefix, recorded),
+        *(path for path, sha in recorded.items() if not sha and path.suffix != ".pyc"),
+    }
+    links = {
+        path.relative_to(prefix).as_posix(): os.readlink(path)
+        for path in paths
+        if path.is_symlink()
+    }
     files = hashes(path for path in paths if path.is_file() and not path.is_symlink())
-    return {"links": links, "files": {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()}}
+    return {
+        "links": links,
+        "files": {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()},
+    }
 
 
 def own_files(prefix: Path) -> List[Path]:
@@ -249,18 +331,31 @@ def own_files(prefix: Path) -> List[Path]:
     left = read_json(prefix / INSTALLED)
     known = {prefix / name for name in [*left.get("links", {}), *left.get("files", {})]}
     known |= set(recorded_files(read_prefix(prefix)))
-    shared = {parent for path in [*known, prefix / MARK, prefix / "conda-meta/history"] for parent in path.parents}
+    shared = {
+        parent
+        for path in [*known, prefix / MARK, prefix / "conda-meta/history"]
+        for parent in path.parents
+    }
     found: Dict[Path, None] = {}
     for path in unrecorded(prefix, known):
-        found[next((folder for folder in reversed(path.parents) if prefix in folder.parents and folder not in shared), path)] = (
-            None
-        )
+        found[
+            next(
+                (
+                    folder
+                    for folder in reversed(path.parents)
+                    if prefix in folder.parents and folder not in shared
+                ),
+                path,
+            )
+        ] = None
     return list(found)
 
 
 def added(installed: Installed) -> List[str]:
     """What was installed beyond the lock that the prefix was made from, as requirements."""
-    names = installed.locked or set(environment.of(installed.prefix).names())  # lost: what the lock names now
+    names = installed.locked or set(
+        environment.of(installed.prefix).names()
+    )  # lost: what the lock names now
     lines = [f"# by conda: {r.name}={r.version}" for r in installed.conda if r.name not in names]
     for dist in installed.dists:
         if dist.manager == "pip" and dist.name not in names:
@@ -277,5 +372,7 @@ def record_hash(dist: Dist) -> str:
     left_out = re.compile(rf"\.\.|[^,]*__pycache__/|{notes}")
     with contextlib.suppress(OSError):
         lines = (dist.path / "RECORD").read_text(encoding="utf-8").splitlines()
-        return hashlib.sha256("\n".join(sorted(line for line in lines if not left_out.match(line))).encode()).hexdigest()
+        return hashlib.sha256(
+            "\n".join(sorted(line for line in lines if not left_out.match(line))).encode()
+        ).hexdigest()
     return ""

@@ -16,9 +16,9 @@ import zipfile
 from pathlib import Path
 from typing import IO, Dict, Iterable, List, Optional
 
-from lockedenv.console import Stop
-from lockedenv.installed import hashes, record_entries
-from lockedenv.machine import read_json, write_atomically
+from lockedenv.errors import Stop
+from lockedenv.host.machine import read_json, write_atomically
+from lockedenv.prefix.records import hashes, record_entries
 
 NOTES, HASHES = "unpacked.json", "hashes.json"
 
@@ -50,7 +50,9 @@ def signature(path: Path) -> str:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
             else:
-                stat, target = entry.stat(follow_symlinks=False), os.readlink(entry.path) if entry.is_symlink() else ""
+                stat, target = entry.stat(follow_symlinks=False), (
+                    os.readlink(entry.path) if entry.is_symlink() else ""
+                )
                 rows.append((entry.path[len(str(path)) :], stat.st_size, stat.st_mtime_ns, target))
     return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
 
@@ -69,7 +71,10 @@ def drop_changed(cache: Path, paths: Iterable[Path]) -> List[Path]:
     names = {str(path.relative_to(cache)): path for path in paths}
     now = {name: signature(path) if os.path.lexists(path) else "" for name, path in names.items()}
     if wrong := [name for name in now if notes.get(name, now[name]) != now[name]]:
-        write_atomically(cache / NOTES, json.dumps({k: v for k, v in notes.items() if k not in wrong}, indent=0) + "\n")
+        write_atomically(
+            cache / NOTES,
+            json.dumps({k: v for k, v in notes.items() if k not in wrong}, indent=0) + "\n",
+        )
     for name in filter(now.get, wrong):
         discard(names[name])
     return [names[name] for name in now if now[name] and name not in notes]
@@ -111,7 +116,10 @@ def _member(archive: Path, member: str) -> IO[bytes]:
         found = next((wheel.open(name) for name in wheel.namelist() if name.endswith(member)), None)
     else:
         tar = tarfile.open(archive)
-        found = next((tar.extractfile(info) for info in tar if info.name.endswith(member) and info.isfile()), None)
+        found = next(
+            (tar.extractfile(info) for info in tar if info.name.endswith(member) and info.isfile()),
+            None,
+        )
     if not found:
         raise Stop(f"{archive} holds no {member}; remove it, and it is fetched anew")
     return found

@@ -1,7 +1,7 @@
 """Is this pod worth its price? What a machine is, before anything is fetched: the standard library, the driver's library, curl.
 
 Each finding is fine (pass), usable with a setting or slower than it could be (warn), or a reason to give the pod back (fail).
-`python -m lockedenv.verify.pod` is the child that asks libcuda, which may crash or hang: it prints what it found as JSON.
+`python -m lockedenv.pod.verdict` is the child that asks libcuda, which may crash or hang: it prints what it found as JSON.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from lockedenv import ROOT, machine
-from lockedenv.machine import GIB, Gpu, size_text
-from lockedenv.process import ask
+from lockedenv import ROOT
+from lockedenv.host import machine
+from lockedenv.host.machine import GIB, Gpu, size_text
+from lockedenv.host.process import ask
 from lockedenv.verify.checks import FAIL, PASS, WARN, Result, failed, first, passed, skipped, warned
 from lockedenv.verify.checks.gpu import ask_state
 
@@ -38,10 +39,20 @@ CUDA_ERRORS = {
     999: "unknown: the driver is broken, or its devices are not in the container",
 }
 USED = 0.03  # of a GPU's memory, beside our own context (0.5 GB on an H100): more is somebody's
-SHM = GIB  # data loaders of torch pass batches through /dev/shm; docker's default of 64 MB kills them
-CPUS, MEMORY = 4, 1.0  # for each GPU: data loaders and compilers; host memory over GPU memory: a checkpoint is read through it
-DISK, FILES = 200e6, 300  # bytes and small files a second, under which unpacking 6 GB in 30,000 files takes minutes
-UNPACK = 7e-9  # CPU seconds for a fetched byte: 23 s for 3.3 GB, with hashing and the quick verification
+SHM = (
+    GIB  # data loaders of torch pass batches through /dev/shm; docker's default of 64 MB kills them
+)
+CPUS, MEMORY = (
+    4,
+    1.0,
+)  # for each GPU: data loaders and compilers; host memory over GPU memory: a checkpoint is read through it
+DISK, FILES = (
+    200e6,
+    300,
+)  # bytes and small files a second, under which unpacking 6 GB in 30,000 files takes minutes
+UNPACK = (
+    7e-9  # CPU seconds for a fetched byte: 23 s for 3.3 GB, with hashing and the quick verification
+)
 NETWORK = 10e6  # bytes a second, under which 3.5 GB take six minutes
 SAMPLE, FEW = 128 << 20, 300  # what is written for the rates of a disk: bytes, small files
 
@@ -56,11 +67,24 @@ def libcuda() -> Dict[str, Any]:
     if code := cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
         return {"code": code}
     for index in range(count.value):
-        name, context, sizes = ctypes.create_string_buffer(100), ctypes.c_void_p(), [ctypes.c_size_t(), ctypes.c_size_t()]
+        name, context, sizes = (
+            ctypes.create_string_buffer(100),
+            ctypes.c_void_p(),
+            [ctypes.c_size_t(), ctypes.c_size_t()],
+        )
         cuda.cuDeviceGetName(name, 100, index)
-        code = cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), index) or cuda.cuCtxSetCurrent(context)
+        code = cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), index) or cuda.cuCtxSetCurrent(
+            context
+        )
         code = code or cuda.cuMemGetInfo_v2(*map(ctypes.byref, sizes))
-        found.append({"name": name.value.decode(), "code": code, "free": sizes[0].value, "total": sizes[1].value})
+        found.append(
+            {
+                "name": name.value.decode(),
+                "code": code,
+                "free": sizes[0].value,
+                "total": sizes[1].value,
+            }
+        )
     apart, reach = [], ctypes.c_int()
     for a, b in itertools.permutations(range(count.value), 2):
         if cuda.cuDeviceCanAccessPeer(ctypes.byref(reach), a, b) or not reach.value:
@@ -72,12 +96,14 @@ def ask_libcuda(limit: float = 60) -> Dict[str, Any]:
     """`libcuda` in a process of its own, which sees all GPUs; {"error": why} if it crashes or hangs."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     environ.pop("CUDA_VISIBLE_DEVICES", "")
-    status, said, why = ask([sys.executable, "-m", "lockedenv.verify.pod"], limit, env=environ)
+    status, said, why = ask([sys.executable, "-m", "lockedenv.pod.verdict"], limit, env=environ)
     try:
         answer: Dict[str, Any] = json.loads(said)
         return answer
     except ValueError:
-        return {"error": why if status is None else f"exit {status}: {''.join(why.splitlines()[-1:])}"}
+        return {
+            "error": why if status is None else f"exit {status}: {''.join(why.splitlines()[-1:])}"
+        }
 
 
 def cuda_verdict(said: Dict[str, Any], gpus: Sequence[Gpu]) -> Result:
@@ -94,15 +120,27 @@ def cuda_verdict(said: Dict[str, Any], gpus: Sequence[Gpu]) -> Result:
         if gpu["code"] in (2, 46):
             busy.append(f"GPU {index}: {CUDA_ERRORS[gpu['code']]}")
         elif gpu["code"]:
-            bad.append(f"GPU {index}: no context: error {gpu['code']}, {CUDA_ERRORS.get(gpu['code'], 'see cuda.h')}")
+            bad.append(
+                f"GPU {index}: no context: error {gpu['code']}, {CUDA_ERRORS.get(gpu['code'], 'see cuda.h')}"
+            )
         elif gpu["total"] - gpu["free"] > USED * gpu["total"] + GIB:
-            busy.append(f"GPU {index}: {size_text(gpu['total'] - gpu['free'])} of {size_text(gpu['total'])} are in use already")
+            busy.append(
+                f"GPU {index}: {size_text(gpu['total'] - gpu['free'])} of {size_text(gpu['total'])} are in use already"
+            )
     if bad:
         return failed(first(bad), f"this GPU does not work: {BACK}", bad[1:])
-    if len(said["gpus"]) < len(gpus) and not any(gpu.mig for gpu in gpus):  # of MIG instances CUDA shows one
-        return failed(f"CUDA sees {len(said['gpus'])} of the {len(gpus)} GPUs that nvidia-smi shows", BACK)
+    if len(said["gpus"]) < len(gpus) and not any(
+        gpu.mig for gpu in gpus
+    ):  # of MIG instances CUDA shows one
+        return failed(
+            f"CUDA sees {len(said['gpus'])} of the {len(gpus)} GPUs that nvidia-smi shows", BACK
+        )
     if busy:
-        return warned(first(busy), f"if no program of yours does (nvidia-smi lists them), the GPU is shared: {BACK}", busy[1:])
+        return warned(
+            first(busy),
+            f"if no program of yours does (nvidia-smi lists them), the GPU is shared: {BACK}",
+            busy[1:],
+        )
     return passed(f"a context on each of {len(said['gpus'])} GPUs, and its memory is free")
 
 
@@ -112,8 +150,9 @@ def peers_verdict(said: Dict[str, Any]) -> Result:
         return skipped("not two GPUs")
     if said["apart"]:
         a, b = said["apart"][0]
-        why = f"GPU {a} does not reach GPU {b}'s memory" + f" (and {len(said['apart']) - 1} more pairs)" * (
-            len(said["apart"]) > 1
+        why = (
+            f"GPU {a} does not reach GPU {b}'s memory"
+            + f" (and {len(said['apart']) - 1} more pairs)" * (len(said["apart"]) > 1)
         )
         return warned(why, "export NCCL_P2P_DISABLE=1, if NCCL hangs; it is slower so")
     return passed(f"each of {len(said['gpus'])} GPUs reaches each other one's memory")
@@ -128,7 +167,8 @@ def links_verdict(gpus: Sequence[Gpu]) -> Result:
         return skipped("not two GPUs that NVLink joins")
     if down:
         return warned(
-            f"{len(down)} of {len(links)} NVLinks are inactive", f"GPUs exchange data slowly: for a job on several, {BACK}"
+            f"{len(down)} of {len(links)} NVLinks are inactive",
+            f"GPUs exchange data slowly: for a job on several, {BACK}",
         )
     return passed(f"{len(links)} NVLinks are active")
 
@@ -137,18 +177,36 @@ def power_verdict(text: str) -> Result:
     """`nvidia-smi --query-gpu=power.limit,power.default_limit`: a limit under the maker's makes a GPU slow."""
     lines = [re.fullmatch(r"(\d+\.\d+), (\d+\.\d+)", line.strip()) for line in text.splitlines()]
     watts = [(i, float(match[1]), float(match[2])) for i, match in enumerate(lines) if match]
-    low = [f"GPU {i}: limited to {now:.0f} W of {usual:.0f} W" for i, now, usual in watts if now < 0.95 * usual]
+    low = [
+        f"GPU {i}: limited to {now:.0f} W of {usual:.0f} W"
+        for i, now, usual in watts
+        if now < 0.95 * usual
+    ]
     if low:
-        return warned(first(low), f"slower under load than others of its kind; if you pay for a whole one, {BACK}", low[1:])
-    return passed("no GPU is limited under its usual power") if watts else skipped("nvidia-smi does not tell the power limits")
+        return warned(
+            first(low),
+            f"slower under load than others of its kind; if you pay for a whole one, {BACK}",
+            low[1:],
+        )
+    return (
+        passed("no GPU is limited under its usual power")
+        if watts
+        else skipped("nvidia-smi does not tell the power limits")
+    )
 
 
 def xids_verdict(log: str, ours: Sequence[str]) -> Result:
     """The errors of our GPUs in the kernel's log, which is the host's. `ours`: their PCI addresses, such as 0000:01:00."""
     found = re.findall(r"NVRM: Xid \(PCI:([\w:]+)[^)]*\): (\d+)", log)
-    lines = [f"Xid {number} of the GPU at {place}" for place, number in found if place.lower() in ours]
+    lines = [
+        f"Xid {number} of the GPU at {place}" for place, number in found if place.lower() in ours
+    ]
     if lines:
-        return warned(first(lines), "a program may have caused it; if it comes again, take another pod", lines[1:])
+        return warned(
+            first(lines),
+            "a program may have caused it; if it comes again, take another pod",
+            lines[1:],
+        )
     return passed("no error of these GPUs in the kernel's log")
 
 
@@ -157,16 +215,31 @@ def host_verdict(gpus: Sequence[Gpu], shm: int, root: Path = Path("/")) -> Resul
     cpus, memory, wants = machine.cpu_limit(root), machine.memory_limit(root)[0], []
     if shm < SHM:
         wants.append(
-            (f"/dev/shm has {size_text(shm)}", "use DataLoader(num_workers=0), or a pod with --shm-size: workers die here")
+            (
+                f"/dev/shm has {size_text(shm)}",
+                "use DataLoader(num_workers=0), or a pod with --shm-size: workers die here",
+            )
         )
     if gpus and cpus < CPUS * len(gpus):
-        wants.append((f"{cpus:g} CPUs for {len(gpus)} GPUs", f"loading data will be slow: {CPUS} for each GPU are usual"))
+        wants.append(
+            (
+                f"{cpus:g} CPUs for {len(gpus)} GPUs",
+                f"loading data will be slow: {CPUS} for each GPU are usual",
+            )
+        )
     if gpus and memory < MEMORY * sum(gpu.memory for gpu in gpus):
         total = size_text(sum(gpu.memory for gpu in gpus))
-        wants.append((f"{size_text(memory)} of memory for {total} of GPU memory", "load checkpoints with low_cpu_mem_usage=True"))
+        wants.append(
+            (
+                f"{size_text(memory)} of memory for {total} of GPU memory",
+                "load checkpoints with low_cpu_mem_usage=True",
+            )
+        )
     if wants:
         return warned(
-            first([said for said, _ in wants]), "; ".join(remedy for _, remedy in wants), [said for said, _ in wants[1:]]
+            first([said for said, _ in wants]),
+            "; ".join(remedy for _, remedy in wants),
+            [said for said, _ in wants[1:]],
         )
     return passed(f"{cpus:g} CPUs, {size_text(memory)} of memory, {size_text(shm)} of /dev/shm")
 
@@ -174,7 +247,9 @@ def host_verdict(gpus: Sequence[Gpu], shm: int, root: Path = Path("/")) -> Resul
 def disk(place: Path) -> Result:
     """How fast the disk of a place writes: one large file, to the disk itself, then small ones; 3 s each at most."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".maximalcai-", dir=machine.existing_parent(place)) as tmp:
+        with tempfile.TemporaryDirectory(
+            prefix=".maximalcai-", dir=machine.existing_parent(place)
+        ) as tmp:
             block, began, size, count = os.urandom(1 << 20), time.monotonic(), 0, 0
             with open(f"{tmp}/large", "wb") as file:
                 while size < SAMPLE and time.monotonic() - began < 3:
@@ -187,9 +262,14 @@ def disk(place: Path) -> Result:
                 count += 1
             files = count / (time.monotonic() - began)
     except OSError as error:
-        return warned(f"{place}: cannot be written: {error.strerror}", "choose another place with --prefix or --cache")
+        return warned(
+            f"{place}: cannot be written: {error.strerror}",
+            "choose another place with --prefix or --cache",
+        )
     said = f"{place}: {rate / 1e6:.0f} MB/s, {files:.0f} small files a second"
-    slow = "installing and checkpoints will be slow here; name another disk with --prefix or --cache"
+    slow = (
+        "installing and checkpoints will be slow here; name another disk with --prefix or --cache"
+    )
     result = warned(said, slow) if rate < DISK or files < FILES else passed(said)
     result.measured = {"bytes_per_s": rate, "files_per_s": files}
     return result
@@ -198,16 +278,30 @@ def disk(place: Path) -> Result:
 def network(name: str, url: str) -> Result:
     """The rate of the first megabytes of a file that an installation would fetch; they are discarded."""
     curl = "curl --disable --netrc-optional --config - --location --fail --silent --show-error --connect-timeout 5 --max-time 6"
-    options = ["--range", f"0-{24 << 20}", "--output", os.devnull, "--write-out", "%{size_download} %{speed_download}"]
-    status, said, why = ask([*curl.split(), *options], 10, f"url = {json.dumps(url, ensure_ascii=False)}\n")
+    options = [
+        "--range",
+        f"0-{24 << 20}",
+        "--output",
+        os.devnull,
+        "--write-out",
+        "%{size_download} %{speed_download}",
+    ]
+    status, said, why = ask(
+        [*curl.split(), *options], 10, f"url = {json.dumps(url, ensure_ascii=False)}\n"
+    )
     size, rate = map(float, said.split()) if re.fullmatch(r"[\d.]+ [\d.]+", said) else (0.0, 0.0)
     if size < 1e6 and status != 0:
         return warned(
-            f"{name} does not answer", f"{' '.join(why.split())[:100]}; --mirror or --offline bring the files another way"
+            f"{name} does not answer",
+            f"{' '.join(why.split())[:100]}; --mirror or --offline bring the files another way",
         )
     said = f"{name}: {rate / 1e6:.0f} MB/s"
     if rate < NETWORK:
-        return warned(said, "fetching will take long; a cache on a volume, or --mirror, saves it", bytes_per_s=rate)
+        return warned(
+            said,
+            "fetching will take long; a cache on a volume, or --mirror, saves it",
+            bytes_per_s=rate,
+        )
     return passed(said, bytes_per_s=rate)
 
 
@@ -230,22 +324,34 @@ def look(shm: Path = Path("/dev/shm")) -> List[Result]:
         add("pod-gpus", passed(f"{len(gpus)} x {gpus[0].name}, driver {gpus[0].driver}"))
         add("pod-cuda", cuda_verdict(said, gpus))
         add("pod-state", ask_state())
-        limits = "nvidia-smi --query-gpu=power.limit,power.default_limit --format=csv,noheader,nounits"
+        limits = (
+            "nvidia-smi --query-gpu=power.limit,power.default_limit --format=csv,noheader,nounits"
+        )
         add("pod-power", power_verdict(ask(limits.split())[1]))
         add("pod-peers", peers_verdict(said))
         add("pod-nvlink", links_verdict(gpus))
         status, log, _ = ask(["dmesg"])
         places = re.findall(
-            r"(\w{4}:\w\w:\w\w)\.\d", ask("nvidia-smi --query-gpu=pci.bus_id --format=csv,noheader".split())[1].lower()
+            r"(\w{4}:\w\w:\w\w)\.\d",
+            ask("nvidia-smi --query-gpu=pci.bus_id --format=csv,noheader".split())[1].lower(),
         )
-        add("pod-xid", xids_verdict(log, places) if status == 0 else skipped("the kernel's log may not be read here"))
+        add(
+            "pod-xid",
+            (
+                xids_verdict(log, places)
+                if status == 0
+                else skipped("the kernel's log may not be read here")
+            ),
+        )
     elif not found:
         add("pod-gpus", skipped("no NVIDIA GPU on this machine"))
     add("pod-host", host_verdict(gpus, shutil.disk_usage(shm).total if shm.is_dir() else 0))
     return found
 
 
-def measure(places: Sequence[Path], urls: Mapping[str, str], needed: int, unpacked: int) -> List[Result]:
+def measure(
+    places: Sequence[Path], urls: Mapping[str, str], needed: int, unpacked: int
+) -> List[Result]:
     """The rates of disks and of the origins, by name; the last is how long the set-up will take: `needed` bytes are fetched."""
     with ThreadPoolExecutor(max(1, len(urls))) as pool:
         rates = list(pool.map(network, urls, urls.values()))
@@ -255,7 +361,11 @@ def measure(places: Sequence[Path], urls: Mapping[str, str], needed: int, unpack
             result.check = check
     known = [r.measured["bytes_per_s"] for r in rates if r.measured.get("bytes_per_s")]
     if known and disks[0].measured:
-        seconds = needed / min(known) + unpacked / disks[0].measured["bytes_per_s"] + needed * UNPACK / machine.cpu_limit()
+        seconds = (
+            needed / min(known)
+            + unpacked / disks[0].measured["bytes_per_s"]
+            + needed * UNPACK / machine.cpu_limit()
+        )
         what = f"{size_text(needed)} to fetch, {size_text(unpacked)} to write"
         ready = passed(f"about {seconds:.0f} s to an installed environment: {what}")
         ready.check = "pod-ready"

@@ -14,15 +14,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-from lockedenv import environment, locks, machine
-from lockedenv.console import Stop
-from lockedenv.environment import GIVEN, MARK
-from lockedenv.installed import read_prefix
-from lockedenv.prefix import record_verdict
-from lockedenv.process import ShowVersion, run_script
+from lockedenv.errors import Stop
+from lockedenv.host import machine
+from lockedenv.host.process import ShowVersion, run_script
+from lockedenv.prefix.lifecycle import record_verdict
+from lockedenv.prefix.records import read_prefix
 from lockedenv.provenance import certificate, compare, manifest
+from lockedenv.spec import environment, locks
+from lockedenv.spec.environment import GIVEN, MARK
 from lockedenv.verify import child
-from lockedenv.verify.checks import FULL, QUICK, Check, Context, Result, exit_status, failed, load, no_gpu, skipped
+from lockedenv.verify.checks import (
+    FULL,
+    QUICK,
+    Check,
+    Context,
+    Result,
+    exit_status,
+    failed,
+    load,
+    no_gpu,
+    skipped,
+)
 from lockedenv.verify.report import Report, to_attach
 
 FEW = 3  # children whose own imports take no longer than the whole stack's
@@ -67,7 +79,10 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
     def answer(check: Check, future: "Future[Result]") -> Result:
         while not future.done():
             report.progress.show(
-                lambda: ", ".join(f"{name} {time.monotonic() - began:.0f} s" for name, began in list(running.items()))
+                lambda: ", ".join(
+                    f"{name} {time.monotonic() - began:.0f} s"
+                    for name, began in list(running.items())
+                )
             )
             time.sleep(0.01)
         return future.result()
@@ -76,9 +91,13 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
         report.progress.show(lambda: check.name, begins=True)
         return timed(check, check.function, context)
 
-    children = sorted((c for c in checks if c.child), key=lambda c: -c.timeout)  # the longest starts first
+    children = sorted(
+        (c for c in checks if c.child), key=lambda c: -c.timeout
+    )  # the longest starts first
     room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1))
-    python, environ = context.installed.python, child.environment(context.installed.prefix, context.device, context.environ)
+    python, environ = context.installed.python, child.environment(
+        context.installed.prefix, context.device, context.environ
+    )
     with contextlib.ExitStack() as stack:  # an interrupt ends the children
         many = sum(not (c.gpu and no_gpu(context)) for c in children) > FEW and python.exists()
         fork = stack.enter_context(child.forking(python, context.device, environ)) if many else None
@@ -86,7 +105,9 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
 
         def begin(check: Check) -> "Future[Result]":
             if check.gpu and no_gpu(context):
-                return pool.submit(timed, check, skipped, f"{no_gpu(context)}, and this has no CPU path")
+                return pool.submit(
+                    timed, check, skipped, f"{no_gpu(context)}, and this has no CPU path"
+                )
             return pool.submit(in_child, check)
 
         def in_child(check: Check) -> Result:
@@ -97,7 +118,9 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
 
         begun = {c.name: begin(c) for c in children if not c.alone}
         for check in sorted(checks, key=lambda c: (c.child, c.alone)):
-            finish(answer(check, begun.get(check.name) or begin(check)) if check.child else here(check))
+            finish(
+                answer(check, begun.get(check.name) or begin(check)) if check.child else here(check)
+            )
     return results
 
 
@@ -111,7 +134,9 @@ def select(registry: Dict[str, Check], level: str, only: str, skip: str) -> List
     return [c for c in registry.values() if c.name in chosen and c.name not in unwanted]
 
 
-def as_json(context: Context, level: str, results: List[Result], seconds: float, status: int) -> Dict[str, Any]:
+def as_json(
+    context: Context, level: str, results: List[Result], seconds: float, status: int
+) -> Dict[str, Any]:
     """The document of --json; scripts/lockedenv/schemas/verify.schema.json describes it."""
     return {
         "schema_version": 1,
@@ -119,7 +144,9 @@ def as_json(context: Context, level: str, results: List[Result], seconds: float,
         "backend": context.installed.backend,
         "level": level,
         "device": context.device,
-        "gpus": [{"name": g.name, "driver": g.driver, "capability": g.capability} for g in context.gpus],
+        "gpus": [
+            {"name": g.name, "driver": g.driver, "capability": g.capability} for g in context.gpus
+        ],
         "seconds": round(seconds, 3),
         "exit_status": status,
         "results": [asdict(r) for r in results],
@@ -136,7 +163,13 @@ def list_checks(registry: Dict[str, Check], target: Optional[str]) -> int:
     """Says what each check proves, or writes it as JSON: schemas/list.schema.json."""
     if target:
         keys = ("name", "level", "proves", "gpu", "each_gpu", "timeout")
-        write_json(target, {"schema_version": 1, "checks": [{key: getattr(c, key) for key in keys} for c in registry.values()]})
+        write_json(
+            target,
+            {
+                "schema_version": 1,
+                "checks": [{key: getattr(c, key) for key in keys} for c in registry.values()],
+            },
+        )
     else:
         print(*(f"{c.name:<16} {c.level:<5}  {c.proves}" for c in registry.values()), sep="\n")
     return 0
@@ -148,12 +181,16 @@ def compare_manifests(paths: List[Path], target: Optional[str]) -> int:
     (schemas/comparison.schema.json.) Gives 1 if the fingerprints differ, of certificates if any row does. Raises ManifestError.
     """
     if len(paths) > 2:
-        raise compare.ManifestError("--compare takes one manifest or two, or one certificate or two")
+        raise compare.ManifestError(
+            "--compare takes one manifest or two, or one certificate or two"
+        )
     documents, names = [compare.read(path) for path in paths], [*map(str, paths), "this machine"]
     if len(documents) == 1:
         context = make_context(Path(sys.prefix))
         if "task" in documents[0]:
-            documents.append(certificate.like(documents[0], names[0], context.installed, context.gpus))
+            documents.append(
+                certificate.like(documents[0], names[0], context.installed, context.gpus)
+            )
         else:
             documents.append(manifest.make(context.installed, context.gpus))
     first, second = documents
@@ -162,10 +199,22 @@ def compare_manifests(paths: List[Path], target: Optional[str]) -> int:
         said, status = compare.certificates(first, second, (names[0], names[1]))
         more = {"computes_the_same": status == 0, "lines": said.splitlines()}
     else:
-        rows = [dict(zip(("group", "name", "first", "second"), row)) for row in compare.differences(first, second)]
+        rows = [
+            dict(zip(("group", "name", "first", "second"), row))
+            for row in compare.differences(first, second)
+        ]
         said, status = compare.comparison(first, second, (names[0], names[1])), int(not same)
     if target:
-        write_json(target, {"schema_version": 1, "compared": names[:2], "same_environment": same, "differences": rows, **more})
+        write_json(
+            target,
+            {
+                "schema_version": 1,
+                "compared": names[:2],
+                "same_environment": same,
+                "differences": rows,
+                **more,
+            },
+        )
     else:
         print(said)
     return status
@@ -190,20 +239,60 @@ usage, 130 or 143 interrupted""",
         allow_abbrev=False,
     )
     add = p.add_argument
-    add("--level", choices=[QUICK, FULL], default=FULL, help="quick: the locked packages; full: all (default)")
+    add(
+        "--level",
+        choices=[QUICK, FULL],
+        default=FULL,
+        help="quick: the locked packages; full: all (default)",
+    )
     add("--only", metavar="NAME,...", default="", help="run these checks alone")
     add("--skip", metavar="NAME,...", default="", help="leave these checks out")
-    add("--environment", metavar="NAME|DIR", help="compare with this one's locks (default: the prefix's own)")
-    add("--gpu", choices=["auto", "require", "off"], default="auto", help="require: no GPU is a failure")
-    add("--json", metavar="FILE", help="write the results as JSON, or what --list and --compare say; - is standard output")
-    add("--manifest", metavar="FILE", help="write the session manifest: all that a result depends on")
-    add("--report", metavar="FILE", help="write one text to attach to a report: results, versions, last log lines, no secrets")
+    add(
+        "--environment",
+        metavar="NAME|DIR",
+        help="compare with this one's locks (default: the prefix's own)",
+    )
+    add(
+        "--gpu",
+        choices=["auto", "require", "off"],
+        default="auto",
+        help="require: no GPU is a failure",
+    )
+    add(
+        "--json",
+        metavar="FILE",
+        help="write the results as JSON, or what --list and --compare say; - is standard output",
+    )
+    add(
+        "--manifest",
+        metavar="FILE",
+        help="write the session manifest: all that a result depends on",
+    )
+    add(
+        "--report",
+        metavar="FILE",
+        help="write one text to attach to a report: results, versions, last log lines, no secrets",
+    )
     add("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
-    add("--certificate", metavar="FILE", help="write what a fixed training task computes here, and run no check")
+    add(
+        "--certificate",
+        metavar="FILE",
+        help="write what a fixed training task computes here, and run no check",
+    )
     compared = "what differs between two manifests or certificates, or one and this machine"
     add("--compare", metavar="FILE", nargs="+", type=Path, help=compared)
-    add("--distributed", action="store_true", help="under torchrun: the same environment on every rank?")
-    add("--timeout", type=int, default=0, metavar="SECONDS", help="time limit of each check (default: its own)")
+    add(
+        "--distributed",
+        action="store_true",
+        help="under torchrun: the same environment on every rank?",
+    )
+    add(
+        "--timeout",
+        type=int,
+        default=0,
+        metavar="SECONDS",
+        help="time limit of each check (default: its own)",
+    )
     add("--strict", action="store_true", help="a warning fails too")
     add("--list", action="store_true", help="say what each check proves, and run none")
     add("--version", action=ShowVersion, nargs=0, help="print the version and the commit")
@@ -225,21 +314,30 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         os.environ[GIVEN] = environment.find(args.environment).given
     try:
         if args.compare and (args.certificate or args.manifest or args.report or args.distributed):
-            raise ValueError("--compare makes what it compares itself: leave out --certificate, --manifest, --report and "
-                             "--distributed")  # fmt: skip
+            raise ValueError(
+                "--compare makes what it compares itself: leave out --certificate, --manifest, --report and "
+                "--distributed"
+            )
         if args.compare:
             return compare_manifests(args.compare, args.json)
         checks = select(registry, args.level, args.only, args.skip)
-        if args.gpu == "require" and "driver" not in [*args.skip.split(","), *(c.name for c in checks)]:
+        if args.gpu == "require" and "driver" not in [
+            *args.skip.split(","),
+            *(c.name for c in checks),
+        ]:
             checks.insert(0, registry["driver"])
     except (ValueError, compare.ManifestError) as error:
         p.error(str(error))
     if (args.certificate or args.distributed) and (args.json or args.manifest or args.report):
-        p.error("--certificate and --distributed run no check: write --json, --manifest and --report in another run")
+        p.error(
+            "--certificate and --distributed run no check: write --json, --manifest and --report in another run"
+        )
     if args.timeout:
         checks = [replace(check, timeout=args.timeout) for check in checks]
     written = [args.json if args.json != "-" else None, args.manifest, args.report]
-    written += [args.certificate] if os.environ.get("RANK", "0") == "0" or not args.distributed else []  # the first rank's alone
+    written += (
+        [args.certificate] if os.environ.get("RANK", "0") == "0" or not args.distributed else []
+    )  # the first rank's alone
     for target in filter(None, written):
         try:  # now, not after a minute of checks
             if Path(target).is_dir():
@@ -248,20 +346,28 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             with tempfile.TemporaryFile(dir=Path(target).parent):
                 pass
         except OSError as error:
-            p.error(f"{target} cannot be written ({error.strerror}); name a file in a folder that you may write to")
+            p.error(
+                f"{target} cannot be written ({error.strerror}); name a file in a folder that you may write to"
+            )
     if args.distributed:
-        from lockedenv.provenance import distributed
+        from lockedenv.provenance import ranks as distributed
 
         context = make_context(Path(sys.prefix), args.gpu)
         gpus, lack = (context.gpus, context.gpu_error) if context.device == "cuda" else ([], "")
         if args.gpu == "require" and not gpus:
             lack = lack or "no GPU found, and --gpu require was given"
-        return distributed.main(context.installed, gpus, args.timeout or 120, args.certificate, lack)
+        return distributed.main(
+            context.installed, gpus, args.timeout or 120, args.certificate, lack
+        )
     report = Report(sys.stderr if args.json == "-" else sys.stdout)
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)
     installed = context.installed
-    ours = (installed.prefix / MARK).exists() or installed.conda or installed.version("torch") is not None
+    ours = (
+        (installed.prefix / MARK).exists()
+        or installed.conda
+        or installed.version("torch") is not None
+    )
     if not (args.only or context.lock_error or ours):
         raise Stop(
             f"this is {sys.executable}, where no lock was installed; run the environment's own: source ~/maximalcai/activate, or "
@@ -269,27 +375,41 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
         )
     if args.certificate:
         if args.gpu == "require" and not context.gpus:
-            raise Stop("no GPU found, and --gpu require was given; rent a pod with a GPU, or leave out --gpu require")
-        report.say(f"environment {context.environment.name}, on the {context.device}: the task runs twice, in two processes")
+            raise Stop(
+                "no GPU found, and --gpu require was given; rent a pod with a GPU, or leave out --gpu require"
+            )
+        report.say(
+            f"environment {context.environment.name}, on the {context.device}: the task runs twice, in two processes"
+        )
         document = certificate.make(installed, context.gpus, context.device)
         machine.write_atomically(Path(args.certificate), certificate.text(document))
         report.say(certificate.summary(document))
         return 0
     made = machine.read_json(installed.prefix / MARK).get("made")
-    report.say(f"{installed.backend} prefix {installed.prefix}, environment {context.environment.name}, {args.level} level, "
-               f"on the {context.device}")  # fmt: skip
+    report.say(
+        f"{installed.backend} prefix {installed.prefix}, environment {context.environment.name}, {args.level} level, "
+        f"on the {context.device}"
+    )
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds, args.strict)
     status = exit_status(results, args.strict)
-    if not (args.only or os.environ.get(GIVEN)) and args.skip in ("", "flash-attn") and args.gpu != "off":
+    if (
+        not (args.only or os.environ.get(GIVEN))
+        and args.skip in ("", "flash-attn")
+        and args.gpu != "off"
+    ):
         record_verdict(installed.prefix, args.level, exit_status(results) == 0, made)
     if args.json:
         write_json(args.json, as_json(context, args.level, results, seconds, status))
     if args.manifest or args.report:
-        document = manifest.make(installed, context.gpus, [asdict(r) for r in results], args.with_uuids)
+        document = manifest.make(
+            installed, context.gpus, [asdict(r) for r in results], args.with_uuids
+        )
     if args.manifest:
         machine.write_atomically(Path(args.manifest), json.dumps(document, indent=1) + "\n")
     if args.report:
-        machine.write_atomically(Path(args.report), to_attach(document, results, seconds, args.strict))
+        machine.write_atomically(
+            Path(args.report), to_attach(document, results, seconds, args.strict)
+        )
     return status

@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
-from lockedenv import locks, machine
-from lockedenv.console import Steps, Stop
-from lockedenv.install import fetch, flash_build, flash_plan, wheels
-from lockedenv.install.flash_plan import Torch
-from lockedenv.install.options import Options
-from lockedenv.installed import INSTALLED, file_sha256, read_prefix
-from lockedenv.machine import read_json
-from lockedenv.process import ask, clean, end_orphans, holding, run
+from lockedenv.backends import download as fetch
+from lockedenv.backends import wheels
+from lockedenv.cli.options import Options
+from lockedenv.errors import Stop
+from lockedenv.host import machine
+from lockedenv.host.machine import read_json
+from lockedenv.host.process import ask, clean, end_orphans, holding, run
+from lockedenv.install.flash_attention import build as flash_build
+from lockedenv.install.flash_attention import plan as flash_plan
+from lockedenv.install.flash_attention.plan import Torch
+from lockedenv.output import Steps
+from lockedenv.prefix.records import INSTALLED, file_sha256, read_prefix
+from lockedenv.spec import locks
 from lockedenv.verify.checks import FAIL, load
 from lockedenv.verify.child import environment, run_child
 
@@ -33,8 +38,14 @@ NO_GPU = "skipped: no GPU here to build for (--arch 90 builds for an H100 all th
 
 def cached_wheel(cache: Path, base: str, steps: Steps) -> Optional[Path]:
     """The wheel of this key in the cache that runs here, if it is what its JSON says; a damaged one is set aside."""
-    folders = [path for path in cache.glob(f"{base}-*") if flash_plan.runs_here(path.name, base, GLIBC)]
-    for folder in sorted(folders, key=lambda path: machine.version_tuple(path.name.rpartition("-glibc")[2]), reverse=True):
+    folders = [
+        path for path in cache.glob(f"{base}-*") if flash_plan.runs_here(path.name, base, GLIBC)
+    ]
+    for folder in sorted(
+        folders,
+        key=lambda path: machine.version_tuple(path.name.rpartition("-glibc")[2]),
+        reverse=True,
+    ):
         info = read_json(folder / "wheel.json")
         if info.get("sha256") and file_sha256(folder / str(info.get("wheel"))) == info["sha256"]:
             return folder / str(info["wheel"])
@@ -50,7 +61,9 @@ def keep(wheel: Path, folder: Path, info: Dict[str, object]) -> Path:
     document = {"wheel": wheel.name, "sha256": file_sha256(beside / wheel.name), **info}
     (beside / "wheel.json").write_text(json.dumps(document, indent=2) + "\n")
     beside.chmod(0o755)
-    shutil.rmtree(beside) if folder.exists() else beside.rename(folder)  # another pod may have been first
+    (
+        shutil.rmtree(beside) if folder.exists() else beside.rename(folder)
+    )  # another pod may have been first
     return folder / wheel.name
 
 
@@ -60,13 +73,23 @@ def prove(prefix: Path, version: str, gpu: bool) -> Tuple[str, bool]:
     Its fault: no import, another version, wrong values; not a GPU that is full, gone or of another architecture.
     """
     program = "import torch, flash_attn, flash_attn_2_cuda; from flash_attn import flash_attn_func; print(flash_attn.__version__)"
-    status, said, why = ask([prefix / "bin/python", "-c", program], 120, env=clean(dict(os.environ)))
+    status, said, why = ask(
+        [prefix / "bin/python", "-c", program], 120, env=clean(dict(os.environ))
+    )
     if status != 0:
-        return f"it does not import: {''.join(why.strip().splitlines()[-1:])}", status is not None and status > 0
+        return (
+            f"it does not import: {''.join(why.strip().splitlines()[-1:])}",
+            status is not None and status > 0,
+        )
     if said.split()[-1] != version:
         return f"version {said.strip()} was imported, not {version}", True
     if gpu:
-        result = run_child(load()["flash-attn"], prefix / "bin/python", "cuda", environment(prefix, "cuda", dict(os.environ)))
+        result = run_child(
+            load()["flash-attn"],
+            prefix / "bin/python",
+            "cuda",
+            environment(prefix, "cuda", dict(os.environ)),
+        )
         if result.verdict == FAIL:
             return result.summary, bool(result.measured)  # figures: it ran, and gave wrong values
     return "", False
@@ -78,7 +101,12 @@ def _given_wheel(options: Options, torch: Torch, steps: Steps) -> Path:
     if misfit := flash_plan.wheel_misfit(name, torch):
         raise Stop(misfit)
     if "://" in options.wheel:
-        fetch.fetch([fetch.Item(name, options.sha256, 0, [options.wheel])], options.cache / "wheels", steps.note, steps.quiet)
+        fetch.fetch(
+            [fetch.Item(name, options.sha256, 0, [options.wheel])],
+            options.cache / "wheels",
+            steps.note,
+            steps.quiet,
+        )
         return options.cache / "wheels" / name
     wheel = Path(options.wheel).expanduser().resolve()
     if not wheel.is_file():
@@ -90,12 +118,16 @@ def _given_wheel(options: Options, torch: Torch, steps: Steps) -> Path:
 
 def _source(pin: locks.PipPackage, options: Options, steps: Steps) -> Path:
     """The locked source archive, hash checked: from --offline, the cache or the index. Raises Stop or FetchError."""
-    for folder in filter(None, [options.offline and options.offline / "wheels", options.cache / "wheels"]):
+    for folder in filter(
+        None, [options.offline and options.offline / "wheels", options.cache / "wheels"]
+    ):
         if found := wheels.by_hash(folder, "flash_attn-*.tar.gz", pin.sha256):
             return found
     if options.offline:
-        raise Stop(f"{options.offline}/wheels has no source of flash-attn {pin.version} with the locked hash; "
-                   f"collect it anew with --download-only {options.offline}")  # fmt: skip
+        raise Stop(
+            f"{options.offline}/wheels has no source of flash-attn {pin.version} with the locked hash; "
+            f"collect it anew with --download-only {options.offline}"
+        )
     uv = wheels.bring_uv(options.cache, steps)
     wheels.fetch_files([pin], options.cache / "wheels", uv, options.of.python, steps)
     return _source(pin, options, steps)
@@ -112,9 +144,14 @@ def outlook(options: Options, backend: str, gpus: List[machine.Gpu]) -> str:
         if not pin or not archs and mode != "wheel":
             return NO_GPU if pin else NO_SOURCE
         base, named = flash_plan.key(pin, torch, archs), ", ".join("sm_" + arch for arch in archs)
-        if any(flash_plan.runs_here(path.name, base, GLIBC) for path in (options.cache / "flash-attn").glob(f"{base}-*")):
+        if any(
+            flash_plan.runs_here(path.name, base, GLIBC)
+            for path in (options.cache / "flash-attn").glob(f"{base}-*")
+        ):
             return f"the wheel that the cache has for {named}"
-        misfit = flash_plan.prebuilt_misfit(prebuilt, torch, archs, GLIBC) if prebuilt else NO_PREBUILT
+        misfit = (
+            flash_plan.prebuilt_misfit(prebuilt, torch, archs, GLIBC) if prebuilt else NO_PREBUILT
+        )
         if mode == "wheel" or mode == "auto" and not misfit:
             return misfit or f"the prebuilt wheel of flash-attn {pin.version}"
         tools = "the lock's nvcc and g++"
@@ -128,7 +165,9 @@ def outlook(options: Options, backend: str, gpus: List[machine.Gpu]) -> str:
 
 
 def _jobs(options: Options) -> Tuple[int, str]:
-    jobs, why = flash_plan.job_count(machine.cpu_limit(), machine.memory_limit()[1], int(os.environ.get("NVCC_THREADS", "1")))
+    jobs, why = flash_plan.job_count(
+        machine.cpu_limit(), machine.memory_limit()[1], int(os.environ.get("NVCC_THREADS", "1"))
+    )
     if options.jobs:
         jobs, why = options.jobs, f"as asked; {jobs} would be the choice for {why}"
     return jobs, f"{jobs} job{'s' * (jobs > 1)} at a time: {why}"
@@ -142,12 +181,20 @@ def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -
 
     def installed(name: str) -> bool:
         noted = read_json(prefix / INSTALLED).get("records", {}).get("flash-attn")
-        return there == name and record_of(prefix) == noted and not prove(prefix, name.split("-")[1].split("+")[0], False)[0]
+        return (
+            there == name
+            and record_of(prefix) == noted
+            and not prove(prefix, name.split("-")[1].split("+")[0], False)[0]
+        )
 
     if options.wheel:
         wheel = _given_wheel(options, flash_plan.probe_torch(prefix), steps)
         name = f"{wheel.name} {options.sha256} --wheel"
-        return steps.note(f"{wheel.name} is installed") if installed(name) else put(wheel, name, options, uv, bool(gpus), steps)
+        return (
+            steps.note(f"{wheel.name} is installed")
+            if installed(name)
+            else put(wheel, name, options, uv, bool(gpus), steps)
+        )
     pin, prebuilt = options.of.flash_attn(), options.of.flash_wheel()
     own = f"{prebuilt.filename} {prebuilt.sha256}" if prebuilt else ""
     given = there.endswith(" --wheel")
@@ -182,46 +229,92 @@ def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -
 
 def record_of(prefix: Path) -> str:
     """The sha256 of the RECORD of the flash-attn that is installed; empty if none is."""
-    return "".join(file_sha256(dist.path / "RECORD") for dist in read_prefix(prefix).dists if dist.name == "flash-attn")
+    return "".join(
+        file_sha256(dist.path / "RECORD")
+        for dist in read_prefix(prefix).dists
+        if dist.name == "flash-attn"
+    )
 
 
-def put(wheel: Path, name: str, options: Options, uv: Path, gpu: bool, steps: Steps, cached: bool = False) -> None:
+def put(
+    wheel: Path,
+    name: str,
+    options: Options,
+    uv: Path,
+    gpu: bool,
+    steps: Steps,
+    cached: bool = False,
+) -> None:
     """Installs a wheel, proves it, and notes its name in the prefix; one that is wrong goes, from the cache too. Raises Stop."""
     prefix, version = options.target.path, wheel.name.split("-")[1].split("+")[0]
     environ = wheels.uv_environment(options.cache, prefix, dict(os.environ))
-    command = [uv, "pip", "install", "--python", prefix / "bin/python", "--no-deps", "--no-index", "--reinstall", wheel]
+    command = [
+        uv,
+        "pip",
+        "install",
+        "--python",
+        prefix / "bin/python",
+        "--no-deps",
+        "--no-index",
+        "--reinstall",
+        wheel,
+    ]
     run(command, environ, "installing flash-attn", quiet=True)
     problem, proven = prove(prefix, version, gpu)
     if proven:
-        run([uv, "pip", "uninstall", "--python", prefix / "bin/python", "flash-attn"], environ, "removing flash-attn", quiet=True)
+        run(
+            [uv, "pip", "uninstall", "--python", prefix / "bin/python", "flash-attn"],
+            environ,
+            "removing flash-attn",
+            quiet=True,
+        )
         if cached:
             shutil.rmtree(wheel.parent)
         also = ", from the cache too" if cached else ""
-        raise Stop(f"flash-attn was installed and is not right, so it was removed again{also}: {problem}")
+        raise Stop(
+            f"flash-attn was installed and is not right, so it was removed again{also}: {problem}"
+        )
     left = read_json(prefix / INSTALLED)
     left["records"] = {**left.get("records", {}), "flash-attn": record_of(prefix)}
     machine.write_atomically(prefix / INSTALLED, json.dumps(left, indent=0) + "\n")
     machine.write_atomically(prefix / MARKER, name)
-    steps.note(f"{wheel.name} is installed" + f", and its proof could not run: {problem}" * bool(problem))
+    steps.note(
+        f"{wheel.name} is installed" + f", and its proof could not run: {problem}" * bool(problem)
+    )
 
 
-def _prebuilt_wheel(options: Options, prebuilt: Optional[locks.PrebuiltWheel], torch: Torch, archs: List[str],
-                    steps: Steps) -> Path:  # fmt: skip
+def _prebuilt_wheel(
+    options: Options,
+    prebuilt: Optional[locks.PrebuiltWheel],
+    torch: Torch,
+    archs: List[str],
+    steps: Steps,
+) -> Path:
     """The wheel that flash-attn's own project has built, by hash, if it fits. Raises Stop."""
     misfit = flash_plan.prebuilt_misfit(prebuilt, torch, archs, GLIBC) if prebuilt else NO_PREBUILT
     if misfit or not prebuilt:
         raise Stop(f"flash-attn's prebuilt wheel: {misfit}")
-    fetch.fetch([prebuilt_item(options, prebuilt)], options.cache / "wheels", steps.note, steps.quiet, rounds=3)
+    fetch.fetch(
+        [prebuilt_item(options, prebuilt)],
+        options.cache / "wheels",
+        steps.note,
+        steps.quiet,
+        rounds=3,
+    )
     return options.cache / "wheels" / prebuilt.filename
 
 
 def prebuilt_item(options: Options, wheel: locks.PrebuiltWheel) -> fetch.Item:
     """Where it is: in the offline folder, else at its own address."""
-    source = (options.offline / "wheels" / wheel.filename).as_uri() if options.offline else wheel.url
+    source = (
+        (options.offline / "wheels" / wheel.filename).as_uri() if options.offline else wheel.url
+    )
     return fetch.Item(wheel.filename, wheel.sha256, 0, [source])
 
 
-def build_and_keep(options: Options, base: str, torch: Torch, archs: List[str], pin: locks.PipPackage, steps: Steps) -> Path:
+def build_and_keep(
+    options: Options, base: str, torch: Torch, archs: List[str], pin: locks.PipPackage, steps: Steps
+) -> Path:
     """Builds the wheel and keeps it in the cache; gives its place there. Raises Stop."""
     prefix, cache = options.target.path, options.cache
     tools = flash_plan.find_toolchain(prefix, torch.cuda, dict(os.environ))
@@ -229,7 +322,9 @@ def build_and_keep(options: Options, base: str, torch: Torch, archs: List[str], 
         steps.note(f"warning: {tools.warning}")
     source = _source(pin, options, steps)
     jobs, said = _jobs(options)
-    steps.note(f"building for {', '.join('sm_' + a for a in archs)} with nvcc {tools.nvcc} and g++ {tools.gcc}")
+    steps.note(
+        f"building for {', '.join('sm_' + a for a in archs)} with nvcc {tools.nvcc} and g++ {tools.gcc}"
+    )
     steps.note(f"{said}: {flash_plan.build_time(archs, jobs)}")
     # One folder a wheel, so that the next run goes on from the object files of one that was interrupted (ninja does that); on one
     # file system, because setup.py renames.
@@ -240,9 +335,16 @@ def build_and_keep(options: Options, base: str, torch: Torch, archs: List[str], 
     (cache / "logs").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     unpacked = flash_build.unpack(source, work)
-    wheel = flash_build.build(unpacked, work, prefix, tools, archs, jobs, cache / "logs" / f"{folder.name}.log", steps)
+    wheel = flash_build.build(
+        unpacked, work, prefix, tools, archs, jobs, cache / "logs" / f"{folder.name}.log", steps
+    )
     built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    info = {"built": built, "seconds": round(time.monotonic() - started, 1), "jobs": jobs, "nvcc": tools.nvcc}
+    info = {
+        "built": built,
+        "seconds": round(time.monotonic() - started, 1),
+        "jobs": jobs,
+        "nvcc": tools.nvcc,
+    }
     kept = keep(wheel, folder, {**info, "gcc": tools.gcc, "torch": asdict(torch), "archs": archs})
     shutil.rmtree(work, ignore_errors=True)
     return kept

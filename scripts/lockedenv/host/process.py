@@ -21,13 +21,21 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from lockedenv import ROOT, VERSION
-from lockedenv.console import FULL_DISK, Progress, Stop, disk_text, redact
+from lockedenv.errors import FULL_DISK, Stop, disk_text
+from lockedenv.output import Progress
+from lockedenv.redaction import redact
 
 _running: "Dict[subprocess.Popen[Any], bool]" = {}
 _stopped_by: List[int] = []
 libc = ctypes.CDLL(None)
 FULL = 4_000_000  # bytes free under which a disk counts as full: a file that did not fit may already be gone again
-A_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")  # they name another repository
+A_HOOKS = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+)  # they name another repository
 DROPPED = ("CONDA_", "MAMBA_", "UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "XDG_CONFIG_")
 
 
@@ -49,7 +57,9 @@ class Adopted(subprocess.Popen):  # type: ignore
 
 
 @contextlib.contextmanager
-def started(command: Any, gentle: bool = False, **options: Any) -> "Iterator[subprocess.Popen[Any]]":
+def started(
+    command: Any, gentle: bool = False, **options: Any
+) -> "Iterator[subprocess.Popen[Any]]":
     """A process in a group that ends with the block, an interrupt (if `gentle`, by SIGTERM and 1.5 s first) and this program.
 
     `command` may be the id of an adopted process, a leader of its group that ends with this program by itself.
@@ -57,14 +67,22 @@ def started(command: Any, gentle: bool = False, **options: Any) -> "Iterator[sub
     if _stopped_by:
         raise Interrupted(_stopped_by[0])
     # PR_SET_PDEATHSIG: a parent that is killed with -9 cannot end it.
-    options = {"stdin": subprocess.DEVNULL, "preexec_fn": lambda: libc.prctl(1, signal.SIGKILL), **options}
+    options = {
+        "stdin": subprocess.DEVNULL,
+        "preexec_fn": lambda: libc.prctl(1, signal.SIGKILL),
+        **options,
+    }
     if isinstance(command, int):
         process: Any = Adopted(command)  # type: ignore
     else:
-        process = subprocess.Popen([str(word) for word in command], start_new_session=True, **options)
+        process = subprocess.Popen(
+            [str(word) for word in command], start_new_session=True, **options
+        )
     _running[process] = gentle
     try:
-        if _stopped_by:  # the interrupt came while this thread was starting it, and has ended what was in the list by then
+        if (
+            _stopped_by
+        ):  # the interrupt came while this thread was starting it, and has ended what was in the list by then
             raise Interrupted(_stopped_by[0])
         yield process
     finally:
@@ -80,10 +98,18 @@ def end_orphans(entry: str) -> None:
     """
     deadline, left, above = time.monotonic() + 5, [0], [os.getpid()]
     while above[-1] > 1:
-        above.append(int(re.findall(r"^PPid:\s+(\d+)", Path(f"/proc/{above[-1]}/status").read_text(), re.M)[0]))
+        above.append(
+            int(
+                re.findall(r"^PPid:\s+(\d+)", Path(f"/proc/{above[-1]}/status").read_text(), re.M)[
+                    0
+                ]
+            )
+        )
     while left and time.monotonic() < deadline:
         left = []
-        for process in [process for process in Path("/proc").glob("[0-9]*") if int(process.name) not in above]:
+        for process in [
+            process for process in Path("/proc").glob("[0-9]*") if int(process.name) not in above
+        ]:
             with contextlib.suppress(OSError):
                 here = os.readlink(process / "ns/mnt") == os.readlink("/proc/self/ns/mnt")
                 if here and entry.encode() in (process / "environ").read_bytes().split(b"\0"):
@@ -92,11 +118,19 @@ def end_orphans(entry: str) -> None:
         time.sleep(0.02 * bool(left))
 
 
-def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options: Any) -> Tuple[Optional[int], str, str]:
+def ask(
+    command: Sequence[Any], timeout: float = 30, input: str = "", **options: Any
+) -> Tuple[Optional[int], str, str]:
     """(exit status, stdout, stderr) of a command; (None, "", why) if it cannot start or does not answer in `timeout` seconds."""
     options.setdefault("cwd", "/")  # python -m would import from the current folder
     try:
-        with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options) as process:
+        with started(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        ) as process:
             try:
                 out, err = process.communicate(input.encode(), timeout)
             except subprocess.TimeoutExpired:
@@ -108,8 +142,16 @@ def ask(command: Sequence[Any], timeout: float = 30, input: str = "", **options:
     return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool = False, hide: str = "$^", cwd: Any = "/",
-        disk: Optional[Path] = None, on_line: Optional[Callable[[str], Optional[str]]] = None) -> str:  # fmt: skip
+def run(
+    command: Sequence[Any],
+    environ: Dict[str, str],
+    what: str,
+    quiet: bool = False,
+    hide: str = "$^",
+    cwd: Any = "/",
+    disk: Optional[Path] = None,
+    on_line: Optional[Callable[[str], Optional[str]]] = None,
+) -> str:
     """Runs a command; what it says is returned, and goes to `on_line` or to the terminal, without lines that match `hide`.
 
     Meanwhile the progress shows `what`, or what `on_line` gave last, and the seconds.
@@ -119,7 +161,9 @@ def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool 
     """
     said: List[str] = []
     least, doing, progress, began = FULL + 1, what, Progress(quiet), time.monotonic()
-    with started(command, env=environ, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with started(
+        command, env=environ, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
 
         def forward() -> None:
             nonlocal doing
@@ -146,24 +190,33 @@ def run(command: Sequence[Any], environ: Dict[str, str], what: str, quiet: bool 
         reader.join(5)
         progress.clear()
     if status:
-        if least <= FULL or re.search(r"No space left on device|os error 28|Errno 28", "\n".join(said)):
+        if least <= FULL or re.search(
+            r"No space left on device|os error 28|Errno 28", "\n".join(said)
+        ):
             raise Stop(f"{what}: {FULL_DISK}")
         ended = f"exit {status}" if status > 0 else f"signal {-status}"
         tail = "\n  ".join(said[-8:]) if quiet else ""
-        raise Stop(f"{what} failed ({ended}){': ' + tail if tail else '; its last lines are above'}")
+        raise Stop(
+            f"{what} failed ({ended}){': ' + tail if tail else '; its last lines are above'}"
+        )
     return "\n".join(said)
 
 
 def clean(environ: Dict[str, str], **more: str) -> Dict[str, str]:
     """The environment for a tool: without the user's settings of conda, mamba, uv, pip and Python, which would steer it."""
-    return {**{name: value for name, value in environ.items() if not name.startswith(DROPPED)}, **more}
+    return {
+        **{name: value for name, value in environ.items() if not name.startswith(DROPPED)},
+        **more,
+    }
 
 
 @contextlib.contextmanager
 def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[None]:
     """Holds a file's lock; another holder is named and waited for, `patience` seconds at most (then: Stop). The file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:  # the kernel lets go of the lock when the process ends, however it ends: none is ever stale
+    with path.open(
+        "a+"
+    ) as file:  # the kernel lets go of the lock when the process ends, however it ends: none is ever stale
         deadline, told = time.monotonic() + patience, False
         while True:
             try:
@@ -173,27 +226,46 @@ def holding(path: Path, what: str, patience: float = 3600.0) -> Iterator[None]:
                 file.seek(0)
                 holder = " ".join(file.read().split()) or "another process"
                 if time.monotonic() > deadline:
-                    raise Stop(f"{what} is held by {holder}; wait for it, or stop it, and run again") from None
+                    raise Stop(
+                        f"{what} is held by {holder}; wait for it, or stop it, and run again"
+                    ) from None
                 if not told:
-                    print(f"{what} is held by {holder}; waiting for it", file=sys.stderr, flush=True)
+                    print(
+                        f"{what} is held by {holder}; waiting for it", file=sys.stderr, flush=True
+                    )
                 told = True
                 time.sleep(min(0.2, patience))
-            except OSError as error:  # some network file systems have no locks: two runs are then only atomic, not serial
-                print(f"{what}: {path.parent} has no file locks ({error.strerror}); going on", file=sys.stderr)
+            except (
+                OSError
+            ) as error:  # some network file systems have no locks: two runs are then only atomic, not serial
+                print(
+                    f"{what}: {path.parent} has no file locks ({error.strerror}); going on",
+                    file=sys.stderr,
+                )
                 break
         file.truncate(0)
-        print(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}", file=file, flush=True)
+        print(
+            f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}",
+            file=file,
+            flush=True,
+        )
         yield
 
 
 def _interrupt(number: int, frame: object) -> None:
     _stopped_by.append(number)
-    sys.unraisablehook = lambda _: None  # Python drops what is raised in a fork's hooks, and shows it; `started` raises it again
-    for process, gentle in list(_running.items()):  # whoever waits for one, in whatever thread, goes on at once
+    sys.unraisablehook = (
+        lambda _: None
+    )  # Python drops what is raised in a fork's hooks, and shows it; `started` raises it again
+    for process, gentle in list(
+        _running.items()
+    ):  # whoever waits for one, in whatever thread, goes on at once
         deadline = time.monotonic() + 1.5 * gentle
         if gentle:  # it is to end what it has started in groups of their own
             process.terminate()
-        while time.monotonic() < deadline and not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        while time.monotonic() < deadline and not os.waitid(
+            os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
+        ):
             time.sleep(0.02)
         kill(process)
     raise Interrupted(number)
@@ -210,14 +282,19 @@ def run_script(name: str, work: Callable[[], int]) -> int:
     except Stop as error:
         said, status = str(error), 1
     except Interrupted as error:
-        said, status = "interrupted; run it again to go on", 128 + int(error.args[0])  # 130: Ctrl-C; 143: SIGTERM
+        said, status = "interrupted; run it again to go on", 128 + int(
+            error.args[0]
+        )  # 130: Ctrl-C; 143: SIGTERM
     except BrokenPipeError:  # nobody reads the output any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         said, status = disk_text(error), 1
     except Exception as error:
-        said, status = f"{_report(name)} has what happened ({type(error).__name__}): please open an issue with it", 1
+        said, status = (
+            f"{_report(name)} has what happened ({type(error).__name__}): please open an issue with it",
+            1,
+        )
     print(f"{name}: {redact(said)}", file=sys.stderr)
     return status
 

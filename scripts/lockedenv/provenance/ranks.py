@@ -19,23 +19,35 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
-from lockedenv.console import Stop, disk_text
-from lockedenv.installed import Installed
-from lockedenv.machine import Gpu, write_atomically
+from lockedenv.errors import Stop, disk_text
+from lockedenv.host.machine import Gpu, write_atomically
+from lockedenv.pod import verdict as pod
+from lockedenv.prefix.records import Installed
 from lockedenv.provenance import certificate, compare
 from lockedenv.provenance.compare import differences
 from lockedenv.provenance.manifest import make
-from lockedenv.verify import pod
 from lockedenv.verify.checks import FAIL, WARN
 
 GRACE = 5.0  # seconds that the living get to say so, once one of them has failed
 BANDWIDTH_SECONDS = 120.0  # for the whole measurement; --timeout if that is less
-SIZES, CPU_SIZES = [2**20, 2**24, 2**27, 2**30], [2**18, 2**20, 2**22]  # bytes; the last but one gives the nodes' figures
-WIDTH, SHOWN = 32, 8  # places of one rank's part of a message; manifests of odd ranks that are read: the rest is a number
+SIZES, CPU_SIZES = [2**20, 2**24, 2**27, 2**30], [
+    2**18,
+    2**20,
+    2**22,
+]  # bytes; the last but one gives the nodes' figures
+WIDTH, SHOWN = (
+    32,
+    8,
+)  # places of one rank's part of a message; manifests of odd ranks that are read: the rest is a number
 SLOW = 0.7  # of the median: healthy nodes are within a tenth of each other, a link at half its width or speed gives half
 INSIDE, BETWEEN = "inside the node", "between nodes"
-LOOK_AT = {INSIDE: "`nvidia-smi topo -m` and `nvidia-smi nvlink -s` there", BETWEEN: "its network cards and NCCL_DEBUG=INFO"}
-stopping = threading.Event()  # set by SIGTERM: torchrun sends it to the others when one fails; they still say who it was
+LOOK_AT = {
+    INSIDE: "`nvidia-smi topo -m` and `nvidia-smi nvlink -s` there",
+    BETWEEN: "its network cards and NCCL_DEBUG=INFO",
+}
+stopping = (
+    threading.Event()
+)  # set by SIGTERM: torchrun sends it to the others when one fails; they still say who it was
 
 
 def until(true: Callable[[], bool], seconds: float, heed: bool = True, every: float = 0.05) -> bool:
@@ -53,14 +65,20 @@ class Meeting:
 
     def __init__(self, store: Any, rank: int, world: int) -> None:
         self.store, self.rank, self.world = store, rank, world
-        self.until = partial(until, every=min(1.0, max(0.05, world / 2000)))  # one store answers 2,000 looks a second
+        self.until = partial(
+            until, every=min(1.0, max(0.05, world / 2000))
+        )  # one store answers 2,000 looks a second
 
     def reach(self, stage: str, value: str = "") -> None:
-        self.store.set(f"{stage}/{self.rank}", value)  # the value first: who is in the list can be read
+        self.store.set(
+            f"{stage}/{self.rank}", value
+        )  # the value first: who is in the list can be read
         self.store.append(stage, f"{self.rank} ")
 
     def read(self, what: str, ranks: Iterable[int]) -> List[str]:
-        return [value.decode() for value in self.store.multi_get([f"{what}/{rank}" for rank in ranks])]
+        return [
+            value.decode() for value in self.store.multi_get([f"{what}/{rank}" for rank in ranks])
+        ]
 
     def missing(self, *stages: str) -> List[int]:
         """The ranks that have got to none of these stages."""
@@ -70,16 +88,27 @@ class Meeting:
     def names(self, ranks: List[int]) -> str:
         """Those ranks, with their nodes where they have said which: rank 1 (node-b)."""
         known = sorted({*ranks}.difference(self.missing("arrived")))
-        nodes = {r: f" ({json.loads(text)['node']})" for r, text in zip(known, self.read("arrived", known))}
+        nodes = {
+            r: f" ({json.loads(text)['node']})"
+            for r, text in zip(known, self.read("arrived", known))
+        }
         return ", ".join(f"rank {r}{nodes.get(r, '')}" for r in ranks)
 
-    def exchange(self, stage: str, value: str, seconds: float, answer: Callable[[], str] = str) -> str:
+    def exchange(
+        self, stage: str, value: str, seconds: float, answer: Callable[[], str] = str
+    ) -> str:
         """Rank 0's `answer`, once all have got to a stage. Raises ProcessLookupError, which names who has not in time."""
         self.reach(stage, value)
-        ready = (lambda: self.store.check([f"{stage}/answer"])) if self.rank else (lambda: not self.missing(stage))
+        ready = (
+            (lambda: self.store.check([f"{stage}/answer"]))
+            if self.rank
+            else (lambda: not self.missing(stage))
+        )
         if not self.until(ready, seconds) and (self.missing(stage) or not self.until(ready, GRACE)):
             absent = self.names(self.missing(stage) or [0])
-            raise ProcessLookupError(f"{absent} did not get to `{stage}` within {seconds:.0f} s: dead, hanging, or not started")
+            raise ProcessLookupError(
+                f"{absent} did not get to `{stage}` within {seconds:.0f} s: dead, hanging, or not started"
+            )
         if self.rank == 0:
             self.store.set(f"{stage}/answer", answer())
         return str(self.store.get(f"{stage}/answer").decode())
@@ -91,7 +120,10 @@ def nodes_of(descriptions: List[Dict[str, Any]]) -> Dict[str, List[int]]:
     for rank, d in enumerate(descriptions):
         groups.setdefault((d["node"], d["group"]), []).append(rank)
     names = Counter(name for name, _ in groups)
-    return {name + (f" (group {group})" if names[name] > 1 else ""): ranks for (name, group), ranks in groups.items()}
+    return {
+        name + (f" (group {group})" if names[name] > 1 else ""): ranks
+        for (name, group), ranks in groups.items()
+    }
 
 
 def table(meeting: Meeting, tell: Callable[..., None]) -> str:
@@ -105,17 +137,29 @@ def table(meeting: Meeting, tell: Callable[..., None]) -> str:
     row = "{:<24} {:<10} {:<12.12} {:<26} {:<12} {}".format
     tell(f"{meeting.world} ranks", row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL"))
     for (identity, node), ranks in groups.items():
-        tell(row(node, "-".join(map(str, sorted({ranks[0], ranks[-1]}))), *identity) + "  <- differs" * (identity != usual))
+        tell(
+            row(node, "-".join(map(str, sorted({ranks[0], ranks[-1]}))), *identity)
+            + "  <- differs" * (identity != usual)
+        )
     tell(*(f"{d['node']}: {d['pod']}" for d in descriptions if d.get("pod")))
     blind = dict.fromkeys(f"{d['node']}: {d['lack']}" for d in descriptions if d.get("lack"))
     tell(*blind)
     odd = [(node, ranks) for (identity, node), ranks in groups.items() if identity != usual]
-    like, *unlike = map(json.loads, meeting.read("manifest", [identities.index(usual), *(r[0] for _, r in odd[:SHOWN])]))
+    like, *unlike = map(
+        json.loads,
+        meeting.read("manifest", [identities.index(usual), *(r[0] for _, r in odd[:SHOWN])]),
+    )
     for (node, ranks), own in zip(odd, unlike):
-        rows = [f"  {g} {n}: others {a}, here {b}" for g, n, a, b in differences(like, own) if g in ("packages", "GPU", "driver")]
+        rows = [
+            f"  {g} {n}: others {a}, here {b}"
+            for g, n, a, b in differences(like, own)
+            if g in ("packages", "GPU", "driver")
+        ]
         tell(f"rank {', '.join(map(str, ranks))} on {node} is not like the others:", *rows)
     if odd[SHOWN:]:
-        tell(f"and {sum(len(ranks) for _, ranks in odd[SHOWN:])} more ranks are not like the others")
+        tell(
+            f"and {sum(len(ranks) for _, ranks in odd[SHOWN:])} more ranks are not like the others"
+        )
     return json.dumps([not odd, nodes_of(descriptions), bool(blind)])
 
 
@@ -127,11 +171,20 @@ def values(rank: int, world: int) -> Dict[str, Tuple[List[int], List[int]]]:
 
     places, mine = range(WIDTH * world), slice(rank * WIDTH, (rank + 1) * WIDTH)
     first = [(p // WIDTH + p % WIDTH) % world for p in places]
-    whole = [value(rank, p) * ((r == rank) + ((r + 1) % world == rank)) for p, r in enumerate(first)]
-    sums = [value(r, p) + value((r + 1) % world, p) for p, r in enumerate(first)]  # 256 at most: bf16 has no 257
+    whole = [
+        value(rank, p) * ((r == rank) + ((r + 1) % world == rank)) for p, r in enumerate(first)
+    ]
+    sums = [
+        value(r, p) + value((r + 1) % world, p) for p, r in enumerate(first)
+    ]  # 256 at most: bf16 has no 257
     all_ = [value(p // WIDTH, p) for p in places]
     own, part, last = all_[mine], sums[mine], all_[-WIDTH:]
-    return {"all_reduce": (whole, sums), "all_gather": (own, all_), "reduce_scatter": (whole, part), "broadcast": (own, last)}
+    return {
+        "all_reduce": (whole, sums),
+        "all_gather": (own, all_),
+        "reduce_scatter": (whole, part),
+        "broadcast": (own, last),
+    }
 
 
 def collectives(meeting: Meeting, device: str) -> List[str]:
@@ -142,26 +195,38 @@ def collectives(meeting: Meeting, device: str) -> List[str]:
     wrong = []
     ways: Dict[str, Callable[[Any, Any], Any]] = {
         "all_reduce": lambda got, sent: torch.distributed.all_reduce(got.copy_(sent)),
-        "all_gather": lambda got, sent: torch.distributed.all_gather(list(got.chunk(meeting.world)), sent),
+        "all_gather": lambda got, sent: torch.distributed.all_gather(
+            list(got.chunk(meeting.world)), sent
+        ),
         "reduce_scatter": torch.distributed.reduce_scatter_tensor,
-        "broadcast": lambda got, sent: torch.distributed.broadcast(got.copy_(sent), src=meeting.world - 1),
+        "broadcast": lambda got, sent: torch.distributed.broadcast(
+            got.copy_(sent), src=meeting.world - 1
+        ),
     }
     for name, (sent, wanted) in values(meeting.rank, meeting.world).items():
         for dtype in (torch.float32, torch.bfloat16):
             got = torch.zeros(len(wanted), dtype=dtype, device=device)
             ways[name](got, torch.tensor(sent, dtype=dtype, device=device))
             if got.tolist() != wanted:
-                wrong.append(f"{name} of {str(dtype)[6:]} gives wrong values on rank {meeting.rank}")
+                wrong.append(
+                    f"{name} of {str(dtype)[6:]} gives wrong values on rank {meeting.rank}"
+                )
     return wrong
 
 
 def rounds(ranks: List[int]) -> List[List[List[int]]]:
     """The links of a ring of ranks, in rounds in which no rank has two links."""
     line = [list(link) for link in zip(ranks, ranks[1:])]
-    return [links for links in (line[::2], line[1::2], [[ranks[0], ranks[-1]]] * (len(ranks) > 2)) if links]
+    return [
+        links
+        for links in (line[::2], line[1::2], [[ranks[0], ranks[-1]]] * (len(ranks) > 2))
+        if links
+    ]
 
 
-def bandwidth(meeting: Meeting, nodes: Dict[str, List[int]], device: str, seconds: float) -> List[str]:
+def bandwidth(
+    meeting: Meeting, nodes: Dict[str, List[int]], device: str, seconds: float
+) -> List[str]:
     """All_reduce bus bandwidths by message size, as nccl-tests define them, and what `judge` says. Raises as `exchange`."""
     import torch
 
@@ -176,14 +241,23 @@ def bandwidth(meeting: Meeting, nodes: Dict[str, List[int]], device: str, second
             getattr(torch, device.split(":")[0]).synchronize(device)
         return size * 2 * (n - 1) / n * repeats / (time.monotonic() - started) / 1e9
 
-    lines = [f"  all_reduce {size / 2**20:7.2f} MiB  {rate(size, meeting.world):7.2f} GB/s" for size in sizes]
+    lines = [
+        f"  all_reduce {size / 2**20:7.2f} MiB  {rate(size, meeting.world):7.2f} GB/s"
+        for size in sizes
+    ]
     figures: Dict[str, float] = {}
     steps = [(INSIDE, [group for group in nodes.values() if len(group) > 1])]
     steps += [(BETWEEN, links) for links in rounds([group[0] for group in nodes.values()])]
     for number, (way, groups) in enumerate(steps, 1):
         for group in [group for group in groups if meeting.rank in group]:
-            gbs = rate(sizes[-2], len(group), torch.distributed.new_group(group, use_local_synchronization=True))
-            figures[way] = max(figures.get(way, 0.0), gbs)  # of its best link, so that a slow neighbour has no say
+            gbs = rate(
+                sizes[-2],
+                len(group),
+                torch.distributed.new_group(group, use_local_synchronization=True),
+            )
+            figures[way] = max(
+                figures.get(way, 0.0), gbs
+            )  # of its best link, so that a slow neighbour has no say
         step = f"bandwidth step {number}, {way}"
         meeting.exchange(step, json.dumps(figures), max(0.0, deadline - time.monotonic()))
     told = meeting.read(step, (group[0] for group in nodes.values())) if meeting.rank == 0 else []
@@ -192,38 +266,69 @@ def bandwidth(meeting: Meeting, nodes: Dict[str, List[int]], device: str, second
 
 def judge(figures: Dict[str, Dict[str, float]]) -> List[str]:
     """A row for each node (node -> INSIDE and BETWEEN -> GB/s), then a line for each that is well under the others."""
-    said = [f"  {node:<24}" + "".join(f"  {way} {own[way]:.2f} GB/s" for way in own) for node, own in figures.items() if own]
+    said = [
+        f"  {node:<24}" + "".join(f"  {way} {own[way]:.2f} GB/s" for way in own)
+        for node, own in figures.items()
+        if own
+    ]
     for way, there in LOOK_AT.items():
         rates = {node: own[way] for node, own in figures.items() if way in own}
         median = statistics.median(rates.values() or [0.0])
         for node in [node for node, rate in rates.items() if rate < SLOW * median]:
-            said.append(f"{node} is slower {way}: {rates[node]:.2f} GB/s, the median is {median:.2f} GB/s; look at {there}")
+            said.append(
+                f"{node} is slower {way}: {rates[node]:.2f} GB/s, the median is {median:.2f} GB/s; look at {there}"
+            )
     return said
 
 
 def certify(
-    meeting: Meeting, installed: Installed, gpus: List[Gpu], seconds: float, tell: Callable[..., None]
+    meeting: Meeting,
+    installed: Installed,
+    gpus: List[Gpu],
+    seconds: float,
+    tell: Callable[..., None],
 ) -> Tuple[bool, str]:
     """(whether every rank computes the same within the tolerance, most ranks' certificate): each compares itself with that."""
-    local, visible = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    gpu = str(local) if visible == [""] else visible[min(local, len(visible) - 1)]  # some launchers show each rank one
-    own = in_thread(lambda: certificate.make(installed, gpus, "cuda" if gpus else "cpu", gpu=gpu), seconds)
+    local, visible = int(os.environ.get("LOCAL_RANK", "0")), os.environ.get(
+        "CUDA_VISIBLE_DEVICES", ""
+    ).split(",")
+    gpu = (
+        str(local) if visible == [""] else visible[min(local, len(visible) - 1)]
+    )  # some launchers show each rank one
+    own = in_thread(
+        lambda: certificate.make(installed, gpus, "cuda" if gpus else "cpu", gpu=gpu), seconds
+    )
     stage, digest = "certificate", "".join(row["weights"] for row in own["rows"].values())
     meeting.reach(f"{stage} text", json.dumps(own))
 
     def usual() -> str:
         digests = meeting.read(stage, range(meeting.world))
-        return meeting.read(f"{stage} text", [digests.index(Counter(digests).most_common(1)[0][0])])[0]
+        return meeting.read(
+            f"{stage} text", [digests.index(Counter(digests).most_common(1)[0][0])]
+        )[0]
 
     text = meeting.exchange(stage, digest, seconds, usual)
-    said, wrong = compare.certificates(json.loads(text), own, ("most ranks", f"rank {meeting.rank} on {os.uname().nodename}"))
+    said, wrong = compare.certificates(
+        json.loads(text), own, ("most ranks", f"rank {meeting.rank} on {os.uname().nodename}")
+    )
     lines = f"{stage} compared"
     bad = meeting.exchange(
-        lines, said if wrong else "", seconds, lambda: "wrong" * any(meeting.read(lines, range(meeting.world)))
+        lines,
+        said if wrong else "",
+        seconds,
+        lambda: "wrong" * any(meeting.read(lines, range(meeting.world))),
     )
-    told = [line for line in meeting.read(lines, range(meeting.world) if meeting.rank == 0 else []) if line]
+    told = [
+        line
+        for line in meeting.read(lines, range(meeting.world) if meeting.rank == 0 else [])
+        if line
+    ]
     tell(*told[:SHOWN], *[f"and {len(told) - SHOWN} more ranks"] * (len(told) > SHOWN))
-    tell("NOT every rank computes the same" if bad else f"every rank computes the same: {certificate.summary(own)}")
+    tell(
+        "NOT every rank computes the same"
+        if bad
+        else f"every rank computes the same: {certificate.summary(own)}"
+    )
     return not bad, text
 
 
@@ -235,7 +340,13 @@ def in_thread(work: Callable[[], Any], seconds: float) -> Any:
     return answer.get()
 
 
-def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional[str] = None, lack: str = "") -> int:
+def main(
+    installed: Installed,
+    gpus: List[Gpu],
+    timeout: float,
+    target: Optional[str] = None,
+    lack: str = "",
+) -> int:
     """The check on this rank, each stage within `timeout` seconds; gives the exit status, the same on every living rank.
 
     `target`: where the certificate that most ranks compute is written. `lack`: why this node has no GPU although it should.
@@ -247,35 +358,66 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional
         if not 0 <= rank < world:
             raise ValueError(f"RANK is {rank}, and WORLD_SIZE {world}")
     except Exception as error:
-        print(f"the ranks cannot meet: {error}; run it under torchrun, and check MASTER_ADDR and the port", file=sys.stderr)
+        print(
+            f"the ranks cannot meet: {error}; run it under torchrun, and check MASTER_ADDR and the port",
+            file=sys.stderr,
+        )
         return 1
     meeting, stage = Meeting(dist.PrefixStore("maximalcai", store), rank, world), "arrived"
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     computes, device = True, f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpus else "cpu"
-    tell = partial(print, sep="\n", flush=True, file=sys.stdout if rank == 0 else open(os.devnull, "w"))
+    tell = partial(
+        print, sep="\n", flush=True, file=sys.stdout if rank == 0 else open(os.devnull, "w")
+    )
     try:
-        manifest, gpu = make(installed, gpus), [gpus[0].name, gpus[0].driver] if gpus else ["none", "none"]
+        manifest, gpu = make(installed, gpus), (
+            [gpus[0].name, gpus[0].driver] if gpus else ["none", "none"]
+        )
         identity = [manifest["fingerprint"], *gpu, manifest["cuda"]["nccl"] or "none"]
-        me = {"node": os.uname().nodename, "group": os.environ.get("GROUP_RANK", "0"), "identity": identity, "lack": lack}
+        me = {
+            "node": os.uname().nodename,
+            "group": os.environ.get("GROUP_RANK", "0"),
+            "identity": identity,
+            "lack": lack,
+        }
         if os.environ.get("LOCAL_RANK", "0") == "0":
             verdict, said = pod.conclude(pod.look())
             me["pod"] = said * (verdict in (WARN, FAIL))
         meeting.reach("manifest", json.dumps(manifest))
-        same, nodes, blind = json.loads(meeting.exchange(stage, json.dumps(me), timeout, lambda: table(meeting, tell)))
+        same, nodes, blind = json.loads(
+            meeting.exchange(stage, json.dumps(me), timeout, lambda: table(meeting, tell))
+        )
         stage = "collectives"
-        at = {"store": dist.PrefixStore(stage, store), "rank": rank, "world_size": world, "timeout": timedelta(seconds=timeout)}
+        at = {
+            "store": dist.PrefixStore(stage, store),
+            "rank": rank,
+            "world_size": world,
+            "timeout": timedelta(seconds=timeout),
+        }
         in_thread(lambda: dist.init_process_group("nccl" if gpus else "gloo", **at), timeout)
         told = "; ".join(in_thread(lambda: collectives(meeting, device), timeout))
-        done, no = f"{stage} done", "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more"
-        wrong = meeting.exchange(done, told, timeout, lambda: "wrong" * any(meeting.read(done, range(world))))
+        done, no = (
+            f"{stage} done",
+            "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more",
+        )
+        wrong = meeting.exchange(
+            done, told, timeout, lambda: "wrong" * any(meeting.read(done, range(world)))
+        )
         yes = "all_reduce, all_gather, reduce_scatter and broadcast give the right values, fp32 and bf16"
-        tell(*filter(None, meeting.read(done, range(world) if rank == 0 else [])), no if wrong else yes)
+        tell(
+            *filter(None, meeting.read(done, range(world) if rank == 0 else [])),
+            no if wrong else yes,
+        )
         if world > 1 and not wrong:
             stage, limit = "bandwidth", min(timeout, BANDWIDTH_SECONDS)
-            tell(*in_thread(lambda: bandwidth(meeting, nodes, device, limit), limit + GRACE))  # who waits names who is late first
+            tell(
+                *in_thread(lambda: bandwidth(meeting, nodes, device, limit), limit + GRACE)
+            )  # who waits names who is late first
         if target:
             stage = "certificate"
-            computes, text = certify(meeting, installed, gpus, max(timeout, certificate.LIMIT), tell)
+            computes, text = certify(
+                meeting, installed, gpus, max(timeout, certificate.LIMIT), tell
+            )
             if rank == 0:
                 try:
                     write_atomically(Path(target), certificate.text(json.loads(text)))
@@ -283,16 +425,22 @@ def main(installed: Installed, gpus: List[Gpu], timeout: float, target: Optional
                     tell(f"the certificate could not be written: {disk_text(error)}")
                     computes = False
     except (OSError, RuntimeError, Stop) as error:
-        telling = ThreadPool(1).apply_async(explain, (meeting, stage, error))  # a store behind a dead link never answers
+        telling = ThreadPool(1).apply_async(
+            explain, (meeting, stage, error)
+        )  # a store behind a dead link never answers
         lost = "the store does not answer: its node, rank 0's, died or lost the network"
         print(
-            f"rank {rank}: {telling.get() if until(telling.ready, 4 * GRACE, heed=False) else lost}", file=sys.stderr, flush=True
+            f"rank {rank}: {telling.get() if until(telling.ready, 4 * GRACE, heed=False) else lost}",
+            file=sys.stderr,
+            flush=True,
         )
         return 1
     tell("the same environment on every rank" if same else "NOT the same environment on every rank")
     tell(*["NOT on every GPU: a node that should have GPUs has none that works"] * blind)
     meeting.reach("left")
-    meeting.until(lambda: rank > 0 or not meeting.missing("left"), GRACE, heed=False)  # the store may be in rank 0
+    meeting.until(
+        lambda: rank > 0 or not meeting.missing("left"), GRACE, heed=False
+    )  # the store may be in rank 0
     return 0 if same and not wrong and not blind and computes else 1
 
 

@@ -17,11 +17,13 @@ from subprocess import DEVNULL, PIPE
 from typing import Callable, Dict, Iterable, List
 from urllib.parse import urlsplit
 
-from lockedenv.console import Progress, Stop, redact
-from lockedenv.install import kept
-from lockedenv.installed import hashes
-from lockedenv.machine import free_bytes, size_text
-from lockedenv.process import holding, started
+from lockedenv.backends import kept
+from lockedenv.errors import Stop
+from lockedenv.host.machine import free_bytes, size_text
+from lockedenv.host.process import holding, started
+from lockedenv.output import Progress
+from lockedenv.prefix.records import hashes
+from lockedenv.redaction import redact
 
 ROUNDS = 8  # attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived
 CURL = (
@@ -65,11 +67,18 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
     sources = [item.sources[len(item.problems) % len(item.sources)] for item in items]
     # To curl's standard input: an address may hold a token, and `ps` shows arguments. Its escapes in a quoted word are JSON's.
     words = [(item.name, json.dumps(source)) for item, source in zip(items, sources)]
-    quoted = [(json.dumps(f"{folder / name}.part", ensure_ascii=False), source) for name, source in words]
+    quoted = [
+        (json.dumps(f"{folder / name}.part", ensure_ascii=False), source) for name, source in words
+    ]
     config = "".join(f"url = {source}\noutput = {part}\n" for part, source in quoted)
-    stalled = max(1, round(seconds_of("MAXIMALCAI_STALL_SECONDS", 20)))  # given up and resumed after so many
+    stalled = max(
+        1, round(seconds_of("MAXIMALCAI_STALL_SECONDS", 20))
+    )  # given up and resumed after so many
     command = [*CURL, "--speed-time", str(stalled)]
-    with started(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process, ThreadPoolExecutor(1) as pool:
+    with (
+        started(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
         said = pool.submit(process.communicate, config.encode())
         while not said.done():
             show()
@@ -83,19 +92,36 @@ def _round(items: List[Item], folder: Path, show: Callable[[], None]) -> None:
             part.replace(part.with_suffix(""))
             continue
         # curl before 7.75 (Ubuntu 20.04, Debian 11) knows no exitcode and no errormsg, and leaves both empty.
-        status, code, message = [*answers.get(part.name, ["", "", "no answer from curl"]), "", "", ""][:3]
+        status, code, message = [
+            *answers.get(part.name, ["", "", "no answer from curl"]),
+            "",
+            "",
+            "",
+        ][:3]
         has = part.stat().st_size if part.exists() else -1
         whole = has >= 0 and (has >= item.size if item.size else code == "0")
-        if whole or has >= 0 and (code in ("33", "36") or status == "416"):  # wrong, or the server cannot resume: afresh
+        if (
+            whole or has >= 0 and (code in ("33", "36") or status == "416")
+        ):  # wrong, or the server cannot resume: afresh
             part.unlink()
-        why = f"HTTP {status}" if code == "22" or (not code and status >= "400") else redact(message) or f"curl {code or status}"
+        why = (
+            f"HTTP {status}"
+            if code == "22" or (not code and status >= "400")
+            else redact(message) or f"curl {code or status}"
+        )
         other = f" sent {has} bytes of sha256 {parts[part][:16]}..., not {item.sha256[:16]}..."
         host = redact(urlsplit(source).netloc or source).rsplit("@", 1)[-1]
         item.problems.append(f"{host}{other}" if whole else f"{host}: {why}")
 
 
-def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bool = False, rounds: int = ROUNDS,
-          has: Callable[[Iterable[Path]], Dict[Path, str]] = hashes) -> int:  # fmt: skip
+def fetch(
+    items: List[Item],
+    folder: Path,
+    say: Callable[[str], None],
+    quiet: bool = False,
+    rounds: int = ROUNDS,
+    has: Callable[[Iterable[Path]], Dict[Path, str]] = hashes,
+) -> int:
     """Brings every item into the folder, whole and right, if `has` is; gives the bytes fetched. They stay, also in part.
 
     Raises FetchError when some cannot be had after all rounds, when the disk is full, or when curl is missing.
@@ -113,25 +139,34 @@ def fetch(items: List[Item], folder: Path, say: Callable[[str], None], quiet: bo
             if attempt:
                 show.clear()
                 worst = missing[0].problems[-1]
-                say(f"{len(missing)} of {len(items)} files not yet there ({worst}); trying again in {wait:.0f} s")
+                say(
+                    f"{len(missing)} of {len(items)} files not yet there ({worst}); trying again in {wait:.0f} s"
+                )
                 time.sleep(wait)
                 wait = min(wait * 2, 30 * pause)
             _round(missing, folder, show)
             missing = [item for item in missing if not (folder / item.name).exists()]
             needed = sum(item.size for item in missing)
             if missing and free_bytes(folder) < min(needed or 1, 1 << 20):
-                raise FetchError(f"No space left on the disk of {folder}: {size_text(needed)} are still to come, "
-                                 f"{size_text(free_bytes(folder))} are free. Free some, or name another place with --cache, and "
-                                 "run again: what is there is kept")  # fmt: skip
+                raise FetchError(
+                    f"No space left on the disk of {folder}: {size_text(needed)} are still to come, "
+                    f"{size_text(free_bytes(folder))} are free. Free some, or name another place with --cache, and "
+                    "run again: what is there is kept"
+                )
             if not missing:
                 break
         show.clear()
         if missing:
-            lines = [f"{item.name}: {'; '.join(dict.fromkeys(item.problems))}" for item in missing[:5]]
+            lines = [
+                f"{item.name}: {'; '.join(dict.fromkeys(item.problems))}" for item in missing[:5]
+            ]
             lines += [f"and {len(missing) - 5} more"] if len(missing) > 5 else []
-            raise FetchError(f"{len(missing)} of {len(items)} files could not be fetched after {rounds} attempts:\n  "
-                             + "\n  ".join(lines) + "\nRun the same command again: what is there is kept. If it stays so, name "
-                             "a mirror with --mirror URL")  # fmt: skip
+            raise FetchError(
+                f"{len(missing)} of {len(items)} files could not be fetched after {rounds} attempts:\n  "
+                + "\n  ".join(lines)
+                + "\nRun the same command again: what is there is kept. If it stays so, name "
+                "a mirror with --mirror URL"
+            )
         kept.note_hashes({folder / item.name: item.sha256 for item in items})
         return sum((folder / item.name).stat().st_size for item in fetched)
 
@@ -141,7 +176,11 @@ class Transfer(Progress):
 
     def __init__(self, items: List[Item], folder: Path, quiet: bool) -> None:
         super().__init__(quiet)
-        self.names, self.folder, self.total = [item.name for item in items], folder, sum(item.size for item in items)
+        self.names, self.folder, self.total = (
+            [item.name for item in items],
+            folder,
+            sum(item.size for item in items),
+        )
         self.started, self.first = time.monotonic(), self.bytes()
 
     def bytes(self) -> int:

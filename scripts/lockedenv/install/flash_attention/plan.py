@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from lockedenv import facts, locks
-from lockedenv.console import Stop
-from lockedenv.environment import Environment
-from lockedenv.machine import Gpu, size_text, version_tuple
-from lockedenv.process import ask, clean
+from lockedenv.errors import Stop
+from lockedenv.host.machine import Gpu, size_text, version_tuple
+from lockedenv.host.process import ask, clean
+from lockedenv.spec import facts, locks
+from lockedenv.spec.environment import Environment
 
 # One compile job's peak over a whole build, measured: 7.07 GB (cicc; the default environment's nvcc, sm_90, one thread).
 JOB_MEMORY = 7.5e9
 CPU_HOURS = 3.6  # of a whole build for one architecture, measured with it
-GET_NVCC = "install nvcc {0} (conda backend: it is in the lock; Ubuntu: NVIDIA's package cuda-nvcc-{1})"
+GET_NVCC = (
+    "install nvcc {0} (conda backend: it is in the lock; Ubuntu: NVIDIA's package cuda-nvcc-{1})"
+)
 GET_GCC = f"apt-get install g++-{facts.COMMON_GCC}"
 
 
@@ -60,27 +62,41 @@ def probe_torch(prefix: Path) -> Torch:
         "import json, sys, sysconfig, torch; print(json.dumps([torch.__version__.split('+')[0], torch.version.cuda or '',"
         "torch._C._GLIBCXX_USE_CXX11_ABI, 'cp%d%d' % sys.version_info[:2], sysconfig.get_platform().replace('-', '_')]))"
     )
-    status, said, why = ask([prefix / "bin/python", "-c", program], 120, env=clean(dict(os.environ)))
+    status, said, why = ask(
+        [prefix / "bin/python", "-c", program], 120, env=clean(dict(os.environ))
+    )
     if status != 0:
-        raise Stop(f"torch cannot be imported in {prefix} ({''.join(why.strip().splitlines()[-1:])}); "
-                   "scripts/verify_environment.py says what is wrong")  # fmt: skip
+        raise Stop(
+            f"torch cannot be imported in {prefix} ({''.join(why.strip().splitlines()[-1:])}); "
+            "scripts/verify_environment.py says what is wrong"
+        )
     return Torch(*json.loads(said.strip().splitlines()[-1]))
 
 
 def architectures(gpus: List[Gpu], cuda: str, asked: str = "") -> List[str]:
     """What to compile for: `asked` ("90" or "80,90"), otherwise what the GPUs are. Raises Stop for what cannot be."""
     # Code for 8.0 runs on 8.6 and 8.9.
-    found = [a.replace(".", "") for a in re.split(r"[,;]", asked)] if asked else [gpu.arch[:-1] + "0" for gpu in gpus]
+    found = (
+        [a.replace(".", "") for a in re.split(r"[,;]", asked)]
+        if asked
+        else [gpu.arch[:-1] + "0" for gpu in gpus]
+    )
     can = facts.of(cuda).archs
     if found and not cuda:
-        raise Stop("flash-attn needs a torch that is built for CUDA, and this environment's is not; use --flash-attn none")
+        raise Stop(
+            "flash-attn needs a torch that is built for CUDA, and this environment's is not; use --flash-attn none"
+        )
     for arch in [arch for arch in found if arch not in can]:
-        raise Stop(f"flash-attn cannot be built for compute capability {arch[:-1]}.{arch[-1:]} with CUDA {cuda} "
-                   f"(it can for {', '.join(can)}); use --flash-attn none")  # fmt: skip
+        raise Stop(
+            f"flash-attn cannot be built for compute capability {arch[:-1]}.{arch[-1:]} with CUDA {cuda} "
+            f"(it can for {', '.join(can)}); use --flash-attn none"
+        )
     return sorted(set(found))
 
 
-def prebuilt_misfit(wheel: locks.PrebuiltWheel, torch: Torch, archs: List[str], glibc: str) -> Optional[str]:
+def prebuilt_misfit(
+    wheel: locks.PrebuiltWheel, torch: Torch, archs: List[str], glibc: str
+) -> Optional[str]:
     """Why a prebuilt wheel does not fit this environment and machine, or None."""
     if version_tuple(glibc) < version_tuple(wheel.glibc):
         return f"it needs glibc {wheel.glibc}, this machine has {glibc}"
@@ -105,7 +121,9 @@ def job_count(cpus: float, free: int, threads: int = 1) -> Tuple[int, str]:
 def key(pin: locks.PipPackage, torch: Torch, archs: List[str]) -> str:
     """What a wheel must have been built from and for to be the one that is wanted."""
     python = f"torch{torch.version}-cu{torch.cuda}-abi{int(torch.cxx11abi)}-{torch.python}"
-    return f"flash_attn-{pin.version}-{pin.sha256[:12]}-{python}-sm{'+'.join(archs)}-{torch.platform}"
+    return (
+        f"flash_attn-{pin.version}-{pin.sha256[:12]}-{python}-sm{'+'.join(archs)}-{torch.platform}"
+    )
 
 
 def full_key(base: str, tools: Toolchain, glibc: str) -> str:
@@ -131,7 +149,11 @@ def wheel_misfit(filename: str, torch: Torch) -> Optional[str]:
         ("torch", re.findall(r"torch(\d+\.\d+)", local), ".".join(torch.version.split(".")[:2])),
         ("C++ ABI", re.findall(r"cxx11abi(TRUE|FALSE)", local), str(torch.cxx11abi).upper()),
     ]
-    wrong = [f"{what} {named[0]}, the environment has {has}" for what, named, has in wants if named and named[0] != has]
+    wrong = [
+        f"{what} {named[0]}, the environment has {has}"
+        for what, named, has in wants
+        if named and named[0] != has
+    ]
     return f"{filename} is for {'; for '.join(wrong)}" if wrong else None
 
 
@@ -148,7 +170,11 @@ def toolchain_problem(cuda: str, nvcc: str, gcc: str) -> Tuple[str, str]:
     if version_tuple(gcc)[0] > newest:
         return f"g++ is {gcc}, nvcc {nvcc} takes up to {newest}: {GET_GCC}", ""
     differs = version_tuple(nvcc)[:2] != version_tuple(cuda)[:2]
-    return "", f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: it should work within a major version" * differs
+    return (
+        "",
+        f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: it should work within a major version"
+        * differs,
+    )
 
 
 def _version_of(program: Path, option: str, pattern: str) -> str:
@@ -157,18 +183,55 @@ def _version_of(program: Path, option: str, pattern: str) -> str:
 
 def find_toolchain(prefix: Path, cuda: str, environ: Dict[str, str]) -> Toolchain:
     """nvcc and gcc from the prefix, else the machine's that fit best. Raises Stop naming what to install."""
-    homes = [str(prefix), environ.get("CUDA_HOME", ""), f"/usr/local/cuda-{cuda}", "/usr/local/cuda"]
-    homes.append(os.path.realpath(shutil.which("nvcc", path=environ.get("PATH")) or "")[: -len("/bin/nvcc")])
-    found = [(home, _version_of(Path(home, "bin/nvcc"), "--version", r"release (\d+\.\d+)")) for home in filter(None, homes)]
-    fit = sorted(filter(lambda f: f[1], found), key=lambda f: (f[1] != cuda, f[1].split(".")[0] != cuda.split(".")[0]))
+    homes = [
+        str(prefix),
+        environ.get("CUDA_HOME", ""),
+        f"/usr/local/cuda-{cuda}",
+        "/usr/local/cuda",
+    ]
+    homes.append(
+        os.path.realpath(shutil.which("nvcc", path=environ.get("PATH")) or "")[: -len("/bin/nvcc")]
+    )
+    found = [
+        (home, _version_of(Path(home, "bin/nvcc"), "--version", r"release (\d+\.\d+)"))
+        for home in filter(None, homes)
+    ]
+    fit = sorted(
+        filter(lambda f: f[1], found),
+        key=lambda f: (f[1] != cuda, f[1].split(".")[0] != cuda.split(".")[0]),
+    )
     home, nvcc = (Path(fit[0][0]), fit[0][1]) if fit else (prefix, "")
     newest = facts.of(nvcc or cuda).gcc
-    names = [str(prefix / "bin/g++"), environ.get("CXX", ""), *(f"g++-{n}" for n in range(newest, newest - 4, -1)), "g++"]
-    cxx = Path(next(filter(None, (shutil.which(name, path=environ.get("PATH")) for name in filter(None, names))), "g++"))
+    names = [
+        str(prefix / "bin/g++"),
+        environ.get("CXX", ""),
+        *(f"g++-{n}" for n in range(newest, newest - 4, -1)),
+        "g++",
+    ]
+    cxx = Path(
+        next(
+            filter(
+                None, (shutil.which(name, path=environ.get("PATH")) for name in filter(None, names))
+            ),
+            "g++",
+        )
+    )
     gcc = _version_of(cxx, "-dumpfullversion", r"(\d+[\d.]*)")
     refusal, warning = toolchain_problem(cuda, nvcc, gcc)
-    headers = [*home.glob("include/cuda_runtime.h"), *home.glob("targets/x86_64-linux/include/cuda_runtime.h")]
+    headers = [
+        *home.glob("include/cuda_runtime.h"),
+        *home.glob("targets/x86_64-linux/include/cuda_runtime.h"),
+    ]
     if refusal or not headers:
         refusal = refusal or f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {cuda}"
         raise Stop(f"flash-attn cannot be built: {refusal}")
-    return Toolchain(home, nvcc, cxx.with_name(cxx.name.replace("g++", "gcc")), cxx, gcc, headers[0].parent, warning, cuda)
+    return Toolchain(
+        home,
+        nvcc,
+        cxx.with_name(cxx.name.replace("g++", "gcc")),
+        cxx,
+        gcc,
+        headers[0].parent,
+        warning,
+        cuda,
+    )

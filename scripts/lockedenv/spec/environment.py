@@ -12,15 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
 
-from lockedenv import ROOT, facts, locks
-from lockedenv.console import Stop
-from lockedenv.locks import CondaPackage, PipPackage, PrebuiltWheel
-from lockedenv.machine import read_json, version_tuple
+from lockedenv import ROOT
+from lockedenv.errors import Stop
+from lockedenv.host.machine import read_json, version_tuple
+from lockedenv.spec import facts, locks
+from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
 
 MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, its state, its environment (prefix.py)
 GIVEN = "MAXIMALCAI_ENVIRONMENT"  # --environment of the verifier, for the checks that run in processes of their own
 SPEC, VIRTUAL, CONDA_LOCK = "environment.yml", "locks/virtual-packages.yml", "conda-lock.yml"
-PIP, FLASH, REQUIREMENTS, DEV = "locks/pip.txt", "locks/flash-attn.txt", "requirements.txt", "requirements-dev.txt"
+PIP, FLASH, REQUIREMENTS, DEV = (
+    "locks/pip.txt",
+    "locks/flash-attn.txt",
+    "requirements.txt",
+    "requirements-dev.txt",
+)
 LOCKED = (SPEC, CONDA_LOCK, PIP, FLASH, REQUIREMENTS)
 
 
@@ -51,7 +57,9 @@ class Environment:
 
     def flash_attn(self) -> Optional[PipPackage]:
         """The source of flash-attn, if this environment has it."""
-        return locks.read_pip_lock(self.folder / FLASH)[0] if (self.folder / FLASH).exists() else None
+        return (
+            locks.read_pip_lock(self.folder / FLASH)[0] if (self.folder / FLASH).exists() else None
+        )
 
     def flash_wheel(self) -> Optional[PrebuiltWheel]:
         """The wheel of it that its own project has built, if the lock names one."""
@@ -91,7 +99,9 @@ class Environment:
 
     def cuda(self, backend: str) -> str:
         """The CUDA that torch is built for, such as "12.0"; empty for a CPU build."""
-        if backend == "conda":  # in the build string: cuda12.0 on the pytorch channel, cuda120 on conda-forge
+        if (
+            backend == "conda"
+        ):  # in the build string: cuda12.0 on the pytorch channel, cuda120 on conda-forge
             return ".".join(*re.findall(r"cuda(\d\d)\.?(\d+)", self._torch_build())[:1] or [""])
         return ".".join(self.version("pip", r"nvidia-cuda-runtime(-cu\d+)?").split(".")[:2])
 
@@ -108,7 +118,10 @@ class Environment:
 
 def ours() -> List[Environment]:
     """The repository's own: the default one, and those in environments/."""
-    return [Environment(folder) for folder in (ROOT, *sorted(path.parent for path in ROOT.glob(f"environments/*/{SPEC}")))]
+    return [
+        Environment(folder)
+        for folder in (ROOT, *sorted(path.parent for path in ROOT.glob(f"environments/*/{SPEC}")))
+    ]
 
 
 def find(text: str) -> Environment:
@@ -119,7 +132,9 @@ def find(text: str) -> Environment:
     folder = Path(os.path.realpath(os.path.expanduser(text)))
     if not (folder / SPEC).is_file():
         names = " and ".join(environment.name for environment in ours())
-        raise Stop(f"--environment {text}: there are {names}, and any folder with an {SPEC}; this is none of them")
+        raise Stop(
+            f"--environment {text}: there are {names}, and any folder with an {SPEC}; this is none of them"
+        )
     return Environment(folder)
 
 
@@ -134,5 +149,7 @@ def of(prefix: Path) -> Environment:
     try:
         return find(text)
     except Stop:
-        raise Stop(f"{prefix} is of the environment {text}, which is gone: bring its folder back, or rebuild the prefix "
-                   "with --environment NAME --force") from None  # fmt: skip
+        raise Stop(
+            f"{prefix} is of the environment {text}, which is gone: bring its folder back, or rebuild the prefix "
+            "with --environment NAME --force"
+        ) from None

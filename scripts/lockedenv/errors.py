@@ -1,0 +1,21 @@
+"""The error that ends a script with one message, and the words for what the operating system refuses."""
+
+from __future__ import annotations
+
+import errno
+
+FULL_DISK = (
+    "No space left on device. Free some disk, or name other places with --prefix, --cache and TMPDIR, and run again: "
+    "what was downloaded is kept"
+)
+
+
+class Stop(Exception):
+    """Ends a script with one clear message: what is wrong, where, and what to do."""
+
+
+def disk_text(error: OSError) -> str:
+    """An operating system's error for people: which file, what, and what to do if the disk is full."""
+    where = f"{error.filename}: " if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return where + (FULL_DISK if full else f"{error.strerror or error}; mend it and run again")

@@ -1,0 +1,1 @@
+"""Facts of this machine, read at the edge: GPUs, limits, disks, processes."""

@@ -1,0 +1,1 @@
+"""Where flash-attention comes from, and how it gets into a prefix."""

@@ -1,0 +1,1 @@
+"""The verdict on a machine before anything is fetched."""

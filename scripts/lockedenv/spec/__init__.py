@@ -1,0 +1,1 @@
+"""What is wanted, as data: environments, lock files, tables of facts with their sources."""
