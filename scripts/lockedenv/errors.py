@@ -13,6 +13,14 @@ FULL_DISK = (
 class Stop(Exception):
     """Ends a script with one clear message: what is wrong, where, and what to do."""
 
+    exit_status = 1
+
+
+class UsageError(Stop):
+    """The command was called with options or names that cannot be meant; nothing was done."""
+
+    exit_status = 2
+
 
 def disk_text(error: OSError) -> str:
     """An operating system's error for people: which file, what, and what to do if the disk is full."""

@@ -277,10 +277,13 @@ def run_script(name: str, work: Callable[[], int]) -> int:
         stream.reconfigure(errors="replace")  # a Latin-1 terminal
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    # Some supervisors ignore SIGCHLD, and their programs inherit that: the kernel then reaps every
+    # child itself, and Popen.wait gives 0 for whatever status it ended with.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         return work()
     except Stop as error:
-        said, status = str(error), 1
+        said, status = str(error), error.exit_status
     except Interrupted as error:
         said, status = "interrupted; run it again to go on", 128 + int(
             error.args[0]
