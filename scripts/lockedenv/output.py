@@ -8,6 +8,8 @@ import sys
 import time
 from typing import IO, Callable, Iterator, Optional
 
+from lockedenv.redaction import redact
+
 
 class Progress:
     """What is going on: on a terminal one line, which is overwritten; elsewhere a line every 15 s."""
@@ -30,7 +32,7 @@ class Progress:
         ):
             return
         self.shown, self.drawn = time.monotonic(), self.terminal
-        line = text()
+        line = redact(text())
         wide = shutil.get_terminal_size().columns - 3
         print(
             f"\r\033[K  {line[:wide]}" if self.terminal else f"  {line}",
@@ -53,7 +55,7 @@ class Steps:
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, flush=True)
+            print(redact(text), flush=True)
 
     def note(self, text: str) -> None:
         """A line that belongs to the running step."""

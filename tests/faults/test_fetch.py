@@ -22,7 +22,6 @@ from lockedenv.backends.download import FetchError, Item
 from lockedenv.errors import Stop
 from lockedenv.host.machine import write_atomically
 from lockedenv.prefix.records import hashes
-from lockedenv.redaction import redact
 
 
 @pytest.fixture(autouse=True)
@@ -387,33 +386,6 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
     assert (
         "No space left on the disk of" in done.stdout and "what is there is kept" in done.stdout
     ), done.stdout
-
-
-@pytest.mark.parametrize(
-    "text, clean",
-    [
-        ("https://user:hunter2@mirror.example/x", "https://***@mirror.example/x"),
-        ("https://user:p@ss@w@rd@mirror.example/x", "https://***@mirror.example/x"),
-        (
-            "https://mirror.example/t/ab-123/conda-forge/x",
-            "https://mirror.example/t/***/conda-forge/x",
-        ),
-        ("conda.example/t/ab-123/main", "conda.example/t/***/main"),
-        ("mirror:8081/t/ab-123/main GET /t/ab-123/main", "mirror:8081/t/***/main GET /t/***/main"),
-        (
-            "GET https://mirror.example/x?token=abc failed",
-            "GET https://mirror.example/x?*** failed",
-        ),
-    ],
-)
-def test_secrets_in_addresses_are_never_shown(text: str, clean: str) -> None:
-    assert redact(text) == clean
-
-
-def test_the_path_of_a_folder_named_t_is_shown(tmp_path: Path) -> None:
-    (tmp_path / "t").mkdir()
-    text = f"'{tmp_path}/t/env/bin': no such file, from file://{tmp_path}/t/wheels"
-    assert redact(text) == text
 
 
 def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

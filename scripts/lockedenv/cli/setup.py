@@ -31,7 +31,7 @@ from lockedenv.pod import verdict as pod
 from lockedenv.prefix import lifecycle as prefix
 from lockedenv.prefix.lifecycle import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
 from lockedenv.prefix.records import added, own_files, read_prefix
-from lockedenv.redaction import redact
+from lockedenv.redaction import redact, redact_document
 from lockedenv.spec import environment, facts
 from lockedenv.spec.environment import Environment
 from lockedenv.verify.checks import FAIL, WARN, warned
@@ -357,7 +357,7 @@ def set_up(options: Options) -> int:
     if options.dry_run:
         steps.say("this was a dry run: nothing was changed")
         if options.json:
-            print(json.dumps(plan, indent=2))
+            print(json.dumps(redact_document(plan), indent=2))
         return 0
     return post_create.again(options, steps) if finished else install(options, backend, steps)
 

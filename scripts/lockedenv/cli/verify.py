@@ -20,6 +20,7 @@ from lockedenv.host.process import ShowVersion, run_script
 from lockedenv.prefix.lifecycle import record_verdict
 from lockedenv.prefix.records import read_prefix
 from lockedenv.provenance import certificate, compare, manifest
+from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
 from lockedenv.spec.environment import GIVEN, MARK
 from lockedenv.verify import child
@@ -155,7 +156,7 @@ def as_json(
 
 def write_json(target: str, document: Any) -> None:
     """Writes a document to a file, or to standard output for "-"."""
-    text = json.dumps(document, indent=2) + "\n"
+    text = json.dumps(redact_document(document), indent=2) + "\n"
     sys.stdout.write(text) if target == "-" else machine.write_atomically(Path(target), text)
 
 
@@ -407,7 +408,9 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             installed, context.gpus, [asdict(r) for r in results], args.with_uuids
         )
     if args.manifest:
-        machine.write_atomically(Path(args.manifest), json.dumps(document, indent=1) + "\n")
+        machine.write_atomically(
+            Path(args.manifest), json.dumps(redact_document(document), indent=1) + "\n"
+        )
     if args.report:
         machine.write_atomically(
             Path(args.report), to_attach(document, results, seconds, args.strict)
