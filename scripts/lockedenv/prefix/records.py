@@ -243,15 +243,18 @@ def read_prefix(prefix: Path) -> Installed:
     )
 
 
+def decode_hash(text: str) -> str:
+    """The sha256 of a RECORD's row (sha256=URLSAFE-BASE64) in hex; empty if it has none. Raises ValueError."""
+    if not text.startswith("sha256="):
+        return ""
+    return base64.urlsafe_b64decode(text[7:] + "==").hex()
+
+
 @functools.lru_cache(maxsize=None)  # several checks want them, and 25,000 take a third of a second
 def _entries(text: str, site: str) -> Dict[Path, str]:
     entries = {}
     for row in filter(None, csv.reader(io.StringIO(text))):
-        sha = (
-            base64.urlsafe_b64decode(row[1][7:] + "==").hex()
-            if row[1:] and row[1].startswith("sha256=")
-            else ""
-        )
+        sha = decode_hash(row[1]) if row[1:] else ""
         entries[Path(os.path.normpath(os.path.join(site, row[0])))] = sha
     return entries
 

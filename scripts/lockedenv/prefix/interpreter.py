@@ -1,0 +1,94 @@
+"""The machine's Python, which a virtual environment runs: which build it is, and the hash of its standard library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lockedenv.errors import Stop
+from lockedenv.host.process import ask, clean
+from lockedenv.prefix.records import hashes
+
+QUESTION = Path(__file__).with_name("describe_python.py")
+# Not the standard library, or never imported by a program: packages of others, tests, what extensions are linked with.
+LEFT_OUT = (
+    "__pycache__",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "turtledemo",
+)
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """`version` such as "3.11.7", `build` as sys.version has it, `folder` of the standard library, `sha256` over it."""
+
+    version: str
+    build: str
+    folder: str
+    sha256: str
+
+    def document(self) -> dict[str, str]:
+        """Its JSON."""
+        return {
+            "version": self.version,
+            "build": self.build,
+            "folder": self.folder,
+            "sha256": self.sha256,
+        }
+
+    @staticmethod
+    def parse(document: Any) -> "Interpreter":
+        """An interpreter from its JSON. Raises KeyError or TypeError."""
+        names = ("version", "build", "folder", "sha256")
+        values = [document[name] for name in names]
+        if not all(isinstance(value, str) for value in values):
+            raise TypeError("`interpreter`")
+        return Interpreter(*values)
+
+
+def read_interpreter(python: Path) -> Interpreter:
+    """The interpreter that a program such as PREFIX/bin/python runs. Raises Stop if it does not start."""
+    status, answer, why = ask([python, "-I", "-S", QUESTION], env=clean(dict(os.environ)))
+    try:
+        found = json.loads(answer)
+        folders = sorted({os.path.realpath(folder) for folder in found["folders"]})
+        version = str(found["version"])
+        build = str(found["build"])
+        archive = Path(found["archive"])
+    except (ValueError, KeyError, TypeError):
+        last = "".join(why.strip().splitlines()[-1:])
+        raise Stop(f"{python} does not start (exit {status}: {last})") from None
+    sha256 = hash_library([Path(folder) for folder in folders], archive)
+    return Interpreter(version, build, "".join(folders[:1]), sha256)
+
+
+def hash_library(folders: list[Path], archive: Path) -> str:
+    """One sha256 over the names and contents of a standard library, whatever folder it lies in."""
+    names: dict[Path, str] = {}
+    for folder in folders:
+        for path in library_files(folder):
+            names[path] = path.relative_to(folder).as_posix()
+    if archive.is_file():  # Python looks there first
+        names[archive] = archive.name
+    rows = []
+    for path, sha256 in hashes(names).items():
+        rows.append(f"{names[path]} {sha256}\n")
+    return hashlib.sha256("".join(sorted(rows)).encode()).hexdigest()
+
+
+def library_files(folder: Path) -> list[Path]:
+    """The files of a standard library that a program may import."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        kept = [name for name in folders if name not in LEFT_OUT and not name.startswith("config-")]
+        folders[:] = kept
+        found += [Path(place, name) for name in files]
+    return found

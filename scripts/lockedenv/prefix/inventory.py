@@ -1,0 +1,508 @@
+"""The inventory of a prefix: one record of every path that the set-up installed, PREFIX/maximalcai-inventory.json.
+
+A path is in it because a locked package recorded it, because a virtual environment is made of it, or because
+the set-up writes it. What lies in a prefix and is not in the inventory was put there by people, or by what
+they added. Hashes come from the packages' own records (RECORD, conda-meta): only files without one are read.
+
+The file is compact, because every quick verification reads it: an environment has about 25,000 paths.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Iterable, Iterator, NamedTuple
+
+from lockedenv.errors import Stop
+from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.host.machine import write_atomically
+from lockedenv.prefix.interpreter import Interpreter, read_interpreter
+from lockedenv.prefix.records import CONSTRAINTS, Dist, Installed, decode_hash, hashes, read_prefix
+from lockedenv.spec.environment import MARK, Environment
+
+INVENTORY = "maximalcai-inventory.json"
+LIMIT = 64_000_000  # bytes; 25,000 paths take about 4,000,000
+RECORD_LIMIT = 16_000_000  # bytes; torch's RECORD has 1,400,000
+SCHEMA = 1
+
+# These change in normal use: our own notes, uv's lock, conda's list of what was done.
+NOTES = (
+    MARK,
+    INVENTORY,
+    "maximalcai-manifest.json",
+    "maximalcai-installed.json",  # of version 2.0
+    ".lock",
+    "conda-meta/history",
+)
+# What the set-up writes itself.
+WRITTEN = (
+    "activate",
+    "pip.conf",
+    CONSTRAINTS,
+    "maximalcai-flash-attn",
+    "etc/conda/activate.d/maximalcai.sh",
+    "etc/conda/deactivate.d/maximalcai.sh",
+)
+# What `uv venv` and `python -m venv` make. {python} is "python3.11", {site} its site-packages.
+VENV = (
+    ".gitignore",
+    "CACHEDIR.TAG",
+    "pyvenv.cfg",
+    "lib64",
+    "bin/python",
+    "bin/python3",
+    "bin/{python}",
+    "bin/Activate.ps1",
+    "bin/activate",
+    "bin/activate.bat",
+    "bin/activate.csh",
+    "bin/activate.fish",
+    "bin/activate.nu",
+    "bin/activate.ps1",
+    "bin/activate.xsh",
+    "bin/activate_this.py",
+    "bin/deactivate.bat",
+    "bin/pydoc.bat",
+    "{site}/_virtualenv.pth",
+    "{site}/_virtualenv.py",
+)
+
+
+class Kind(Enum):
+    """What a path is; the value stands in the file."""
+
+    FILE = "f"
+    LINK = "l"
+    FOLDER = "d"
+
+
+class Layer(Enum):
+    """What installed a package."""
+
+    CONDA = "conda"
+    PIP = "pip"
+
+
+class Problem(Enum):
+    """How a path differs from its entry."""
+
+    MISSING = "missing"
+    KIND = "kind"
+    SIZE = "size"
+    TIME = "time"
+    TARGET = "target"
+    EXECUTABLE = "executable"
+    CONTENT = "content"
+    UNREADABLE = "unreadable"
+
+
+class Entry(NamedTuple):
+    """One path. A named tuple, because 25,000 of them are read at each start.
+
+    `path` is relative to the prefix, `size` in bytes (-1: not known), `target` of a link, `sha256` in hex
+    of a file (empty: none was recorded), `package` the name of the package that brought it or empty.
+    """
+
+    path: str
+    kind: Kind
+    size: int = -1
+    mtime_ns: int = 0
+    executable: bool = False
+    sha256: str = ""
+    target: str = ""
+    package: str = ""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A locked package; `sha256` is the archive's or the wheel's."""
+
+    name: str
+    version: str
+    sha256: str
+    layer: Layer
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What the set-up installed. `interpreter`: the machine's, on the PyPI backend; None on conda's."""
+
+    packages: tuple[Package, ...]
+    entries: tuple[Entry, ...]
+    interpreter: Interpreter | None = None
+    made: int = 0
+
+    def package(self, name: str) -> Package | None:
+        """The package of this name."""
+        for package in self.packages:
+            if package.name == name:
+                return package
+        return None
+
+    def entries_by_path(self) -> dict[str, Entry]:
+        """The entries by their path."""
+        return {entry.path: entry for entry in self.entries}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A path of the inventory that is not as it was recorded."""
+
+    path: str
+    problem: Problem
+    package: str = ""
+
+
+class InventoryError(Stop):
+    """An inventory is damaged; the message names the file and the remedy."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {problem}. Write it anew: scripts/post_create.sh --prefix {path.parent}"
+        )
+
+
+# Taking it
+
+
+def locked_packages(environment: Environment, backend: str) -> list[Package]:
+    """What the locks of an environment name for a backend ("conda" or "pip")."""
+    packages = []
+    if backend == "conda":
+        for archive in environment.conda():
+            packages.append(Package(archive.name, archive.version, archive.sha256, Layer.CONDA))
+    for wheel in environment.wheels(backend):
+        packages.append(Package(wheel.name, wheel.version, wheel.sha256, Layer.PIP))
+    return packages
+
+
+def take_inventory(prefix: Path, packages: Iterable[Package]) -> Inventory:
+    """The inventory of a prefix in which these packages were installed. Reads no file that has a recorded hash.
+
+    What was added by people is not in it, whether it is a package, a file or a folder.
+    """
+    locked = tuple(packages)
+    installed = read_prefix(prefix)
+    found: dict[str, Entry] = {}
+    for path in [*_written_paths(prefix), *_venv_paths(installed)]:
+        found[path] = Entry(path, Kind.FILE)
+    for entry in _conda_entries(installed, locked):
+        found[entry.path] = entry
+    for entry in _wheel_entries(installed, locked):
+        found[entry.path] = entry
+    entries = [_with_status(prefix, entry) for entry in found.values()]
+    entries = _with_hashes(prefix, entries)
+    entries += _folders(entries)
+    interpreter = None
+    if installed.backend == "pip":
+        interpreter = read_interpreter(prefix / "bin/python")
+    entries.sort()
+    return Inventory(locked, tuple(entries), interpreter, time.time_ns())
+
+
+def _written_paths(prefix: Path) -> Iterator[str]:
+    for path in WRITTEN:
+        if os.path.lexists(prefix / path):
+            yield path
+
+
+def _venv_paths(installed: Installed) -> Iterator[str]:
+    prefix = installed.prefix
+    if installed.backend == "conda":
+        return
+    for site in sorted(prefix.glob("lib/python3.*/site-packages")):
+        names = {"python": site.parent.name, "site": site.relative_to(prefix).as_posix()}
+        for template in VENV:
+            path = template.format(**names)
+            if os.path.lexists(prefix / path):
+                yield path
+
+
+def _conda_entries(installed: Installed, locked: tuple[Package, ...]) -> Iterator[Entry]:
+    names = {package.name for package in locked if package.layer is Layer.CONDA}
+    for record in installed.conda:
+        if record.name not in names:
+            continue
+        meta = f"conda-meta/{record.name}-{record.version}-{record.build}.json"
+        yield Entry(meta, Kind.FILE, sha256=record.sha256_here, package=record.name)
+        for path, sha256 in record.hashes.items():
+            if is_inside(path) and not is_bytecode(path):
+                yield Entry(path, Kind.FILE, sha256=sha256, package=record.name)
+
+
+def _wheel_entries(installed: Installed, locked: tuple[Package, ...]) -> Iterator[Entry]:
+    names = {package.name for package in locked if package.layer is Layer.PIP}
+    for dist in installed.dists:
+        if dist.name in names and dist.manager == "pip" and installed.prefix in dist.path.parents:
+            yield from record_entries(installed.prefix, dist)
+
+
+def record_entries(prefix: Path, dist: Dist) -> Iterator[Entry]:
+    """What the RECORD of a wheel lists, with its hashes and sizes; RECORD itself has none.
+
+    Gives nothing for a RECORD that cannot be read: the checks name that package.
+    """
+    site = dist.path.parent.relative_to(prefix).as_posix()
+    try:
+        text = read_regular(dist.path / "RECORD", RECORD_LIMIT).decode("utf-8")
+        rows = list(csv.reader(io.StringIO(text)))
+    except (OSError, FileRefused, UnicodeDecodeError, csv.Error):
+        return
+    for row in rows:
+        if not row or not row[0]:
+            continue
+        path = os.path.normpath(os.path.join(site, row[0]))
+        if not is_inside(path) or is_bytecode(path):
+            continue
+        sha256 = decode_hash(row[1]) if len(row) > 1 else ""
+        size = int(row[2]) if len(row) > 2 and row[2].isdigit() else -1
+        yield Entry(path, Kind.FILE, size=size, sha256=sha256, package=dist.name)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a recorded path stays in the prefix."""
+    return not path.startswith("/") and ".." not in path.split("/")
+
+
+def is_bytecode(path: str) -> bool:
+    """Whether a path is what Python compiles by itself: NAME.pyc in __pycache__, or NAME.pyc.NUMBER."""
+    folder, _, name = path.rpartition("/")
+    if folder != "__pycache__" and not folder.endswith("/__pycache__"):
+        return False
+    return name.endswith(".pyc") or name.rpartition(".")[0].endswith(".pyc")
+
+
+def _with_status(prefix: Path, entry: Entry) -> Entry:
+    """The entry with what lies there now. What its package recorded stays: the size of a file, its hash."""
+    try:
+        status = os.lstat(prefix / entry.path)
+    except OSError:
+        return entry
+    if stat.S_ISLNK(status.st_mode):
+        target = os.readlink(prefix / entry.path)
+        return entry._replace(kind=Kind.LINK, size=-1, sha256="", target=target)
+    size = entry.size if entry.size >= 0 else status.st_size
+    executable = bool(status.st_mode & stat.S_IXUSR)
+    return entry._replace(size=size, mtime_ns=status.st_mtime_ns, executable=executable)
+
+
+def _with_hashes(prefix: Path, entries: list[Entry]) -> list[Entry]:
+    unknown = [prefix / e.path for e in entries if e.kind is Kind.FILE and not e.sha256]
+    found = hashes(unknown)
+    completed = []
+    for entry in entries:
+        sha256 = found.get(prefix / entry.path, entry.sha256)
+        completed.append(entry._replace(sha256=sha256))
+    return completed
+
+
+def _folders(entries: Iterable[Entry]) -> list[Entry]:
+    """The folders that hold the entries: one that became a link would lead somewhere else."""
+    folders: set[str] = set()
+    for entry in entries:
+        folder = os.path.dirname(entry.path)
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = os.path.dirname(folder)
+    return [Entry(folder, Kind.FOLDER) for folder in folders]
+
+
+# Its file
+
+
+def write_inventory(prefix: Path, inventory: Inventory) -> None:
+    """Writes PREFIX/maximalcai-inventory.json, one path a line."""
+    numbers: dict[str, int] = {}
+    packages = []
+    for number, package in enumerate(inventory.packages):
+        numbers.setdefault(package.name, number)
+        packages.append([package.name, package.version, package.sha256, package.layer.value])
+    rows = []
+    for entry in inventory.entries:
+        row = [
+            entry.path,
+            entry.kind.value,
+            entry.size,
+            entry.mtime_ns,
+            int(entry.executable),
+            entry.sha256,
+            entry.target,
+            numbers.get(entry.package, -1),
+        ]
+        rows.append(json.dumps(row, separators=(",", ":")))
+    interpreter = None
+    if inventory.interpreter:
+        interpreter = inventory.interpreter.document()
+    head = {
+        "schema_version": SCHEMA,
+        "made": inventory.made,
+        "interpreter": interpreter,
+        "packages": packages,
+    }
+    text = json.dumps(head, separators=(",", ":"))[:-1]
+    text += ',"entries":[\n' + ",\n".join(rows) + "\n]}\n"
+    write_atomically(prefix / INVENTORY, text)
+
+
+def read_inventory(prefix: Path) -> Inventory | None:
+    """The inventory of a prefix; None where there is none. Raises InventoryError for a damaged one."""
+    path = prefix / INVENTORY
+    try:
+        document = json.loads(read_regular(path, LIMIT))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InventoryError(path, error.strerror or str(error)) from None
+    except FileRefused as error:
+        raise InventoryError(path, str(error)) from None
+    except (ValueError, RecursionError):
+        raise InventoryError(path, "it is not JSON") from None
+    try:
+        return _parse(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InventoryError(path, f"it is of another shape ({error})") from None
+
+
+def _parse(document: Any) -> Inventory:
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA:
+        raise ValueError(f"its schema_version is not {SCHEMA}")
+    packages = []
+    for name, version, sha256, layer in document["packages"]:
+        packages.append(Package(str(name), str(version), str(sha256), Layer(layer)))
+    names = [package.name for package in packages]
+    names.append("")  # -1: of no package
+    kinds = {kind.value: kind for kind in Kind}
+    entries = []
+    for path, kind, size, mtime_ns, executable, sha256, target, number in document["entries"]:
+        texts = type(path) is type(sha256) is type(target) is str
+        numbers = type(size) is type(mtime_ns) is int
+        if not texts or not numbers:
+            raise TypeError(f"the entry {str(path)[:80]!r}")
+        if not path or path[0] == "/" or (".." in path and not is_inside(path)):
+            raise ValueError(f"the path {path[:80]!r} leads out of the prefix")
+        entries.append(
+            Entry(
+                path, kinds[kind], size, mtime_ns, bool(executable), sha256, target, names[number]
+            )
+        )
+    interpreter = document["interpreter"]
+    if interpreter is not None:
+        interpreter = Interpreter.parse(interpreter)
+    made = document["made"]
+    if type(made) is not int:
+        raise TypeError("`made`")
+    return Inventory(tuple(packages), tuple(entries), interpreter, made)
+
+
+# Comparing it
+
+
+def compare_quick(prefix: Path, inventory: Inventory) -> list[Difference]:
+    """Every path whose type, size, modification time, link target or executable bit is not as recorded."""
+    differences = []
+    root = f"{prefix}/"
+    for entry in inventory.entries:
+        problem = _compare_status(root, entry, times=True)
+        if problem:
+            differences.append(Difference(entry.path, problem, entry.package))
+    return differences
+
+
+def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
+    """Every path whose type, size, content, link target or executable bit is not as recorded.
+
+    The modification time does not count: the content was read.
+    """
+    differences = []
+    to_read = []
+    root = f"{prefix}/"
+    for entry in inventory.entries:
+        problem = _compare_status(root, entry, times=False)
+        if problem:
+            differences.append(Difference(entry.path, problem, entry.package))
+        elif entry.kind is Kind.FILE and entry.sha256:
+            to_read.append(entry)
+    found = hashes(prefix / entry.path for entry in to_read)
+    for entry in to_read:
+        sha256 = found[prefix / entry.path]
+        if not sha256:
+            differences.append(Difference(entry.path, Problem.UNREADABLE, entry.package))
+        elif sha256 != entry.sha256:
+            differences.append(Difference(entry.path, Problem.CONTENT, entry.package))
+    return differences
+
+
+def times_changed_wholesale(inventory: Inventory, differences: Iterable[Difference]) -> bool:
+    """Whether most files have another modification time, as after a copy or in the layer of an image."""
+    problems = Counter(difference.problem for difference in differences)
+    kinds = Counter(entry.kind for entry in inventory.entries)
+    return problems[Problem.TIME] * 2 > kinds[Kind.FILE]
+
+
+def _compare_status(root: str, entry: Entry, times: bool) -> Problem | None:
+    path = root + entry.path
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return Problem.MISSING
+    mode = status.st_mode
+    if entry.kind is Kind.FILE:
+        if not stat.S_ISREG(mode):
+            return Problem.KIND
+        if status.st_size != entry.size and entry.size >= 0:
+            return Problem.SIZE
+        if times and status.st_mtime_ns != entry.mtime_ns:
+            return Problem.TIME
+        if entry.executable and not mode & stat.S_IXUSR:
+            return Problem.EXECUTABLE
+    elif entry.kind is Kind.LINK:
+        if not stat.S_ISLNK(mode):
+            return Problem.KIND
+        if os.readlink(path) != entry.target:
+            return Problem.TARGET
+    elif not stat.S_ISDIR(mode):
+        return Problem.KIND
+    return None
+
+
+def unlisted_paths(prefix: Path, inventory: Inventory) -> list[str]:
+    """What lies in the prefix and is not in the inventory: files, links and empty folders, relative, sorted.
+
+    Without bytecode in __pycache__ and our own notes. What added packages brought is among them.
+    """
+    listed = {entry.path for entry in inventory.entries}
+    listed.update(NOTES)
+    return sorted(path for path in walk(prefix) if path not in listed)
+
+
+def walk(prefix: Path) -> Iterator[str]:
+    """Every file, link and empty folder below a folder, relative to it, without bytecode in __pycache__."""
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        empty = True
+        with os.scandir(f"{prefix}/{folder}") as found:
+            for entry in found:
+                empty = False
+                path = f"{folder}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{path}/")
+                elif not is_bytecode(path):
+                    yield path
+        if empty and folder:
+            yield folder.rstrip("/")
+
+
+def with_package(inventory: Inventory, package: Package, prefix: Path) -> Inventory:
+    """The inventory with one more package, which was just installed, in place of an earlier one of its name."""
+    others = [known for known in inventory.packages if known.name != package.name]
+    taken = take_inventory(prefix, [*others, package])
+    return replace(taken, interpreter=inventory.interpreter)

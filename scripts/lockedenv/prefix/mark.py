@@ -1,0 +1,215 @@
+"""The mark of a prefix: PREFIX/maximalcai.json says who made the folder, of what, and in which state it is.
+
+The file is validated once, when it is read. What a later version adds to it is kept in `other`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Mapping
+
+from lockedenv.errors import Stop
+from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.host.machine import write_atomically
+from lockedenv.spec.environment import MARK
+
+LIMIT = 4_000_000  # bytes; a mark has a few thousand
+
+
+class MadeBy(Enum):
+    """Who made the folder; only what the set-up made may ever be removed."""
+
+    SETUP = "setup"
+    PEOPLE = "you"
+
+
+class State(Enum):
+    """How far the work on a prefix has come."""
+
+    MAKING = "making"
+    INSTALLED = "installed"
+    REMOVING = "removing"
+
+
+class Level(Enum):
+    """The level of a verification."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one whole verification; `added` is what was installed beyond the lock then."""
+
+    passed: bool
+    time: str = ""
+    added: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What PREFIX/maximalcai.json says.
+
+    `path`: where the folder was made. `id`: random, of this environment alone. `made`: the time in ns.
+    `locks`: the digest of the locks that it was made from. `lacking`: what was asked for and is not
+    there, as sentences to show. `missing_packages`: the list of the user's own packages that could not
+    be installed again. `pod`: what was found of the machine, for the manifest.
+    """
+
+    made_by: MadeBy
+    state: State
+    path: str = ""
+    id: str = ""
+    backend: str = ""
+    made: int = 0
+    environment: str = "default"
+    locks: str = ""
+    verdicts: Mapping[Level, Verdict] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
+    missing_packages: str = ""
+    pod: tuple[Mapping[str, Any], ...] = ()
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verified(self) -> bool:
+        """Whether all that was asked for is there, and the last verification at each level passed."""
+        if self.lacking or self.missing_packages:
+            return False
+        passed = [verdict.passed for verdict in self.verdicts.values()]
+        return bool(passed) and all(passed)
+
+    def with_verdict(self, level: Level, verdict: Verdict) -> "Mark":
+        """The mark after a verification. A passed full level has looked at all that quick looks at."""
+        verdicts = {**self.verdicts, level: verdict}
+        if level is Level.FULL and verdict.passed:
+            verdicts = {Level.FULL: verdict}
+        return replace(self, verdicts=verdicts)
+
+
+class MarkError(Stop):
+    """A mark is damaged; the message names the file and the remedy."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        folder = path.parent
+        super().__init__(
+            f"{path} is damaged: {problem}. Nothing in {folder} will be changed; move it away and run "
+            f"again: mv {folder} {folder}.damaged"
+        )
+
+
+def read_mark(folder: Path) -> Mark | None:
+    """The mark in a folder; None if there is none. Raises MarkError for one that cannot be read."""
+    path = folder / MARK
+    try:
+        document = json.loads(read_regular(path, LIMIT))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise MarkError(path, error.strerror or str(error)) from None
+    except FileRefused as error:
+        raise MarkError(path, str(error)) from None
+    except (ValueError, RecursionError):
+        raise MarkError(path, "it is not JSON") from None
+    try:
+        return parse_mark(document)
+    except (ValueError, TypeError) as error:
+        raise MarkError(path, str(error)) from None
+
+
+def write_mark(folder: Path, mark: Mark) -> None:
+    """Writes the mark; the file is there, whole, at every moment."""
+    write_atomically(folder / MARK, json.dumps(mark_document(mark), indent=1) + "\n")
+
+
+def parse_mark(document: object) -> Mark:
+    """A mark from its JSON. Raises ValueError or TypeError, which say what is wrong."""
+    if not isinstance(document, dict):
+        raise TypeError("it is not a JSON object")
+    fields = dict(document)
+    made_by = MadeBy.SETUP if fields.pop("made_by", "") == "setup" else MadeBy.PEOPLE
+    state = _parse_state(fields.pop("state", State.MAKING.value))
+    return Mark(
+        made_by=made_by,
+        state=state,
+        path=_take(fields, "path", str, ""),
+        id=_take(fields, "id", str, ""),
+        backend=_take(fields, "backend", str, ""),
+        made=_take(fields, "made", int, 0),
+        environment=_take(fields, "environment", str, "default"),
+        locks=_take(fields, "locks", str, ""),
+        verdicts=_parse_verdicts(_take(fields, "verdicts", dict, {})),
+        lacking=_take_texts(fields, "lacking"),
+        missing_packages=_take(fields, "missing_packages", str, ""),
+        pod=tuple(_take(fields, "pod", list, [])),
+        other=fields,
+    )
+
+
+def mark_document(mark: Mark) -> dict[str, Any]:
+    """The JSON of a mark."""
+    verdicts = {}
+    for level, verdict in mark.verdicts.items():
+        verdicts[level.value] = {
+            "passed": verdict.passed,
+            "time": verdict.time,
+            "added": list(verdict.added),
+        }
+    return {
+        **mark.other,
+        "made_by": mark.made_by.value,
+        "path": mark.path,
+        "id": mark.id,
+        "backend": mark.backend,
+        "state": mark.state.value,
+        "made": mark.made,
+        "environment": mark.environment,
+        "locks": mark.locks,
+        "verdicts": verdicts,
+        "lacking": list(mark.lacking),
+        "missing_packages": mark.missing_packages,
+        "pod": list(mark.pod),
+    }
+
+
+def _parse_state(value: object) -> State:
+    for state in State:
+        if state.value == value:
+            return state
+    raise ValueError(f"`state` is {value!r}")
+
+
+def _parse_verdicts(found: Mapping[str, Any]) -> dict[Level, Verdict]:
+    verdicts = {}
+    for level in Level:
+        verdict = found.get(level.value)
+        if verdict is None:
+            continue
+        if not isinstance(verdict, dict):
+            raise TypeError(f"the verdict of the {level.value} level is not an object")
+        verdicts[level] = Verdict(
+            passed=verdict.get("passed") is True,
+            time=str(verdict.get("time", "")),
+            added=_take_texts(dict(verdict), "added"),
+        )
+    return verdicts
+
+
+def _take(fields: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    """Removes a field and gives its value. Raises TypeError for one of another kind."""
+    value = fields.pop(name, None)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"`{name}` is not of the kind {kind.__name__}")
+    return value
+
+
+def _take_texts(fields: dict[str, Any], name: str) -> tuple[str, ...]:
+    values = _take(fields, name, list, [])
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError(f"`{name}` is not a list of texts")
+    return tuple(values)
