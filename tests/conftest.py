@@ -410,6 +410,21 @@ FAST = {"MAXIMALCAI_RETRY_SECONDS": "0.01", "MAXIMALCAI_STALL_SECONDS": "1"}
 VERIFIED = "verified: every check that ran has passed"
 
 
+SLOW = """# slow
+import time
+from lockedenv.verify.checks import QUICK, check, passed
+
+
+@check("slow", "sleeps", QUICK, child=True)
+def slow(device):
+    time.sleep(600)
+    return passed("slept")
+
+
+CHECKS.append(slow)
+"""
+
+
 class Machine:
     """A project over the channel at `address`, a place for its prefix and cache, and the one command."""
 
@@ -488,12 +503,11 @@ class Machine:
 
     def slow_verify(self, slow: bool) -> None:
         """Makes the verification last: a check in a child of its own sleeps."""
-        module = self.project / "scripts/lockedenv/verify/checks/data.py"
+        module = self.project / "scripts/lockedenv/verify/checklist.py"
         text = module.read_text().split("# slow")[0]
-        check = '# slow\n\n\n@check("slow", "sleeps", "quick", child=True)\ndef slow(device: str) -> Result:\n    import time\n\n'
-        module.write_text(
-            text + check + "    time.sleep(600)\n    return passed('slept')\n" if slow else text
-        )
+        if slow:
+            text += SLOW
+        module.write_text(text)
 
     def until(
         self, step: str, *options: Any, slow_verify: bool = False

@@ -21,7 +21,8 @@ from lockedenv.verify.checks import Check, Result
 
 CHECKS = """
 import ctypes, os, subprocess, sys, tempfile, time
-from lockedenv.verify.checks import REGISTRY, Check, passed
+from lockedenv.verify.checklist import CHECKS
+from lockedenv.verify.checks import Check, passed
 libc = ctypes.CDLL(None)
 libc.getenv.restype = ctypes.c_char_p
 
@@ -49,7 +50,7 @@ def see(device):
 for number in range(4):
     for function in (how, crash, hang, leave, see):
         name = function.__name__ + str(number or "")
-        REGISTRY[name] = Check(name, name, function, child=True)
+        CHECKS.append(Check(name, name, function, child=True))
 """
 
 
@@ -166,12 +167,7 @@ def test_torch_compile_is_forked_before_the_rest_is_imported_and_outlives_its_fa
     (tmp_path / "stack/datasets/__init__.py").write_text("raise ImportError")
     with (tmp_path / "stack/sitecustomize.py").open("a") as file:
         file.write("\ndef compiling(device):\n    time.sleep(2)\n    return how(device)\n")
-        file.write(
-            "REGISTRY['torch-compile'] = Check('torch-compile', '', compiling, child=True)\n"
-        )
-        file.write(
-            "sys.modules['lockedenv.verify.checks.compute'] = sys\n"
-        )  # the real one stays away
+        file.write("CHECKS.insert(0, Check('torch-compile', '', compiling, child=True))\n")
     assert [result.summary for result in run(environ, "how", "torch-compile")] == [
         "fresh",
         "forked",

@@ -17,17 +17,8 @@ from conftest import clean_environ, sh
 from lockedenv.host import machine
 from lockedenv.host.machine import MachineError
 from lockedenv.verify import child
-from lockedenv.verify.checks import (
-    Check,
-    Result,
-    failed,
-    gpu,
-    load,
-    passed,
-    skipped,
-    warned,
-    within,
-)
+from lockedenv.verify.checklist import CHECKS, find_check
+from lockedenv.verify.checks import Check, Result, failed, gpu, passed, skipped, warned, within
 from lockedenv.verify.checks.surroundings import compile_problem, misleading
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -343,7 +334,7 @@ def test_a_check_runs_on_each_gpu_in_a_folder_of_its_own(
 
 
 def test_which_checks_run_on_each_gpu() -> None:
-    each = {check.name for check in load().values() if check.each_gpu}
+    each = {check.name for check in CHECKS if check.each_gpu}
     assert each == {
         "torch",
         "sdpa",
@@ -353,7 +344,7 @@ def test_which_checks_run_on_each_gpu() -> None:
         "qlora",
         "accelerate",
     }
-    assert "first GPU" in load()["async-error"].proves
+    assert "first GPU" in find_check("async-error").proves
 
 
 def test_the_time_limit_is_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from lockedenv.spec import environment
 from lockedenv.verify import child
-from lockedenv.verify.checks import compute, data, gpu, kernels, load, training
+from lockedenv.verify.checklist import find_check
+from lockedenv.verify.checks import compute, data, gpu, kernels, training
 
-load()
 CUDA = environment.of(Path(sys.prefix)).cuda("pip")
 
 
@@ -427,7 +427,8 @@ def test_a_forked_check_computes_with_all_threads_and_trains(tmp_path: Path) -> 
 
         names = "torch-compile torch sdpa trainer-resume imports statistics".split()
         verdicts = [
-            child.run_child(load()[name], python, "cpu", environ, noted).verdict for name in names
+            child.run_child(find_check(name), python, "cpu", environ, noted).verdict
+            for name in names
         ]
     resume = "pass" if environment.of(Path(sys.prefix)).name == "current" else "warn"
     assert verdicts == ["pass", "pass", "pass", resume, "pass", "pass"]

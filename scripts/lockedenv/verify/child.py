@@ -25,7 +25,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 from lockedenv import ROOT
 from lockedenv.host.machine import gpu_nodes
 from lockedenv.host.process import kill, libc, started
-from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Check, Result, failed, load
+from lockedenv.verify.checklist import find_check
+from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Check, Result, failed
 
 # A cluster's variables, which RunPod sets too: accelerate and Trainer would wait in a check for the other ranks.
 RENDEZVOUS = """WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT PMI_SIZE
@@ -247,5 +248,5 @@ def fork_checks(device: str) -> List[str]:
 
 if __name__ == "__main__":
     name, device, file = fork_checks(sys.argv[1]) if len(sys.argv) == 2 else sys.argv[1:]
-    Path(file).write_text(json.dumps(asdict(outcome(load()[name], device))))
+    Path(file).write_text(json.dumps(asdict(outcome(find_check(name), device))))
     os._exit(0)  # a library that crashes at exit has nothing more to say about the check

@@ -17,7 +17,7 @@ from lockedenv import ROOT
 from lockedenv.host.machine import default_cache
 from lockedenv.output import Progress
 from lockedenv.redaction import redact
-from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Result
+from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Result, Verdict
 
 _COLOURS = {PASS: "32", WARN: "33", FAIL: "31", SKIP: "36"}
 _SHOWN_DETAILS = 20
@@ -35,7 +35,7 @@ class Report:
         self.width = max(60, shutil.get_terminal_size().columns) if self.terminal else 10_000
         self.progress = Progress(out=out)
 
-    def _paint(self, verdict: str, text: str) -> str:
+    def _paint(self, verdict: Verdict, text: str) -> str:
         return f"\033[{_COLOURS[verdict]}m{text}\033[0m" if self.colour else text
 
     def say(self, text: str) -> None:

@@ -26,7 +26,8 @@ from lockedenv.install.flash_attention.plan import Torch
 from lockedenv.output import Steps
 from lockedenv.prefix.records import INSTALLED, file_sha256, read_prefix
 from lockedenv.spec import locks
-from lockedenv.verify.checks import FAIL, load
+from lockedenv.verify.checklist import find_check
+from lockedenv.verify.checks import FAIL
 from lockedenv.verify.child import environment, run_child
 
 MARKER = "maximalcai-flash-attn"  # in the prefix: which wheel was installed
@@ -85,7 +86,7 @@ def prove(prefix: Path, version: str, gpu: bool) -> Tuple[str, bool]:
         return f"version {said.strip()} was imported, not {version}", True
     if gpu:
         result = run_child(
-            load()["flash-attn"],
+            find_check("flash-attn"),
             prefix / "bin/python",
             "cuda",
             environment(prefix, "cuda", dict(os.environ)),

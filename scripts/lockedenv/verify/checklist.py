@@ -1,0 +1,91 @@
+"""All checks, in the order in which they are reported. A new check is one line here."""
+
+from __future__ import annotations
+
+from lockedenv.errors import UsageError
+from lockedenv.verify.checks import (
+    FULL,
+    Check,
+    compute,
+    data,
+    files,
+    gpu,
+    kernels,
+    layers,
+    libraries,
+    surroundings,
+    training,
+)
+
+CHECKS: list[Check] = [
+    layers.locks,
+    layers.place,
+    layers.conda_layer,
+    layers.pip_layer,
+    layers.requirements,
+    files.present,
+    files.startup,
+    files.files,
+    libraries.torch_origin,
+    libraries.cuda_libraries,
+    libraries.blas,
+    libraries.openmp,
+    libraries.companions,
+    surroundings.variables,
+    surroundings.hf_transfer,
+    surroundings.known_vulnerabilities,
+    surroundings.user_site,
+    gpu.driver,
+    gpu.gpu_speed,
+    gpu.gpu_state,
+    compute.imports,
+    compute.torch_build,
+    compute.torch_arithmetic,
+    compute.async_error,
+    compute.torch_compile,
+    kernels.sdpa,
+    kernels.flash_attn,
+    kernels.bitsandbytes,
+    training.transformers_model,
+    training.qlora,
+    training.accelerate_resume,
+    training.trainer_resume,
+    data.datasets_roundtrip,
+    data.tokenizers_roundtrip,
+    data.hub,
+    data.statistics,
+]
+
+
+def find_check(name: str) -> Check:
+    """The check of a name. Raises UsageError with the nearest name if there is none."""
+    names = []
+    for check in CHECKS:
+        if check.name == name:
+            return check
+        names.append(check.name)
+    raise UsageError(unknown_name("check", name, names))
+
+
+def unknown_name(kind: str, name: str, names: list[str]) -> str:
+    """What to tell somebody who named something that does not exist."""
+    import difflib
+
+    near = difflib.get_close_matches(name, names, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"no {kind} is named {name!r}; {meant}there are: {', '.join(names)}"
+
+
+def select_checks(level: str, only: list[str], skip: list[str]) -> list[Check]:
+    """The checks to run, in order: those of `only`, or of the level, without those of `skip`.
+
+    Raises UsageError for an unknown name.
+    """
+    wanted = {find_check(name).name for name in only}
+    unwanted = {find_check(name).name for name in skip}
+    selected = []
+    for check in CHECKS:
+        asked = check.name in wanted if wanted else level in (FULL, check.level)
+        if asked and check.name not in unwanted:
+            selected.append(check)
+    return selected

@@ -1,0 +1,87 @@
+"""What a check finds: a verdict, one line, a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Verdict(str, Enum):
+    """How a check ended. The values stand in --json."""
+
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+PASS = Verdict.PASS
+WARN = Verdict.WARN
+FAIL = Verdict.FAIL
+SKIP = Verdict.SKIP
+
+
+@dataclass
+class Result:
+    """What a check found.
+
+    `summary` is one line: what was measured, or what is wrong. `remedy` says what to do about it.
+    `measured` has figures by name, each with its unit in the name. `follows_from` is the check
+    whose failure probably is the cause of this one.
+    """
+
+    verdict: Verdict
+    summary: str
+    remedy: str = ""
+    details: list[str] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+    check: str = ""
+    seconds: float = 0.0
+    follows_from: str = ""
+
+    def __post_init__(self) -> None:
+        self.verdict = Verdict(self.verdict)  # a child's result was JSON; ValueError if it is none
+
+
+def passed(summary: str, **measured: Any) -> Result:
+    return Result(PASS, summary, measured=measured)
+
+
+def failed(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
+    return Result(FAIL, summary, remedy, list(details), measured)
+
+
+def warned(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
+    return Result(WARN, summary, remedy, list(details), measured)
+
+
+def skipped(reason: str) -> Result:
+    return Result(SKIP, reason)
+
+
+def first(items: Sequence[str]) -> str:
+    """The first of one line or more, and how many follow it, for a summary."""
+    if len(items) == 1:
+        return items[0]
+    return f"{items[0]} (and {len(items) - 1} more)"
+
+
+def verdict(wrong: Sequence[str], remedy: str, good: str) -> Result:
+    """A failure that lists what is wrong, or a pass that says `good` if nothing is."""
+    if wrong:
+        return failed(first(wrong), remedy, wrong[1:])
+    return passed(good)
+
+
+def exit_status(results: Iterable[Result], strict: bool = False) -> int:
+    """1 if a check failed, or warned where `strict` is set; otherwise 0. Skipped is neither."""
+    bad = {FAIL, WARN} if strict else {FAIL}
+    for result in results:
+        if result.verdict in bad:
+            return 1
+    return 0
