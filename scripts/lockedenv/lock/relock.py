@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence
@@ -25,6 +25,7 @@ import yaml
 from lockedenv import ROOT
 from lockedenv.errors import Stop
 from lockedenv.host.process import ShowVersion, ask, run_script
+from lockedenv.lock.wheel_files import WheelFile, fetch_record_digests
 from lockedenv.spec import environment, facts
 from lockedenv.spec.environment import (
     CONDA_LOCK,
@@ -213,6 +214,41 @@ def compile_(python: str, *arguments: Any) -> str:
     )
 
 
+def add_records(
+    env: Environment, files: Dict[str, List[PipPackage]], wheels: Dict[str, WheelFile]
+) -> Dict[str, List[PipPackage]]:
+    """The same packages with the digests of their RECORDs: from the present locks, or from the index. Raises Stop."""
+    digests: Dict[str, str] = {}
+    for folder in (ROOT, env.folder):
+        for name in (PIP, REQUIREMENTS, DEV, TOOLS):
+            with contextlib.suppress(LockError):
+                for package in read_pip_lock(folder / name):
+                    if package.record_sha256:
+                        digests[package.sha256] = package.record_sha256
+    wanted = {package.sha256 for packages in files.values() for package in packages}
+    lacking = [wheels[sha256] for sha256 in sorted(wanted) if sha256 in wheels]
+    lacking = [wheel for wheel in lacking if wheel.sha256 not in digests]
+    digests.update(fetch_record_digests(lacking))
+    return {
+        name: [
+            replace(package, record_sha256=digests.get(package.sha256, "")) for package in packages
+        ]
+        for name, packages in files.items()
+    }
+
+
+def wheel_files(entries: Iterable[Dict[str, Any]], python: str) -> Dict[str, WheelFile]:
+    """sha256 -> where the index keeps it, of the wheels that these pylock entries mean."""
+    found = {}
+    for entry in entries:
+        chosen = chosen_file(entry, python)
+        url = chosen.get("url") or chosen["path"]
+        if url.endswith(".whl"):
+            wheel = WheelFile(url, chosen["hashes"]["sha256"], chosen.get("size", 0))
+            found[wheel.sha256] = wheel
+    return found
+
+
 def pylock(python: str, *arguments: Any) -> Dict[str, Dict[str, Any]]:
     """uv's resolution as pylock.toml's entries, by name."""
     entries = tomllib.loads(compile_(python, "--format", "pylock.toml", *arguments)).get(
@@ -221,7 +257,7 @@ def pylock(python: str, *arguments: Any) -> Dict[str, Dict[str, Any]]:
     return {canonical(entry["name"]): entry for entry in entries}
 
 
-def pin(entry: Dict[str, Any], python: str) -> PipPackage:
+def chosen_file(entry: Dict[str, Any], python: str) -> Dict[str, Any]:
     """The one file of a pylock entry to install: the best fitting wheel, else the sdist. Raises Stop."""
     files = [(wheel_rank(f["url"].rsplit("/", 1)[1], python), f) for f in entry.get("wheels", [])]
     ranked = sorted((rank, f["hashes"]["sha256"], f) for rank, f in files if rank is not None)
@@ -230,6 +266,13 @@ def pin(entry: Dict[str, Any], python: str) -> PipPackage:
         raise Stop(
             f"{entry['name']} {entry['version']}: PyPI has no wheel for Python {python}, glibc {facts.GLIBC}"
         )
+    file: Dict[str, Any] = chosen
+    return file
+
+
+def pin(entry: Dict[str, Any], python: str) -> PipPackage:
+    """The file of a pylock entry to install, as a line of a lock, without the digest of its RECORD. Raises Stop."""
+    chosen = chosen_file(entry, python)
     return PipPackage(
         canonical(entry["name"]),
         entry["version"],
@@ -275,11 +318,18 @@ def sized(line: str, size: int) -> str:
     return f"{line}  # {size} bytes\n" if size else f"{line}\n"
 
 
+def size_and_record(package: PipPackage) -> str:
+    """The comment behind a pip package: the size of the file and the digest of its RECORD, as far as they are known."""
+    if package.record_sha256:
+        return f"  # {package.size} bytes, RECORD {package.record_sha256}"
+    return f"  # {package.size} bytes" if package.size else ""
+
+
 def requirements_text(
     name: str, packages: Iterable[PipPackage], python: str, more: Sequence[str] = ()
 ) -> str:
     lines = [
-        sized(f"{p.name}=={p.version} --hash=sha256:{p.sha256}", p.size)
+        f"{p.name}=={p.version} --hash=sha256:{p.sha256}{size_and_record(p)}\n"
         for p in sorted(packages, key=lambda p: p.name)
     ]
     return WRITTEN.format(*HEADERS[name]).format(python) + "".join(
@@ -344,10 +394,8 @@ def lock(env: Environment, update: List[str]) -> str:
         compile_(
             python, tmp / "wanted.in", "-c", tmp / "conda.in", *wheels, *upgraded, "-o", versions
         )
-        both = [
-            pin(entry, python)
-            for entry in pylock(python, tmp / "wanted.in", "-c", versions, *wheels).values()
-        ]
+        entries = [*pylock(python, tmp / "wanted.in", "-c", versions, *wheels).values()]
+        both = [pin(entry, python) for entry in entries]
         if "torch" not in {p.name for p in both}:
             raise Stop(
                 f"{env.folder / SPEC}: asks for no torch, which the verifier is about; add pytorch"
@@ -366,10 +414,13 @@ def lock(env: Environment, update: List[str]) -> str:
         files[DEV] = [
             pin(entry, python) for name, entry in dev.items() if name not in {p.name for p in both}
         ]
+        entries += dev.values()
         if env.folder == ROOT:
-            files[TOOLS] = [
-                pin(entry, python) for entry in pylock(python, "--group", "tools", *wheels).values()
-            ]
+            tools = pylock(python, "--group", "tools", *wheels)
+            files[TOOLS] = [pin(entry, python) for entry in tools.values()]
+            entries += tools.values()
+        files = add_records(env, files, wheel_files(entries, python))
+        both = files[REQUIREMENTS]
     texts = {
         CONDA_LOCK: conda_lock_text(solved),
         **{n: requirements_text(n, pins, python) for n, pins in files.items()},

@@ -13,7 +13,11 @@ from lockedenv.errors import Stop
 
 # scripts/lock.sh writes each conda package as a line of JSON, which is YAML too, and each wheel as a line for pip.
 _PACKAGE = re.compile(r"^- (\{.*\})(?:  # (\d+) bytes)?$")
-_PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})(?:  # (\d+) bytes)?")
+_PIN = re.compile(
+    r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})"
+    r"(?:  # (\d+) bytes(?:, RECORD ([0-9a-f]{64}))?)?"
+)
+MAX_RECORD_BYTES = 1 << 25  # torch's RECORD has 2 MB
 WHEEL = re.compile(r"[a-z-]+ @ (\S+) --hash=sha256:([0-9a-f]{64})  # glibc ([\d.]+), sm ([\d ]+)")
 
 
@@ -48,12 +52,17 @@ class CondaPackage:
 
 @dataclass
 class PipPackage:
-    """One wheel or sdist, by name, version and hash. `size` is in bytes, 0 where unknown."""
+    """One wheel or sdist, by name, version and hash.
+
+    `size` is in bytes, 0 where unknown. `record_sha256` is the digest of the wheel's RECORD
+    (wheel_record.record_digest); empty for an sdist.
+    """
 
     name: str
     version: str
     sha256: str
     size: int = 0
+    record_sha256: str = ""
 
 
 @dataclass
@@ -142,7 +151,8 @@ def read_pip_lock(path: Path) -> List[PipPackage]:
     for number, line in enumerate(lines, 1):
         match = _PIN.fullmatch(line)
         if match:
-            packages.append(PipPackage(canonical(match[1]), match[2], match[3], int(match[4] or 0)))
+            name, version, sha256, size, record = match.groups(default="")
+            packages.append(PipPackage(canonical(name), version, sha256, int(size or 0), record))
         elif line and not line.startswith(("#", "-r ")) and not WHEEL.fullmatch(line):
             raise LockError(
                 f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number
