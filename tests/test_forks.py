@@ -187,7 +187,7 @@ from lockedenv.cli import verify as command
 from lockedenv.verify.checks import Check, Context
 from lockedenv.verify.report import Report
 
-command.child.environment = lambda *about: dict(os.environ)
+command.child_environment = lambda *about: dict(os.environ)
 installed = types.SimpleNamespace(python=Path(sys.executable), prefix=Path(sys.prefix))
 checks = [Check(name, name, print, child=True) for name in sys.argv[1:]]
 run_script("verifier", lambda: len(command.run_checks(Context(installed, None), checks, Report())))

@@ -14,6 +14,7 @@ from typing import Any, List
 
 import pytest
 import torch
+from lockedenv.host.launchers import child_environment
 from lockedenv.spec import environment
 from lockedenv.verify import child
 from lockedenv.verify.checklist import find_check
@@ -399,7 +400,7 @@ print(started, "bitsandbytes" in sys.modules, torch.cuda._is_in_bad_fork(), flus
 import bitsandbytes
 """
     environ = {
-        **child.environment(Path(sys.prefix), "cuda", dict(os.environ)),
+        **child_environment(Path(sys.prefix), "cuda", dict(os.environ)),
         "TORCH_WARM_POOL": "0",
     }
     command = [sys.executable, "-c", program, *child.STACK]
@@ -417,7 +418,7 @@ def test_a_forked_check_computes_with_all_threads_and_trains(tmp_path: Path) -> 
     (tmp_path / "g++").write_text(refusing)
     (tmp_path / "g++").chmod(0o755)
     python, path = Path(sys.executable), f"{tmp_path}:{os.environ['PATH']}"
-    environ = child.environment(Path(sys.prefix), "cpu", {**os.environ, "PATH": path})
+    environ = child_environment(Path(sys.prefix), "cpu", {**os.environ, "PATH": path})
     forked: List[int] = []
     with child.forking(python, "cpu", environ) as fork:
 

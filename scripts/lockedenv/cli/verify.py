@@ -14,12 +14,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
+from lockedenv.cli.certificate import write_certificate
+from lockedenv.cli.compare import compare_documents
+from lockedenv.cli.distributed import check_ranks
 from lockedenv.errors import Stop
 from lockedenv.host import machine
+from lockedenv.host.launchers import child_environment, cleared_variables
 from lockedenv.host.process import ShowVersion, run_script
 from lockedenv.prefix.lifecycle import record_verdict
 from lockedenv.prefix.records import read_prefix
-from lockedenv.provenance import certificate, compare, manifest
+from lockedenv.provenance import manifest
+from lockedenv.provenance.documents import DocumentError
 from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
 from lockedenv.spec.environment import GIVEN, MARK
@@ -96,7 +101,7 @@ def run_checks(context: Context, checks: List[Check], report: Report) -> List[Re
         (c for c in checks if c.child), key=lambda c: -c.timeout
     )  # the longest starts first
     room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1))
-    python, environ = context.installed.python, child.environment(
+    python, environ = context.installed.python, child_environment(
         context.installed.prefix, context.device, context.environ
     )
     with contextlib.ExitStack() as stack:  # an interrupt ends the children
@@ -174,51 +179,6 @@ def list_checks(registry: Dict[str, Check], target: Optional[str]) -> int:
     else:
         print(*(f"{c.name:<16} {c.level:<5}  {c.proves}" for c in registry.values()), sep="\n")
     return 0
-
-
-def compare_manifests(paths: List[Path], target: Optional[str]) -> int:
-    """Says what differs between two manifests or certificates, or one and this machine, or writes it as JSON.
-
-    (schemas/comparison.schema.json.) Gives 1 if the fingerprints differ, of certificates if any row does. Raises ManifestError.
-    """
-    if len(paths) > 2:
-        raise compare.ManifestError(
-            "--compare takes one manifest or two, or one certificate or two"
-        )
-    documents, names = [compare.read(path) for path in paths], [*map(str, paths), "this machine"]
-    if len(documents) == 1:
-        context = make_context(Path(sys.prefix))
-        if "task" in documents[0]:
-            documents.append(
-                certificate.like(documents[0], names[0], context.installed, context.gpus)
-            )
-        else:
-            documents.append(manifest.make(context.installed, context.gpus))
-    first, second = documents
-    same, rows, more = first["fingerprint"] == second["fingerprint"], [], {}
-    if "task" in first or "task" in second:
-        said, status = compare.certificates(first, second, (names[0], names[1]))
-        more = {"computes_the_same": status == 0, "lines": said.splitlines()}
-    else:
-        rows = [
-            dict(zip(("group", "name", "first", "second"), row))
-            for row in compare.differences(first, second)
-        ]
-        said, status = compare.comparison(first, second, (names[0], names[1])), int(not same)
-    if target:
-        write_json(
-            target,
-            {
-                "schema_version": 1,
-                "compared": names[:2],
-                "same_environment": same,
-                "differences": rows,
-                **more,
-            },
-        )
-    else:
-        print(said)
-    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -320,14 +280,14 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
                 "--distributed"
             )
         if args.compare:
-            return compare_manifests(args.compare, args.json)
+            return compare_documents(args.compare, args.json, Path(sys.prefix))
         checks = select(registry, args.level, args.only, args.skip)
         if args.gpu == "require" and "driver" not in [
             *args.skip.split(","),
             *(c.name for c in checks),
         ]:
             checks.insert(0, registry["driver"])
-    except (ValueError, compare.ManifestError) as error:
+    except (ValueError, DocumentError) as error:
         p.error(str(error))
     if (args.certificate or args.distributed) and (args.json or args.manifest or args.report):
         p.error(
@@ -351,15 +311,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
                 f"{target} cannot be written ({error.strerror}); name a file in a folder that you may write to"
             )
     if args.distributed:
-        from lockedenv.provenance import ranks as distributed
-
-        context = make_context(Path(sys.prefix), args.gpu)
-        gpus, lack = (context.gpus, context.gpu_error) if context.device == "cuda" else ([], "")
-        if args.gpu == "require" and not gpus:
-            lack = lack or "no GPU found, and --gpu require was given"
-        return distributed.main(
-            context.installed, gpus, args.timeout or 120, args.certificate, lack
-        )
+        return check_ranks(Path(sys.prefix), args.gpu, args.timeout or 120, args.certificate)
     report = Report(sys.stderr if args.json == "-" else sys.stdout)
     started = time.monotonic()
     context = make_context(Path(sys.prefix), args.gpu)
@@ -375,22 +327,15 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
             f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
         )
     if args.certificate:
-        if args.gpu == "require" and not context.gpus:
-            raise Stop(
-                "no GPU found, and --gpu require was given; rent a pod with a GPU, or leave out --gpu require"
-            )
-        report.say(
-            f"environment {context.environment.name}, on the {context.device}: the task runs twice, in two processes"
-        )
-        document = certificate.make(installed, context.gpus, context.device)
-        machine.write_atomically(Path(args.certificate), certificate.text(document))
-        report.say(certificate.summary(document))
-        return 0
+        return write_certificate(Path(sys.prefix), args.gpu, Path(args.certificate))
     made = machine.read_json(installed.prefix / MARK).get("made")
     report.say(
         f"{installed.backend} prefix {installed.prefix}, environment {context.environment.name}, {args.level} level, "
         f"on the {context.device}"
     )
+    cleared = cleared_variables(context.environ)
+    if cleared:
+        report.say(f"cleared for the checks: {', '.join(cleared)}")
     results = run_checks(context, checks, report)
     seconds = time.monotonic() - started
     report.summary(results, seconds, args.strict)

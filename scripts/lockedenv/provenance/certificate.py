@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from lockedenv.errors import Stop
+from lockedenv.host.launchers import child_environment
 from lockedenv.host.machine import Gpu
 from lockedenv.host.process import ask
 from lockedenv.prefix.records import Installed
-from lockedenv.provenance.compare import ManifestError, apart, unsteady
+from lockedenv.provenance.compare import apart, unsteady
+from lockedenv.provenance.documents import DocumentError as ManifestError
 from lockedenv.provenance.manifest import SCHEMA_VERSION, fingerprint, packages
 from lockedenv.spec import environment
-from lockedenv.verify import child
 
 TASK, STEPS = (
     1,
@@ -104,11 +105,7 @@ def fill(model: Any, scale: float, among: str = "") -> None:
 def train(run: str, attention: str, precision: str, device: str, steps: int) -> Dict[str, Any]:
     """One row: loss and gradient norm of each step, the norm of each tensor of the first step, a digest of the final weights."""
     import torch
-    from lockedenv.verify.checks.training import (  # not above: load() puts the checks in order
-        batch,
-        qlora_model,
-        tiny_llama,
-    )
+    from lockedenv.spec.tiny_models import batch, qlora_model, tiny_llama
 
     model = tiny_llama()
     fill(model, 2.0**-11)  # exact in bf16 too
@@ -234,7 +231,7 @@ def make(
     given = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
     environ = {
         k: v
-        for k, v in child.environment(installed.prefix, device, given).items()
+        for k, v in child_environment(installed.prefix, device, given).items()
         if k in CHOOSE or not k.startswith(DROPPED)
     }
     chosen = {name: environ[name] for name in CHOOSE if name in environ}

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
-from lockedenv.errors import Stop
+from lockedenv.provenance.documents import DocumentError as ManifestError
 from lockedenv.provenance.manifest import SCHEMA_VERSION, fingerprint
 
 # What machines or libraries that sum in another order may differ by: 64 roundings in fp32 (2**-24 each), 4 in bf16 (2**-9), in
@@ -27,10 +27,6 @@ NOT_THE_GPU = (
 )  # what a GPU's figures do not depend on
 ABOUT = ("environment", "fingerprint", "backend", "device")
 EQUAL, WITHIN, DIFFERENT = "bit for bit equal", "equal within", "DIFFERENT"
-
-
-class ManifestError(Stop):
-    """A manifest or certificate cannot be read or compared; the message names the file and what is wrong with it."""
 
 
 def read(path: Path) -> Dict[str, Any]:

@@ -7,15 +7,16 @@ import json
 import os
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-from lockedenv import ROOT
 from lockedenv.host import machine
-from lockedenv.host.machine import Gpu, read_json, version_tuple
+from lockedenv.host.machine import Gpu, read_json
 from lockedenv.host.process import ask, git
 from lockedenv.prefix.records import Installed, file_sha256, record_hash
 from lockedenv.spec import environment
+from lockedenv.spec.vulnerabilities import find_vulnerabilities
 
 SCHEMA_VERSION = 1
 # The variables that change what a run computes or how fast; by name, never by pattern: a pattern would let a key through.
@@ -95,19 +96,6 @@ def loaded_cuda(python: Path, gpu: bool) -> Dict[str, Optional[str]]:
         return {"torch": None, "cuda": None, "cudnn": None, "nccl": None}
 
 
-def vulnerabilities(installed: Installed) -> List[Dict[str, str]]:
-    """The known vulnerabilities (vulnerabilities.json) whose package is installed in an affected version."""
-    found = []
-    for entry in json.loads((ROOT / "scripts/lockedenv/spec/vulnerabilities.json").read_text()):
-        version = installed.version(entry["package"])
-        if version and (
-            not entry["fixed_in"]
-            or version_tuple(version.split("+")[0]) < version_tuple(entry["fixed_in"])
-        ):
-            found.append({**entry, "installed": version})
-    return found
-
-
 def make(
     installed: Installed,
     gpus: List[Gpu],
@@ -137,7 +125,7 @@ def make(
         "gpus": [_gpu(gpu, uuids) for gpu in gpus],
         "cuda": loaded_cuda(installed.python, bool(gpus)),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "vulnerabilities": vulnerabilities(installed),
+        "vulnerabilities": [asdict(v) for v in find_vulnerabilities(installed.version)],
         "results": list(results),
         "pod": read_json(installed.prefix / environment.MARK).get("pod", []),
     }

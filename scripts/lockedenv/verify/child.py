@@ -28,31 +28,10 @@ from lockedenv.host.process import kill, libc, started
 from lockedenv.verify.checklist import find_check
 from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Check, Result, failed
 
-# A cluster's variables, which RunPod sets too: accelerate and Trainer would wait in a check for the other ranks.
-RENDEZVOUS = """WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT PMI_SIZE
-ACCELERATE_USE_FSDP ACCELERATE_USE_DEEPSPEED ACCELERATE_MIXED_PRECISION OMPI_COMM_WORLD_SIZE SLURM_PROCID SLURM_NTASKS""".split()
-SETTINGS = {
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONWARNINGS": "ignore",
-}
 # What is imported before a fork; the first two before that of torch.compile, the longest check. Not bitsandbytes and what imports
 # it (peft, Trainer): it asks each GPU what it can do, and CUDA does not work in the forks of a process that has used it.
 STACK = """torch torch._inductor.compile_fx transformers.models.llama.modeling_llama accelerate hf_transfer hf_xet datasets numpy
 scipy.stats statsmodels.api tqdm pytest einops tokenizers safetensors huggingface_hub""".split()
-
-
-def environment(prefix: Path, device: str, environ: Dict[str, str]) -> Dict[str, str]:
-    """The child's environment: the caller's, with the prefix's programs first and nothing fetched from a hub."""
-    ours = {
-        "PATH": f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}",
-        "PYTHONPATH": str(ROOT / "scripts"),
-        **SETTINGS,
-    }
-    if device == "cpu":
-        ours["CUDA_VISIBLE_DEVICES"] = ""
-    return {**{k: v for k, v in environ.items() if k not in RENDEZVOUS}, **ours}
 
 
 @contextlib.contextmanager

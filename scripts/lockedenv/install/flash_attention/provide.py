@@ -18,6 +18,7 @@ from lockedenv.backends import wheels
 from lockedenv.cli.options import Options
 from lockedenv.errors import Stop
 from lockedenv.host import machine
+from lockedenv.host.launchers import child_environment
 from lockedenv.host.machine import read_json
 from lockedenv.host.process import ask, clean, end_orphans, holding, run
 from lockedenv.install.flash_attention import build as flash_build
@@ -28,7 +29,7 @@ from lockedenv.prefix.records import INSTALLED, file_sha256, read_prefix
 from lockedenv.spec import locks
 from lockedenv.verify.checklist import find_check
 from lockedenv.verify.checks import FAIL
-from lockedenv.verify.child import environment, run_child
+from lockedenv.verify.child import run_child
 
 MARKER = "maximalcai-flash-attn"  # in the prefix: which wheel was installed
 GLIBC = platform.libc_ver()[1]
@@ -89,7 +90,7 @@ def prove(prefix: Path, version: str, gpu: bool) -> Tuple[str, bool]:
             find_check("flash-attn"),
             prefix / "bin/python",
             "cuda",
-            environment(prefix, "cuda", dict(os.environ)),
+            child_environment(prefix, "cuda", dict(os.environ)),
         )
         if result.verdict == FAIL:
             return result.summary, bool(result.measured)  # figures: it ran, and gave wrong values

@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from lockedenv.host.machine import version_tuple
 from lockedenv.prefix.records import site_folders
-from lockedenv.provenance.manifest import vulnerabilities
+from lockedenv.spec.vulnerabilities import find_vulnerabilities
 from lockedenv.verify.checks import Context, Result, check, failed, passed, verdict, warned
 
 # What the locked libraries take from LD_LIBRARY_PATH before the prefix, by experiment with copies of all of them on it: nvJitLink
@@ -108,13 +108,11 @@ def hf_transfer(context: Context) -> Result:
     "no installed package has a known vulnerability; what to do about those that have one",
 )
 def known_vulnerabilities(context: Context) -> Result:
-    found = vulnerabilities(context.installed)
+    found = find_vulnerabilities(context.installed.version)
     if not found:
         return passed("none of the known ones applies")
-    lines = [
-        f"{v['id']} ({v['package']} {v['installed']}): {v['what']}; {v['remedy']}" for v in found
-    ]
-    packages = " and ".join(sorted({f"{v['package']} {v['installed']}" for v in found}))
+    lines = [f"{v.id} ({v.package} {v.installed}): {v.what}; {v.remedy}" for v in found]
+    packages = " and ".join(sorted({f"{v.package} {v.installed}" for v in found}))
     remedy = "known, and accepted with these versions (README, Limits): keep to the remedy of each"
     return warned(f"{len(found)} known vulnerabilities of {packages}", remedy, lines)
 

@@ -6,50 +6,11 @@ import os
 from functools import partial
 from typing import Any
 
+from lockedenv.spec.tiny_models import batch, qlora_model, tiny_llama
 from lockedenv.verify.checks import Result, check_each_gpu, failed, passed, warned, within
 
 BROKEN = "the stack does not train here: run --level quick for what differs from the lock"
 train_check = partial(check_each_gpu, remedy=BROKEN)
-
-
-def tiny_llama() -> Any:
-    """A Llama of 100,000 random parameters, always the same ones."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    shape = dict(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(LlamaConfig(vocab_size=256, max_position_embeddings=64, **shape))
-
-
-def batch(device: str) -> Any:
-    import torch
-
-    return torch.randint(0, 256, (4, 32), generator=torch.Generator().manual_seed(1)).to(device)
-
-
-def qlora_model(base: Any, device: str) -> Any:
-    """A model in 4 bit with LoRA adapters on its attention, ready to train; it lies in the current folder on its way."""
-    import torch
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from transformers import BitsAndBytesConfig, LlamaForCausalLM
-
-    place = "cpu" if device == "cpu" else torch.cuda.current_device()
-    base.save_pretrained("base", safe_serialization=True)
-    four = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-    )
-    base = LlamaForCausalLM.from_pretrained(
-        "base", quantization_config=four, device_map={"": place}
-    )
-    adapters = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    return get_peft_model(prepare_model_for_kbit_training(base), adapters)
 
 
 @train_check(
