@@ -13,7 +13,7 @@ from lockedenv import output as console
 from lockedenv.host import process
 from lockedenv.output import Progress
 from lockedenv.verify import report as reporting
-from lockedenv.verify.checks import Result, exit_status, failed, passed, skipped, warned
+from lockedenv.verify.checks import Result, compiled, exit_status, failed, passed, skipped, warned
 from lockedenv.verify.report import Report, to_attach
 
 
@@ -92,6 +92,20 @@ def test_skipped_is_never_counted_as_passed() -> None:
     assert "1 passed, 1 warned, 0 failed, 1 skipped" in said(
         io.StringIO(), passed("x"), warned("w", "r"), skipped("s")
     )
+
+
+def test_compiled_is_never_counted_as_passed() -> None:
+    out = io.StringIO()
+    report = Report(out)
+    result = compiled("sm_90: 3 kernels compiled, not run")
+    result.check = "triton"
+    report.result(result)
+    report.summary([result], 1.0)
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("COMPILED  triton")
+    assert lines[1] == "0 passed, 1 compiled but not run, 0 failed in 1.0 s"
+    assert "verified" not in lines[2] and "nothing was run" in lines[2]
+    assert exit_status([result], strict=True) == 0
 
 
 def test_long_lists_are_cut_and_long_lines_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from lockedenv import ROOT
 from lockedenv.host.machine import gpu_nodes
 from lockedenv.host.process import kill, libc, started
 from lockedenv.verify.checklist import find_check
-from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Check, Result, failed
+from lockedenv.verify.checks import COMPILED, FAIL, PASS, SKIP, WARN, Check, Result, failed
 
 # What is imported before a fork; the first two before that of torch.compile, the longest check. Not bitsandbytes and what imports
 # it (peft, Trainer): it asks each GPU what it can do, and CUDA does not work in the forks of a process that has used it.
@@ -125,7 +125,7 @@ def run_child(
             return failed(
                 f"ended without an answer (exit {status}): {''.join(said[-1:])}", check.remedy, said
             )
-    if device == "cuda" and result.verdict == SKIP:
+    if device == "cuda" and result.verdict in (SKIP, COMPILED):
         return failed(
             f"there is a GPU, and this could not run on it: {result.summary}", check.remedy
         )
@@ -137,7 +137,8 @@ def merged(results: List[Result]) -> Result:
     if not results:
         return failed("torch finds no GPU", "see the checks `driver` and `torch-build`")
     index, worst = min(
-        enumerate(results), key=lambda pair: (FAIL, SKIP, WARN, PASS).index(pair[1].verdict)
+        enumerate(results),
+        key=lambda pair: (FAIL, SKIP, COMPILED, WARN, PASS).index(pair[1].verdict),
     )
     many = f"on each of {len(results)} GPUs; GPU 0: " if len(results) > 1 else ""
     lead = many if worst.verdict == PASS else f"GPU {index}: "

@@ -17,9 +17,9 @@ from lockedenv import ROOT
 from lockedenv.host.machine import default_cache
 from lockedenv.output import Progress
 from lockedenv.redaction import redact
-from lockedenv.verify.checks import FAIL, PASS, SKIP, WARN, Result, Verdict
+from lockedenv.verify.checks import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict
 
-_COLOURS = {PASS: "32", WARN: "33", FAIL: "31", SKIP: "36"}
+_COLOURS = {PASS: "32", COMPILED: "36", WARN: "33", FAIL: "31", SKIP: "36"}
 _SHOWN_DETAILS = 20
 
 
@@ -68,9 +68,15 @@ class Report:
     def summary(self, results: List[Result], seconds: float, strict: bool = False) -> None:
         counts = {
             verdict: sum(r.verdict == verdict for r in results)
-            for verdict in (PASS, WARN, FAIL, SKIP)
+            for verdict in (PASS, COMPILED, WARN, FAIL, SKIP)
         }
-        words = {PASS: "passed", WARN: "warned", FAIL: "failed", SKIP: "skipped"}
+        words = {
+            PASS: "passed",
+            COMPILED: "compiled but not run",
+            WARN: "warned",
+            FAIL: "failed",
+            SKIP: "skipped",
+        }
         said = ", ".join(f"{counts[v]} {words[v]}" for v in words if counts[v] or v in (PASS, FAIL))
         self.say(f"{said} in {seconds:.1f} s")
         bad = [r.check for r in results if r.verdict == FAIL]
@@ -85,6 +91,8 @@ class Report:
             )
         elif counts[PASS]:
             self.say(self._paint(PASS, "verified: every check that ran has passed"))
+        elif counts[COMPILED]:
+            self.say("nothing was run: machine code for a GPU was compiled, and no check passed")
         else:
             self.say("no check failed, and none passed" if odd else "nothing was checked")
 

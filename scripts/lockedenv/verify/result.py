@@ -9,9 +9,13 @@ from typing import Any
 
 
 class Verdict(str, Enum):
-    """How a check ended. The values stand in --json."""
+    """How a check ended. The values stand in --json.
+
+    COMPILED: machine code for a GPU was made, and no GPU was there to run it. It is no pass.
+    """
 
     PASS = "pass"
+    COMPILED = "compiled"
     WARN = "warn"
     FAIL = "fail"
     SKIP = "skip"
@@ -21,6 +25,7 @@ class Verdict(str, Enum):
 
 
 PASS = Verdict.PASS
+COMPILED = Verdict.COMPILED
 WARN = Verdict.WARN
 FAIL = Verdict.FAIL
 SKIP = Verdict.SKIP
@@ -52,6 +57,10 @@ def passed(summary: str, **measured: Any) -> Result:
     return Result(PASS, summary, measured=measured)
 
 
+def compiled(summary: str, **measured: Any) -> Result:
+    return Result(COMPILED, summary, measured=measured)
+
+
 def failed(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
     return Result(FAIL, summary, remedy, list(details), measured)
 
@@ -79,7 +88,7 @@ def verdict(wrong: Sequence[str], remedy: str, good: str) -> Result:
 
 
 def exit_status(results: Iterable[Result], strict: bool = False) -> int:
-    """1 if a check failed, or warned where `strict` is set; otherwise 0. Skipped is neither."""
+    """1 if a check failed, or warned where `strict` is set; otherwise 0. Skipped and compiled are neither."""
     bad = {FAIL, WARN} if strict else {FAIL}
     for result in results:
         if result.verdict in bad:

@@ -18,12 +18,14 @@ from lockedenv.prefix.records import Installed
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.locks import CondaPackage, PipPackage
 from lockedenv.verify.result import (
+    COMPILED,
     FAIL,
     PASS,
     SKIP,
     WARN,
     Result,
     Verdict,
+    compiled,
     exit_status,
     failed,
     first,
@@ -34,6 +36,7 @@ from lockedenv.verify.result import (
 )
 
 __all__ = [
+    "COMPILED",
     "FAIL",
     "FULL",
     "PASS",
@@ -46,6 +49,7 @@ __all__ = [
     "Verdict",
     "check",
     "check_each_gpu",
+    "compiled",
     "exit_status",
     "failed",
     "first",
