@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Iterable, List
 
@@ -19,6 +20,7 @@ from fault_server import Fault, FaultServer, Handler
 from lockedenv.backends import download as fetch
 from lockedenv.backends import kept
 from lockedenv.backends.download import FetchError, Item
+from lockedenv.backends.transfer import read_seconds
 from lockedenv.errors import Stop
 from lockedenv.host.machine import write_atomically
 from lockedenv.prefix.records import hashes
@@ -259,7 +261,7 @@ def test_what_is_noted_is_not_read_and_what_has_another_size_or_time_is(
 
 
 def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
-    """Under random faults: each ends exact or in an error, and nothing wrong is ever kept."""
+    """Under random faults: each ends exact or in an error, and nothing wrong is ever cache."""
     outcomes = {"exact": 0, "error": 0}
     faults = 0
     for seed in range(RUNS):
@@ -358,10 +360,8 @@ def test_an_old_curl_settles_files_of_unknown_size(
         check=False,
     ).stdout
     assert said == "000\t\t|", said
-    unsized = [Item(item.name, item.sha256, 0, item.sources) for item in items("{}")]
     with FaultServer(site) as server:
-        for item in unsized:
-            item.sources = [source.format(server.address) for source in item.sources]
+        unsized = [replace(item, size=0) for item in items(server.address)]
         server.fault = times(1, truncate)
         fetch.fetch(unsized, tmp_path / "pkgs", lambda text: None, quiet=True)
         assert_exact(tmp_path / "pkgs")
@@ -391,7 +391,7 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
 def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAXIMALCAI_RETRY_SECONDS", "soon")
     with pytest.raises(Stop, match="MAXIMALCAI_RETRY_SECONDS=soon: give a number of seconds"):
-        fetch.seconds_of("MAXIMALCAI_RETRY_SECONDS", 1)
+        read_seconds("MAXIMALCAI_RETRY_SECONDS", 1)
 
 
 def test_two_containers_with_equal_process_ids_write_one_file(

@@ -17,11 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from lockedenv import ROOT
 from lockedenv.backends import download as fetch
 from lockedenv.backends import kept
+from lockedenv.backends.file_names import distribution_file_name
 from lockedenv.cli.options import Options
 from lockedenv.errors import Stop
 from lockedenv.host.machine import has_links_and_locks, read_json, same_filesystem, version_tuple
@@ -279,7 +280,7 @@ def locate(pins: List[locks.PipPackage], uv: Path, python: str) -> List[fetch.It
         for index in hosts:  # the page of an index with a password names its files without it
             if index.username and urlsplit(url).hostname == index.hostname:
                 url = url.replace("://", f"://{index.netloc.rpartition('@')[0]}@", 1)
-        name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+        name = distribution_file_name(pin, url)
         items.append(
             fetch.Item(name, pin.sha256, pin.size, [url if "://" in url else Path(url).as_uri()])
         )
