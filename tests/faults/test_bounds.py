@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import Fault, FaultServer, Handler
-from lockedenv.backends import download, kept, wheels
+from lockedenv.backends import cache, download, wheels
 from lockedenv.backends.download import FetchError, Item
 from lockedenv.errors import Stop
 from lockedenv.host.machine import default_cache
@@ -244,4 +244,4 @@ def test_a_package_index_does_not_choose_where_a_file_goes(
             wheels.fetch_files([pin], tmp_path / "cache/wheels", uv, "3.11", Steps(1, True))
     assert victim.read_text() == "years of work"
     assert [path.name for path in victim.parent.iterdir()] == ["thesis.tex"]
-    assert kept.known((tmp_path / "cache/wheels").glob("*.whl")) == {}
+    assert cache.read_archive_hashes((tmp_path / "cache/wheels").glob("*.whl")) == {}

@@ -17,8 +17,8 @@ from typing import Dict, Iterable, List
 import pytest
 from conftest import apart, sh
 from fault_server import Fault, FaultServer, Handler
+from lockedenv.backends import cache
 from lockedenv.backends import download as fetch
-from lockedenv.backends import kept
 from lockedenv.backends.download import FetchError, Item
 from lockedenv.backends.transfer import read_seconds
 from lockedenv.errors import Stop
@@ -238,21 +238,33 @@ def test_what_is_noted_is_not_read_and_what_has_another_size_or_time_is(
 
     with FaultServer(site) as server:
         fetch.fetch(items(server.address), folder, lambda text: None, quiet=True)
-        monkeypatch.setattr(kept, "hashes", reading)
-        known = kept.known(folder.iterdir())
+        monkeypatch.setattr(cache, "hashes", reading)
+        known = cache.read_archive_hashes(folder.iterdir())
         assert read == [] and {path.name: sha for path, sha in known.items()} == {
             i.name: i.sha256 for i in items("")
         }
         os.utime(folder / "package-1-1.0-0.conda", (1, 1))
         (folder / "package-2-1.0-0.conda").write_bytes(b"rot")
-        fetch.fetch(items(server.address), folder, lambda text: None, quiet=True, has=kept.known)
+        fetch.fetch(
+            items(server.address),
+            folder,
+            lambda text: None,
+            quiet=True,
+            has=cache.read_archive_hashes,
+        )
         assert sorted(path.name for path in read) == [
             "package-1-1.0-0.conda",
             "package-2-1.0-0.conda",
         ]
         assert_exact(folder)
         rot(folder / "package-3-1.0-0.conda")
-        fetch.fetch(items(server.address), folder, lambda text: None, quiet=True, has=kept.known)
+        fetch.fetch(
+            items(server.address),
+            folder,
+            lambda text: None,
+            quiet=True,
+            has=cache.read_archive_hashes,
+        )
         assert (folder / "package-3-1.0-0.conda").read_bytes() != FILES[
             "package-3-1.0-0.conda"
         ], "for its unpacker to find"

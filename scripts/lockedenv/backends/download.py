@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Iterable
 from urllib.parse import urlsplit
 
-from lockedenv.backends import kept
+from lockedenv.backends.cache import note_archive_hashes
 from lockedenv.backends.file_names import require_plain_name
 from lockedenv.backends.transfer import (
     Ending,
@@ -155,7 +155,7 @@ def fetch(
                 wanted.append(_Missing(item, folder))
         if wanted:
             _fetch_missing(wanted, len(items), folder, say, quiet, rounds)
-        kept.note_hashes({folder / item.name: item.sha256 for item in items})
+        note_archive_hashes({folder / item.name: item.sha256 for item in items})
         return sum((folder / missing.item.name).stat().st_size for missing in wanted)
 
 
