@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -21,8 +20,6 @@ from lockedenv.prefix.inventory import (
     Inventory,
     InventoryError,
     Kind,
-    Layer,
-    Package,
     Problem,
     compare_full,
     compare_quick,
@@ -32,46 +29,17 @@ from lockedenv.prefix.inventory import (
     unlisted_paths,
     write_inventory,
 )
-
-SITE = "lib/python3.11/site-packages"
-IDNA = Package("idna", "3.10", "a" * 64, Layer.PIP)
+from small_environment import IDNA, SITE, add_wheel, fill
 
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def add_wheel(prefix: Path, name: str, version: str, files: dict[str, bytes]) -> None:
-    """Puts a wheel's files into a prefix, as an installer does."""
-    site = prefix / SITE
-    rows = []
-    for path, content in files.items():
-        (site / path).parent.mkdir(parents=True, exist_ok=True)
-        (site / path).write_bytes(content)
-        encoded = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
-        rows.append(f"{path},sha256={encoded},{len(content)}")
-    info = site / f"{name}-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (info / "RECORD").write_text(
-        "\n".join([*rows, f"{info.name}/METADATA,,", f"{info.name}/RECORD,,"])
-    )
-
-
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
     """A small environment of the pip backend."""
-    folder = tmp_path / "env"
-    (folder / "bin").mkdir(parents=True)
-    (folder / "bin/python").symlink_to(sys.executable)
-    (folder / "pyvenv.cfg").write_text("home = /usr/bin\n")
-    (folder / "lib64").symlink_to("lib")
-    (folder / "activate").write_text("export A=1\n")
-    (folder / "pip.conf").write_text("[install]\n")
-    files = {"idna/__init__.py": b"one\n", "idna/core.py": b"two\n", "../../../bin/idna": b"#!x\n"}
-    add_wheel(folder, "idna", "3.10", files)
-    (folder / "bin/idna").chmod(0o755)
-    return folder
+    return fill(tmp_path / "env")
 
 
 def test_every_path_of_the_set_up_is_listed_with_its_package(prefix: Path) -> None:
@@ -262,22 +230,22 @@ def test_a_record_that_leads_out_of_the_prefix_lists_nothing_there(prefix: Path)
     assert not [path for path in paths if "thesis" in path or "passwd" in path]
 
 
-def test_25_000_paths_are_read_and_compared_in_less_than_half_a_second(tmp_path: Path) -> None:
+def test_25_000_paths_are_read_and_compared_in_less_than_half_a_second(folder: Path) -> None:
     entries = []
     for number in range(25_000):
         path = f"{SITE}/package{number // 250}/module_{number}.py"
         if number % 250 == 0:
-            (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).touch()
+            (folder / path).parent.mkdir(parents=True)
+        (folder / path).touch()
         entries.append(
-            Entry(path, Kind.FILE, 0, (tmp_path / path).stat().st_mtime_ns, False, "0" * 64)
+            Entry(path, Kind.FILE, 0, (folder / path).stat().st_mtime_ns, False, "0" * 64)
         )
-    write_inventory(tmp_path, Inventory((IDNA,), tuple(entries)))
+    write_inventory(folder, Inventory((IDNA,), tuple(entries)))
     seconds = []
     for _ in range(5):
         started = time.process_time()
-        inventory = read_inventory(tmp_path)
-        assert inventory is not None and compare_quick(tmp_path, inventory) == []
+        inventory = read_inventory(folder)
+        assert inventory is not None and compare_quick(folder, inventory) == []
         seconds.append(time.process_time() - started)
     print(f"{min(seconds):.2f} s")
     assert min(seconds) < 0.5

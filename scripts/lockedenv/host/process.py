@@ -91,31 +91,63 @@ def started(
         del _running[process]
 
 
-def end_orphans(entry: str) -> None:
-    """Ends what a run that was killed with -9 has left working: all that has `entry` (NAME=value) in its environment.
+def end_orphans(entry: str, folders: Sequence[Path] = ()) -> None:
+    """Ends what a run that was killed with -9 has left working.
 
-    Not what this program was started by, and not what has other mounts: in another container the same path is another place.
+    That is what has `entry` (NAME=value) in its environment; and, since micromamba starts programs with an empty
+    one, what runs a program of one of the `folders`, or works in one with an empty environment. Not what this
+    program was started by, and not what has other mounts: in another container the same path is another place.
+    What cannot be read is another user's, and not ours.
     """
-    deadline, left, above = time.monotonic() + 5, [0], [os.getpid()]
-    while above[-1] > 1:
-        above.append(
-            int(
-                re.findall(r"^PPid:\s+(\d+)", Path(f"/proc/{above[-1]}/status").read_text(), re.M)[
-                    0
-                ]
-            )
-        )
-    while left and time.monotonic() < deadline:
-        left = []
-        for process in [
-            process for process in Path("/proc").glob("[0-9]*") if int(process.name) not in above
-        ]:
+    deadline = time.monotonic() + 5
+    ancestors = _ancestors()
+    while time.monotonic() < deadline:
+        found = [pid for pid in _process_ids() if pid not in ancestors]
+        orphans = [pid for pid in found if _is_orphan(Path("/proc", str(pid)), entry, folders)]
+        if not orphans:
+            return
+        for pid in orphans:
             with contextlib.suppress(OSError):
-                here = os.readlink(process / "ns/mnt") == os.readlink("/proc/self/ns/mnt")
-                if here and entry.encode() in (process / "environ").read_bytes().split(b"\0"):
-                    left.append(int(process.name))
-                    os.kill(left[-1], signal.SIGKILL)
-        time.sleep(0.02 * bool(left))
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _process_ids() -> List[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def _ancestors() -> List[int]:
+    """This process and those that it was started by, as far as /proc shows them (hidepid hides those of others)."""
+    found = [os.getpid(), os.getppid()]
+    while found[-1] > 1:
+        try:
+            text = Path(f"/proc/{found[-1]}/status").read_text()
+        except OSError:
+            break
+        parent = re.search(r"^PPid:\s+(\d+)", text, re.M)
+        if not parent:
+            break
+        found.append(int(parent[1]))
+    return found
+
+
+def _is_orphan(process: Path, entry: str, folders: Sequence[Path]) -> bool:
+    try:
+        if os.readlink(process / "ns/mnt") != os.readlink("/proc/self/ns/mnt"):
+            return False
+        environ = (process / "environ").read_bytes()
+        if entry.encode() in environ.split(b"\0"):
+            return True
+        program = os.readlink(process / "exe")
+        working_folder = os.readlink(process / "cwd")
+    except OSError:
+        return False
+    for folder in folders:
+        if f"{program}/".startswith(f"{folder}/"):
+            return True
+        if not environ and f"{working_folder}/".startswith(f"{folder}/"):
+            return True
+    return False
 
 
 def ask(

@@ -184,7 +184,9 @@ def locked_packages(environment: Environment, backend: str) -> list[Package]:
     return packages
 
 
-def take_inventory(prefix: Path, packages: Iterable[Package]) -> Inventory:
+def take_inventory(
+    prefix: Path, packages: Iterable[Package], with_interpreter: bool = True
+) -> Inventory:
     """The inventory of a prefix in which these packages were installed. Reads no file that has a recorded hash.
 
     What was added by people is not in it, whether it is a package, a file or a folder.
@@ -202,7 +204,7 @@ def take_inventory(prefix: Path, packages: Iterable[Package]) -> Inventory:
     entries = _with_hashes(prefix, entries)
     entries += _folders(entries)
     interpreter = None
-    if installed.backend == "pip":
+    if with_interpreter and installed.backend == "pip":
         interpreter = read_interpreter(prefix / "bin/python")
     entries.sort()
     return Inventory(locked, tuple(entries), interpreter, time.time_ns())

@@ -75,12 +75,15 @@ class Mark:
     other: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def verified(self) -> bool:
-        """Whether all that was asked for is there, and the last verification at each level passed."""
-        if self.lacking or self.missing_packages:
-            return False
+    def passed(self) -> bool:
+        """Whether the last verification at each level passed."""
         passed = [verdict.passed for verdict in self.verdicts.values()]
         return bool(passed) and all(passed)
+
+    @property
+    def verified(self) -> bool:
+        """The same, and whether all that was asked for is there."""
+        return self.passed and not self.lacking and not self.missing_packages
 
     def with_verdict(self, level: Level, verdict: Verdict) -> "Mark":
         """The mark after a verification. A passed full level has looked at all that quick looks at."""

@@ -1,0 +1,143 @@
+"""The ways into an environment: `activate`, conda's hooks, and the constraints that keep what is locked.
+
+The texts name PREFIX as people name it, not the folder that it leads to: a running shell follows an exchange.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Iterable
+
+from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.host.machine import write_atomically
+from lockedenv.prefix.inventory import compare_quick, read_inventory
+from lockedenv.prefix.place import Prefix
+from lockedenv.prefix.records import CONSTRAINTS
+from lockedenv.spec.locks import PipPackage
+
+SHELL = Path(__file__).with_name("shell")
+LIMIT = 1_000_000  # bytes of a pip.conf
+# Saved when an environment is entered, and given back when it is left.
+NAMES = (
+    "UV_SYSTEM_PYTHON",
+    "UV_PYTHON",
+    "UV_TARGET",
+    "UV_PREFIX",
+    "UV_CONSTRAINT",
+    "PIP_PYTHON",
+    "PIP_TARGET",
+    "PIP_PREFIX",
+    "PIP_ROOT",
+    "PIP_USER",
+    "PIP_CONFIG_FILE",
+    "PIP_CONSTRAINT",
+    "PYTHONHOME",
+)
+
+
+def write_activate(prefix: Prefix, backend: str) -> None:
+    """PREFIX/activate: one way in for both backends, which needs nothing but the environment."""
+    write_atomically(prefix.path / "activate", activate_text(prefix, backend))
+    # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way in.
+    if backend == "pip":
+        text = f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.name / 'activate'))}\n"
+        write_atomically(prefix.path / "bin/activate", text)
+
+
+def activate_text(prefix: Prefix, backend: str) -> str:
+    """What enters an environment, in bash and zsh."""
+    if backend == "conda":
+        # The guard is one of the hooks, for `micromamba activate` too.
+        enter = _fill("hooks.sh", prefix, HOOKS="activate.d")
+        leave = _fill("hooks.sh", prefix, HOOKS="deactivate.d")
+        variable = "CONDA_PREFIX"
+    else:
+        enter = _fill("guard_on.sh", prefix)
+        leave = _fill("guard_off.sh", prefix)
+        variable = "VIRTUAL_ENV"
+    indented = "\n".join(f"  {line}" for line in leave.splitlines())
+    return _fill("activate.sh", prefix, VARIABLE=variable, ENTER=enter, LEAVE=indented)
+
+
+def _fill(name: str, prefix: Prefix, **values: str) -> str:
+    """A shell text with its @WORDS@ filled in."""
+    text = (SHELL / name).read_text(encoding="utf-8")
+    constraints = prefix.name / CONSTRAINTS
+    for word, value in values.items():
+        text = text.replace(f"@{word}@", value.rstrip("\n"))
+    known = {
+        "NAMES": " ".join(NAMES),
+        "PREFIX": shlex.quote(str(prefix.name)),
+        "TITLE": shlex.quote(prefix.name.name),
+        "CONSTRAINTS": shlex.quote(constraints.as_uri()),
+        "CONSTRAINTS_FILE": shlex.quote(str(constraints)),
+    }
+    for word, value in known.items():
+        text = text.replace(f"@{word}@", value)
+    return text
+
+
+def write_guard(prefix: Prefix, locked: Iterable[PipPackage], backend: str, ours: bool) -> None:
+    """The constraints, and what makes pip and uv read them: what people install leaves what is locked, or stops.
+
+    pip reads PREFIX/pip.conf for this environment alone. One that names the constraints already stays, and any in
+    an environment that people made; another one is kept as pip.conf.old. The constraints are named as an address,
+    because pip and uv split the setting at spaces. uv reads no such file: `activate` and conda's hooks tell it.
+    """
+    folder = prefix.path
+    lines = ["# What is locked; `rm pip.conf` beside this file lets pip replace it.\n"]
+    for pin in locked:
+        lines.append(f"{pin.name}=={pin.version}\n")
+    write_atomically(folder / CONSTRAINTS, "".join(lines))
+    conf = folder / "pip.conf"
+    present = _read(conf)
+    setting = guard_text(prefix).splitlines()[1]
+    if not present or (ours and setting not in present.splitlines()):
+        if present:
+            conf.rename(_free_name(conf))
+        write_atomically(conf, guard_text(prefix))
+    if backend == "conda":
+        hooks = folder / "etc/conda"
+        write_atomically(hooks / "activate.d/maximalcai.sh", _fill("guard_on.sh", prefix))
+        write_atomically(hooks / "deactivate.d/maximalcai.sh", _fill("guard_off.sh", prefix))
+
+
+def guard_text(prefix: Prefix) -> str:
+    """What the set-up writes into pip.conf."""
+    return f"[install]\nconstraint = {(prefix.path / CONSTRAINTS).as_uri()}\n"
+
+
+def enter_text(prefix: Prefix) -> str:
+    """The line that enters an environment, alone: it is copied."""
+    return f"enter it with:  source {shlex.quote(str(prefix.name / 'activate'))}"
+
+
+def edited_by_people(folder: Path) -> list[str]:
+    """Of `activate` and `pip.conf`, what is not as the set-up wrote it."""
+    inventory = read_inventory(folder)
+    if inventory is None:
+        return []
+    differences = {difference.path for difference in compare_quick(folder, inventory)}
+    return [
+        name
+        for name in ("activate", "pip.conf")
+        if name in differences and (folder / name).exists()
+    ]
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_regular(path, LIMIT).decode("utf-8", errors="replace")
+    except (OSError, FileRefused):
+        return ""
+
+
+def _free_name(conf: Path) -> Path:
+    """pip.conf.old, or with a number: an earlier one is never written over."""
+    free = conf.with_name("pip.conf.old")
+    number = 1
+    while free.exists() or free.is_symlink():
+        number += 1
+        free = conf.with_name(f"pip.conf.old.{number}")
+    return free

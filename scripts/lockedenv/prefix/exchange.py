@@ -1,0 +1,426 @@
+"""The life of an environment: made, installed, verified, exchanged for its successor, removed.
+
+    absent -> making -> installed -> verified; changed: made from other locks; moved: its scripts name another place
+
+A successor is made in PREFIX.d while PREFIX leads to the one that is used. The exchange is one rename of a
+link; a roll-back is nothing at all. The predecessor is removed only after its successor is verified. Kill it
+anywhere: PREFIX is the old environment or the new one, whole, and the next run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import secrets
+import time
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping
+
+from lockedenv.errors import Stop
+from lockedenv.host.process import end_orphans, holding
+from lockedenv.prefix.extras import list_added
+from lockedenv.prefix.mark import (
+    Level,
+    MadeBy,
+    Mark,
+    MarkError,
+    State,
+    Verdict,
+    read_mark,
+    write_mark,
+)
+from lockedenv.prefix.place import LONGER_BY, Prefix, linked_environment, mark_or_none
+from lockedenv.prefix.removal import Kept, RemovalRefused, refuse_mounts, remove_environment
+
+WORKS_ON = "MAXIMALCAI_WORKS_ON"  # in the environment of all that a run starts: the prefix that it works on
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+class Status(str, Enum):
+    """What lies at a prefix. The values are those of the plan's JSON."""
+
+    ABSENT = "absent"
+    MAKING = "making"
+    INSTALLED = "installed"
+    VERIFIED = "verified"
+    CHANGED = "changed"
+    MOVED = "moved"
+    FOREIGN = "foreign"
+
+
+Say = Callable[[str], None]
+
+
+def read_status(prefix: Prefix, digest: str = "") -> Status:
+    """What lies at a prefix. `digest`: of the locks that it should be made from; empty: they count as unchanged."""
+    folder = prefix.path
+    if not folder.is_dir() or not any(folder.iterdir()):
+        unfinished = [mark for _, mark in prefix.environments() if mark.state is State.MAKING]
+        return Status.MAKING if unfinished else Status.ABSENT
+    mark = mark_or_none(folder)
+    if mark is None or mark.made_by is not MadeBy.SETUP:
+        return Status.FOREIGN
+    if mark.state is not State.INSTALLED:
+        return Status.MAKING if prefix.owns(folder, mark) else Status.FOREIGN
+    if find_move(prefix):
+        return Status.MOVED
+    if not prefix.owns(folder, mark):
+        return Status.FOREIGN
+    if digest and mark.locks != digest:
+        return Status.CHANGED
+    return Status.VERIFIED if mark.verified else Status.INSTALLED
+
+
+def find_move(prefix: Prefix) -> str:
+    """The path that an environment was made at, if that is another one: its scripts name it. Empty if not."""
+    mark = read_mark(prefix.path)
+    if mark is None or not mark.path or mark.path in (str(prefix.path), str(prefix.name)):
+        return ""
+    try:
+        if os.path.samefile(mark.path, prefix.path):
+            return ""
+    except OSError:
+        pass  # nothing is there any more
+    return mark.path
+
+
+def is_ours(prefix: Prefix) -> bool:
+    """Whether the set-up made the environment, and may replace and remove it."""
+    return prefix.owns(prefix.path, mark_or_none(prefix.path))
+
+
+def change_mark(prefix: Prefix, **changes: Any) -> Mark:
+    """Writes the mark of an environment with these fields changed; gives it. A folder without one becomes people's."""
+    mark = read_mark(prefix.path)
+    if mark is None:
+        mark = Mark(MadeBy.PEOPLE, State.INSTALLED, str(prefix.path))
+    mark = replace(mark, **changes)
+    write_mark(prefix.path, mark)
+    return mark
+
+
+@contextlib.contextmanager
+def hold(prefix: Prefix) -> Iterator[None]:
+    """Holds the lock of a prefix; what a killed run has left working on it is ended first."""
+    name = prefix.name
+    with holding(prefix.beside("maximalcai-lock"), f"the environment {name}"):
+        unfinished = []
+        for folder, mark in prefix.environments():
+            if mark.state is State.MAKING:
+                unfinished.append(folder)
+        end_orphans(f"{WORKS_ON}={name}", unfinished)
+        os.environ[WORKS_ON] = str(name)  # all that this run starts inherits it
+        try:
+            yield
+        finally:
+            del os.environ[WORKS_ON]
+
+
+def recover(prefix: Prefix, say: Say) -> None:
+    """Puts right what a killed run has left, and says what it did. Hold the lock.
+
+    What is mounted in a folder keeps it from being removed; then nothing in it is touched.
+    """
+    _drop_unused_links(prefix)
+    if prefix.used() is None:
+        folder = _best_installed(prefix)
+        if folder is not None:
+            point(prefix, folder)
+            say(f"{prefix.name} leads to the environment {folder} again")
+    used = prefix.used()
+    used_mark = mark_or_none(used) if used else None
+    for folder, mark in prefix.environments():
+        if folder in (used, prefix.path):
+            continue
+        over = mark.state is not State.INSTALLED
+        # An older one is a predecessor; it stays until its successor is verified.
+        older = used_mark is not None and mark.made < used_mark.made
+        if over or (older and used_mark is not None and used_mark.verified):
+            give_up(prefix, folder, say)
+
+
+def _best_installed(prefix: Prefix) -> Path | None:
+    """The environment in PREFIX.d that PREFIX should lead to: a verified one, else the newest."""
+    best = None
+    for folder, mark in prefix.environments():
+        if mark.state is State.INSTALLED and not find_move(Prefix(folder, prefix.name)):
+            if best is None or mark.verified >= best[1].verified:
+                best = (folder, mark)
+    return best[0] if best else None
+
+
+def _drop_unused_links(prefix: Prefix) -> None:
+    """Removes links that a run left in PREFIX.d when it was killed between making and renaming one."""
+    if not prefix.container.is_dir():
+        return
+    for path in prefix.container.iterdir():
+        if path.is_symlink() and os.readlink(path).startswith(f"{prefix.container.name}/"):
+            path.unlink()
+
+
+def refuse_mounted(prefix: Prefix) -> None:
+    """Raises RemovalRefused where something is mounted in an environment that a rebuild would remove."""
+    if prefix.name.is_dir() and is_ours(prefix):
+        refuse_mounts(prefix, prefix.path)
+    for folder, _ in prefix.environments():
+        refuse_mounts(prefix, folder)
+
+
+@contextlib.contextmanager
+def make_successor(prefix: Prefix, backend: str, environment: str, say: Say) -> Iterator[Prefix]:
+    """The block makes a new environment in the folder that it is given, in which the mark lies.
+
+    `environment`: its name as --environment takes it. Whatever ends the block before `finish_installation` ends
+    the unfinished environment too; PREFIX leads to the old one all the time.
+    """
+    refuse_mounted(prefix)
+    used = prefix.used()
+    if used == prefix.name and not is_ours(Prefix(used)):
+        raise Stop(
+            f"{used} was not made by this set-up, or is a copy of what it made; move it away, or choose another --prefix"
+        )
+    for folder, mark in prefix.environments():
+        if mark.state is not State.INSTALLED or (folder != used and _is_newer(mark, used)):
+            _tell(remove_environment(prefix, folder), say)
+    if used == prefix.name and _state_of(used) is not State.INSTALLED:
+        _tell(remove_environment(prefix, used), say)  # what a killed run of version 2.0 has left
+    new = Prefix(prefix.name, prefix.name).successor()
+    _make_folder(new, backend, environment)
+    try:
+        yield new
+    except BaseException:
+        if _state_of(new.path) is State.MAKING:
+            # The error that ended the block is the one to tell.
+            with contextlib.suppress(Stop):
+                _tell(remove_environment(new, new.path), say)
+        raise
+
+
+def _tell(kept: Kept | None, say: Say) -> None:
+    if kept:
+        for line in kept.lines():
+            say(line)
+
+
+def _state_of(folder: Path | None) -> State | None:
+    mark = mark_or_none(folder) if folder else None
+    return mark.state if mark else None
+
+
+def _is_newer(mark: Mark, used: Path | None) -> bool:
+    known = mark_or_none(used) if used else None
+    return known is None or mark.made > known.made
+
+
+def _make_folder(new: Prefix, backend: str, environment: str) -> None:
+    """Makes the folder and its mark; a kill between the two leaves an empty folder, which holds nothing."""
+    new.path.mkdir(mode=0o755, parents=True)
+    mark = Mark(
+        made_by=MadeBy.SETUP,
+        state=State.MAKING,
+        path=str(new.path),
+        id=new.path.name,
+        backend=backend,
+        made=time.time_ns(),
+        environment=environment,
+    )
+    write_mark(new.path, mark)
+
+
+def finish_installation(prefix: Prefix, environment: str, locks: str) -> None:
+    """Notes that all that is locked was installed. On a first installation PREFIX leads to it from now on."""
+    change_mark(
+        prefix, state=State.INSTALLED, environment=environment, locks=locks, verdicts={}, lacking=()
+    )
+    if prefix.link and prefix.used() is None:
+        point(prefix, prefix.path)
+
+
+def settle(prefix: Prefix, passed: bool, complete: bool, say: Say) -> Prefix:
+    """After a verification of `prefix`, decides which environment is used; gives it. Removes what is given up.
+
+    `complete`: all that was asked for is there.
+    """
+    if prefix.link is None or not is_ours(prefix):
+        return prefix
+    used = prefix.used()
+    if used is not None and used != prefix.path:
+        used_mark = mark_or_none(used)
+        if not passed and used_mark is not None and used_mark.passed:
+            say(
+                f"the new environment did not verify; {prefix.name} is still the old one. Removing the new one"
+            )
+            give_up(prefix, prefix.path, say)
+            return Prefix(used, None if used == prefix.name else prefix.name)
+        exchange(prefix, say)
+    predecessors = [folder for folder, _ in prefix.environments() if folder != prefix.path]
+    if not predecessors:
+        return prefix
+    if passed and complete:
+        for folder in predecessors:
+            say(f"removing the old environment {folder}")
+            give_up(prefix, folder, say)
+    elif passed:
+        say(
+            f"the old environment stays at {predecessors[-1]} until all that was asked for is there"
+        )
+    else:
+        say(
+            "neither the new environment nor the old one is verified; the old one stays at "
+            f"{predecessors[-1]}"
+        )
+    return prefix
+
+
+def give_up(prefix: Prefix, folder: Path, say: Say) -> None:
+    """Removes an environment, or says why it stays."""
+    links = links_to(prefix, folder)
+    if links:
+        say(f"{folder} is no longer used and stays: {links[0]} is a link to it")
+        return
+    try:
+        _tell(remove_environment(prefix, folder), say)
+    except RemovalRefused as error:
+        say(f"{folder} is no longer used and stays: {error}")
+
+
+def links_to(prefix: Prefix, folder: Path) -> list[Path]:
+    """Links beside PREFIX that people made to an environment, as `cp -a PREFIX PREFIX.old` does."""
+    found = []
+    for path in sorted(prefix.name.parent.iterdir()):
+        if path.is_symlink() and path != prefix.name:
+            target = path.parent / os.readlink(path)
+            if target.parent.resolve() / target.name == folder:
+                found.append(path)
+    return found
+
+
+# The exchange
+
+
+def point(prefix: Prefix, folder: Path) -> None:
+    """Makes PREFIX a link to an environment in PREFIX.d, by one rename. Raises Stop where a folder is in its place."""
+    name = prefix.name
+    if name.is_dir() and not name.is_symlink():
+        try:
+            name.rmdir()  # an empty folder holds nothing to lose
+        except OSError:
+            raise Stop(
+                f"{name} appeared while the environment was made, and is not empty: move it away, and run again"
+            ) from None
+    _link(prefix, folder).rename(name)
+
+
+def _link(prefix: Prefix, folder: Path) -> Path:
+    """A link to an environment, in PREFIX.d, with the text that it needs at PREFIX."""
+    link = prefix.container / f".{prefix.name.name}.{secrets.token_hex(8)}"
+    link.symlink_to(Path(prefix.container.name, folder.name))
+    return link
+
+
+def exchange(prefix: Prefix, say: Say) -> None:
+    """Makes PREFIX the environment `prefix.path`."""
+    name = prefix.name
+    if linked_environment(name) or not name.exists():
+        point(prefix, prefix.path)
+        return
+    # An environment of version 2.0: a folder at PREFIX. It gets the id of the place that it is moved to.
+    old = prefix.successor()
+    mark = read_mark(name)
+    if mark is None or not prefix.owns(name, mark):
+        raise Stop(
+            f"{name} is not an environment of this set-up any more; move it away, and run again"
+        )
+    refuse_mounts(prefix, name)
+    write_mark(name, replace(mark, id=old.path.name))
+    link = _link(prefix, prefix.path)
+    link.rename(old.path)
+    if _swap(name, old.path):
+        return
+    old.path.unlink()
+    # The disk cannot exchange two names, or the folder is of an image's lower layer.
+    _tell(remove_environment(prefix, name), say)
+    point(prefix, prefix.path)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Exchanges two paths in one step; False where this disk cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        renameat2 = libc.renameat2
+    except AttributeError:
+        return False
+    paths = (os.fsencode(first), os.fsencode(second))
+    status = renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE)
+    return bool(status == 0)
+
+
+# Verdicts
+
+
+def record_verdict(folder: Path, level: str, passed: bool, made: int | None) -> None:
+    """Notes the outcome of a whole verification, if the mark is still that of the environment `made` then.
+
+    On a read-only disk nothing is noted.
+    """
+    mark = mark_or_none(folder)
+    if mark is None or mark.state is not State.INSTALLED or mark.made != (made or 0):
+        return
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    verdict = Verdict(passed, now, tuple(list_added(folder, shown=True)))
+    with contextlib.suppress(OSError):
+        write_mark(folder, mark.with_verdict(Level(level), verdict))
+
+
+# A place where an environment can be
+
+
+def refuse_place(prefix: Prefix, cache: Path) -> None:
+    """Raises Stop for a place where no environment can work."""
+    name = prefix.name
+    bad = sorted({c for c in str(name) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()})
+    if bad:
+        raise Stop(
+            f"{name}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
+            "choose another --prefix"
+        )
+    if os.path.ismount(name) and not name.is_symlink():
+        raise Stop(
+            f"{name} is a mount point, which cannot be replaced; choose a folder in it, such as "
+            f"--prefix {name / 'maximalcai'}"
+        )
+    for folder in (name, prefix.container, prefix.path):
+        if folder in [cache, *cache.parents]:
+            raise Stop(
+                f"the cache {cache} lies in the prefix {folder}, and would be removed with it; choose another "
+                "with --cache"
+            )
+    if name.exists() and not name.is_dir():
+        raise Stop(f"{name} is there and is not a folder; choose another --prefix")
+    if name.is_symlink() and not name.exists() and not linked_environment(name):
+        raise Stop(
+            f"{name} is a symbolic link that leads nowhere; remove it, or choose another --prefix"
+        )
+
+
+def length_in_scripts(prefix: Prefix) -> int:
+    """The bytes that the path of an environment made at this prefix has; its scripts name it."""
+    return len(os.fsencode(prefix.name)) + LONGER_BY
+
+
+def foreign_problem(prefix: Prefix) -> str:
+    """Why a folder at the prefix counts as somebody's; empty for one that simply has no mark."""
+    try:
+        read_mark(prefix.path)
+    except MarkError as error:
+        return str(error)
+    return ""
+
+
+def as_document(mark: Mark | None) -> Mapping[str, Any]:
+    """What the manifest takes from a mark."""
+    return {"pod": list(mark.pod) if mark else []}

@@ -1,0 +1,90 @@
+"""The packages that people added to an environment, as requirements that bring exactly the same code back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.prefix.inventory import InventoryError, read_inventory
+from lockedenv.prefix.records import Dist, read_prefix
+from lockedenv.redaction import redact
+from lockedenv.spec import environment
+
+LIMIT = 1_000_000  # bytes of a direct_url.json
+
+
+def list_added(folder: Path, shown: bool = False) -> list[str]:
+    """What was installed beyond the lock that an environment was made from, as requirements.
+
+    `shown`: without the secrets of its addresses, to be shown and noted.
+    """
+    names = _locked_names(folder)
+    installed = read_prefix(folder)
+    lines = []
+    for record in installed.conda:
+        if record.name not in names:
+            lines.append(f"# by conda: {record.name}={record.version}")
+    for dist in installed.dists:
+        if dist.manager == "pip" and dist.name not in names:
+            lines.append(requirement(dist, folder))
+    lines.sort()
+    if shown:
+        lines = [redact(line) for line in lines]
+    return lines
+
+
+def _locked_names(folder: Path) -> set[str]:
+    """The packages of the inventory; where there is none, of the locks as they are now."""
+    try:
+        inventory = read_inventory(folder)
+    except InventoryError:
+        inventory = None
+    if inventory is not None:
+        return {package.name for package in inventory.packages}
+    return set(environment.of(folder).names())
+
+
+def requirement(dist: Dist, folder: Path) -> str:
+    """The line that installs a distribution again: from where it came, at the same commit and subdirectory.
+
+    What is installed from a folder in the environment itself cannot come back from there: it is a comment.
+    """
+    document = _direct_url(dist.path / "direct_url.json")
+    url = document.get("url")
+    if not isinstance(url, str) or not url:
+        return f"{dist.name}=={dist.version}"
+    vcs = _object(document, "vcs_info")
+    if vcs.get("vcs"):
+        url = f"{vcs['vcs']}+{url}"
+        if vcs.get("commit_id"):
+            url = f"{url}@{vcs['commit_id']}"
+    for place in (folder, os.path.realpath(folder)):
+        if url.startswith(f"file://{place}/"):
+            return f"# from a folder in the environment itself: {dist.name} at {url}"
+    fragment = []
+    hashes = _object(_object(document, "archive_info"), "hashes")
+    if hashes.get("sha256"):
+        fragment.append(f"sha256={hashes['sha256']}")
+    if document.get("subdirectory"):
+        fragment.append(f"subdirectory={document['subdirectory']}")
+    if fragment and "#" not in url:
+        url = f"{url}#{'&'.join(fragment)}"
+    if _object(document, "dir_info").get("editable") is True:
+        return f"-e {url}"
+    return f"{dist.name} @ {url}"
+
+
+def _direct_url(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(read_regular(path, LIMIT))
+    except (OSError, FileRefused, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
+    value = document.get(name)
+    return value if isinstance(value, dict) else {}

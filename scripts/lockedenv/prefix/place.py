@@ -1,0 +1,166 @@
+"""Where an environment lies. People name PREFIX; the files are in PREFIX.d/ID, and PREFIX is a link to that.
+
+    PREFIX      -> PREFIX.d/1f3a9c2e      the environment that is used
+    PREFIX.d/1f3a9c2e                     made once at this path, never renamed
+    PREFIX.d/77b0d4e1                     a successor that is being made, or a predecessor
+
+A folder at PREFIX itself is an environment that people made, or one of version 2.0; it is worked on in place.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from lockedenv.errors import Stop
+from lockedenv.prefix.mark import MadeBy, Mark, MarkError, State, read_mark
+
+ID_BYTES = 4
+# The characters that PREFIX.d/ID has more than PREFIX.
+LONGER_BY = len(".d/") + 2 * ID_BYTES
+LINKS = 40  # as many as Linux follows
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A place for an environment. `path`: the folder of its files, absolute, without a symbolic link.
+
+    `link`: PREFIX as people name it, where that is or will be a link to `path`; None for a plain folder.
+    """
+
+    path: Path
+    link: Path | None = None
+
+    @property
+    def name(self) -> Path:
+        """PREFIX as people name it: for messages, for `activate`, and for what lies beside it."""
+        return self.link or self.path
+
+    @property
+    def container(self) -> Path:
+        """PREFIX.d, in which the environments lie side by side."""
+        return self.beside("d")
+
+    def beside(self, suffix: str) -> Path:
+        """A path beside PREFIX, under its name: its lock, its lists, what is unpacked for it."""
+        return self.name.with_name(f"{self.name.name}.{suffix}")
+
+    def used(self) -> Path | None:
+        """The folder that PREFIX is, or leads to; None where there is nothing, or an empty folder."""
+        name = self.name
+        folder = linked_environment(name) or name
+        if not folder.is_dir():
+            return None
+        if folder == name and not any(name.iterdir()):
+            return None
+        return folder
+
+    def owns(self, folder: Path, mark: Mark | None) -> bool:
+        """Whether the set-up made a folder for this prefix. A copy of one is somebody's copy."""
+        if mark is None or mark.made_by is not MadeBy.SETUP or folder.is_symlink():
+            return False
+        if folder.parent == self.container:
+            named = mark.id == folder.name
+        else:
+            # One of version 2.0 has no id; `exchange` gives it one before it is moved to PREFIX.d.
+            named = folder == self.name and (not mark.id or mark.path == str(self.name))
+        return named and not self._is_copy(folder, mark)
+
+    def _is_copy(self, folder: Path, mark: Mark) -> bool:
+        made_at = Path(mark.path)
+        if not mark.path or made_at in (folder, self.name):
+            return False
+        try:
+            return not os.path.samefile(made_at, folder)
+        except OSError:
+            return False  # nothing is there any more: the folder was moved
+
+    def environments(self) -> list[tuple[Path, Mark]]:
+        """The environments of this prefix in PREFIX.d that the set-up made, the oldest first, with their marks."""
+        found = []
+        if not self.container.is_dir():
+            return []
+        for folder in sorted(self.container.iterdir()):
+            mark = mark_or_none(folder)
+            if mark is not None and self.owns(folder, mark):
+                found.append((folder, mark))
+        found.sort(key=lambda pair: pair[1].made)
+        return found
+
+    def successor(self) -> Prefix:
+        """A place in PREFIX.d for a new environment; nothing is there yet."""
+        while True:
+            folder = self.container / secrets.token_hex(ID_BYTES)
+            if not os.path.lexists(folder):
+                return Prefix(folder, self.name)
+
+
+def place_of(folder: Path) -> Prefix:
+    """The place that an environment's folder is of; `folder` may be PREFIX, the link."""
+    target = linked_environment(folder)
+    if target is not None:
+        return Prefix(target, folder)
+    if folder.parent.name.endswith(".d"):
+        place = Prefix(folder, folder.parent.with_name(folder.parent.name[:-2]))
+        if place.owns(folder, mark_or_none(folder)):
+            return place
+    return Prefix(folder)
+
+
+def mark_or_none(folder: Path) -> Mark | None:
+    """The mark in a folder; None where there is none, or a damaged one: that folder is left alone."""
+    try:
+        return read_mark(folder)
+    except MarkError:
+        return None
+
+
+def linked_environment(name: Path) -> Path | None:
+    """The folder in PREFIX.d that PREFIX links to, there or not; None where PREFIX is no link of ours."""
+    if not name.is_symlink():
+        return None
+    target = name.parent / os.readlink(name)
+    target = target.parent.resolve() / target.name
+    if target.parent == name.with_name(f"{name.name}.d"):
+        return target
+    return None
+
+
+def find_prefix(path: Path) -> Prefix:
+    """The place that people name with --prefix: through links of their own, to the environment to work on.
+
+    That is a successor which is installed and was not yet verified, where a run was killed; else the one
+    that PREFIX leads to. Raises Stop for links that lead in a circle.
+    """
+    place = Path(os.path.abspath(path.expanduser()))
+    for _ in range(LINKS):
+        place = place.parent.resolve() / place.name
+        known = place_of(place)
+        if known.link is not None and known.link != place:
+            return known
+        if not place.is_symlink():
+            return _to_work_on(place)
+        if linked_environment(place):
+            return _to_work_on(place)
+        place = place.parent / os.readlink(place)
+    raise Stop(f"--prefix {path}: its symbolic links lead in a circle; name another")
+
+
+def _to_work_on(name: Path) -> Prefix:
+    prefix = Prefix(name, name)
+    used = prefix.used()
+    used_since = 0
+    if used is not None:
+        mark = mark_or_none(used)
+        if mark is not None:
+            used_since = mark.made
+        elif used == name:
+            return Prefix(name)  # somebody's folder
+    for folder, mark in reversed(prefix.environments()):
+        if mark.state is State.INSTALLED and mark.made > used_since and folder != used:
+            return Prefix(folder, name)
+    if used is None or used == name:
+        return Prefix(name)
+    return Prefix(used, name)

@@ -1,0 +1,438 @@
+"""The one way to remove an environment, and to move people's files out of one.
+
+Only a path that the inventory has, or that an added package recorded, is deleted, and only while it is as it
+was installed. All else is moved to PREFIX.kept-TIME first. Nothing is deleted below a mount point.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Iterable, Iterator
+
+from lockedenv.errors import Stop
+from lockedenv.host.machine import read_json
+from lockedenv.prefix.activation import activate_text, guard_text
+from lockedenv.prefix.inventory import (
+    INVENTORY,
+    NOTES,
+    Entry,
+    Inventory,
+    InventoryError,
+    Kind,
+    Layer,
+    Package,
+    Problem,
+    compare_full,
+    compare_quick,
+    is_bytecode,
+    read_inventory,
+    take_inventory,
+    write_inventory,
+)
+from lockedenv.prefix.mark import MadeBy, State, read_mark, write_mark
+from lockedenv.prefix.place import Prefix, place_of
+from lockedenv.prefix.records import file_sha256, hashes, read_prefix
+from lockedenv.spec.environment import MARK
+
+SHOWN = 20
+ROUNDS = 5
+# Where packages put their files; only there may a link into the cache belong to one that is half installed.
+PACKAGE_FOLDERS = (
+    "bin",
+    "etc",
+    "include",
+    "lib",
+    "lib64",
+    "libexec",
+    "share",
+    "ssl",
+    "x86_64-conda-linux-gnu",
+)
+
+
+class RemovalRefused(Stop):
+    """A folder is not removed; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was moved out of an environment: the names that it had there, and the folder where it lies now."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """This for people: names, not just a count."""
+        noun = "files or folders of yours are"
+        if len(self.names) == 1:
+            noun = "file or folder of yours is"
+        lines = [f"{len(self.names)} {noun} now in {self.folder}:"]
+        lines += [f"  {name}" for name in self.names[:SHOWN]]
+        if len(self.names) > SHOWN:
+            lines.append(f"  and {len(self.names) - SHOWN} more")
+        return lines
+
+
+@dataclass
+class _Contents:
+    """What lies in a folder: `own` is to be kept, `disposable` may be deleted, `folders` are in between, deepest first."""
+
+    own: list[str] = field(default_factory=list)
+    disposable: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+
+def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
+    """Removes an environment of this prefix; gives what was moved out of it first, or None.
+
+    Raises RemovalRefused for a folder that the set-up did not make for this prefix, or with a mount in it. A
+    killed removal goes on where it was: the inventory and the mark are the last to go.
+    """
+    refuse_removal(prefix, folder)
+    mark = read_mark(folder)
+    if mark is None:
+        raise RemovalRefused(f"{folder} has no mark; it is left as it is")
+    inventory = _complete_inventory(folder)
+    unfinished = mark.state is State.MAKING
+    if mark.state is not State.REMOVING:
+        write_mark(
+            folder,
+            replace(mark, state=State.REMOVING, other={**mark.other, "unfinished": unfinished}),
+        )
+    else:
+        unfinished = mark.other.get("unfinished") is True
+    target = kept_folder(prefix)
+    names: list[str] = []
+    for _ in range(ROUNDS):
+        contents = _classify(folder, inventory, unfinished)
+        names += _move(folder, contents.own, target)
+        refuse_mounts(prefix, folder)
+        if _delete(folder, contents):
+            break
+    else:
+        raise RemovalRefused(
+            f"{folder} cannot be emptied: something writes to it; end that, and run again"
+        )
+    return Kept(target, tuple(names)) if names else None
+
+
+def refuse_removal(prefix: Prefix, folder: Path) -> None:
+    """Raises RemovalRefused for a folder that may not be removed."""
+    mark = read_mark(folder)
+    if mark is None or mark.made_by is not MadeBy.SETUP:
+        raise RemovalRefused(f"{folder} was not made by this set-up; it is left as it is")
+    if not prefix.owns(folder, mark):
+        raise RemovalRefused(
+            f"{folder} is a copy of the environment made at {mark.path}; it is left as it is. "
+            f"If you do not need it: rm -r {folder}"
+        )
+    refuse_mounts(prefix, folder)
+
+
+def refuse_mounts(prefix: Prefix, folder: Path) -> None:
+    """Raises RemovalRefused where something is mounted in a folder."""
+    mounted = mounts_in(folder)
+    if mounted:
+        raise RemovalRefused(
+            f"{mounted[0]} is mounted in the environment {folder}; unmount it first: umount {mounted[0]}"
+        )
+
+
+def mounts_in(folder: Path) -> list[str]:
+    """What is mounted at a folder or below it."""
+    try:
+        text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    real = os.path.realpath(folder)
+    found = []
+    for line in text.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 5:
+            continue
+        place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+        if place == real or place.startswith(f"{real}/"):
+            found.append(place)
+    return found
+
+
+def kept_folder(prefix: Prefix) -> Path:
+    """A name for a new PREFIX.kept-TIME."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = prefix.beside(f"kept-{stamp}")
+    number = 1
+    while os.path.lexists(folder):
+        number += 1
+        folder = prefix.beside(f"kept-{stamp}-{number}")
+    return folder
+
+
+def own_paths(folder: Path) -> list[str]:
+    """What a removal of this environment would move out of it: people's files and folders, and edited files."""
+    mark = read_mark(folder)
+    unfinished = mark is not None and mark.state is State.MAKING
+    inventory = read_inventory(folder)
+    if inventory is None:
+        inventory = _attributed(folder)
+    return sorted(_classify(folder, inventory, unfinished).own)
+
+
+def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
+    """Moves the edited files of these packages out of the environment, before they are installed again."""
+    wanted = set(names)
+    packages = [package for package in _packages(prefix.path) if package.name in wanted]
+    taken = take_inventory(prefix.path, packages)
+    edited = []
+    for entry in _edited_entries(prefix.path, taken):
+        if entry.package in wanted and not entry.path.endswith(".dist-info/RECORD"):
+            edited.append(entry.path)
+    return keep(prefix, edited)
+
+
+def keep(prefix: Prefix, paths: Iterable[str]) -> Kept | None:
+    """Moves paths of an environment, relative to it, to PREFIX.kept-TIME."""
+    target = kept_folder(prefix)
+    names = _move(prefix.path, sorted(paths), target)
+    return Kept(target, tuple(names)) if names else None
+
+
+# What is whose
+
+
+def _complete_inventory(folder: Path) -> Inventory:
+    """The inventory, written if there is none: the records that it is made from are deleted before the end."""
+    try:
+        inventory = read_inventory(folder)
+    except InventoryError:
+        inventory = None
+    if inventory is None:
+        inventory = _attributed(folder)
+        write_inventory(folder, inventory)
+    return inventory
+
+
+def _attributed(folder: Path) -> Inventory:
+    """An inventory of a folder without one, as far as records tell; without what was edited."""
+    taken = take_inventory(folder, _packages(folder), with_interpreter=False)
+    edited = {entry.path for entry in _edited_entries(folder, taken)}
+    edited.update(_edited_without_record(folder))
+    entries = tuple(entry for entry in taken.entries if entry.path not in edited)
+    return replace(taken, entries=entries)
+
+
+def _packages(folder: Path) -> list[Package]:
+    """Every package that has a record in a folder, locked or added."""
+    installed = read_prefix(folder)
+    packages = []
+    for record in installed.conda:
+        packages.append(Package(record.name, record.version, record.sha256, Layer.CONDA))
+    for dist in installed.dists:
+        packages.append(Package(dist.name, dist.version, "", Layer.PIP))
+    return packages
+
+
+def _edited_without_record(folder: Path) -> list[str]:
+    """Of what the set-up writes, or version 2.0 noted, what is not as it was left."""
+    known = dict(read_json(folder / "maximalcai-installed.json").get("files", {}))
+    mark = read_mark(folder)
+    edited = []
+    for path, sha256 in known.items():
+        has = file_sha256(folder / path)
+        if has and has != sha256:
+            edited.append(path)
+    if mark is None:
+        return edited
+    prefix = place_of(folder)
+    texts = {"activate": activate_text(prefix, mark.backend), "pip.conf": guard_text(prefix)}
+    for path, text in texts.items():
+        has = file_sha256(folder / path)
+        wanted = {hashlib.sha256(text.encode()).hexdigest(), str(mark.other.get(path))}
+        if has and has not in wanted:
+            edited.append(path)
+    return edited
+
+
+def _edited_entries(folder: Path, inventory: Inventory) -> list[Entry]:
+    """The entries that are not as they were recorded, by content; what is missing or not executable is not edited."""
+    entries = inventory.entries_by_path()
+    edited = []
+    for difference in compare_full(folder, inventory):
+        if difference.problem not in (Problem.MISSING, Problem.EXECUTABLE):
+            edited.append(entries[difference.path])
+    return edited
+
+
+def _edited_since(folder: Path, inventory: Inventory) -> set[str]:
+    """The same by sizes and times; a file whose time alone changed is read."""
+    entries = inventory.entries_by_path()
+    edited = set()
+    touched = []
+    for difference in compare_quick(folder, inventory):
+        if difference.problem is Problem.TIME:
+            touched.append(difference.path)
+        elif difference.problem not in (Problem.MISSING, Problem.EXECUTABLE):
+            edited.add(difference.path)
+    found = hashes(folder / path for path in touched)
+    for path in touched:
+        if found[folder / path] != entries[path].sha256:
+            edited.add(path)
+    return edited
+
+
+def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents:
+    """What lies in an environment, by whose it is."""
+    listed = {entry.path for entry in inventory.entries if entry.kind is not Kind.FOLDER}
+    listed -= _edited_since(folder, inventory)
+    listed.update(NOTES)
+    locked = {package.name for package in inventory.packages}
+    added = [package for package in _packages(folder) if package.name not in locked]
+    if added:
+        taken = take_inventory(folder, added, with_interpreter=False)
+        edited = {entry.path for entry in _edited_entries(folder, taken)}
+        for entry in taken.entries:
+            if entry.package and entry.path not in edited:
+                listed.add(entry.path)
+    contents = _Contents()
+    _sort(folder, "", listed, unfinished, contents)
+    return contents
+
+
+def _sort(
+    folder: Path, inside: str, listed: set[str], unfinished: bool, contents: _Contents
+) -> tuple[list[str], bool]:
+    """Sorts what lies in one folder. Gives what of it is people's, and whether anything is disposable.
+
+    A folder in which all is people's is kept whole; an empty one and bytecode are nobody's.
+    """
+    own: list[str] = []
+    disposable = False
+    with os.scandir(folder / inside) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        path = f"{inside}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            below, shared = _sort(folder, f"{path}/", listed, unfinished, contents)
+            if below and not shared:
+                own.append(path)
+            else:
+                own += below
+                contents.folders.append(path)
+                disposable = disposable or shared
+        elif path in listed or (unfinished and _is_from_cache(path, entry)):
+            contents.disposable.append(path)
+            disposable = True
+        elif is_bytecode(path):
+            contents.disposable.append(path)
+        else:
+            own.append(path)
+    if not inside:
+        contents.own = own
+        _forget_inside(contents)
+    return own, disposable
+
+
+def _forget_inside(contents: _Contents) -> None:
+    """Leaves what lies in a folder that is kept whole out of what is deleted."""
+    whole = {path for path in contents.own}
+
+    def is_kept(path: str) -> bool:
+        parts = path.split("/")
+        return any("/".join(parts[:number]) in whole for number in range(1, len(parts)))
+
+    contents.disposable = [path for path in contents.disposable if not is_kept(path)]
+    contents.folders = [path for path in contents.folders if not is_kept(path)]
+
+
+def _is_from_cache(path: str, entry: os.DirEntry[str]) -> bool:
+    """Whether a file of a half installed package is a link into the cache, which has it."""
+    if path.split("/", 1)[0] not in PACKAGE_FOLDERS or "/" not in path:
+        return False
+    status = entry.stat(follow_symlinks=False)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+
+
+# Moving and deleting
+
+
+def _move(folder: Path, paths: Iterable[str], target: Path) -> list[str]:
+    """Moves paths into a folder, under their names; gives those that were there."""
+    moved = []
+    for path in paths:
+        source = folder / path
+        if not os.path.lexists(source):
+            continue
+        place = _free_name(target / path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            source.rename(place)
+        except OSError as error:
+            # Another disk, or a folder of an image's lower layer, which cannot be renamed.
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.move(str(source), str(place))
+        moved.append(path)
+    return moved
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or with a number where something is there."""
+    number = 1
+    free = path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def _delete(folder: Path, contents: _Contents) -> bool:
+    """Deletes what may be deleted, records last, then the folders; gives whether the folder is gone."""
+    last = [INVENTORY, MARK]
+    for path in _records_last(path for path in contents.disposable if path not in last):
+        _unlink(folder / path)
+    for path in contents.folders:
+        try:
+            os.rmdir(folder / path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise RemovalRefused(
+                    f"{folder / path} is mounted in the environment; unmount it first: umount {folder / path}"
+                ) from None
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+    if set(os.listdir(folder)) - set(last):
+        return False
+    for name in last:
+        _unlink(folder / name)
+    os.rmdir(folder)
+    return True
+
+
+def _records_last(paths: Iterable[str]) -> Iterator[str]:
+    """The paths, with the records of packages at the end: they say whose the other files are."""
+    records = []
+    for path in paths:
+        if path.endswith((".dist-info/RECORD", ".dist-info/METADATA")) or path.startswith(
+            "conda-meta/"
+        ):
+            records.append(path)
+        else:
+            yield path
+    yield from records
+
+
+def _unlink(path: Path) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

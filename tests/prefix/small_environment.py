@@ -1,0 +1,69 @@
+"""Small environments of the pip backend: real records and files, made in milliseconds, for the tests of this folder."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Callable
+
+from lockedenv.prefix.exchange import finish_installation, make_successor
+from lockedenv.prefix.inventory import Layer, Package, take_inventory, write_inventory
+from lockedenv.prefix.place import Prefix
+
+SITE = "lib/python3.11/site-packages"
+IDNA = Package("idna", "3.10", "a" * 64, Layer.PIP)
+FILES = {"idna/__init__.py": b"one\n", "idna/core.py": b"two\n", "../../../bin/idna": b"#!x\n"}
+
+
+def add_wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> None:
+    """Puts a wheel's files into an environment, as an installer does."""
+    site = folder / SITE
+    rows = []
+    for path, content in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_bytes(content)
+        encoded = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+        rows.append(f"{path},sha256={encoded},{len(content)}")
+    info = site / f"{name}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    rows += [f"{info.name}/METADATA,,", f"{info.name}/RECORD,,"]
+    (info / "RECORD").write_text("\n".join(rows))
+
+
+def fill(folder: Path) -> Path:
+    """Makes a folder an environment with one locked package."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").symlink_to(sys.executable)
+    (folder / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    (folder / "lib64").symlink_to("lib")
+    (folder / "activate").write_text("export A=1\n")
+    (folder / "pip.conf").write_text("[install]\n")
+    add_wheel(folder, "idna", "3.10", FILES)
+    (folder / "bin/idna").chmod(0o755)
+    return folder
+
+
+def install(prefix: Prefix, say: Callable[[str], None] = print, locks: str = "a") -> Prefix:
+    """Makes an environment at a prefix, installed and not yet verified, as the set-up does."""
+    with make_successor(prefix, "pip", "default", say) as new:
+        fill(new.path)
+        taken = take_inventory(new.path, [IDNA], with_interpreter=False)
+        write_inventory(new.path, taken)
+        finish_installation(new, "default", locks)
+    return new
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file and link below a folder with what it holds."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"-> {os.readlink(path)}"
+        elif path.is_file():
+            found[name] = path.read_text(errors="replace")
+    return found

@@ -1,0 +1,230 @@
+"""The ways into an environment, in bash and zsh: what they change, clear and give back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, sh
+from lockedenv.prefix.activation import write_activate, write_guard
+from lockedenv.prefix.exchange import finish_installation, make_successor, settle
+from lockedenv.prefix.mark import Level, Verdict, read_mark, write_mark
+from lockedenv.prefix.place import Prefix, find_prefix
+from lockedenv.spec.locks import PipPackage
+
+LOCKED = [PipPackage("numpy", "2.4.6", "a" * 64), PipPackage("hf-xet", "1.0", "b" * 64)]
+
+
+def make(tmp_path: Path, backend: str, name: str = "env") -> Prefix:
+    """An environment with nothing but the ways into it."""
+    with make_successor(find_prefix(tmp_path / name), backend, "default", print) as new:
+        (new.path / "bin").mkdir()
+        (new.path / "bin/python").symlink_to(shutil.which("python3") or "/usr/bin/python3")
+        write_activate(new, backend)
+        write_guard(new, LOCKED, backend, True)
+        finish_installation(new, "default", "a")
+    return new
+
+
+@pytest.fixture(params=["bash", "zsh"])
+def shell(request: pytest.FixtureRequest) -> str:
+    if request.param == "zsh":
+        return str(request.getfixturevalue("zsh"))
+    return "bash"
+
+
+def run(shell: str, script: str, **environ: str) -> list[str]:
+    clean = {"PATH": os.environ["PATH"], "HOME": "/nowhere", **environ}
+    return sh(shell, "-c", script, env=clean).stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["env", "my own env"])
+@pytest.mark.parametrize("backend", ["pip", "conda"])
+def test_it_enters_and_leaves(backend: str, name: str, shell: str, tmp_path: Path) -> None:
+    prefix = make(tmp_path, backend, name)
+    variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
+    script = f"""
+    before=$PATH
+    source "{prefix.name}/activate"
+    command -v python; echo "${variable}"; echo "$UV_CONSTRAINT"
+    export PATH="/added/first:$PATH:/added/last"
+    deactivate
+    echo "${{{variable}-gone}} ${{UV_CONSTRAINT-gone}} ${{PIP_USER-gone}}"
+    [ "$PATH" = "/added/first:$before:/added/last" ] && echo "what was added stays"
+    set | grep -i "^_maximalcai" || true
+    """
+    said = run(shell, script)
+    constraints = (prefix.name / "maximalcai-constraints.txt").as_uri()
+    assert said == [
+        f"{prefix.name}/bin/python",
+        str(prefix.name),
+        constraints,
+        "gone gone gone",
+        "what was added stays",
+    ]
+
+
+def test_entering_twice_is_entering_once(shell: str, tmp_path: Path) -> None:
+    prefix = make(tmp_path, "pip")
+    script = f"""
+    before=$PATH
+    source {prefix.name}/activate; source {prefix.name}/activate; source {prefix.name}/bin/activate
+    deactivate
+    [ "$PATH" = "$before" ] && echo same; typeset -f deactivate || echo none
+    """
+    assert run(shell, script) == ["same", "none"]
+
+
+def test_an_environment_that_was_active_before_is_so_again(shell: str, tmp_path: Path) -> None:
+    prefix = make(tmp_path, "pip")
+    sh("python3", "-m", "venv", "--without-pip", tmp_path / "outer")
+    script = f"""
+    before=$PATH
+    source {tmp_path}/outer/bin/activate
+    source {prefix.name}/activate; echo "$VIRTUAL_ENV"
+    deactivate; echo "$VIRTUAL_ENV"; command -v python
+    deactivate; echo "${{VIRTUAL_ENV-gone}}"; [ "$PATH" = "$before" ] && echo same
+    """
+    outer = tmp_path / "outer"
+    assert run(shell, script) == [
+        str(prefix.name),
+        str(outer),
+        f"{outer}/bin/python",
+        "gone",
+        "same",
+    ]
+
+
+def test_a_virtual_env_that_an_image_sets_is_given_back(shell: str, tmp_path: Path) -> None:
+    prefix = make(tmp_path, "conda")
+    script = f'source {prefix.name}/activate; echo "${{VIRTUAL_ENV-gone}}"; deactivate; echo "$VIRTUAL_ENV"'
+    assert run(shell, script, VIRTUAL_ENV="/opt/venv") == ["gone", "/opt/venv"]
+
+
+MISLEADING = {
+    "UV_SYSTEM_PYTHON": "1",
+    "UV_PYTHON": "/usr/bin/python3",
+    "PIP_PYTHON": "/usr/bin/python3",
+    "PIP_TARGET": "/elsewhere",
+    "PIP_PREFIX": "/elsewhere",
+    "PIP_USER": "1",
+    "PIP_CONFIG_FILE": "/dev/null",
+    "PYTHONHOME": "/elsewhere",
+}
+
+
+@pytest.mark.parametrize("backend", ["pip", "conda"])
+def test_what_would_lead_an_installation_elsewhere_is_cleared_and_given_back(
+    backend: str, shell: str, tmp_path: Path
+) -> None:
+    """With UV_SYSTEM_PYTHON=1, which images set, `uv pip install` went to the machine's Python."""
+    prefix = make(tmp_path, backend)
+    shown = "; ".join(f'echo "{name}=${{{name}-}}"' for name in MISLEADING)
+    script = f"source {prefix.name}/activate; {shown}; deactivate; {shown}"
+    said = run(shell, script, **MISLEADING)
+    inside, after = said[: len(MISLEADING)], said[len(MISLEADING) :]
+    assert inside == [f"{name}={'0' if name == 'PIP_USER' else ''}" for name in MISLEADING]
+    assert after == [f"{name}={value}" for name, value in MISLEADING.items()]
+
+
+def test_constraints_that_contradict_the_lock_are_left_out(shell: str, tmp_path: Path) -> None:
+    """An NGC image's PIP_CONSTRAINT: every install ended in ResolutionImpossible."""
+    prefix = make(tmp_path, "pip")
+    image = tmp_path / "constraint.txt"
+    image.write_text("# of the image\ntorch==2.6.0a0\nHF_Xet==1.1\n")
+    fits = tmp_path / "company.txt"
+    fits.write_text("numpy==2.4.6\nurllib3==2.0\nhf-xet>=1\n")
+    script = f'source {prefix.name}/activate; echo "$PIP_CONSTRAINT"; echo "$UV_CONSTRAINT"; deactivate; echo "$PIP_CONSTRAINT"'
+    both = f"{image} {fits}"
+    ours = (prefix.name / "maximalcai-constraints.txt").as_uri()
+    said = run(shell, script, PIP_CONSTRAINT=both, UV_CONSTRAINT=str(image))
+    assert said == [f"{fits} {ours}", ours, both]
+
+
+def test_hooks_are_sourced_in_conda_prefixes_alone(shell: str, tmp_path: Path) -> None:
+    for backend, expected in (("pip", "none"), ("conda", "hook")):
+        prefix = make(tmp_path, backend, f"env-{backend}")
+        hooks = prefix.path / "etc/conda/activate.d"
+        hooks.mkdir(parents=True, exist_ok=True)
+        (hooks / "z.sh").write_text("FROM_A_HOOK=hook\n")
+        said = run(shell, f"source {prefix.name}/activate; echo ${{FROM_A_HOOK-none}}")
+        assert said == [expected]
+
+
+def test_micromamba_activate_sets_the_guard_of_uv(shell: str, tmp_path: Path) -> None:
+    """It sources the hooks; uv had no guard there."""
+    prefix = make(tmp_path, "conda")
+    hooks = prefix.name / "etc/conda"
+    script = f"""
+    . {hooks}/activate.d/maximalcai.sh; echo "$UV_CONSTRAINT" "${{UV_SYSTEM_PYTHON-gone}}"
+    . {hooks}/deactivate.d/maximalcai.sh; echo "${{UV_CONSTRAINT-gone}}" "${{UV_SYSTEM_PYTHON-gone}}"
+    """
+    ours = (prefix.name / "maximalcai-constraints.txt").as_uri()
+    assert run(shell, script, UV_SYSTEM_PYTHON="1") == [f"{ours} gone", "gone 1"]
+
+
+def test_without_pip_conf_nothing_is_held(shell: str, tmp_path: Path) -> None:
+    prefix = make(tmp_path, "pip")
+    (prefix.path / "pip.conf").unlink()
+    assert run(shell, f"source {prefix.name}/activate; echo ${{UV_CONSTRAINT-none}}") == ["none"]
+
+
+def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None:
+    old = make(tmp_path, "pip")
+    (old.path / "bin/program").write_text("#!/bin/sh\necho old\n")
+    (old.path / "bin/program").chmod(0o755)
+    process = subprocess.Popen(
+        [shell, "-c", f"source {old.name}/activate; program; read; program"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "old\n"
+    new = make(tmp_path, "pip")
+    (new.path / "bin/program").write_text("#!/bin/sh\necho new\n")
+    (new.path / "bin/program").chmod(0o755)
+    mark = read_mark(new.path)
+    assert mark is not None
+    write_mark(new.path, mark.with_verdict(Level.QUICK, Verdict(True)))
+    settle(new, True, True, print)
+    assert process.communicate("\n")[0] == "new\n"
+
+
+def test_one_that_was_moved_says_so(shell: str, tmp_path: Path) -> None:
+    prefix = make(tmp_path, "pip")
+    (tmp_path / "elsewhere").mkdir()
+    prefix.name.rename(tmp_path / "elsewhere/env")
+    (tmp_path / "env.d").rename(tmp_path / "elsewhere/env.d")
+    script = f"source {tmp_path}/elsewhere/env/activate; echo ${{VIRTUAL_ENV-none}}"
+    said = run(shell, script)
+    assert said == [
+        f"this environment was made at {prefix.name}, and has been moved: move it back",
+        "none",
+    ]
+
+
+def test_pip_conf_old_is_never_written_over(tmp_path: Path) -> None:
+    prefix = make(tmp_path, "pip")
+    for number in range(3):
+        (prefix.path / "pip.conf").write_text(f"[global]\ntimeout = {number}\n")
+        write_guard(prefix, LOCKED, "pip", True)
+    names = ["pip.conf.old", "pip.conf.old.2", "pip.conf.old.3"]
+    texts = [(prefix.path / name).read_text() for name in names]
+    assert [text[-2] for text in texts] == ["0", "1", "2"]
+    (prefix.path / "pip.conf").write_text("[global]\n")
+    write_guard(prefix, LOCKED, "pip", ours=False)
+    assert (prefix.path / "pip.conf").read_text() == "[global]\n", "an environment that people made"
+
+
+def test_the_texts_are_good_shell() -> None:
+    folder = ROOT / "scripts/lockedenv/prefix/shell"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "activate.sh",
+        "guard_off.sh",
+        "guard_on.sh",
+        "hooks.sh",
+    ]
