@@ -19,7 +19,7 @@ from lockedenv.backends import wheels
 from lockedenv.cli import setup
 from lockedenv.cli.options import Options
 from lockedenv.errors import Stop
-from lockedenv.host import machine
+from lockedenv.host import machine, places
 from lockedenv.host.machine import default_cache
 from lockedenv.output import Progress, Steps
 from lockedenv.prefix.lifecycle import Prefix, write_activate, write_guard
@@ -533,7 +533,7 @@ def test_only_a_pods_volume_is_taken_for_one(
     """A plain folder /workspace moved everyone's cache."""
     for name in ("RUNPOD_POD_ID", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(machine, "POD_VOLUME", tmp_path)
+    monkeypatch.setattr(places, "POD_VOLUME", tmp_path)
     assert machine.default_cache() == Path.home() / ".cache/maximalcai"
     monkeypatch.setenv("RUNPOD_POD_ID", "x")
     assert machine.default_cache() == tmp_path / ".cache/maximalcai"

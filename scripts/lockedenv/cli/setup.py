@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -23,18 +23,22 @@ from lockedenv.cli import post_create
 from lockedenv.cli.options import Options, main, make_parser
 from lockedenv.errors import Stop
 from lockedenv.host import machine
+from lockedenv.host.finding import Verdict as PodVerdict
+from lockedenv.host.finding import find_odd
 from lockedenv.host.machine import size_text, version_tuple
 from lockedenv.host.process import ask, run
 from lockedenv.install.flash_attention import provide as flash
 from lockedenv.output import Steps
 from lockedenv.pod import verdict as pod
+from lockedenv.pod.rates import measure_rates
 from lockedenv.prefix import lifecycle as prefix
 from lockedenv.prefix.lifecycle import ABSENT, CHANGED, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
 from lockedenv.prefix.records import added, own_files, read_prefix
 from lockedenv.redaction import redact, redact_document
 from lockedenv.spec import environment, facts
+from lockedenv.spec.drivers import find_old_driver
 from lockedenv.spec.environment import Environment
-from lockedenv.verify.checks import FAIL, WARN, warned
+from lockedenv.verify.checks.gpu import as_result
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.report import Report
 
@@ -423,10 +427,11 @@ def look(
             for line in lines[:20] + ([f"and {len(lines) - 20} more"] if len(lines) > 20 else []):
                 steps.note(line)
     post_create.refuse_misleading_variables(path, options.of, backend)
+    old = find_old_driver(gpus, cuda)
     for problem in filter(
         None,
         [
-            machine.driver_problem(gpus, cuda),
+            f"{old.problem}; {old.remedy}" if old else None,
             compile_problem(path, backend, environ) if gpus else None,
         ],
     ):
@@ -449,14 +454,18 @@ def look(
 
 def check_pod(options: Options, steps: Steps) -> None:
     """Says what is odd about the machine; it goes into the mark, and from there into the manifest. Raises Stop for a bad one."""
-    results = pod.look()
-    options.pod = [asdict(result) for result in results]
-    for result in [result for result in results if result.verdict in (WARN, FAIL)]:
+    results = pod.inspect_machine()
+    options.pod = [result.as_json() for result in results]
+    for result in [
+        result for result in results if result.verdict in (PodVerdict.WARN, PodVerdict.FAIL)
+    ]:
         steps.note(f"{result.check:<12} {result.summary}: {result.remedy}")
-    verdict, said = pod.conclude(results)
-    if verdict == FAIL and not options.any_pod:
-        why = next(result.summary for result in results if result.verdict == FAIL)
-        raise Stop(f"{said}: {why}; --check-pod tells more, and --any-pod goes on all the same")
+    conclusion = pod.conclude(results)
+    if conclusion.verdict is PodVerdict.FAIL and not options.any_pod:
+        why = next(result.summary for result in results if result.verdict is PodVerdict.FAIL)
+        raise Stop(
+            f"{conclusion.text}: {why}; --check-pod tells more, and --any-pod goes on all the same"
+        )
 
 
 def pod_report(options: Options) -> int:
@@ -486,27 +495,29 @@ def pod_report(options: Options) -> int:
             urls["the package index"] = wheels.locate([wheel], uv, of.python)[0].sources[0]
         except Stop as error:
             odd = [
-                warned(
-                    f"the package index gives nothing: {' '.join(str(error).split())[:200]}",
-                    "see to it, or use --offline",
+                replace(
+                    find_odd(
+                        [f"the package index gives nothing: {' '.join(str(error).split())}"],
+                        "see to it, or use --offline",
+                    ),
+                    check="pod-network",
                 )
             ]
-            odd[0].check = "pod-network"
     fetched = sum(size for size, _ in needed.values())
     unpacked = sum(
         size for folder, size, _ in needed_space(options, backend) if folder == options.target.path
     )
     urls = {name: url for name, url in urls.items() if "file:" not in url}
     results = [
-        *pod.look(),
+        *pod.inspect_machine(),
         *odd,
-        *pod.measure([options.target.path, cache], urls, fetched, unpacked),
+        *measure_rates([options.target.path, cache], urls, fetched, unpacked),
     ]
     for result in results:
-        report.result(result)
-    verdict, said = pod.conclude(results)
-    report.say(said)
-    return int(verdict == FAIL)
+        report.result(as_result(result))
+    conclusion = pod.conclude(results)
+    report.say(conclusion.text)
+    return int(conclusion.verdict is PodVerdict.FAIL)
 
 
 def parser() -> argparse.ArgumentParser:

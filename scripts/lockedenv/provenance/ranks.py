@@ -26,7 +26,6 @@ from lockedenv.prefix.records import Installed
 from lockedenv.provenance import certificate, compare
 from lockedenv.provenance.compare import differences
 from lockedenv.provenance.manifest import make
-from lockedenv.verify.checks import FAIL, WARN
 
 GRACE = 5.0  # seconds that the living get to say so, once one of them has failed
 BANDWIDTH_SECONDS = 120.0  # for the whole measurement; --timeout if that is less
@@ -381,8 +380,8 @@ def main(
             "lack": lack,
         }
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            verdict, said = pod.conclude(pod.look())
-            me["pod"] = said * (verdict in (WARN, FAIL))
+            conclusion = pod.conclude(pod.inspect_machine())
+            me["pod"] = conclusion.text * (conclusion.verdict.value in ("warn", "fail"))
         meeting.reach("manifest", json.dumps(manifest))
         same, nodes, blind = json.loads(
             meeting.exchange(stage, json.dumps(me), timeout, lambda: table(meeting, tell))

@@ -1,0 +1,3 @@
+"""The remedy that ends most of the pod's verdicts."""
+
+BACK = "give this pod back, and take another"

@@ -1,0 +1,118 @@
+"""A check that runs on each GPU: in a folder of its own, with a time limit for each, as one result."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lockedenv.verify import child
+from lockedenv.verify.checklist import CHECKS, find_check
+from lockedenv.verify.checks import Check, Result, failed, passed, skipped, warned
+
+
+def test_results_of_several_gpus_are_one() -> None:
+    good = [passed("loss 1.0", loss=1.0), passed("loss 1.1", loss=1.1)]
+    assert child.merged(good[:1]) == good[0]
+    both = child.merged(good)
+    assert both.summary == "on each of 2 GPUs; GPU 0: loss 1.0"
+    assert both.measured == {"GPU 0 loss": 1.0, "GPU 1 loss": 1.1}
+    bad = child.merged([*good, failed("loss 9.0", "take another pod", ["a detail"], loss=9.0)])
+    assert (bad.verdict, bad.summary, bad.remedy, bad.details) == (
+        "fail",
+        "GPU 2: loss 9.0",
+        "take another pod",
+        ["a detail"],
+    )
+    assert child.merged([good[0], warned("hm", "look")]).summary == "GPU 1: hm"
+    assert child.merged([good[0], skipped("no g++")]).verdict == "skip"
+
+
+class Torch(types.ModuleType):
+    """torch.cuda with a number of GPUs, of which one is current."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__("torch")
+        self.current = 0
+        self.cuda = types.SimpleNamespace(
+            device_count=lambda: count, set_device=lambda index: setattr(self, "current", index)
+        )
+
+
+def test_a_check_runs_on_each_gpu_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch, seen = Torch(3), []
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def work(device: str) -> Result:
+        Path("model").mkdir()
+        seen.append(torch.current)
+        if fault and torch.current == 1:
+            raise RuntimeError("illegal  memory access")
+        return passed(f"on {device}")
+
+    check = Check("work", "it works", work, remedy="another pod", child=True, each_gpu=True)
+    fault = False
+    assert child.outcome(check, "cuda").summary == "on each of 3 GPUs; GPU 0: on cuda" and seen == [
+        0,
+        1,
+        2,
+    ]
+    fault = True
+    result = child.outcome(check, "cuda")
+    assert (result.verdict, result.summary) == (
+        "fail",
+        "GPU 1: RuntimeError: illegal memory access",
+    ) and seen[3:] == [0, 1]
+    monkeypatch.chdir(tmp_path)
+    fault = False
+    assert (
+        child.outcome(check, "cpu").summary == "on cpu" and Path("model").exists()
+    ), "once, where it was started"
+    monkeypatch.setitem(sys.modules, "torch", Torch(0))
+    none = child.outcome(check, "cuda")
+    assert (none.verdict, none.summary) == ("fail", "torch finds no GPU")
+
+
+def test_which_checks_run_on_each_gpu() -> None:
+    each = {check.name for check in CHECKS if check.each_gpu}
+    assert each == {
+        "torch",
+        "sdpa",
+        "flash-attn",
+        "bitsandbytes",
+        "transformers",
+        "qlora",
+        "accelerate",
+    }
+    assert "first GPU" in find_check("async-error").proves
+
+
+def test_the_time_limit_is_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Check("work", "it works", passed, timeout=1, child=True, each_gpu=True)
+    monkeypatch.setattr(child, "gpu_nodes", lambda: [Path("/dev/nvidia0"), Path("/dev/nvidia1")])
+    slow = Path("/bin/sh")
+
+    def limit(check: Check, device: str) -> str:
+        return child.run_child(check, slow, device, {}).summary
+
+    monkeypatch.setattr(child, "started", lambda command, **options: hanging())
+    assert (
+        limit(check, "cuda") == "no answer within 2 s; stopped"
+        and limit(check, "cpu") == "no answer within 1 s; stopped"
+    )
+
+
+def hanging() -> Any:
+    class Hanging:
+        def wait(self, limit: float) -> int:
+            raise subprocess.TimeoutExpired("work", limit)
+
+    return contextlib.nullcontext(Hanging())
