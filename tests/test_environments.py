@@ -4,77 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import shutil
 from pathlib import Path
-from typing import Iterator, Set
 
 import pytest
 from conftest import ROOT, VERIFIED, LocalChannel, Machine, clean_environ, sh
 from lockedenv.errors import Stop
-from lockedenv.spec import environment, facts
+from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 from rattler.index import index_fs
-
-
-def versions(env: Environment) -> Iterator[str]:
-    """What the locks of an environment could change, as a program would spell it."""
-    for backend in ("conda", "pip"):
-        cuda = env.cuda(backend)
-        yield from (env.torch(backend), cuda, env.cudnn(backend), env.version(backend, "mkl"))
-        yield from (
-            f"cu{cuda.replace('.', '')}",
-            f"cuda{cuda.replace('.', '')}",
-            f"gcc-{facts.of(cuda).gcc}",
-            f"g++-{facts.of(cuda).gcc}",
-        )
-    yield from (env.python, f"cp{env.python.replace('.', '')}", env.version("conda", "gcc"))
-
-
-def test_no_module_knows_a_version_by_heart() -> None:
-    known: Set[str] = {
-        version for env in environment.ours() for version in versions(env) if version
-    }
-    assert {"2.5.1", "12.4", "cp311", "2.10.0", "12.9", "12.8", "3.12", "9.1.0"} <= known
-    pattern = re.compile(
-        rf"(?<![\w.])({'|'.join(map(re.escape, sorted(known, key=len, reverse=True)))}|{facts.GLIBC})(?![\w]|\.\d)"
-    )
-    found = []
-    for path in sorted((ROOT / "scripts").rglob("*.*")):
-        if path.suffix in (".py", ".sh") and path.name != "facts.py":
-            found += [
-                f"{path.name}: {line.strip()}"
-                for line in path.read_text().splitlines()
-                if pattern.search(line)
-            ]
-    assert found == []
-    assert (
-        pattern.search('CUDA = "12.4"')
-        and pattern.search("lib/python3.11") is None
-        and pattern.search("torch 2.5.1: no")
-    )
-
-
-@pytest.mark.parametrize("env", environment.ours(), ids=lambda env: env.name)
-def test_what_follows_from_a_lock(env: Environment) -> None:
-    default = env.folder == ROOT
-    assert env.python == ("3.11" if default else "3.12") and env.mkl
-    assert [env.cuda(b) for b in ("conda", "pip")] == (
-        ["12.4", "12.4"] if default else ["12.9", "12.8"]
-    )
-    assert [env.cxx11abi(b) for b in ("conda", "pip")] == [not default] * 2
-    assert [env.cudnn(b).split(".")[:3] for b in ("conda", "pip")] == (
-        [["9", "1", "0"]] * 2 if default else [["9", "13", "1"], ["9", "10", "2"]]
-    )
-    assert facts.of(env.cuda("pip")).archs == (
-        ("80", "90") if default else ("80", "90", "100", "120")
-    )
-    assert env.torch("conda") == env.torch("pip") and env.digest("conda") != env.digest("pip")
-
-
-def test_the_facts_of_a_cuda_between_two_rows() -> None:
-    assert facts.of("12.6") == facts.of("12.4") != facts.of("12.8") == facts.of("12.9")
-    assert facts.of("13.2").driver == "580.65.06" and facts.of("11.8") == facts.of("12.0")
 
 
 def test_an_environment_by_name_and_by_path(

@@ -1069,63 +1069,6 @@ def test_flash_attn_itself(cuda_home: Path, pip_environment: Path, tmp_path: Pat
 
 
 @pytest.mark.long
-def test_a_kernel_of_flash_attn_against_the_torch_of_the_current_environment(
-    cuda_home: Path, current_environment: Path, tmp_path: Path, quiet_steps: Steps
-) -> None:
-    """With the compiler that is to be had (the environment's own is 12.9): minutes, for one kernel of 73."""
-    pin, folder = (
-        Environment(ROOT / "environments/current").flash_attn(),
-        default_cache() / "wheels",
-    )
-    assert pin
-    wheels.fetch_files(
-        [pin], folder, wheels.bring_uv(default_cache(), quiet_steps), "3.12", quiet_steps
-    )
-    source = (
-        flash_build.unpack(next(folder.glob(f"flash_attn-{pin.version}.tar.gz")), tmp_path / "work")
-        / "csrc"
-    )
-    program = "import sysconfig, torch; print(torch.__path__[0], sysconfig.get_paths()['include'])"
-    torch, python = sh(
-        current_environment / "bin/python", "-c", program, env=clean_environ()
-    ).stdout.split()[-2:]
-    kernels = source / "flash_attn/src"
-    includes = [
-        kernels,
-        kernels.parent,
-        source / "cutlass/include",
-        Path(torch, "include"),
-        python,
-        cuda_home / "include",
-    ]
-    includes.append(Path(torch, "include/torch/csrc/api/include"))
-    options = "-c -std=c++17 -O3 --no-compress -gencode arch=compute_90,code=sm_90 --expt-relaxed-constexpr --expt-extended-lambda"
-    undefine = [
-        f"-U__CUDA_NO_{name}__"
-        for name in (
-            "HALF_OPERATORS",
-            "HALF_CONVERSIONS",
-            "HALF2_OPERATORS",
-            "BFLOAT16_CONVERSIONS",
-        )
-    ]
-    command = [
-        cuda_home / "bin/nvcc",
-        *options.split(),
-        *undefine,
-        *(f"-I{path}" for path in includes),
-    ]
-    sh(*command, kernels / "flash_fwd_hdim64_bf16_sm80.cu", "-o", tmp_path / "kernel.o")
-    content = (tmp_path / "kernel.o").read_bytes()
-    code = [content[match.start() :] for match in re.finditer(b"\x7fELF", content)][
-        1:
-    ]  # the first is the object itself
-    assert code and {(int.from_bytes(elf[18:20], "little"), elf[48]) for elf in code} == {
-        (190, 90)
-    }, "EM_CUDA, sm_90"
-
-
-@pytest.mark.long
 def test_a_killed_build_of_flash_attn_itself_compiles_what_is_left(
     cuda_home: Path, pip_environment: Path, tmp_path: Path
 ) -> None:

@@ -16,8 +16,9 @@ from conda_lock.lockfile import parse_conda_lock_file
 from conftest import ROOT, apart, sh
 from lockedenv.errors import Stop
 from lockedenv.lock import relock
-from lockedenv.spec import environment, facts, locks
-from lockedenv.spec.environment import Environment
+from lockedenv.spec import environment, locks
+from lockedenv.spec.cuda import find_cuda
+from lockedenv.spec.environment import Environment, Layer
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -122,21 +123,25 @@ def what_follows_fits(root: Path) -> List[str]:
     """The compilers and CUDA of the conda layer are those that its torch and the table of facts ask for."""
     env, packages = Environment(root), {p.name: p for p in Environment(root).conda()}
     cuda, wrong = env.cuda("conda"), []
-    for name, version in (
-        ("cuda-nvcc", cuda),
-        ("cuda-cudart-dev", cuda),
-        ("gcc", str(facts.of(cuda).gcc)),
-        ("python", env.python),
-    ):
+    wanted = {"python": env.python}
+    if env.torch_layer("conda") is Layer.CONDA:
+        wanted["cuda-nvcc"] = cuda
+        wanted["cuda-cudart-dev"] = cuda
+        wanted["gcc"] = str(find_cuda(cuda).gcc)
+    elif int(packages["gcc"].version.split(".")[0]) > find_cuda(cuda).gcc:
+        wrong.append(f"gcc is {packages['gcc'].version}, newer than CUDA {cuda} takes")
+    for name, version in wanted.items():
         if name not in packages or not packages[name].version.startswith(f"{version}."):
             wrong.append(f"{name} is {packages.get(name)}, not {version}")
     wheels = {p.name: p.version for p in env.wheels("pip")}
-    if not env.mkl or not cuda or wheels["torch"] != packages["pytorch"].version:
-        wrong.append("no MKL, no CUDA, or another torch from PyPI")
+    if not cuda or wheels["torch"] != env.torch("conda"):
+        wrong.append("no CUDA, or another torch from PyPI")
+    if env.torch_layer("conda") is Layer.CONDA and not env.mkl:
+        wrong.append("no MKL, which torch was built with")
     pairs = [
         (wheels[relock.pypi_name(n)], p)
         for n, p in packages.items()
-        if relock.pypi_name(n) in wheels
+        if relock.pypi_name(n) in wheels and (p.needs_python or n in relock.PROGRAMS)
     ]
     return wrong + [
         f"{p.name} is {p.version}, and {version} as a wheel"
@@ -149,9 +154,12 @@ def layers_are_apart(root: Path) -> List[str]:
     conda = {
         locks.canonical(relock.PYPI_NAMES.get(p.name, p.name))
         for p in locks.read_conda_lock(root / "conda-lock.yml").packages
+        if p.needs_python or p.name in relock.PROGRAMS or p.name == "torchtriton"
     }
     pip = {p.name for p in locks.read_pip_lock(root / "locks/pip.txt")}
     wrong = [f"{name} comes from both layers" for name in conda & pip]
+    if "torch" not in conda:
+        return wrong
     return wrong + [
         f"{n} is in the pip layer"
         for n in pip
@@ -165,10 +173,13 @@ def floors_hold(root: Path) -> List[str]:
         for p in locks.read_conda_lock(root / "conda-lock.yml").packages
     }
     for name in ("pip.txt", "flash-attn.txt"):
-        versions.update({p.name: p.version for p in locks.read_pip_lock(root / "locks" / name)})
+        if (root / "locks" / name).exists():
+            versions.update({p.name: p.version for p in locks.read_pip_lock(root / "locks" / name)})
     floors = {Requirement(f).name: Requirement(f).specifier for f in FLOORS}
     if Version(versions["huggingface-hub"]) >= Version("1"):
         del floors["hf-transfer"]  # the hub leaves it aside
+    if "flash-attn-4" in versions:
+        del floors["flash-attn"]
     return [
         f"{n} {versions.get(n)} is not {s}"
         for n, s in floors.items()
@@ -185,7 +196,9 @@ def names_no_index(root: Path) -> List[str]:
         "locks/flash-attn.txt",
     ]
     wrong = []
-    for name in generated + ["locks/tools.txt"] * (root / "locks/tools.txt").exists():
+    for name in [*generated, "locks/tools.txt"]:
+        if not (root / name).exists():
+            continue
         text = (root / name).read_text()
         if not text.startswith("# Written by scripts/lock.sh"):
             wrong.append(f"{name} does not say what writes it")

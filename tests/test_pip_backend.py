@@ -335,12 +335,7 @@ def test_the_whole_verifier_on_the_real_environment(prefix: Path, tmp_path: Path
         verdicts["trainer-resume"] == ("pass" if current else "warn")
         and verdicts["statistics"] == "pass"
     )
-    known = next(r["summary"] for r in document["results"] if r["check"] == "vulnerabilities")
-    assert known.startswith(
-        "2 known vulnerabilities of torch 2.10.0"
-        if current
-        else "9 known vulnerabilities of torch 2.5.1 and"
-    )
+    assert verdicts["vulnerabilities"] == ("pass" if current else "warn")
     gpu_only = ["driver", "async-error", "flash-attn", "gpu-speed", "gpu-state"]
     assert [verdicts[name] for name in gpu_only] == ["skip"] * 5
     assert (

@@ -506,7 +506,11 @@ def stale(env: Environment) -> List[str]:
         for name in pip
         if both.get(name, pip[name]) != pip[name]
     ]
-    pairs = [(both[pypi_name(p.name)], p) for p in conda.packages if pypi_name(p.name) in both]
+    pairs = [
+        (both[pypi_name(p.name)], p)
+        for p in conda.packages
+        if pypi_name(p.name) in both and (p.needs_python or p.name in PROGRAMS)
+    ]
     pairs = [(wheel, p) for wheel, p in pairs if wheel.version != p.version]
     return reasons + [
         f"{root / REQUIREMENTS}: has {w.name} {w.version}, {CONDA_LOCK} has {p.version}"

@@ -1,6 +1,7 @@
 """An environment is a folder of data: the repository's root, environments/NAME, or a user's own of the same shape.
 
 What follows from its locks is asked here: Python, torch, the CUDA that torch is built for. Each backend has its own.
+torch comes from one of two layers: conda's archives, or PyPI's wheels, on the conda backend too.
 """
 
 from __future__ import annotations
@@ -9,30 +10,43 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import List, Optional
 
 from lockedenv import ROOT
 from lockedenv.errors import Stop
 from lockedenv.host.machine import read_json, version_tuple
-from lockedenv.spec import facts, locks
+from lockedenv.spec import locks
 from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
 
 MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, its state, its environment (prefix.py)
 GIVEN = "MAXIMALCAI_ENVIRONMENT"  # --environment of the verifier, for the checks that run in processes of their own
-SPEC, VIRTUAL, CONDA_LOCK = "environment.yml", "locks/virtual-packages.yml", "conda-lock.yml"
-PIP, FLASH, REQUIREMENTS, DEV = (
-    "locks/pip.txt",
-    "locks/flash-attn.txt",
-    "requirements.txt",
-    "requirements-dev.txt",
-)
+SPEC = "environment.yml"
+VIRTUAL = "locks/virtual-packages.yml"
+CONDA_LOCK = "conda-lock.yml"
+PIP = "locks/pip.txt"
+FLASH = "locks/flash-attn.txt"
+REQUIREMENTS = "requirements.txt"
+DEV = "requirements-dev.txt"
 LOCKED = (SPEC, CONDA_LOCK, PIP, FLASH, REQUIREMENTS)
+
+# PyPI's torch has the new C++ ABI from this version on; conda-forge's builds always have it, the pytorch channel's never.
+FIRST_WHEEL_WITH_NEW_ABI = (2, 7)  # https://github.com/pytorch/pytorch/issues/149044
+
+
+class Layer(Enum):
+    """Where a package of an environment comes from."""
+
+    CONDA = "conda"
+    PIP = "pip"
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A folder with the files named above. Its methods raise LockError for a lock that cannot be read."""
+    """A folder with the files named above. Its methods raise LockError for a lock that cannot be read.
+
+    `backend` is "conda" (archives, and the pip layer over them) or "pip" (both layers as wheels).
+    """
 
     folder: Path
 
@@ -45,70 +59,93 @@ class Environment:
         """What names it for --environment and in a prefix's mark: the name of one of ours, otherwise the path."""
         return self.name if self in ours() else str(self.folder)
 
-    def conda(self) -> List[CondaPackage]:
+    def conda(self) -> list[CondaPackage]:
         return locks.read_conda_lock(self.folder / CONDA_LOCK).packages
 
-    def wheels(self, backend: str) -> List[PipPackage]:
+    def wheels(self, backend: str) -> list[PipPackage]:
         """The pip layer over conda's, or both layers as wheels."""
         return locks.read_pip_lock(self.lock(backend))
 
     def lock(self, backend: str) -> Path:
         return self.folder / (PIP if backend == "conda" else REQUIREMENTS)
 
-    def flash_attn(self) -> Optional[PipPackage]:
-        """The source of flash-attn, if this environment has it."""
-        return (
-            locks.read_pip_lock(self.folder / FLASH)[0] if (self.folder / FLASH).exists() else None
-        )
+    def flash_attn(self) -> PipPackage | None:
+        """The source of flash-attn 2, if this environment has it."""
+        path = self.folder / FLASH
+        return locks.read_pip_lock(path)[0] if path.exists() else None
 
-    def flash_wheel(self) -> Optional[PrebuiltWheel]:
-        """The wheel of it that its own project has built, if the lock names one."""
-        return locks.read_prebuilt(self.folder / FLASH) if (self.folder / FLASH).exists() else None
+    def flash_wheel(self) -> PrebuiltWheel | None:
+        """The wheel of flash-attn 2 that its own project has built, if the lock names one."""
+        path = self.folder / FLASH
+        return locks.read_prebuilt(path) if path.exists() else None
 
     def digest(self, backend: str) -> str:
-        """One sha256 over what the locks of a backend ("conda" or "pip") name, whatever their comments say."""
-        lines = [f"{p.name} {p.sha256}" for p in self.conda()] if backend == "conda" else []
-        lines += [f"{p.name} {p.sha256}" for p in self.wheels(backend)]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        """One sha256 over what the locks of a backend name, whatever their comments say."""
+        packages: list[CondaPackage | PipPackage] = [*self.wheels(backend)]
+        if backend == "conda":
+            packages += self.conda()
+        lines = sorted(f"{package.name} {package.sha256}" for package in packages)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """The distributions and conda packages of both layers."""
         return [p.name for p in self.conda()] + [p.name for p in self.wheels("pip")]
 
     def version(self, backend: str, names: str) -> str:
         """The locked version of the first package whose name matches an expression; empty if there is none."""
-        pins = self.conda() if backend == "conda" else self.wheels("pip")
-        return next((p.version for p in pins if re.fullmatch(names, p.name)), "")
-
-    def cxx11abi(self, backend: str) -> bool:
-        """Whether torch is built with the new C++ ABI."""
+        packages: list[CondaPackage | PipPackage] = []
         if backend == "conda":
-            return any(p.name == "pytorch" and p.channel != "pytorch" for p in self.conda())
-        return version_tuple(self.torch("pip")) >= facts.NEW_ABI
-
-    def _torch_build(self) -> str:
-        return next((p.build for p in self.conda() if p.name == "pytorch"), "")
+            packages += self.conda()
+        packages += self.wheels(backend)
+        for package in packages:
+            if re.fullmatch(names, package.name):
+                return package.version
+        return ""
 
     @property
     def python(self) -> str:
         """The version that both layers are for, to the minor one."""
         return ".".join(self.version("conda", "python").split(".")[:2])
 
+    def torch_archive(self) -> CondaPackage | None:
+        """torch as conda's archive; None where PyPI's wheel is torch on the conda backend too."""
+        for package in self.conda():
+            if package.name == "pytorch":
+                return package
+        return None
+
+    def torch_layer(self, backend: str) -> Layer:
+        """The layer that torch comes from on a backend."""
+        if backend == "conda" and self.torch_archive():
+            return Layer.CONDA
+        return Layer.PIP
+
     def torch(self, backend: str) -> str:
-        return self.version(backend, "pytorch" if backend == "conda" else "torch")
+        archive = self.torch_archive() if backend == "conda" else None
+        return archive.version if archive else self.version("pip", "torch")
+
+    def cxx11abi(self, backend: str) -> bool:
+        """Whether torch is built with the new C++ ABI."""
+        archive = self.torch_archive() if backend == "conda" else None
+        if archive:
+            return archive.channel != "pytorch"
+        return version_tuple(self.torch("pip")) >= FIRST_WHEEL_WITH_NEW_ABI
 
     def cuda(self, backend: str) -> str:
         """The CUDA that torch is built for, such as "12.0"; empty for a CPU build."""
-        if (
-            backend == "conda"
-        ):  # in the build string: cuda12.0 on the pytorch channel, cuda120 on conda-forge
-            return ".".join(*re.findall(r"cuda(\d\d)\.?(\d+)", self._torch_build())[:1] or [""])
+        archive = self.torch_archive() if backend == "conda" else None
+        if archive:  # in the build string: cuda12.0 on the pytorch channel, cuda120 on conda-forge
+            match = re.search(r"cuda(\d\d)\.?(\d+)", archive.build)
+            return f"{match[1]}.{match[2]}" if match else ""
         return ".".join(self.version("pip", r"nvidia-cuda-runtime(-cu\d+)?").split(".")[:2])
 
     def cudnn(self, backend: str) -> str:
         """The version of cuDNN; the pytorch channel's torch carries its own, and names it in its build string."""
-        inside = re.findall(r"cudnn([\d.]+)", self._torch_build()) if backend == "conda" else []
-        return "".join(inside[:1]) or self.version(backend, r"(lib|nvidia-)?cudnn(-cu\d+)?")
+        archive = self.torch_archive() if backend == "conda" else None
+        if not archive:
+            return self.version("pip", r"nvidia-cudnn(-cu\d+)?")
+        match = re.search(r"cudnn([\d.]+)", archive.build)
+        return match[1] if match else self.version("conda", r"(lib)?cudnn")
 
     @property
     def mkl(self) -> bool:
@@ -116,12 +153,10 @@ class Environment:
         return any(p.name == "libblas" and "mkl" in p.build for p in self.conda())
 
 
-def ours() -> List[Environment]:
+def ours() -> list[Environment]:
     """The repository's own: the default one, and those in environments/."""
-    return [
-        Environment(folder)
-        for folder in (ROOT, *sorted(path.parent for path in ROOT.glob(f"environments/*/{SPEC}")))
-    ]
+    folders = sorted(path.parent for path in ROOT.glob(f"environments/*/{SPEC}"))
+    return [Environment(folder) for folder in (ROOT, *folders)]
 
 
 def find(text: str) -> Environment:

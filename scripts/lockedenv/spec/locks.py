@@ -33,7 +33,11 @@ class LockError(Stop):
 
 @dataclass
 class CondaPackage:
-    """One archive of the conda layer. `size` is in bytes, 0 where the channel's metadata did not record it."""
+    """One archive of the conda layer.
+
+    `size` is in bytes, 0 where the channel's metadata did not record it. `needs_python`: it depends on Python, so it is
+    a package of PyPI too; others may only share a name with one (conda's tzdata is not PyPI's).
+    """
 
     name: str
     version: str
@@ -41,6 +45,7 @@ class CondaPackage:
     md5: str
     sha256: str
     size: int = 0
+    needs_python: bool = False
 
     def __post_init__(self) -> None:
         *_, self.channel, _, self.filename = self.url.split(
@@ -133,7 +138,15 @@ def read_conda_lock(path: Path) -> CondaLock:
             ):
                 raise LockError(f"{entry['name']} has a malformed hash or address", path, number)
             packages.append(
-                CondaPackage(entry["name"], entry["version"], url, md5, sha256, int(size or 0))
+                CondaPackage(
+                    name=entry["name"],
+                    version=entry["version"],
+                    url=url,
+                    md5=md5,
+                    sha256=sha256,
+                    size=int(size or 0),
+                    needs_python="python" in entry["dependencies"],
+                )
             )
         except KeyError as error:
             raise LockError(f"this package has no {error}", path, number) from None

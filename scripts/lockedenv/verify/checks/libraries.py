@@ -19,14 +19,15 @@ def torch_origin(context: Context) -> Result:
     dists = [d for d in context.installed.dists if d.name == "torch"]
     if not dists:
         return failed("torch is not installed", REMAKE)
-    wrong = [d for d in dists if d.manager != context.installed.backend]
+    layer = context.environment.torch_layer(context.installed.backend).value
+    wrong = [d for d in dists if d.manager != layer]
     if wrong:
         said = f"torch {wrong[0].version} was put there by {wrong[0].manager}, over the locked one"
         return failed(
             said,
             f"something ran `pip install torch` or a package that needs another torch; {REMAKE}",
         )
-    return passed(f"torch {dists[0].version} from {context.installed.backend}")
+    return passed(f"torch {dists[0].version} from {layer}")
 
 
 @check("cuda-libraries", "the CUDA libraries beside torch are those of the lock, and no others")

@@ -1,0 +1,128 @@
+"""What follows from the locks of an environment, and that no module knows by heart what a lock can change."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from conftest import ROOT
+from lockedenv.spec import environment
+from lockedenv.spec.cuda import VERSIONS, find_cuda
+from lockedenv.spec.environment import Environment, Layer
+from lockedenv.spec.platform_tags import GLIBC
+
+TABLES = {"cuda.py", "platform_tags.py"}  # the modules that may know a version
+
+
+def versions(env: Environment) -> Iterator[str]:
+    """What the locks of an environment could change, as a program would spell it."""
+    for backend in ("conda", "pip"):
+        cuda = env.cuda(backend)
+        digits = cuda.replace(".", "")
+        yield from (env.torch(backend), cuda, env.cudnn(backend), env.version(backend, "mkl"))
+        yield from (f"cu{digits}", f"cuda{digits}")
+        yield from (f"gcc-{find_cuda(cuda).gcc}", f"g++-{find_cuda(cuda).gcc}")
+    yield from (env.python, f"cp{env.python.replace('.', '')}", env.version("conda", "gcc"))
+
+
+def test_no_module_knows_a_version_by_heart() -> None:
+    known = set()
+    for env in environment.ours():
+        known.update(version for version in versions(env) if version)
+        assert {env.torch("pip"), env.cuda("pip"), env.cudnn("conda"), env.python} <= known
+    alternatives = "|".join(re.escape(version) for version in sorted(known, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w.])({alternatives}|{GLIBC})(?![\w]|\.\d)")
+    assert pattern.search(f'CUDA = "{environment.ours()[0].cuda("pip")}"')
+    assert pattern.search("lib/python3.11") is None
+    assert pattern.search("torch 2.5.1: no")
+    found = []
+    for path in sorted((ROOT / "scripts").rglob("*.*")):
+        if path.suffix in (".py", ".sh") and path.name not in TABLES:
+            for line in path.read_text().splitlines():
+                if pattern.search(line):
+                    found.append(f"{path.name}: {line.strip()}")
+    assert found == []
+
+
+def test_the_default_environment() -> None:
+    """Its torch is the last one of the pytorch channel, with the CUDA that is asked for by name."""
+    env = Environment(ROOT)
+    assert env.python == "3.11"
+    assert env.mkl
+    for backend, layer in (("conda", Layer.CONDA), ("pip", Layer.PIP)):
+        assert env.torch(backend) == "2.5.1"
+        assert env.torch_layer(backend) is layer
+        assert env.cuda(backend) == "12.4"
+        assert env.cudnn(backend).split(".")[:3] == ["9", "1", "0"]
+        assert env.cxx11abi(backend) is False
+    assert find_cuda(env.cuda("pip")).archs == ("80", "90")
+    assert env.flash_attn() and env.flash_wheel()
+    assert env.digest("conda") != env.digest("pip")
+
+
+def test_the_current_environment_is_the_same_on_both_backends() -> None:
+    """torch comes from PyPI on the conda backend too; no lock of conda's has anything of CUDA."""
+    env = environment.find("current")
+    conda_names = {package.name for package in env.conda()}
+    assert not [
+        name for name in conda_names if re.search("torch|cuda|^lib(cu|np)|blas|numpy", name)
+    ]
+    assert env.torch_layer("conda") is env.torch_layer("pip") is Layer.PIP
+    for ask in (env.torch, env.cuda, env.cudnn, env.cxx11abi):
+        assert ask("conda") == ask("pip") != ""
+    assert env.cxx11abi("pip") is True
+    assert env.mkl is False
+    assert env.flash_attn() is env.flash_wheel() is None
+    conda_layer = {package.name: package for package in env.wheels("conda")}
+    both = {package.name: package for package in env.wheels("pip")}
+    assert {"torch", "triton", "numpy", "scipy", "flash-attn-4"} <= set(conda_layer)
+    assert all(both[name] == package for name, package in conda_layer.items())
+
+
+def locked_archive(
+    build: str, channel: str
+) -> Callable[[Environment], list[environment.CondaPackage]]:
+    url = f"https://conda.anaconda.org/{channel}/linux-64/pytorch-2.9.0-{build}.conda"
+    package = environment.CondaPackage("pytorch", "2.9.0", url, "a" * 32, "b" * 64)
+    return lambda env: [package]
+
+
+@pytest.mark.parametrize(
+    "build, channel, cuda, cudnn, abi",
+    [
+        ("py3.11_cuda12.4_cudnn9.1.0_0", "pytorch", "12.4", "9.1.0", False),
+        ("cuda129_mkl_py312_h1234567_300", "conda-forge", "12.9", "", True),
+        ("cpu_mkl_py312_h1234567_100", "conda-forge", "", "", True),
+    ],
+)
+def test_what_a_build_string_says(
+    build: str, channel: str, cuda: str, cudnn: str, abi: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Environment, "conda", locked_archive(build, channel))
+    monkeypatch.setattr(Environment, "wheels", lambda env, backend: [])
+    env = Environment(Path())
+    assert env.torch_layer("conda") is Layer.CONDA
+    assert env.torch("conda") == "2.9.0"
+    assert env.cuda("conda") == cuda
+    assert env.cudnn("conda") == cudnn
+    assert env.cxx11abi("conda") is abi
+
+
+def test_the_facts_of_a_cuda_between_two_rows() -> None:
+    assert find_cuda("12.6") == find_cuda("12.4") != find_cuda("12.8") == find_cuda("12.9")
+    assert find_cuda("11.8") == find_cuda("12.0")
+    assert find_cuda("") == find_cuda("99.0")
+    assert find_cuda("13.2").driver == "580.65.06"
+    assert find_cuda("13.2").oldest_gpu == "7.5"
+
+
+def test_newer_cudas_ask_for_newer_drivers_and_take_newer_compilers() -> None:
+    rows = [VERSIONS[version] for version in sorted(VERSIONS)]
+    for older, newer in zip(rows, rows[1:]):
+        assert older.gcc <= newer.gcc
+        assert set(older.archs) <= set(newer.archs)
+        assert [int(part) for part in older.driver.split(".")] <= [
+            int(part) for part in newer.driver.split(".")
+        ]
