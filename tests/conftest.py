@@ -176,7 +176,10 @@ class LocalChannel:
         packages = [{**e, "url": f"{address}/{e['url']}"} for e in self.entries]
         metadata = {
             "content_hash": {"linux-64": "0" * 64},
-            "channels": [],
+            "channels": [
+                {"url": f"{address}/{name}", "used_env_vars": []}
+                for name in ("pytorch", "nvidia", "conda-forge")
+            ],
             "platforms": ["linux-64"],
             "sources": [],
         }

@@ -1,0 +1,61 @@
+"""Whether a lock is of the present specification, told without conda-lock and without a YAML library.
+
+Each lock names, in its header, the sha256 of the specification that it was written for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from lockedenv import ROOT
+
+SPEC = "environment.yml"
+VIRTUAL = "locks/virtual-packages.yml"
+FLASH_ASKED = "locks/flash-attn.in"
+
+
+def find_virtual_packages(folder: Path) -> Path:
+    """The file that says what the solver may assume of a machine: the environment's own, or the repository's."""
+    own = folder / VIRTUAL
+    return own if own.exists() else ROOT / VIRTUAL
+
+
+def specification_digest(folder: Path) -> str:
+    """The sha256 of what the specification in a folder says. Raises OSError for a file that cannot be read.
+
+    Comments, blank lines and spaces at the ends of lines do not count; flash-attn.in may be missing.
+    """
+    lines = meaningful_lines((folder / SPEC).read_text(encoding="utf-8"))
+    lines += meaningful_lines(find_virtual_packages(folder).read_text(encoding="utf-8"))
+    flash = folder / FLASH_ASKED
+    if flash.exists():  # what stands behind a # there says what the prebuilt wheel needs
+        for line in flash.read_text(encoding="utf-8").splitlines():
+            if line.strip() and not line.startswith("#"):
+                lines.append(line.rstrip())
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+def meaningful_lines(text: str) -> list[str]:
+    """The lines of a YAML file without comments, spaces at their ends and blank lines."""
+    lines = []
+    for line in text.splitlines():
+        kept = strip_comment(line).rstrip()
+        if kept:
+            lines.append(kept)
+    return lines
+
+
+def strip_comment(line: str) -> str:
+    """A line of YAML up to its comment: a # at its start or behind a space, and not within quotes."""
+    quote = ""
+    for position, character in enumerate(line):
+        before = line[position - 1] if position else " "
+        if quote:
+            if character == quote:
+                quote = ""
+        elif character in "'\"" and before in " [{,:-":
+            quote = character
+        elif character == "#" and before.isspace():
+            return line[:position]
+    return line
