@@ -42,9 +42,9 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 from fault_server import FaultServer, Handler  # noqa: E402
 from lockedenv.backends import download as fetch  # noqa: E402
 from lockedenv.backends import wheels  # noqa: E402
+from lockedenv.cli.output import Steps  # noqa: E402
 from lockedenv.host import machine  # noqa: E402
 from lockedenv.host.machine import size_text  # noqa: E402
-from lockedenv.output import Steps  # noqa: E402
 from lockedenv.spec import locks  # noqa: E402
 
 OLD_LINE = "torch transformers accelerate bitsandbytes peft scipy numpy".split()

@@ -24,18 +24,20 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
-from lockedenv.backends import conda, wheels  # noqa: E402
+from lockedenv.backends import wheels  # noqa: E402
+from lockedenv.cli.output import Steps  # noqa: E402
 from lockedenv.host.machine import default_cache, memory_limit  # noqa: E402
 from lockedenv.host.process import holding  # noqa: E402
 from lockedenv.lock.relock import conda_lock_text  # noqa: E402
-from lockedenv.output import Steps  # noqa: E402
 from lockedenv.prefix.lifecycle import guard, write_activate  # noqa: E402
 from lockedenv.prefix.records import file_sha256  # noqa: E402
 from lockedenv.spec import environment, locks  # noqa: E402
 from lockedenv.spec.environment import Environment  # noqa: E402
+from lockedenv.spec.programs import MICROMAMBA  # noqa: E402
 from lockedenv.verify.child import STACK  # noqa: E402
 
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
+MICROMAMBA_PIN = "scripts/lockedenv/spec/micromamba.json"
 PIP_LAYER = [
     "certifi",
     "hf-transfer",
@@ -217,7 +219,7 @@ class LocalChannel:
 
 def pin_micromamba(channel: Path, project: Path, address: str, program: Path) -> None:
     """Makes a program the pinned micromamba of a project, packed as conda-forge packs the real one."""
-    archive = channel / "conda-forge/linux-64" / conda.MICROMAMBA.filename
+    archive = channel / "conda-forge/linux-64" / MICROMAMBA.filename
     known = archive.with_suffix(f".{file_sha256(program)[:12]}")
     if not known.exists():
         with tarfile.open(known, "w:bz2", dereference=True) as tar:
@@ -235,11 +237,12 @@ def pin_micromamba(channel: Path, project: Path, address: str, program: Path) ->
             tar.addfile(member, io.BytesIO(content))
     archive.unlink(missing_ok=True)
     os.link(known, archive)
-    module = project / "scripts/lockedenv/backends/conda.py"
-    old = re.search(r"[0-9a-f]{64}", module.read_text())
-    assert old
-    text = module.read_text().replace(old[0], file_sha256(archive)).replace("6647388", "0")
-    module.write_text(text.replace("https://conda.anaconda.org", address))
+    pinned = project / MICROMAMBA_PIN
+    wanted = json.loads((ROOT / MICROMAMBA_PIN).read_text())
+    wanted["sha256"] = file_sha256(archive)
+    wanted["size"] = 0
+    wanted["url"] = wanted["url"].replace("https://conda.anaconda.org", address)
+    pinned.write_text(json.dumps(wanted))
 
 
 @pytest.fixture(scope="session")

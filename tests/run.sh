@@ -13,7 +13,7 @@ with_python() {
 import os, shutil, sys
 from pathlib import Path
 from lockedenv import ROOT
-from lockedenv.output import Steps
+from lockedenv.cli.output import Steps
 from lockedenv.spec.environment import Environment, ours
 from lockedenv.spec.facts import COMMON_GCC
 from lockedenv.backends.wheels import PLATFORM, bring_uv, pip_command, uv_environment

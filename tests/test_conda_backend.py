@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Dict
 
 import pytest
-from conftest import ROOT, VERIFIED, CondaEnvironment, LocalChannel, Machine, apart, relock, sh
+from conftest import (
+    MICROMAMBA_PIN,
+    ROOT,
+    VERIFIED,
+    CondaEnvironment,
+    LocalChannel,
+    Machine,
+    apart,
+    relock,
+    sh,
+)
 from fault_server import FaultServer, Handler
 
 
@@ -447,10 +457,7 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
     machine: Machine, channel: LocalChannel, empty_cache: None
 ) -> None:
     """The channel is reached through the proxy alone; the password is in no output, no file, and no command line."""
-    for path in (
-        machine.project / "conda-lock.yml",
-        machine.project / "scripts/lockedenv/backends/conda.py",
-    ):
+    for path in (machine.project / "conda-lock.yml", machine.project / MICROMAMBA_PIN):
         path.write_text(path.read_text().replace(machine.address, "http://conda.example"))
     elsewhere = machine.folder / "workspace"
     runpod = {
@@ -558,6 +565,6 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path, instal
 def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
     """Its hash is recorded in the module; a wrong archive is refused by the fetcher, as any other file is."""
     sys.path.insert(0, str(ROOT / "scripts"))
-    from lockedenv.backends.conda import MICROMAMBA
+    from lockedenv.spec.programs import MICROMAMBA
 
     assert MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2" and len(MICROMAMBA.sha256) == 64

@@ -20,7 +20,7 @@ import pytest
 from conftest import ROOT, CondaEnvironment, apart, clean_environ, copy_environment, sh
 from fault_server import FaultServer
 from lockedenv.backends import wheels
-from lockedenv.cli.options import Options
+from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host import machine
 from lockedenv.host.machine import GIB, default_cache
@@ -28,7 +28,7 @@ from lockedenv.host.process import end_orphans, holding
 from lockedenv.install.flash_attention import build as flash_build
 from lockedenv.install.flash_attention import plan as flash_plan
 from lockedenv.install.flash_attention import provide as flash
-from lockedenv.output import Steps
+from lockedenv.install.request import Installation
 from lockedenv.prefix.lifecycle import Prefix
 from lockedenv.prefix.records import file_sha256
 from lockedenv.spec import locks
@@ -410,7 +410,7 @@ def test_a_full_disk_is_named(
         SETUP.format(before='open("big", "wb").write(bytes(4_000_000))')
     )
     program = (
-        "import sys; from pathlib import Path; from lockedenv.install.flash_attention import build as flash_build, plan as flash_plan; from lockedenv.output import Steps; from lockedenv.errors import Stop\n"
+        "import sys; from pathlib import Path; from lockedenv.install.flash_attention import build as flash_build, plan as flash_plan; from lockedenv.cli.output import Steps; from lockedenv.errors import Stop\n"
         "t = Path(sys.argv[1]); tools = flash_plan.Toolchain(t, '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', t)\n"
         "try: flash_build.build(Path(sys.argv[2]), t / 'small', Path(sys.argv[3]), tools, ['90'], 1, t / 'log', Steps(1, True))\n"
         "except Stop as error: print(error)"
@@ -435,12 +435,12 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     sh("tar", "-czf", tmp_path / "flash_attn-1.0.tar.gz", "-C", tmp_path, "source")
     program = (
         "import sys; from pathlib import Path; from lockedenv.spec import locks; from lockedenv.install.flash_attention import provide as flash, plan as flash_plan\n"
-        "from lockedenv.output import Steps; from lockedenv.host.process import holding\n"
+        "from lockedenv.cli.output import Steps; from lockedenv.host.process import holding\n"
         "tools = flash_plan.Toolchain(Path('/usr'), '12.4', Path('/usr/bin/gcc'), Path('/usr/bin/g++'), '12.2', Path('/usr'))\n"
         "flash_plan.find_toolchain = lambda *a: tools\n"
         f"flash._source = lambda *a: Path({str(tmp_path / 'flash_attn-1.0.tar.gz')!r})\n"
-        "from lockedenv.cli.options import Options; from lockedenv.prefix.lifecycle import Prefix\n"
-        "options = Options(cache=Path(sys.argv[1]), target=Prefix(Path(sys.argv[2])), offline=None, jobs=0)\n"
+        "from lockedenv import ROOT; from lockedenv.install.request import Installation; from lockedenv.prefix.lifecycle import Prefix; from lockedenv.spec.environment import Environment\n"
+        "options = Installation(Environment(ROOT), Prefix(Path(sys.argv[2])), Path(sys.argv[1]))\n"
         "cache, steps = options.cache / 'flash-attn', Steps(1, True); cache.mkdir(parents=True, exist_ok=True)\n"
         "torch, pin = flash_plan.Torch('2.5.1', '12.4', False, 'cp311', 'x'), locks.PipPackage('flash-attn', '1.0', 'd')\n"
         "with holding(cache / 'key.lock', 'the wheel'):\n"
@@ -523,9 +523,7 @@ def test_flash_attn_is_built_in_a_folder_of_ones_own_alone(
     )
     monkeypatch.setattr(flash_plan, "find_toolchain", lambda *a: tools)
     monkeypatch.setattr(flash, "_source", lambda *a: tmp_path / "flash_attn-1.0.tar.gz")
-    options = Options(
-        cache=tmp_path / "cache", target=Prefix(tmp_path / "env"), offline=None, jobs=0
-    )
+    options = Installation(Environment(ROOT), Prefix(tmp_path / "env"), tmp_path / "cache")
     folder = options.cache / "flash-attn" / flash_plan.full_key("key", tools, flash.GLIBC)
     work = (
         tmp_path / f"maximalcai-flash-attn-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
@@ -570,16 +568,7 @@ def proving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Result
     monkeypatch.setattr(flash, "ask", lambda *a, **k: (0, version + "\n", ""))
     monkeypatch.setattr(flash, "run", lambda *a, **k: "")
     monkeypatch.setattr(flash_plan, "probe_torch", lambda prefix: TORCH)
-    options = Options(
-        cache=tmp_path / "cache",
-        target=Prefix(tmp_path / "env"),
-        offline=None,
-        arch="",
-        jobs=0,
-        wheel="",
-        flash_attn="auto",
-        of=Environment(ROOT),
-    )
+    options = Installation(Environment(ROOT), Prefix(tmp_path / "env"), tmp_path / "cache")
 
     def install(result: Result) -> str:
         cache.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
-from conftest import LocalChannel, Machine, sh
+from conftest import MICROMAMBA_PIN, ROOT, LocalChannel, Machine, sh
 from fault_server import FaultServer
-from lockedenv.backends import mirror, wheels
-from lockedenv.cli import setup
-from lockedenv.cli.options import Options
+from lockedenv.backends import mirror, pip, wheels
+from lockedenv.backends.base import Job, Sources
+from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
+from lockedenv.host.machine import default_cache
 from lockedenv.prefix.lifecycle import Prefix
 from lockedenv.prefix.records import file_sha256
 from lockedenv.spec.environment import Environment
@@ -51,10 +52,7 @@ def machine(machine: Machine) -> Machine:
 def served(collected: Path, machine: Machine, tmp_path: Path) -> Iterator[FaultServer]:
     """A copy of it, served; the channel that the machine's lock names answers no more."""
     sh("cp", "-a", collected, tmp_path / "served")
-    for path in (
-        machine.project / "conda-lock.yml",
-        machine.project / "scripts/lockedenv/backends/conda.py",
-    ):
+    for path in (machine.project / "conda-lock.yml", machine.project / MICROMAMBA_PIN):
         path.write_text(path.read_text().replace(machine.address, NOWHERE))
     with FaultServer(tmp_path / "served") as running:
         yield running
@@ -261,19 +259,20 @@ def test_python_comes_from_the_archive_that_was_collected(
     monkeypatch.setattr(wheels, "ALWAYS", {**wheels.ALWAYS, **ours})
     offline = tmp_path / "offline"
     (offline / mirror.PYTHON).mkdir(parents=True)
-    options = Options(
-        cache=tmp_path / "cache", offline=offline, target=target, of=Environment(Path(setup.ROOT))
-    )
-    uv = wheels.bring_uv(setup.machine.default_cache(), setup.Steps(1, True))
-    with pytest.raises(Stop, match="no Python 3.11 here, and .*offline has none: apt-get install"):
-        setup.create_venv(options, uv)
+    monkeypatch.setattr(pip, "find_python", lambda *a, **k: None)
+    job = Job(Environment(ROOT), target, tmp_path / "cache", Sources(offline=offline))
+    uv = wheels.bring_uv(default_cache(), Steps(1, True))
+    with pytest.raises(
+        Stop, match="no Python 3.11 here, and .*offline has none: .*put any python3.11 on PATH"
+    ):
+        pip.create_venv(job, uv)
     kept = offline / mirror.PYTHON / f"{file_sha256(archive)[:9]}-cpython-3.11.99.tar.gz"
     archive.rename(kept)
-    setup.create_venv(options, uv)
-    assert str(options.cache / "python") in os.path.realpath(
+    pip.create_venv(job, uv)
+    assert str(job.cache / "python") in os.path.realpath(
         target.path / "bin/python"
     ), "not in the folder, which may go"
-    sh("rm", "-rf", options.cache, target.path)
+    sh("rm", "-rf", job.cache, target.path)
     kept.write_bytes(kept.read_bytes() + b"x")
     with pytest.raises(Stop, match="Hash mismatch"):
-        setup.create_venv(options, uv)
+        pip.create_venv(job, uv)

@@ -10,19 +10,22 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, List, Tuple
 
 import jsonschema
 import pytest
 from conftest import ROOT, VERIFIED, clean_environ, copy_environment, sh
 from lockedenv.backends import wheels
 from lockedenv.cli import setup
-from lockedenv.cli.options import Options
+from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host import machine, places
 from lockedenv.host.machine import default_cache
-from lockedenv.output import Progress, Steps
-from lockedenv.prefix.lifecycle import Prefix, write_activate, write_guard
+from lockedenv.install.facts import Disk, Facts, PrefixFacts, read_disk
+from lockedenv.install.plan import DiskNeed, Purpose, disk_problems, needed_disks
+from lockedenv.install.request import Request
+from lockedenv.output import Progress
+from lockedenv.prefix.lifecycle import ABSENT, Prefix, write_activate, write_guard
 from lockedenv.prefix.records import added, read_prefix
 from lockedenv.spec import environment, locks
 
@@ -80,11 +83,11 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("requirements.txt", "conda-lock.yml"):
         shutil.copy2(ROOT / name, tmp_path)
-    module = tmp_path / "scripts/lockedenv/spec/environment.py"
-    text = module.read_text()
-    module.write_text(
-        text.replace("def python(self) -> str:", "def python(self) -> str:\n        return '3.19'")
-    )
+    for name in ("conda-lock.yml", "requirements.txt"):
+        lock = tmp_path / name
+        lock.write_text(
+            re.sub(r'("name": "python", "version": ")[^"]*', r"\g<1>3.19.0", lock.read_text())
+        )
     command = [
         tmp_path / "scripts/setup_runpod_environment.sh",
         "--backend",
@@ -95,8 +98,8 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
     done = sh(*command, check=False, env=clean_environ())
     assert (
         done.returncode == 1
-        and "no Python 3.19 here, and uv could not fetch one: apt-get install python3.19"
-        in done.stdout
+        and "no Python 3.19 here, and uv could not fetch one: " in done.stdout
+        and "put any python3.19 on PATH" in done.stdout
     )
     assert "Traceback" not in done.stdout and not (tmp_path / "env").exists(), done.stdout
     (tmp_path / "offline/wheels").mkdir(parents=True)
@@ -110,7 +113,7 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
     done = sh(*command, "--offline", tmp_path / "offline", check=False, env=clean_environ())
     assert (
         done.returncode == 1
-        and f"no Python 3.19 here, and {tmp_path}/offline has none: apt-get install" in done.stdout
+        and f"no Python 3.19 here, and {tmp_path}/offline has none: " in done.stdout
     )
 
 
@@ -118,24 +121,30 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
     "volume, option", [(50, "--prefix {}/env"), (5, "--prefix")], ids=["room on the volume", "none"]
 )
 def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volume: int, option: str
+    tmp_path: Path, volume: int, option: str
 ) -> None:
-    (tmp_path / "volume").mkdir()
-    monkeypatch.setattr(machine, "POD_VOLUME", tmp_path / "volume")
-    monkeypatch.setattr(
-        machine, "free_bytes", lambda path: (volume if "volume" in path.parts else 5) * 10**9
-    )
-    monkeypatch.setattr(
-        machine, "same_filesystem", lambda a, b: ("volume" in a.parts) == ("volume" in b.parts)
-    )
+    request = Request(tmp_path / "env", environment.Environment(ROOT), tmp_path / "volume/cache")
+    small = Disk(tmp_path / "env", device=1, free=5 * 10**9)
     needs = [
-        (tmp_path / "env", 6_200_000_000, "the environment"),
-        (tmp_path / "volume/cache", 3_200_000_000, "the cache"),
+        DiskNeed(small, Purpose.ENVIRONMENT, 6_200_000_000),
+        DiskNeed(Disk(request.cache, device=2, free=volume * 10**9), Purpose.CACHE, 3_200_000_000),
     ]
-    with pytest.raises(Stop) as stop:
-        setup.refuse_small_disks("pip", needs)
+    pod_volume = Disk(tmp_path / "volume", device=2, free=volume * 10**9)
+    [problem] = disk_problems(request, "pip", needs, pod_volume)
     said = f"need about 6.2 GB at {tmp_path}/env, 5.0 GB are free; free 1.2 GB, or choose another disk with "
-    assert str(stop.value).endswith(said + option.format(tmp_path / "volume"))
+    assert str(problem).endswith(said + option.format(tmp_path / "volume"))
+
+
+def needed(request: Request) -> List[Tuple[int, str]]:
+    """Bytes and purpose of each disk, for the pip backend."""
+    found = Facts(
+        PrefixFacts(ABSENT),
+        prefix_disk=read_disk(request.prefix),
+        cache_disk=read_disk(request.cache),
+        temporary_disk=read_disk(request.prefix),
+        links_and_locks=machine.has_links_and_locks(request.prefix),
+    )
+    return [(need.needed, need.purpose.value) for need in needed_disks(request, found, "pip")]
 
 
 @pytest.mark.parametrize("lacking", ["os.link", "fcntl.flock"])
@@ -143,13 +152,9 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     """uv stopped: it could not lock its cache, and that was told as a Python that is not there."""
-    options = setup.parser().parse_args(
-        ["--prefix", f"{tmp_path}/env", "--cache", f"{tmp_path}/cache"], namespace=Options()
-    )
-    options.settle(options.prefix)
-    before, total = setup.needed_space(options, "pip"), sum(
-        pin.size for pin in options.of.wheels("pip")
-    )
+    request = Request(tmp_path / "env", environment.Environment(ROOT), tmp_path / "cache")
+    before = needed(request)
+    total = sum(pin.size for pin in request.environment.wheels("pip"))
     machine.has_links_and_locks.cache_clear()
 
     real = {"os.link": os.link, "fcntl.flock": fcntl.flock}[lacking]
@@ -162,26 +167,24 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
     try:
         with monkeypatch.context() as there:
             there.setattr(lacking, refuse)
-            environ = wheels.uv_environment(options.cache, options.target.path, {})
-            after = setup.needed_space(options, "pip")
+            environ = wheels.uv_environment(request.cache, request.prefix, {})
+            after = needed(request)
             there.setattr(tempfile, "tempdir", str(tmp_path))
             with pytest.raises(
                 Stop,
                 match="neither the disk of .* hard links and file locks, which uv needs: set TMPDIR",
             ):
-                wheels.uv_environment(options.cache, options.target.path, {})
+                wheels.uv_environment(request.cache, request.prefix, {})
     finally:
         machine.has_links_and_locks.cache_clear()
     assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(
-        wheels.temporary("uv", options.target.path)
+        wheels.temporary("uv", request.prefix)
     )
-    assert (
-        wheels.uv_environment(options.cache, options.target.path, {})["UV_LINK_MODE"] == "hardlink"
-    )
-    assert [what for _, _, what in before] == ["the environment and the cache"]
-    assert [(bytes, what) for _, bytes, what in after] == [
-        (before[0][1] + total, "the environment and the cache"),
-        (before[0][1], "what is unpacked"),
+    assert wheels.uv_environment(request.cache, request.prefix, {})["UV_LINK_MODE"] == "hardlink"
+    assert [what for _, what in before] == ["the environment and the cache"]
+    assert after == [
+        (before[0][0] + total, "the environment and the cache"),
+        (before[0][0], "what is unpacked"),
     ]
 
 
@@ -446,24 +449,35 @@ def test_what_people_install_leaves_what_is_locked_or_stops(prefix: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, status, said",
     [
         (
             ["--environment", "curent"],
-            "--environment curent: there are default and current, and any folder with an environment.yml",
+            2,
+            "--environment curent: there are default and current, and any folder with an environment.yml; this is none of them; did you mean current?",
         ),
-        (["--prefix", "/proc/env"], "/proc/env cannot be made"),
+        (["--prefix", "/proc/env"], 1, "/proc/env cannot be made"),
         (
             ["--offline", "/nowhere"],
+            2,
             "--offline /nowhere: is not a folder; make it with --download-only /nowhere",
         ),
-        (["--arch", "70"], "flash-attn cannot be built for compute capability 7.0"),
-        (["--sha256", "0"], "--sha256 is the hash of --wheel; give both"),
-        (["--jobs", "0"], "give a positive number"),
-        (["--wheel", "x.whl"], "--wheel needs --sha256 with the wheel's 64 hex digits"),
+        (["--arch", "70"], 1, "flash-attn cannot be built for compute capability 7.0"),
+        (["--sha256", "0"], 2, "--sha256 is the hash of --wheel; give both"),
+        (["--jobs", "0"], 2, "give a positive number"),
+        (["--wheel", "x.whl"], 2, "--wheel needs --sha256 with the wheel's 64 hex digits"),
+        (["--json"], 2, "--json is the plan of --dry-run: give both"),
+        (["--download-only", "/tmp", "--offline", "/tmp"], 2, "--download-only fetches what"),
+        (
+            ["--flash-atn", "none"],
+            2,
+            "unrecognized arguments: --flash-atn none; did you mean --flash-attn?",
+        ),
     ],
 )
-def test_a_refusal_is_one_line_before_anything_is_downloaded(options: list, said: str, tmp_path: Path) -> None:  # type: ignore
+def test_a_refusal_is_one_line_before_anything_is_downloaded(
+    options: List[str], status: int, said: str, tmp_path: Path
+) -> None:
     more = [] if "--prefix" in options else ["--prefix", tmp_path / "env"]
     done = sh(
         SETUP,
@@ -477,7 +491,9 @@ def test_a_refusal_is_one_line_before_anything_is_downloaded(options: list, said
         env=clean_environ(),
     )
     assert (
-        done.returncode == 1 and said in done.stdout and len(done.stdout.strip().splitlines()) == 1
+        done.returncode == status
+        and said in done.stdout
+        and len(done.stdout.strip().splitlines()) == 1
     ), done.stdout
     assert not (tmp_path / "cache").exists()
 
@@ -569,11 +585,11 @@ def test_without_pip_that_is_said_before_anything_is_done(
     for name in ("executable", "_base_executable"):
         monkeypatch.setattr(sys, name, "/bin/false")
     monkeypatch.setenv("PATH", "/nowhere")
-    options = setup.parser().parse_args(command.format(tmp_path).split(), Options())
+    arguments = setup.parser().parse_args(command.format(tmp_path).split())
     with pytest.raises(
         Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"
     ):
-        setup.work(options)
+        setup.work(arguments)
     assert (
         capsys.readouterr() == ("", "")
         and not (tmp_path / "cache").exists()

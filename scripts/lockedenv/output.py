@@ -1,12 +1,11 @@
-"""What a script prints while it works: numbered steps and one progress line."""
+"""The progress line that is shown while something lasts."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
 import time
-from typing import IO, Callable, Iterator, Optional
+from typing import IO, Callable, Optional
 
 from lockedenv.redaction import redact
 
@@ -45,29 +44,3 @@ class Progress:
         if self.drawn:
             print("\r\033[K", end="", file=self.out, flush=True)
         self.drawn = False
-
-
-class Steps:
-    """Prints `[2/6] Fetch ...` and how long each step took."""
-
-    def __init__(self, total: int, quiet: bool) -> None:
-        self.total, self.quiet, self.number, self.started = total, quiet, 0, time.monotonic()
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            print(redact(text), flush=True)
-
-    def note(self, text: str) -> None:
-        """A line that belongs to the running step."""
-        self.say(f"      {text}")
-
-    @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        self.number += 1
-        self.say(f"[{self.number}/{self.total}] {title}")
-        started = time.monotonic()
-        yield
-        self.note(f"{time.monotonic() - started:.1f} s")
-
-    def end(self, text: str) -> None:
-        self.say(f"{text} ({time.monotonic() - self.started:.1f} s in all)")

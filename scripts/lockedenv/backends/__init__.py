@@ -1,1 +1,1 @@
-"""The two ways to fill a prefix, conda and pip, and how their files are fetched and kept."""
+"""The two ways to make a prefix, conda and pip, and what they share: fetching by hash, mirrors, the cache, uv."""

@@ -1,154 +1,261 @@
-"""The conda layer: its channels, its archives by hash, and micromamba, which makes a prefix of them."""
+"""The conda backend: its channels, its archives by hash, and micromamba, which makes a prefix of them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
 
 from lockedenv.backends import download as fetch
 from lockedenv.backends import kept
-from lockedenv.cli.options import Options
+from lockedenv.backends.base import Job, Offer, Problem, Space
 from lockedenv.errors import Stop
 from lockedenv.host.machine import same_filesystem, size_text
 from lockedenv.host.process import ask, clean, holding, run
-from lockedenv.output import Steps
 from lockedenv.redaction import redact
-from lockedenv.spec import locks
-from lockedenv.spec.environment import CONDA_LOCK
+from lockedenv.reporter import Reporter
+from lockedenv.spec.environment import CONDA_LOCK, Environment
+from lockedenv.spec.locks import CondaPackage
+from lockedenv.spec.programs import MICROMAMBA
 
-# conda-forge's archive of micromamba; 2.5.0 is the version whose installing of a lock was studied.
-MICROMAMBA = locks.CondaPackage(
-    "micromamba",
-    "2.5.0",
-    "https://conda.anaconda.org/conda-forge/linux-64/micromamba-2.5.0-1.tar.bz2",
-    "389eb59ea20333bf6993e7b7c2f43428",
-    "4ae6e5cdff233616c94d4bb69cf77a572d67b0b227073de12c3aa0ff23795ded",
-    6647388,
-)
+# The one archive whose size the channel's metadata lacked when it was locked is pytorch's; its twin
+# for a newer Python has 1,571,072,276 bytes.
+UNKNOWN_SIZE = 1_600_000_000
+# Installed bytes per downloaded byte, measured: conda's archives are packed tighter than wheels.
+GROWTH = 2.5
+# conda's packages have this many bytes for the prefix, which is written into their files.
+LONGEST_PREFIX = 255
+CURL = [
+    "curl",
+    "--disable",
+    "--netrc-optional",
+    "--config",
+    "-",
+    "--head",
+    "--location",
+    "--fail",
+    "--silent",
+    "--show-error",
+    "--connect-timeout",
+    "5",
+    "--max-time",
+    "10",
+    "--output",
+    os.devnull,
+]
+
+
+@dataclass(frozen=True)
+class Conda:
+    """Both layers as conda has them: archives of the channels, and the wheels of locks/pip.txt on top."""
+
+    name: str = "conda"
+    fetch_title: str = "Fetch the archives"
+    brings_compiler: bool = True
+
+    def offer(self, job: Job) -> Offer:
+        packages = job.environment.conda()
+        wanted = {package.sha256 for package in packages}
+        for address, listing in job.sources.listings.items():
+            if wanted <= set(listing):
+                return Offer(True, f"{redact(address)} has its archives")
+        if job.sources.address:
+            return Offer(False, f"{redact(job.sources.address)} has wheels alone")
+        if job.sources.offline:
+            if (job.sources.offline / "pkgs").is_dir():
+                return Offer(True, "the offline folder has its archives")
+            return Offer(False, "the offline folder has wheels alone")
+        if all((job.cache / "pkgs" / package.filename).exists() for package in packages):
+            return Offer(True, "all its archives are in the cache")
+        problem = channel_problem(packages, job.sources.mirrors)
+        if problem:
+            return Offer(False, problem)
+        return Offer(True, "its channels answer")
+
+    def prefix_problem(self, path: Path) -> Problem | None:
+        length = len(os.fsencode(path))
+        if length > LONGEST_PREFIX:
+            return Problem(
+                f"the prefix has {length} characters, and conda packages have room for "
+                f"{LONGEST_PREFIX}",
+                "choose a shorter --prefix",
+            )
+        # A script's first line, "#!PREFIX/bin/python", ends at the first space.
+        if any(character.isspace() for character in str(path)):
+            better = "-".join(str(path).split())
+            return Problem(
+                f"{path}: the prefix has a space in its name, and the scripts of conda packages do "
+                "not start there",
+                f"choose another, such as --prefix {better}, or use --backend pip",
+            )
+        return None
+
+    def tool_problem(self, job: Job) -> Problem | None:
+        return None  # its environment brings a uv of its own
+
+    def space(self, job: Job) -> Space:
+        sizes = {package.filename: package.size for package in job.environment.conda()}
+        total = 0
+        missing = 0
+        for filename, known in sizes.items():
+            size = known or UNKNOWN_SIZE
+            total += size
+            if not (job.cache / "pkgs" / filename).exists():
+                missing += size
+        return Space(
+            fetched=missing, archives=total, unpacked=int(total * GROWTH), unpacked_beside=total
+        )
+
+    def largest_files(self, job: Job) -> dict[str, str]:
+        largest: dict[str, CondaPackage] = {}
+        for package in job.environment.conda():
+            known = largest.setdefault(package.channel, package)
+            if package.size > known.size:
+                largest[package.channel] = package
+        urls = {}
+        for channel, package in largest.items():
+            urls[channel] = archive_items([package], job.sources.mirrors)[0].sources[0]
+        return urls
+
+    def fetch(self, job: Job, reporter: Reporter) -> Path:
+        """Every archive of the conda layer into the cache, whole and right; gives micromamba."""
+        folder = job.cache / "pkgs"
+        rounds = 1 if job.sources.offline else fetch.ROUNDS
+        archives = archive_items(job.environment.conda(), job.sources.mirrors, job.sources.offline)
+        micromamba = archive_items([MICROMAMBA], job.sources.mirrors, job.sources.offline)
+        # micromamba hashes all that it unpacks; itself is hashed by nobody else.
+        fetched = fetch.fetch(archives, folder, reporter.note, reporter.quiet, rounds, kept.known)
+        fetched += fetch.fetch(micromamba, folder, reporter.note, reporter.quiet, rounds)
+        items = [*archives, *micromamba]
+        total = sum((folder / item.name).stat().st_size for item in items)
+        reporter.note(
+            f"{len(items)} archives, {size_text(total)}, hashes right; "
+            f"{size_text(fetched)} fetched now"
+        )
+        return kept.program(
+            folder / MICROMAMBA.filename,
+            "bin/micromamba",
+            f"micromamba-{MICROMAMBA.sha256[:12]}",
+            job.cache,
+        )
+
+    def create(self, job: Job, program: Path, reporter: Reporter) -> None:
+        """Makes the prefix of the archives in the cache. Raises Stop if it fails or leaves less."""
+        prefix = job.prefix.path
+        packages = job.environment.conda()
+        archives = job.cache / "pkgs"
+        together = same_filesystem(job.cache, prefix)
+        # Unpacking makes 100,000 small files: slow on a network volume, and there they could not be
+        # linked into the prefix.
+        unpacked = archives if together else job.prefix.beside("maximalcai-pkgs")
+        (job.cache / "mamba").mkdir(parents=True, exist_ok=True)
+        # Without a history micromamba takes the folder for someone else's; `create` would empty it,
+        # our mark included.
+        (prefix / "conda-meta").mkdir()
+        (prefix / "conda-meta/history").touch()
+        with holding(job.cache / "pkgs.lock", f"the cache {job.cache}"):
+            if together:
+                _drop_changed(
+                    job.cache, [archives / package.stem for package in packages], job.fresh
+                )
+            else:
+                _link_archives(archives, unpacked, packages)
+            try:
+                _micromamba_install(job, program, unpacked, reporter)
+                if together:
+                    kept.note(job.cache, [archives / package.stem for package in packages])
+            except Stop:
+                # It may have found an archive that is not as noted: the next run reads all of them.
+                (job.cache / kept.HASHES).unlink(missing_ok=True)
+                raise
+            finally:
+                if not together:
+                    shutil.rmtree(unpacked, ignore_errors=True)
+        _refuse_incomplete(prefix, packages, archives)
+
+    def lock(self, environment: Environment) -> Path:
+        return environment.lock(self.name)
 
 
 def archive_items(
-    packages: List[locks.CondaPackage], mirrors: List[str], offline: Optional[Path] = None
-) -> List[fetch.Item]:
-    """The archives to fetch: from the offline folder, or from the mirrors first and then from the address in the lock."""
+    packages: list[CondaPackage], mirrors: tuple[str, ...], offline: Path | None = None
+) -> list[fetch.Item]:
+    """The archives to fetch: from the offline folder, or from the mirrors and then their own address."""
     items = []
-    for p in packages:
-        online = [*(fetch.address(mirror, p.url) for mirror in mirrors), p.url]
-        items.append(
-            fetch.Item(
-                p.filename,
-                p.sha256,
-                p.size,
-                [(offline / "pkgs" / p.filename).as_uri()] if offline else online,
-            )
-        )
+    for package in packages:
+        sources = [fetch.address(mirror, package.url) for mirror in mirrors]
+        sources.append(package.url)
+        if offline:
+            sources = [(offline / "pkgs" / package.filename).as_uri()]
+        items.append(fetch.Item(package.filename, package.sha256, package.size, sources))
     return items
 
 
-def channel_problem(packages: List[locks.CondaPackage], mirrors: List[str]) -> Optional[str]:
+def channel_problem(packages: list[CondaPackage], mirrors: tuple[str, ...]) -> str | None:
     """Which of the packages' channels does not answer, and how; None if all do."""
     if not shutil.which("curl"):
         return "curl is not installed (apt-get install curl)"
-    smallest = {p.channel: p for p in sorted(packages, key=lambda p: -p.size)}
-    curl = "curl --disable --netrc-optional --config - --head --location --fail --silent --show-error".split()
-    curl += ["--connect-timeout", "5", "--max-time", "10", "--output", os.devnull]
+    smallest: dict[str, CondaPackage] = {}
+    for package in packages:
+        known = smallest.setdefault(package.channel, package)
+        if package.size < known.size:
+            smallest[package.channel] = package
 
-    def ask_for(package: locks.CondaPackage) -> Optional[str]:
+    def ask_for(package: CondaPackage) -> str | None:
+        said = ""
         for source in archive_items([package], mirrors)[0].sources:
-            status, _, said = ask(curl, input=f'url = "{source}"\n')
+            status, _, said = ask(CURL, input=f'url = "{source}"\n')
             if status == 0:
                 return None
         return f"the channel {package.channel} does not answer ({redact(' '.join(said.split()))})"
 
     with ThreadPoolExecutor(len(smallest)) as pool:
-        return next(filter(None, pool.map(ask_for, smallest.values())), None)
+        for problem in pool.map(ask_for, smallest.values()):
+            if problem:
+                return problem
+    return None
 
 
-def fetch_archives(options: Options, steps: Steps) -> Path:
-    """Every archive of the conda layer into the cache, whole and right; gives micromamba. Raises FetchError or Stop."""
-    items, folder = (
-        archive_items([*options.of.conda(), MICROMAMBA], options.mirrors, options.offline),
-        options.cache / "pkgs",
+def _drop_changed(cache: Path, folders: list[Path], everything: bool) -> None:
+    """Removes unpacked archives that are not as they were noted; with `everything`, all of them."""
+    if everything:
+        for folder in folders:
+            if os.path.lexists(folder):
+                kept.discard(folder)
+    for folder in kept.drop_changed(cache, folders):
+        kept.discard(folder)
+
+
+def _link_archives(archives: Path, folder: Path, packages: list[CondaPackage]) -> None:
+    """A new folder with a link to each archive: micromamba unpacks beside what it reads."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for package in packages:
+        (folder / package.filename).symlink_to(archives / package.filename)
+
+
+def _micromamba_install(job: Job, program: Path, unpacked: Path, reporter: Reporter) -> None:
+    root = str(job.cache / "mamba")
+    # HOME too: micromamba lists every prefix in ~/.conda/environments.txt.
+    environ = clean(
+        dict(os.environ), CONDA_PKGS_DIRS=str(unpacked), MAMBA_ROOT_PREFIX=root, HOME=root
     )
-    rounds = 1 if options.offline else fetch.ROUNDS
-    got = fetch.fetch(
-        items[:-1], folder, steps.note, steps.quiet, rounds, kept.known
-    )  # micromamba hashes all that it unpacks
-    got += fetch.fetch(
-        items[-1:], folder, steps.note, steps.quiet, rounds
-    )  # itself is hashed by nobody else
-    total = sum((folder / item.name).stat().st_size for item in items)
-    steps.note(
-        f"{len(items)} archives, {size_text(total)}, hashes right; {size_text(got)} fetched now"
-    )
-    return kept.program(
-        folder / MICROMAMBA.filename,
-        "bin/micromamba",
-        f"micromamba-{MICROMAMBA.sha256[:12]}",
-        options.cache,
-    )
+    prefix = job.prefix.path
+    lock = job.environment.folder / CONDA_LOCK
+    command = [program, "install", "--yes", "--no-rc", "-p", prefix, "-f", lock]
+    run(command, environ, "micromamba install", reporter.quiet, disk=prefix)
 
 
-def create(options: Options, micromamba: Path, steps: Steps) -> None:
-    """Makes the prefix, in which our mark lies, of the archives in the cache. Raises Stop if it fails or leaves less.
-
-    With --force, what the cache holds unpacked is not used.
-    """
-    prefix, cache, anew, packages = options.target, options.cache, options.force, options.of.conda()
-    root, archives, together = cache / "mamba", cache / "pkgs", same_filesystem(cache, prefix.path)
-    # Unpacking makes 100,000 small files, slow on a network volume, and they could not be linked into the prefix.
-    unpacked = archives if together else prefix.beside("maximalcai-pkgs")
-    root.mkdir(parents=True, exist_ok=True)
-    # Without a history micromamba takes the folder for someone else's; `create` would empty it, our mark included.
-    (prefix.path / "conda-meta").mkdir()
-    (prefix.path / "conda-meta/history").touch()
-    with holding(cache / "pkgs.lock", f"the cache {cache}"):
-        if together:
-            folders = [archives / p.stem for p in packages]
-            for path in filter(os.path.lexists, folders if anew else []):
-                kept.discard(path)
-            for path in kept.drop_changed(cache, folders):
-                kept.discard(path)
-        else:
-            shutil.rmtree(unpacked, ignore_errors=True)
-            unpacked.mkdir()
-            for package in packages:
-                (unpacked / package.filename).symlink_to(archives / package.filename)
-        # HOME too: micromamba lists every prefix in ~/.conda/environments.txt.
-        environ = clean(
-            dict(os.environ),
-            CONDA_PKGS_DIRS=str(unpacked),
-            MAMBA_ROOT_PREFIX=str(root),
-            HOME=str(root),
-        )
-        command = [
-            micromamba,
-            "install",
-            "--yes",
-            "--no-rc",
-            "-p",
-            prefix.path,
-            "-f",
-            options.of.folder / CONDA_LOCK,
-        ]
-        try:
-            run(command, environ, "micromamba install", steps.quiet, disk=prefix.path)
-            if together:
-                kept.note(cache, [archives / p.stem for p in packages])
-        except Stop:
-            (cache / kept.HASHES).unlink(
-                missing_ok=True
-            )  # it may have found an archive not as noted: the next run reads all
-            raise
-        finally:
-            if not together:
-                shutil.rmtree(unpacked, ignore_errors=True)
-    missing = [p.name for p in packages if not (prefix.path / f"conda-meta/{p.stem}.json").exists()]
-    if missing or not (prefix.path / "bin/python").exists():
+def _refuse_incomplete(prefix: Path, packages: list[CondaPackage], archives: Path) -> None:
+    """Raises Stop where micromamba ended well and packages are missing."""
+    missing = []
+    for package in packages:
+        if not (prefix / f"conda-meta/{package.stem}.json").exists():
+            missing.append(package.name)
+    if missing or not (prefix / "bin/python").exists():
         raise Stop(
-            f"micromamba said it was done, and {len(missing)} packages are missing ({', '.join(missing[:3])}...); "
-            f"remove {archives}, and run again"
+            f"micromamba said it was done, and {len(missing)} packages are missing "
+            f"({', '.join(missing[:3])}...); remove {archives}, and run again"
         )

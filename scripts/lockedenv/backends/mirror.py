@@ -9,20 +9,21 @@ import json
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, Tuple
 from urllib.parse import quote
 
 from lockedenv.backends import download as fetch
 from lockedenv.backends import kept, wheels
-from lockedenv.backends.conda import MICROMAMBA
-from lockedenv.cli.options import Options
+from lockedenv.backends.base import Job, Sources
 from lockedenv.errors import Stop
 from lockedenv.host.machine import size_text, write_atomically
 from lockedenv.host.process import ask
-from lockedenv.output import Steps
 from lockedenv.redaction import redact
+from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.programs import MICROMAMBA
 
 INDEX = "files.json"  # sha256 -> path: a bucket does not say what it has
 PYTHON = "python-archives"  # uv's own name for each; uv knows their hashes
@@ -73,33 +74,32 @@ def read_index(address: str) -> Dict[str, str]:
     return found
 
 
-def look(options: Options) -> None:
-    """Reads the lists of --offline's address or of the mirrors. Raises Stop if --offline's has none."""
+def read_listings(asked: Sources) -> Sources:
+    """The sources with the lists of what --offline's address or the mirrors have.
 
-    def ask_for(address: str) -> Dict[str, str]:
-        try:
-            return read_index(address)
-        except Stop:
-            if options.source:
-                raise
-            return {}
-
-    addresses = (
-        [options.source] if options.source else [mirror.rstrip("/") for mirror in options.mirrors]
-    )
+    A mirror that has such a list is no channel's mirror. Raises Stop if --offline's address has none.
+    """
+    addresses = [mirror.rstrip("/") for mirror in asked.mirrors]
+    if asked.address:
+        addresses = [asked.address]
+    listings: Dict[str, Dict[str, str]] = {}
     with ThreadPoolExecutor(len(addresses) or 1) as pool:
-        options.lists = {
-            address: found
-            for address, found in zip(addresses, pool.map(ask_for, addresses))
-            if found
-        }
-    if options.source and not options.lists:
+        answers = [pool.submit(read_index, address) for address in addresses]
+        for address, answer in zip(addresses, answers):
+            try:
+                found = answer.result()
+            except Stop:
+                if asked.address:
+                    raise
+                continue
+            if found:
+                listings[address] = found
+    if asked.address and not listings:
         raise Stop(
-            f"{redact(options.source)} has no {INDEX}: it is no folder made by --download-only; check the address"
+            f"{redact(asked.address)} has no {INDEX}: it is no folder made by --download-only; check the address"
         )
-    options.mirrors = [
-        mirror for mirror in options.mirrors if mirror.rstrip("/") not in options.lists
-    ]
+    others = tuple(mirror for mirror in asked.mirrors if mirror.rstrip("/") not in listings)
+    return replace(asked, listings=listings, mirrors=others)
 
 
 def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tuple[int, str]]:
@@ -122,20 +122,20 @@ def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tu
     return found
 
 
-def refuse_incomplete(options: Options, backend: str) -> None:
+def refuse_incomplete(job: Job, backend: str) -> None:
     """Raises Stop if --offline's folder or address has no file for a package of the environment, by name or by its list."""
-    if not options.offline:
+    if not job.sources.offline:
         return
-    optional = wanted(options.of, "")
+    optional = wanted(job.environment, "")
     names = [
         f"{place}/{path.name}"
         for place in ("pkgs", "wheels")
-        for path in options.offline.glob(f"{place}/*")
+        for path in job.sources.offline.glob(f"{place}/*")
     ]
-    listed = {sha for found in options.lists.values() for sha in found}
+    listed = {sha for found in job.sources.listings.values() for sha in found}
     needed = {
         sha: pattern
-        for sha, (_, pattern) in wanted(options.of, backend).items()
+        for sha, (_, pattern) in wanted(job.environment, backend).items()
         if sha not in optional
     }
     lacking = [
@@ -144,25 +144,27 @@ def refuse_incomplete(options: Options, backend: str) -> None:
         if sha not in listed and not any(re.fullmatch(at, name) for name in names)
     ]
     if lacking:
-        given = f" --environment {options.of.given}" * (options.of.name != "default")
-        known = {pin.sha256: pin.name for pin in options.of.wheels(backend)}
+        given = f" --environment {job.environment.given}" * (job.environment.name != "default")
+        known = {pin.sha256: pin.name for pin in job.environment.wheels(backend)}
         known.update(
-            (package.sha256, package.name) for package in [*options.of.conda(), MICROMAMBA]
+            (package.sha256, package.name) for package in [*job.environment.conda(), MICROMAMBA]
         )
-        where = f"{redact(options.source) or options.offline} lacks {len(lacking)} of the {len(needed)} files"
+        where = f"{redact(job.sources.address) or job.sources.offline} lacks {len(lacking)} of the {len(needed)} files"
         raise Stop(
-            f"{where} of the environment {options.of.name}, {backend} backend, such as {known[lacking[0]]}; "
+            f"{where} of the environment {job.environment.name}, {backend} backend, such as {known[lacking[0]]}; "
             f"collect them there with --download-only{given}"
         )
 
 
-def bring(options: Options, backend: str, steps: Steps, archives: bool = True) -> None:
+def bring(job: Job, backend: str, reporter: Reporter, archives: bool = True) -> None:
     """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
-    needed, places = wanted(options.of, backend, archives), defaultdict(dict)  # type: ignore
+    needed, places = wanted(job.environment, backend, archives), defaultdict(dict)  # type: ignore
     python = (
-        rf"{PYTHON}/\w+-cpython-{re.escape(options.of.python)}\..*" if backend == "pip" else "$^"
+        rf"{PYTHON}/\w+-cpython-{re.escape(job.environment.python)}\..*"
+        if backend == "pip"
+        else "$^"
     )
-    for address, found in options.lists.items():
+    for address, found in job.sources.listings.items():
         for sha, path in found.items():
             size, pattern = needed.get(sha, (0, python))
             if re.fullmatch(pattern, path):
@@ -173,15 +175,15 @@ def bring(options: Options, backend: str, steps: Steps, archives: bool = True) -
         try:
             got = fetch.fetch(
                 [*items.values()],
-                options.cache / place,
-                steps.note,
-                steps.quiet,
+                job.cache / place,
+                reporter.note,
+                reporter.quiet,
                 rounds=3,
                 has=kept.known,
             )
             checked = "which uv checks" if place == PYTHON else "hashes right"
-            steps.note(
+            reporter.note(
                 f"{len(items)} files of {place} from the mirror, {checked}; {size_text(got)} fetched now"
             )
         except fetch.FetchError as error:
-            steps.note(f"not all is on the mirror: {str(error).splitlines()[:2][-1].strip()}")
+            reporter.note(f"not all is on the mirror: {str(error).splitlines()[:2][-1].strip()}")

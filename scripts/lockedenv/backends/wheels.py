@@ -22,14 +22,14 @@ from urllib.parse import urlsplit
 from lockedenv import ROOT
 from lockedenv.backends import download as fetch
 from lockedenv.backends import kept
+from lockedenv.backends.base import Job, Problem
 from lockedenv.backends.file_names import distribution_file_name
-from lockedenv.cli.options import Options
 from lockedenv.errors import Stop
 from lockedenv.host.machine import has_links_and_locks, read_json, same_filesystem, version_tuple
 from lockedenv.host.process import ask, clean, holding, run
-from lockedenv.output import Steps
 from lockedenv.prefix.lifecycle import Prefix
 from lockedenv.prefix.records import INSTALLED, file_sha256, hashes, read_prefix, recorded_files
+from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.facts import PLATFORM as GLIBC_PLATFORM
 
@@ -184,7 +184,7 @@ def uv_pin() -> locks.PipPackage:
 
 
 def bring_uv(
-    cache: Path, steps: Steps, offline: Optional[Path] = None, prefix: Path = Path()
+    cache: Path, reporter: Reporter, offline: Optional[Path] = None, prefix: Optional[Path] = None
 ) -> Path:
     """The uv that installs, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop.
 
@@ -197,7 +197,7 @@ def bring_uv(
             f"{folder} has no uv {pin.version}; collect it anew with --download-only {offline}"
         )
     if not wheel:
-        _fetch_uv(pin, folder, steps, prefix)
+        _fetch_uv(pin, folder, reporter, prefix)
     if not (wheel := wheel or by_hash(folder, "uv-*.whl", pin.sha256)):
         raise Stop(
             f"the package index has no uv {pin.version} with the locked hash; use another index"
@@ -205,24 +205,37 @@ def bring_uv(
     return kept.program(wheel, ".data/scripts/uv", f"uv-{pin.sha256[:12]}", cache)
 
 
-def _own_uv(prefix: Path) -> str:
-    """The machine's own uv, or the prefix's, where it is new enough to fetch the locked one."""
-    found = filter(None, [shutil.which("uv"), shutil.which(prefix / "bin/uv")])
-    return next((uv for uv in found if version_tuple(ask([uv, "--version"])[1]) >= (0, 5)), "")
+def _own_uv(prefix: Path | None) -> str:
+    """The machine's own uv, or the prefix's, where it is new enough to fetch the locked one; or empty."""
+    programs = [shutil.which("uv")]
+    if prefix is not None:
+        programs.append(shutil.which(prefix / "bin/uv"))
+    for uv in programs:
+        if uv and version_tuple(ask([uv, "--version"])[1]) >= (0, 5):
+            return uv
+    return ""
 
 
-def refuse_without_pip(cache: Path, prefix: Path = Path()) -> None:
-    """Raises Stop where nothing could bring uv: no pip, no uv of the machine's, none in the cache."""
-    if not (
-        pip_command() or _own_uv(prefix) or by_hash(cache / "wheels", "uv-*.whl", uv_pin().sha256)
-    ):
-        raise Stop("no pip here to fetch uv with; install it with: apt-get install python3-pip")
+def uv_problem(cache: Path, prefix: Path | None = None) -> Problem | None:
+    """Why nothing could bring uv, or None: no pip, no uv of the machine's, none in the cache."""
+    if pip_command() or _own_uv(prefix) or by_hash(cache / "wheels", "uv-*.whl", uv_pin().sha256):
+        return None
+    return Problem("no pip here to fetch uv with", "install it with: apt-get install python3-pip")
 
 
-def _fetch_uv(pin: locks.PipPackage, folder: Path, steps: Steps, prefix: Path) -> None:
+def refuse_without_pip(cache: Path, prefix: Path | None = None) -> None:
+    """Raises Stop where nothing could bring uv."""
+    problem = uv_problem(cache, prefix)
+    if problem:
+        raise Stop(str(problem))
+
+
+def _fetch_uv(pin: locks.PipPackage, folder: Path, reporter: Reporter, prefix: Path | None) -> None:
     refuse_without_pip(folder.parent, prefix)
     if not pip_command():
-        return fetch_files([pin], folder, Path(_own_uv(prefix)), platform.python_version(), steps)
+        return fetch_files(
+            [pin], folder, Path(_own_uv(prefix)), platform.python_version(), reporter
+        )
     environ, found = dict(os.environ), index_settings(dict(os.environ))
     index = {
         f"PIP_{name.replace('-', '_').upper()}": found[uv]
@@ -292,13 +305,13 @@ def fetch_files(
     folder: Path,
     uv: Path,
     python: str,
-    steps: Steps,
+    reporter: Reporter,
     read: bool = True,
 ) -> None:
     """The wheels and sources of these pins for a Python into a folder, by hash; what is there is not asked for. Raises Stop."""
     there = set((hashes if read else kept.known)(folder.glob("*-*")).values())
     if missing := [pin for pin in pins if pin.sha256 not in there]:
-        fetch.fetch(locate(missing, uv, python), folder, steps.note, steps.quiet)
+        fetch.fetch(locate(missing, uv, python), folder, reporter.note, reporter.quiet)
 
 
 def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
@@ -324,78 +337,74 @@ def damaged(prefix: Path, pins: List[locks.PipPackage]) -> List[str]:
     return wrong
 
 
-def install(options: Options, lock: Path, uv: Path, steps: Steps) -> None:
-    """The wheels of a lock, by hash; what is not as its install left it, again; what the user added stays. Raises Stop.
+def install(job: Job, lock: Path, uv: Path, reporter: Reporter) -> None:
+    """The wheels of a lock, by hash; what is not as its install left it, again; what the user added stays.
 
-    With --force, or where something was damaged, what the cache holds unpacked is compared file by file.
+    If the job is `fresh`, or where something was damaged, what the cache holds unpacked is compared
+    file by file. Raises Stop.
     """
-    prefix, cache, offline, anew = (
-        options.target.path,
-        options.cache,
-        options.offline,
-        options.force,
-    )
-    pins, environ = locks.read_pip_lock(lock), uv_environment(cache, prefix, dict(os.environ))
-    command = [
-        uv,
-        "pip",
-        "install",
-        "--python",
-        prefix / "bin/python",
-        *PLATFORM,
-        "--require-hashes",
-        "--no-deps",
-    ]
-    wrong, folder = damaged(prefix, pins), (offline or cache) / "wheels"
-    apart, local = (
-        not same_filesystem(cache, prefix) or str(temporary("uv", prefix)) in environ.values(),
-        [],
-    )
-    command += [word for name in wrong for word in ("--reinstall-package", name)]
-    if (
-        offline
-        or apart
-        or {pin.sha256 for pin in pins} <= set(kept.known(folder.glob("*.whl")).values())
-    ):  # by a mirror
-        # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside the prefix.
+    prefix = job.prefix.path
+    offline = job.sources.offline
+    pins = locks.read_pip_lock(lock)
+    environ = uv_environment(job.cache, prefix, dict(os.environ))
+    wrong = damaged(prefix, pins)
+    folder = (offline or job.cache) / "wheels"
+    apart = not same_filesystem(job.cache, prefix)
+    if str(temporary("uv", prefix)) in environ.values():
+        apart = True
+    command = [uv, "pip", "install", "--python", prefix / "bin/python", *PLATFORM]
+    command += ["--require-hashes", "--no-deps"]
+    for name in wrong:
+        command += ["--reinstall-package", name]
+
+    local: List[Any] = []
+    wanted = {pin.sha256 for pin in pins}
+    if offline or apart or wanted <= set(kept.known(folder.glob("*.whl")).values()):
+        # The wheels are kept in the cache; what uv unpacks, small files by the thousand, lies beside
+        # the prefix.
         if not offline:
-            fetch_files(pins, folder, uv, options.of.python, steps, read=False)
+            fetch_files(pins, folder, uv, job.environment.python, reporter, read=False)
         local = ["--no-index", "--find-links", folder]
-    with holding(cache / "uv.lock", f"the cache {cache}"):
-        unpacked = list(cache.glob("uv/archive-v*/*"))
-        unknown = kept.drop_changed(cache, unpacked)
-        for path in [
-            p
-            for p in (unpacked if wrong or anew else unknown)
-            if p.exists() and not kept.whole_wheel(p)
-        ]:
-            kept.discard(path)
-        # All in the cache: then no index is asked, and none needs to answer. The last way is for what a mirror named of no use.
-        ways: List[List[Any]] = [
-            [*local, "--offline"],
-            local,
-            *([[]] if local and not offline else []),
-        ]
-        for number, way in enumerate(ways, 1):
-            last = number == len(
-                ways
-            )  # it alone shows what uv says, but for the list of every package that it installed
-            hide = r" [+~-] \S+==| Downloaded|Using Python|Resolved|Audited" if last else ""
+    # All in the cache: then no index is asked, and none needs to answer. The last attempt is for
+    # what a mirror named and is of no use.
+    attempts: List[List[Any]] = [[*local, "--offline"], local]
+    if local and not offline:
+        attempts.append([])
+
+    with holding(job.cache / "uv.lock", f"the cache {job.cache}"):
+        _drop_damaged_wheels(job.cache, everything=bool(wrong) or job.fresh)
+        for attempt in attempts[:-1]:
             try:
                 run_uv(
-                    [*command, *way, "-r", lock],
+                    [*command, *attempt, "-r", lock],
                     environ,
                     f"installing {lock.name}",
-                    steps.quiet,
-                    hide=hide,
+                    reporter.quiet,
+                    hide="",
                     disk=prefix,
                 )
                 break
             except Stop:
-                if last:
-                    raise
-            if (
-                apart and not offline
-            ):  # uv hashes what it unpacks, and may have found a wheel that is not as it was noted
-                fetch_files(pins, folder, uv, options.of.python, steps)
-        kept.note(cache, cache.glob("uv/archive-v*/*"))
+                if apart and not offline:
+                    # uv hashes what it unpacks, and may have found a wheel that is not as it was noted.
+                    fetch_files(pins, folder, uv, job.environment.python, reporter)
+        else:
+            # It alone shows what uv says, but for the list of every package that it installed.
+            run_uv(
+                [*command, *attempts[-1], "-r", lock],
+                environ,
+                f"installing {lock.name}",
+                reporter.quiet,
+                hide=r" [+~-] \S+==| Downloaded|Using Python|Resolved|Audited",
+                disk=prefix,
+            )
+        kept.note(job.cache, job.cache.glob("uv/archive-v*/*"))
+
+
+def _drop_damaged_wheels(cache: Path, everything: bool) -> None:
+    """Removes the unpacked wheels that are not whole: those without a note, or with `everything` all that are not."""
+    unpacked = list(cache.glob("uv/archive-v*/*"))
+    unknown = kept.drop_changed(cache, unpacked)
+    for path in unpacked if everything else unknown:
+        if path.exists() and not kept.whole_wheel(path):
+            kept.discard(path)

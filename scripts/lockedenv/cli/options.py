@@ -1,138 +1,221 @@
-"""What the two scripts that install are asked for, and how they start."""
+"""The options of the two scripts that install: the words on the command line become a Request."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, NoReturn, Sequence
 
 from lockedenv import ROOT
-from lockedenv.errors import Stop
+from lockedenv.errors import UsageError
 from lockedenv.host.machine import default_cache, home
 from lockedenv.host.process import ShowVersion, run_script
 from lockedenv.install.flash_attention import plan as flash_plan
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.install.request import FlashRequest, Request
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.suggest import did_you_mean
 
 
-class Options(argparse.Namespace):
-    """The parsed options. `level` None: what the prefix's past asks for.
+class Parser(argparse.ArgumentParser):
+    """A parser that ends wrong usage with one line and exit status 2."""
 
-    `offline` is a folder made by --download-only, or the cache, into which its files come from `source`, where it is served.
-    """
-
-    target: Prefix
-    of: Environment
-    cache: Path
-    offline: Optional[Path]
-    force: bool = False  # the set-up alone has these
-    json: bool = False
-    any_pod: bool = False
-    pod: List[Dict[str, Any]] = []  # what was found of the machine
-    mirrors: List[str]  # without a value here: argparse would take it for given
-    source: str = ""
-    lists: Dict[str, Dict[str, str]] = {}  # mirror -> sha256 -> path
-
-    def usual(self) -> Path:
-        """Where the named environment is, if no prefix is named."""
-        named = environment.find(self.environment or "default")
-        return home() / ("maximalcai" + f"-{named.name}" * (named.folder != ROOT))
-
-    def settle(self, path: Path) -> None:
-        """Makes the paths absolute, with `path` as the prefix, whose own environment is meant if none is named.
-
-        Raises Stop for options that contradict each other.
-        """
-        if self.sha256 and not self.wheel:
-            raise Stop("--sha256 is the hash of --wheel; give both")
-        if self.wheel and not re.fullmatch("[0-9a-f]{64}", self.sha256):
-            raise Stop(
-                "--wheel needs --sha256 with the wheel's 64 hex digits: nothing is installed that was not hashed"
-            )
-        self.cache = (self.cache.expanduser() if self.cache else default_cache()).resolve()
-        if isinstance(self.offline, str):
-            self.source, self.offline = self.offline.rstrip("/"), self.cache
-        elif self.offline and not self.offline.is_dir():
-            raise Stop(
-                f"--offline {self.offline}: is not a folder; make it with --download-only {self.offline}"
-            )
-        if self.jobs is not None and self.jobs < 1:
-            raise Stop(f"--jobs {self.jobs}: give a positive number")
-        self.offline = self.offline.resolve() if self.offline else None
-        try:
-            self.target = Prefix(path.expanduser().resolve())  # through a link: what it points to
-        except RuntimeError as error:
-            raise Stop(f"--prefix {path}: {error}; name another") from None
-        self.of = (
-            environment.find(self.environment)
-            if self.environment
-            else environment.of(self.target.path)
-        )
-        self.of.names()  # both locks can be read
-        flash_plan.architectures([], self.of.cuda("conda") or self.of.cuda("pip"), self.arch)
+    def error(self, message: str) -> NoReturn:
+        options: list[str] = []
+        for action in self._actions:
+            options += action.option_strings
+        match = re.fullmatch(r"unrecognized arguments: (\S+).*", message)
+        if match:
+            message += did_you_mean(match[1].partition("=")[0], options)
+        match = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if match:
+            message += did_you_mean(match[1], re.findall(r"[\w-]+", match[2]))
+        self.exit(2, f"{Path(self.prog).name}: {message}; --help lists the options\n")
 
 
-def make_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+class HelpAll(argparse.Action):
+    """The option --help-all, which shows the options that --help leaves out."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        for action in parser._actions:
+            hidden = getattr(action, "full_help", None)
+            if hidden:
+                action.help = hidden
+        parser.print_help()
+        parser.exit()
+
+
+class Adder:
+    """Adds options to a parser; `seldom` ones are shown by --help-all alone."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+
+    def usual(self, *names: str, **settings: Any) -> None:
+        self._parser.add_argument(*names, **settings)
+
+    def seldom(self, *names: str, **settings: Any) -> None:
+        action = self._parser.add_argument(*names, **{**settings, "help": argparse.SUPPRESS})
+        action.full_help = settings["help"]  # type: ignore[attr-defined]
+
+
+def make_parser(name: str, description: str, epilog: str) -> Parser:
     """The parser of a script, with the options that both have."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         f"scripts/{name}",
         description=description,
         epilog=epilog,
         allow_abbrev=False,
+        add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(mirrors=[])
-    add = parser.add_argument
-    add("--prefix", type=Path, metavar="DIR", help="the environment (default: see below)")
-    add(
+    add = Adder(parser)
+    add.usual("--prefix", type=Path, metavar="DIR", help="the environment (default: see below)")
+    add.usual(
         "--environment",
         metavar="NAME|DIR",
-        help="default, current, or a folder of your own with an environment.yml and its "
-        "locks (default: the one that the prefix is of)",
+        help="default, current, or a folder of your own with an environment.yml and its locks "
+        "(default: the one that the prefix is of)",
     )
-    add(
+    add.usual(
         "--cache",
         type=Path,
         metavar="DIR",
-        help="where downloads and built wheels are kept "
-        "(default: /workspace/.cache/maximalcai on a pod, otherwise ~/.cache/maximalcai)",
+        help="where downloads and built wheels are kept (default: /workspace/.cache/maximalcai on a "
+        "pod, otherwise ~/.cache/maximalcai)",
     )
-    add(
+    add.usual(
         "--offline",
-        type=lambda text: text if "://" in text else Path(text),
         metavar="DIR|URL",
         help="take everything from a folder made by --download-only, here or at an address",
     )
-    add(
-        "--arch",
-        default="",
-        metavar="LIST",
-        help="build flash-attn for these: 90 is an H100, 80 an A100 "
-        "(default: the GPUs present; without a GPU it is left out)",
-    )
-    add("--jobs", type=int, metavar="N", help="compile jobs (default: by CPUs and free memory)")
-    add(
+    add.usual(
         "--flash-attn",
         choices=["auto", "build", "wheel", "none"],
         default="auto",
         help="wheel: its project's own, by hash; build: from its source; none: leave it out "
         "(default: the cache's, else the wheel if it fits, else built)",
     )
-    add("--wheel", default="", metavar="FILE|URL", help="install this flash-attn wheel")
-    add("--sha256", default="", metavar="HEX", help="the hash of --wheel")
-    add(
+    add.seldom(
+        "--arch",
+        default="",
+        metavar="LIST",
+        help="build flash-attn for these: 90 is an H100, 80 an A100 (default: the GPUs present; "
+        "without a GPU it is left out)",
+    )
+    add.seldom(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="compile jobs at a time (default: by CPUs and free memory)",
+    )
+    add.seldom(
+        "--wheel",
+        default="",
+        metavar="FILE|URL",
+        help="install this flash-attn wheel; FILE#sha256=HEX names its hash too",
+    )
+    add.seldom("--sha256", default="", metavar="HEX", help="the hash of --wheel")
+    add.usual(
         "--level",
         choices=["quick", "full"],
         help="how much is verified (default: full, until that has passed)",
     )
-    add("--quiet", action="store_true", help="print the verdict and errors only")
-    add("--version", action=ShowVersion, nargs=0, help="print the version and the commit")
+    add.usual("--quiet", action="store_true", help="print the verdict and errors only")
+    add.usual("-h", "--help", action="help", help="the options that people use")
+    add.usual("--help-all", action=HelpAll, nargs=0, help="all options")
+    add.usual("--version", action=ShowVersion, nargs=0, help="print the version and the commit")
     return parser
 
 
-def main(parser: argparse.ArgumentParser, work: Callable[[Options], int]) -> int:
+def usual_prefix(name: str | None) -> Path:
+    """Where the environment of a name is, if no prefix is named. Raises Stop."""
+    found = environment.find(name or "default")
+    if found.folder == ROOT:
+        return home() / "maximalcai"
+    return home() / f"maximalcai-{found.name}"
+
+
+def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
+    """The request that the options of a parser above make, for a prefix. Raises UsageError or Stop."""
+    cache = default_cache()
+    if arguments.cache:
+        cache = arguments.cache.expanduser()
+    cache = cache.resolve()
+    try:
+        # Through a link: what it points to.
+        path = prefix.expanduser().resolve()
+    except RuntimeError as error:
+        raise UsageError(f"--prefix {prefix}: {error}; name another") from None
+    offline, address = _offline(arguments.offline, cache)
+    wanted = _environment(arguments.environment, path)
+    flash = _flash(arguments)
+    # Wrong architectures are refused now, and not after the downloads.
+    flash_plan.architectures([], wanted.cuda("conda") or wanted.cuda("pip"), flash.arch)
+    return Request(
+        prefix=path,
+        environment=wanted,
+        cache=cache,
+        offline=offline,
+        address=address,
+        mirrors=tuple(getattr(arguments, "mirrors", ())),
+        backend=getattr(arguments, "backend", "auto"),
+        flash=flash,
+        level=arguments.level,
+        force=getattr(arguments, "force", False),
+        keep_extras=not getattr(arguments, "drop_extras", False),
+        any_pod=getattr(arguments, "any_pod", False),
+        dry_run=getattr(arguments, "dry_run", False),
+    )
+
+
+def _environment(name: str | None, prefix: Path) -> Environment:
+    """The named environment, or the one that the prefix is of. Raises Stop if a lock cannot be read."""
+    found = environment.find(name) if name else environment.of(prefix)
+    found.names()  # both locks can be read
+    return found
+
+
+def _offline(text: str | None, cache: Path) -> tuple[Path | None, str]:
+    """--offline as (folder, address): the files of an address go to the cache. Raises UsageError."""
+    if not text:
+        return None, ""
+    if "://" in text:
+        return cache, text.rstrip("/")
+    folder = Path(text)
+    if not folder.is_dir():
+        raise UsageError(
+            f"--offline {folder}: is not a folder; make it with --download-only {folder}"
+        )
+    return folder.resolve(), ""
+
+
+def _flash(arguments: argparse.Namespace) -> FlashRequest:
+    """How flash-attn is to be had. Raises UsageError for options that contradict each other."""
+    wheel, _, fragment = arguments.wheel.partition("#sha256=")
+    sha256 = arguments.sha256 or fragment
+    if sha256 and not wheel:
+        raise UsageError("--sha256 is the hash of --wheel; give both")
+    if wheel and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UsageError(
+            "--wheel needs --sha256 with the wheel's 64 hex digits: nothing is installed that was "
+            "not hashed"
+        )
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError(f"--jobs {arguments.jobs}: give a positive number")
+    return FlashRequest(
+        mode=arguments.flash_attn,
+        wheel=wheel,
+        sha256=sha256,
+        arch=arguments.arch,
+        jobs=arguments.jobs,
+    )
+
+
+def main(
+    parser: Parser, work: Callable[[argparse.Namespace], int], words: Sequence[str] | None = None
+) -> int:
     """Does a script's work with the options that it was called with; gives the exit status."""
-    options = parser.parse_args(namespace=Options())
-    return run_script(Path(parser.prog).name, lambda: work(options))
+    arguments = parser.parse_args(words)
+    return run_script(Path(parser.prog).name, lambda: work(arguments))

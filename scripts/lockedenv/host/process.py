@@ -24,6 +24,7 @@ from lockedenv import ROOT, VERSION
 from lockedenv.errors import FULL_DISK, Stop, disk_text
 from lockedenv.output import Progress
 from lockedenv.redaction import redact
+from lockedenv.spec.variables import reaches_tools
 
 _running: "Dict[subprocess.Popen[Any], bool]" = {}
 _stopped_by: List[int] = []
@@ -36,7 +37,6 @@ A_HOOKS = (
     "GIT_COMMON_DIR",
     "GIT_OBJECT_DIRECTORY",
 )  # they name another repository
-DROPPED = ("CONDA_", "MAMBA_", "UV_", "PIP_", "PYTHON", "VIRTUAL_ENV", "XDG_CONFIG_")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -235,11 +235,9 @@ def run(
 
 
 def clean(environ: Dict[str, str], **more: str) -> Dict[str, str]:
-    """The environment for a tool: without the user's settings of conda, mamba, uv, pip and Python, which would steer it."""
-    return {
-        **{name: value for name, value in environ.items() if not name.startswith(DROPPED)},
-        **more,
-    }
+    """The environment for a tool, without what would steer it (spec/variables.py says what, and why)."""
+    kept = {name: value for name, value in environ.items() if reaches_tools(name)}
+    return {**kept, **more}
 
 
 @contextlib.contextmanager

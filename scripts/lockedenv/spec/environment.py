@@ -14,10 +14,11 @@ from enum import Enum
 from pathlib import Path
 
 from lockedenv import ROOT
-from lockedenv.errors import Stop
+from lockedenv.errors import Stop, UsageError
 from lockedenv.host.machine import read_json, version_tuple
 from lockedenv.spec import locks
 from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
+from lockedenv.spec.suggest import did_you_mean
 
 MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, its state, its environment (prefix.py)
 GIVEN = "MAXIMALCAI_ENVIRONMENT"  # --environment of the verifier, for the checks that run in processes of their own
@@ -166,9 +167,10 @@ def find(text: str) -> Environment:
             return environment
     folder = Path(os.path.realpath(os.path.expanduser(text)))
     if not (folder / SPEC).is_file():
-        names = " and ".join(environment.name for environment in ours())
-        raise Stop(
-            f"--environment {text}: there are {names}, and any folder with an {SPEC}; this is none of them"
+        names = [environment.name for environment in ours()]
+        raise UsageError(
+            f"--environment {text}: there are {' and '.join(names)}, and any folder with an {SPEC}; "
+            f"this is none of them{did_you_mean(text, names)}"
         )
     return Environment(folder)
 

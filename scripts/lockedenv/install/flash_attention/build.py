@@ -13,7 +13,7 @@ from lockedenv.backends.kept import discard
 from lockedenv.errors import Stop
 from lockedenv.host.process import clean, run
 from lockedenv.install.flash_attention.plan import GET_GCC, GET_NVCC, Toolchain
-from lockedenv.output import Steps
+from lockedenv.reporter import Reporter
 
 _CAUSES = (
     (
@@ -137,7 +137,7 @@ def build(
     archs: List[str],
     jobs: int,
     log: Path,
-    steps: Steps,
+    reporter: Reporter,
     again: bool = True,
 ) -> Path:
     """Builds a wheel of a folder of source in `work`; killed for memory, once more with half the jobs.
@@ -155,7 +155,7 @@ def build(
         out,
     ]
     command = [prefix / "bin/python", "-m", "pip", "wheel", *options, source]
-    steps.note(f"the full log: {log}")
+    reporter.note(f"the full log: {log}")
     try:
         with log.open("w", encoding="utf-8") as file:
             environ = variables(work, prefix, tools, archs, jobs)
@@ -163,7 +163,7 @@ def build(
                 command,
                 environ,
                 "building flash-attn",
-                steps.quiet,
+                reporter.quiet,
                 on_line=follower(file),
                 cwd=work,
             )
@@ -171,9 +171,9 @@ def build(
         text = log.read_text(encoding="utf-8", errors="replace")
         kind, cause, remedy = likely_cause(f"{text}\n{error}", tools.cuda)
         if kind == "memory" and jobs > 1 and again:
-            steps.note(f"{cause}; trying once more with {jobs // 2} job{'s' * (jobs > 3)}")
+            reporter.note(f"{cause}; trying once more with {jobs // 2} job{'s' * (jobs > 3)}")
             shutil.rmtree(out, ignore_errors=True)
-            return build(source, work, prefix, tools, archs, jobs // 2, log, steps, again=False)
+            return build(source, work, prefix, tools, archs, jobs // 2, log, reporter, again=False)
         tail = "\n  ".join(text.strip().splitlines()[-12:])
         raise Stop(
             f"building flash-attn failed: {cause}; {remedy}.\n  {tail}\nThe full log: {log}"

@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 from lockedenv.backends import download as fetch
 from lockedenv.backends import wheels
-from lockedenv.cli.options import Options
 from lockedenv.errors import Stop
 from lockedenv.host import machine
 from lockedenv.host.launchers import child_environment
@@ -24,8 +23,9 @@ from lockedenv.host.process import ask, clean, end_orphans, holding, run
 from lockedenv.install.flash_attention import build as flash_build
 from lockedenv.install.flash_attention import plan as flash_plan
 from lockedenv.install.flash_attention.plan import Torch
-from lockedenv.output import Steps
+from lockedenv.install.request import Installation
 from lockedenv.prefix.records import INSTALLED, file_sha256, read_prefix
+from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.verify.checklist import find_check
 from lockedenv.verify.checks import FAIL
@@ -38,7 +38,7 @@ NO_PREBUILT = "none is locked for this environment"
 NO_GPU = "skipped: no GPU here to build for (--arch 90 builds for an H100 all the same)"
 
 
-def cached_wheel(cache: Path, base: str, steps: Steps) -> Optional[Path]:
+def cached_wheel(cache: Path, base: str, reporter: Reporter) -> Optional[Path]:
     """The wheel of this key in the cache that runs here, if it is what its JSON says; a damaged one is set aside."""
     folders = [
         path for path in cache.glob(f"{base}-*") if flash_plan.runs_here(path.name, base, GLIBC)
@@ -52,7 +52,7 @@ def cached_wheel(cache: Path, base: str, steps: Steps) -> Optional[Path]:
         if info.get("sha256") and file_sha256(folder / str(info.get("wheel"))) == info["sha256"]:
             return folder / str(info["wheel"])
         aside = folder.rename(folder.with_name(f"damaged-{time.time_ns()}-{folder.name}"))
-        steps.note(f"the cached wheel is not what was built; set aside as {aside}")
+        reporter.note(f"the cached wheel is not what was built; set aside as {aside}")
     return None
 
 
@@ -97,58 +97,64 @@ def prove(prefix: Path, version: str, gpu: bool) -> Tuple[str, bool]:
     return "", False
 
 
-def _given_wheel(options: Options, torch: Torch, steps: Steps) -> Path:
+def _given_wheel(job: Installation, torch: Torch, reporter: Reporter) -> Path:
     """The wheel of --wheel, checked by name and hash before anything is done with it. Raises Stop."""
-    name = unquote(urlsplit(options.wheel).path).rsplit("/", 1)[-1]
+    name = unquote(urlsplit(job.flash.wheel).path).rsplit("/", 1)[-1]
     if misfit := flash_plan.wheel_misfit(name, torch):
         raise Stop(misfit)
-    if "://" in options.wheel:
+    if "://" in job.flash.wheel:
         fetch.fetch(
-            [fetch.Item(name, options.sha256, 0, [options.wheel])],
-            options.cache / "wheels",
-            steps.note,
-            steps.quiet,
+            [fetch.Item(name, job.flash.sha256, 0, [job.flash.wheel])],
+            job.cache / "wheels",
+            reporter.note,
+            reporter.quiet,
         )
-        return options.cache / "wheels" / name
-    wheel = Path(options.wheel).expanduser().resolve()
+        return job.cache / "wheels" / name
+    wheel = Path(job.flash.wheel).expanduser().resolve()
     if not wheel.is_file():
-        raise Stop(f"{options.wheel} is not a file")
-    if (has := file_sha256(wheel)) != options.sha256:
-        raise Stop(f"{options.wheel} has sha256 {has}, not {options.sha256}: it is not installed")
+        raise Stop(f"{job.flash.wheel} is not a file")
+    if (has := file_sha256(wheel)) != job.flash.sha256:
+        raise Stop(
+            f"{job.flash.wheel} has sha256 {has}, not {job.flash.sha256}: it is not installed"
+        )
     return wheel
 
 
-def _source(pin: locks.PipPackage, options: Options, steps: Steps) -> Path:
+def _source(pin: locks.PipPackage, job: Installation, reporter: Reporter) -> Path:
     """The locked source archive, hash checked: from --offline, the cache or the index. Raises Stop or FetchError."""
     for folder in filter(
-        None, [options.offline and options.offline / "wheels", options.cache / "wheels"]
+        None, [job.sources.offline and job.sources.offline / "wheels", job.cache / "wheels"]
     ):
         if found := wheels.by_hash(folder, "flash_attn-*.tar.gz", pin.sha256):
             return found
-    if options.offline:
+    if job.sources.offline:
         raise Stop(
-            f"{options.offline}/wheels has no source of flash-attn {pin.version} with the locked hash; "
-            f"collect it anew with --download-only {options.offline}"
+            f"{job.sources.offline}/wheels has no source of flash-attn {pin.version} with the locked hash; "
+            f"collect it anew with --download-only {job.sources.offline}"
         )
-    uv = wheels.bring_uv(options.cache, steps)
-    wheels.fetch_files([pin], options.cache / "wheels", uv, options.of.python, steps)
-    return _source(pin, options, steps)
+    uv = wheels.bring_uv(job.cache, reporter)
+    wheels.fetch_files([pin], job.cache / "wheels", uv, job.environment.python, reporter)
+    return _source(pin, job, reporter)
 
 
-def outlook(options: Options, backend: str, gpus: List[machine.Gpu]) -> str:
+def outlook(job: Installation, backend: str, gpus: List[machine.Gpu]) -> str:
     """What `install` is going to do, in a line, before there is a prefix and anything is fetched."""
-    mode, pin, prebuilt = options.flash_attn, options.of.flash_attn(), options.of.flash_wheel()
-    if mode == "none" or options.wheel:
-        return f"{options.wheel}, as given" if options.wheel else "left out, as asked"
+    mode, pin, prebuilt = (
+        job.flash.mode,
+        job.environment.flash_attn(),
+        job.environment.flash_wheel(),
+    )
+    if mode == "none" or job.flash.wheel:
+        return f"{job.flash.wheel}, as given" if job.flash.wheel else "left out, as asked"
     try:
-        torch = flash_plan.locked_torch(options.of, backend)
-        archs = flash_plan.architectures(gpus, torch.cuda, options.arch)
+        torch = flash_plan.locked_torch(job.environment, backend)
+        archs = flash_plan.architectures(gpus, torch.cuda, job.flash.arch)
         if not pin or not archs and mode != "wheel":
             return NO_GPU if pin else NO_SOURCE
         base, named = flash_plan.key(pin, torch, archs), ", ".join("sm_" + arch for arch in archs)
         if any(
             flash_plan.runs_here(path.name, base, GLIBC)
-            for path in (options.cache / "flash-attn").glob(f"{base}-*")
+            for path in (job.cache / "flash-attn").glob(f"{base}-*")
         ):
             return f"the wheel that the cache has for {named}"
         misfit = (
@@ -158,26 +164,26 @@ def outlook(options: Options, backend: str, gpus: List[machine.Gpu]) -> str:
             return misfit or f"the prebuilt wheel of flash-attn {pin.version}"
         tools = "the lock's nvcc and g++"
         if backend != "conda":
-            found = flash_plan.find_toolchain(options.target.path, torch.cuda, dict(os.environ))
+            found = flash_plan.find_toolchain(job.prefix.path, torch.cuda, dict(os.environ))
             tools = f"nvcc {found.nvcc} and g++ {found.gcc}"
-        jobs, said = _jobs(options)
+        jobs, said = _jobs(job)
         return f"built for {named} with {tools}, {said}: {flash_plan.build_time(archs, jobs)}"
     except Stop as error:
         return str(error)
 
 
-def _jobs(options: Options) -> Tuple[int, str]:
+def _jobs(job: Installation) -> Tuple[int, str]:
     jobs, why = flash_plan.job_count(
         machine.cpu_limit(), machine.memory_limit()[1], int(os.environ.get("NVCC_THREADS", "1"))
     )
-    if options.jobs:
-        jobs, why = options.jobs, f"as asked; {jobs} would be the choice for {why}"
+    if job.flash.jobs:
+        jobs, why = job.flash.jobs, f"as asked; {jobs} would be the choice for {why}"
     return jobs, f"{jobs} job{'s' * (jobs > 1)} at a time: {why}"
 
 
-def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -> None:
+def install(job: Installation, uv: Path, gpus: List[machine.Gpu], reporter: Reporter) -> None:
     """Installs flash-attn: given, cached, prebuilt or built; proves it, and takes it out again if it is wrong. Raises Stop."""
-    prefix, cache, mode = options.target.path, options.cache / "flash-attn", options.flash_attn
+    prefix, cache, mode = job.prefix.path, job.cache / "flash-attn", job.flash.mode
     marker = prefix / MARKER
     there = marker.read_text() if marker.exists() else ""
 
@@ -189,44 +195,44 @@ def install(options: Options, uv: Path, gpus: List[machine.Gpu], steps: Steps) -
             and not prove(prefix, name.split("-")[1].split("+")[0], False)[0]
         )
 
-    if options.wheel:
-        wheel = _given_wheel(options, flash_plan.probe_torch(prefix), steps)
-        name = f"{wheel.name} {options.sha256} --wheel"
+    if job.flash.wheel:
+        wheel = _given_wheel(job, flash_plan.probe_torch(prefix), reporter)
+        name = f"{wheel.name} {job.flash.sha256} --wheel"
         return (
-            steps.note(f"{wheel.name} is installed")
+            reporter.note(f"{wheel.name} is installed")
             if installed(name)
-            else put(wheel, name, options, uv, bool(gpus), steps)
+            else put(wheel, name, job, uv, bool(gpus), reporter)
         )
-    pin, prebuilt = options.of.flash_attn(), options.of.flash_wheel()
+    pin, prebuilt = job.environment.flash_attn(), job.environment.flash_wheel()
     own = f"{prebuilt.filename} {prebuilt.sha256}" if prebuilt else ""
     given = there.endswith(" --wheel")
     if mode in ("auto", "wheel") and there == own and installed(own):
-        return steps.note(f"{there.split()[0]} is installed")
+        return reporter.note(f"{there.split()[0]} is installed")
     if mode == "auto" and given and installed(there):
-        return steps.note(f"{there.split()[0]} is installed, as --wheel gave it")
+        return reporter.note(f"{there.split()[0]} is installed, as --wheel gave it")
     stale = ".whl " in there and not given  # a prebuilt wheel of an earlier lock
-    if not pin or not (gpus or options.arch or mode == "wheel" or stale):
-        return steps.note(NO_GPU if pin else NO_SOURCE)
+    if not pin or not (gpus or job.flash.arch or mode == "wheel" or stale):
+        return reporter.note(NO_GPU if pin else NO_SOURCE)
     torch = flash_plan.probe_torch(prefix)
-    archs = flash_plan.architectures(gpus, torch.cuda, options.arch)
+    archs = flash_plan.architectures(gpus, torch.cuda, job.flash.arch)
     base = flash_plan.key(pin, torch, archs)
     if mode != "wheel" and there.startswith(f"{base}-") and installed(there):
-        return steps.note(f"{there} is installed")
+        return reporter.note(f"{there} is installed")
     cache.mkdir(parents=True, exist_ok=True)
     with holding(cache / f"{base}.lock", f"the flash-attn wheel {base}", patience=4 * 3600):
-        found = cached_wheel(cache, base, steps) if mode != "wheel" else None
+        found = cached_wheel(cache, base, reporter) if mode != "wheel" else None
         if not found and mode != "build":
             try:
-                wheel = _prebuilt_wheel(options, prebuilt, torch, archs, steps)
-                return put(wheel, own, options, uv, bool(gpus), steps)
+                wheel = _prebuilt_wheel(job, prebuilt, torch, archs, reporter)
+                return put(wheel, own, job, uv, bool(gpus), reporter)
             except Stop as error:
                 if mode == "wheel" or not archs:
                     raise
                 if prebuilt:
-                    steps.note(f"the prebuilt wheel is not taken: {error}")
-        wheel = found or build_and_keep(options, base, torch, archs, pin, steps)
-        steps.note(f"{wheel.name} {'from the cache' if found else 'built'}")
-    put(wheel, wheel.parent.name, options, uv, bool(gpus), steps, cached=True)
+                    reporter.note(f"the prebuilt wheel is not taken: {error}")
+        wheel = found or build_and_keep(job, base, torch, archs, pin, reporter)
+        reporter.note(f"{wheel.name} {'from the cache' if found else 'built'}")
+    put(wheel, wheel.parent.name, job, uv, bool(gpus), reporter, cached=True)
 
 
 def record_of(prefix: Path) -> str:
@@ -241,15 +247,15 @@ def record_of(prefix: Path) -> str:
 def put(
     wheel: Path,
     name: str,
-    options: Options,
+    job: Installation,
     uv: Path,
     gpu: bool,
-    steps: Steps,
+    reporter: Reporter,
     cached: bool = False,
 ) -> None:
     """Installs a wheel, proves it, and notes its name in the prefix; one that is wrong goes, from the cache too. Raises Stop."""
-    prefix, version = options.target.path, wheel.name.split("-")[1].split("+")[0]
-    environ = wheels.uv_environment(options.cache, prefix, dict(os.environ))
+    prefix, version = job.prefix.path, wheel.name.split("-")[1].split("+")[0]
+    environ = wheels.uv_environment(job.cache, prefix, dict(os.environ))
     command = [
         uv,
         "pip",
@@ -280,54 +286,61 @@ def put(
     left["records"] = {**left.get("records", {}), "flash-attn": record_of(prefix)}
     machine.write_atomically(prefix / INSTALLED, json.dumps(left, indent=0) + "\n")
     machine.write_atomically(prefix / MARKER, name)
-    steps.note(
+    reporter.note(
         f"{wheel.name} is installed" + f", and its proof could not run: {problem}" * bool(problem)
     )
 
 
 def _prebuilt_wheel(
-    options: Options,
+    job: Installation,
     prebuilt: Optional[locks.PrebuiltWheel],
     torch: Torch,
     archs: List[str],
-    steps: Steps,
+    reporter: Reporter,
 ) -> Path:
     """The wheel that flash-attn's own project has built, by hash, if it fits. Raises Stop."""
     misfit = flash_plan.prebuilt_misfit(prebuilt, torch, archs, GLIBC) if prebuilt else NO_PREBUILT
     if misfit or not prebuilt:
         raise Stop(f"flash-attn's prebuilt wheel: {misfit}")
     fetch.fetch(
-        [prebuilt_item(options, prebuilt)],
-        options.cache / "wheels",
-        steps.note,
-        steps.quiet,
+        [prebuilt_item(job, prebuilt)],
+        job.cache / "wheels",
+        reporter.note,
+        reporter.quiet,
         rounds=3,
     )
-    return options.cache / "wheels" / prebuilt.filename
+    return job.cache / "wheels" / prebuilt.filename
 
 
-def prebuilt_item(options: Options, wheel: locks.PrebuiltWheel) -> fetch.Item:
+def prebuilt_item(job: Installation, wheel: locks.PrebuiltWheel) -> fetch.Item:
     """Where it is: in the offline folder, else at its own address."""
     source = (
-        (options.offline / "wheels" / wheel.filename).as_uri() if options.offline else wheel.url
+        (job.sources.offline / "wheels" / wheel.filename).as_uri()
+        if job.sources.offline
+        else wheel.url
     )
     return fetch.Item(wheel.filename, wheel.sha256, 0, [source])
 
 
 def build_and_keep(
-    options: Options, base: str, torch: Torch, archs: List[str], pin: locks.PipPackage, steps: Steps
+    job: Installation,
+    base: str,
+    torch: Torch,
+    archs: List[str],
+    pin: locks.PipPackage,
+    reporter: Reporter,
 ) -> Path:
     """Builds the wheel and keeps it in the cache; gives its place there. Raises Stop."""
-    prefix, cache = options.target.path, options.cache
+    prefix, cache = job.prefix.path, job.cache
     tools = flash_plan.find_toolchain(prefix, torch.cuda, dict(os.environ))
     if tools.warning:
-        steps.note(f"warning: {tools.warning}")
-    source = _source(pin, options, steps)
-    jobs, said = _jobs(options)
-    steps.note(
+        reporter.note(f"warning: {tools.warning}")
+    source = _source(pin, job, reporter)
+    jobs, said = _jobs(job)
+    reporter.note(
         f"building for {', '.join('sm_' + a for a in archs)} with nvcc {tools.nvcc} and g++ {tools.gcc}"
     )
-    steps.note(f"{said}: {flash_plan.build_time(archs, jobs)}")
+    reporter.note(f"{said}: {flash_plan.build_time(archs, jobs)}")
     # One folder a wheel, so that the next run goes on from the object files of one that was interrupted (ninja does that); on one
     # file system, because setup.py renames.
     folder = cache / "flash-attn" / flash_plan.full_key(base, tools, GLIBC)
@@ -338,7 +351,7 @@ def build_and_keep(
     started = time.monotonic()
     unpacked = flash_build.unpack(source, work)
     wheel = flash_build.build(
-        unpacked, work, prefix, tools, archs, jobs, cache / "logs" / f"{folder.name}.log", steps
+        unpacked, work, prefix, tools, archs, jobs, cache / "logs" / f"{folder.name}.log", reporter
     )
     built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     info = {

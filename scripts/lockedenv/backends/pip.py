@@ -1,0 +1,102 @@
+"""The pip backend: a virtual environment of the locked Python, and both layers as PyPI's wheels, by hash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lockedenv.backends import mirror, wheels
+from lockedenv.backends.base import Job, Offer, Problem, Space
+from lockedenv.errors import Stop
+from lockedenv.host.process import run
+from lockedenv.host.pythons import find_python, how_to_get
+from lockedenv.redaction import redact
+from lockedenv.reporter import Reporter
+from lockedenv.spec.environment import Environment
+
+
+@dataclass(frozen=True)
+class Pip:
+    """Both layers as wheels, in a virtual environment of the machine's Python, or of one that uv fetches."""
+
+    name: str = "pip"
+    fetch_title: str = "Fetch uv"
+    brings_compiler: bool = False
+
+    def offer(self, job: Job) -> Offer:
+        return Offer(True, "PyPI has wheels of the same versions")
+
+    def prefix_problem(self, path: Path) -> Problem | None:
+        return None
+
+    def tool_problem(self, job: Job) -> Problem | None:
+        if job.sources.offline or job.sources.has(wheels.uv_pin().sha256):
+            return None
+        return wheels.uv_problem(job.cache)
+
+    def space(self, job: Job) -> Space:
+        return Space(fetched=0, archives=0, unpacked=0)
+
+    def largest_files(self, job: Job) -> dict[str, str]:
+        return {}
+
+    def fetch(self, job: Job, reporter: Reporter) -> Path:
+        return wheels.bring_uv(job.cache, reporter, job.sources.offline)
+
+    def create(self, job: Job, program: Path, reporter: Reporter) -> None:
+        """An empty virtual environment. Raises Stop."""
+        create_venv(job, program)
+
+    def lock(self, environment: Environment) -> Path:
+        return environment.lock(self.name)
+
+
+def create_venv(job: Job, uv: Path) -> None:
+    """An empty virtual environment of the locked Python: the machine's, or one that uv fetches. Raises Stop."""
+    version = job.environment.python
+    environ = wheels.uv_environment(job.cache, job.prefix.path, dict(os.environ))
+    archives = (job.sources.offline or job.cache) / mirror.PYTHON
+    if archives.is_dir():
+        environ["UV_PYTHON_CACHE_DIR"] = str(archives)
+    if job.sources.offline:
+        environ["UV_OFFLINE"] = "1"
+    python = find_python(
+        version,
+        dict(os.environ),
+        more=[job.cache / "python"],
+        without=[job.prefix.path, job.prefix.old],
+    )
+    try:
+        if python is None:
+            # uv venv would not take the archive of an offline folder.
+            install = [uv, "python", "install", "--no-bin", version]
+            run(install, environ, f"fetching Python {version}", quiet=True)
+        # The mark lies in the folder already.
+        create = [uv, "venv", "--quiet", "--no-project", "--allow-existing"]
+        run([*create, "--python", python or version, job.prefix.path], environ, "uv venv", True)
+    except Stop as error:
+        if "UV_PYTHON_CACHE_DIR" in environ and not job.sources.offline:
+            # What a mirror gave is of no use: the next try asks the origin.
+            shutil.rmtree(archives)
+            create_venv(job, uv)
+            return
+        if python is not None:
+            raise
+        raise Stop(_no_python(version, job, error)) from None
+
+
+def _no_python(version: str, job: Job, error: Stop) -> str:
+    why = "uv could not fetch one"
+    source = job.sources.address or job.sources.offline
+    if source:
+        why = f"{redact(str(source))} has none"
+    remedy = f"put any python{version} on PATH"
+    command = how_to_get(version, os.environ)
+    if command:
+        remedy = f"{command}, or {remedy}"
+    return (
+        f"no Python {version} here, and {why}: {remedy}, or use --backend conda, which brings its "
+        f"own\n  {error}"
+    )

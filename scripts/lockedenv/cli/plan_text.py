@@ -1,0 +1,106 @@
+"""A Plan for people, line by line, and as the JSON of schemas/plan.schema.json."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from typing import Any
+
+from lockedenv.host.machine import size_text
+from lockedenv.install.plan import Action, Plan
+from lockedenv.prefix.lifecycle import ABSENT, CHANGED, MAKING
+from lockedenv.redaction import redact_document
+
+SHOWN = 20  # lines of packages or files; the rest is counted
+PAST = {
+    ABSENT: "",
+    CHANGED: " (rebuilt: the locks have changed)",
+    MAKING: " (started anew: an earlier run did not finish)",
+}
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What is going to be done, and where."""
+    job = plan.job
+    path = job.prefix.path
+    lines = [
+        f"backend      {plan.backend}: {plan.backend_reason}",
+        f"environment  {job.environment.name}: {path}{PAST.get(plan.state, ' (rebuilt)')}",
+        f"cache        {job.cache}",
+    ]
+    for need in plan.disks:
+        lines.append(
+            f"disk         {need.purpose.value}: about {size_text(need.needed)} of "
+            f"{size_text(need.disk.free)} free at {need.disk.folder}"
+        )
+    if not plan.links_and_locks:
+        lines.append(
+            f"the disk of {path} has no hard links or no file locks: wheels are unpacked in "
+            f"{tempfile.gettempdir()}, and copied"
+        )
+    elif len(plan.disks) > 1:
+        lines.append(
+            "the cache is on another disk: everything is unpacked beside the environment, so that it "
+            "can be linked"
+        )
+    lines.append(f"flash-attn   {plan.flash_attention}")
+    if plan.action is Action.REBUILD:
+        lines += _rebuild_lines(plan)
+    lines += plan.notes
+    return lines
+
+
+def _rebuild_lines(plan: Plan) -> list[str]:
+    path = plan.job.prefix.path
+    lines = [f"the old environment is kept at {plan.job.prefix.old} until the new one is verified"]
+    packages = []
+    for package in plan.packages_added:
+        if plan.request.keep_extras:
+            packages.append(f"comes back   {package}")
+        else:
+            listed = plan.job.prefix.beside("maximalcai-extras-*.txt")
+            packages.append(f"goes         {package} (listed in {listed})")
+    files = [f"moves        {name}, your own, to {path}.kept-*" for name in plan.files_added]
+    for group in (packages, files):
+        lines += group[:SHOWN]
+        if len(group) > SHOWN:
+            lines.append(f"and {len(group) - SHOWN} more")
+    return lines
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON; with the action "verify", none of what follows the backend is there."""
+    document: dict[str, Any] = {
+        "schema_version": 1,
+        "environment": plan.job.environment.name,
+        "prefix": str(plan.job.prefix.path),
+        "cache": str(plan.job.cache),
+        "state": plan.state,
+        "action": plan.action.value,
+        "backend": plan.backend,
+    }
+    if plan.action is Action.VERIFY:
+        return document
+    disks = []
+    for need in plan.disks:
+        disks.append(
+            {
+                "folder": str(need.disk.folder),
+                "what": need.purpose.value,
+                "needed_bytes": need.needed,
+                "free_bytes": need.disk.free,
+            }
+        )
+    document.update(
+        backend_reason=plan.backend_reason,
+        disk=disks,
+        flash_attn=plan.flash_attention,
+        packages_added=list(plan.packages_added),
+        files_added=list(plan.files_added),
+    )
+    return document
+
+
+def plan_json(plan: Plan) -> str:
+    """The document as text, without secrets."""
+    return json.dumps(redact_document(plan_document(plan)), indent=2)

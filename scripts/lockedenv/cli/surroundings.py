@@ -1,0 +1,71 @@
+"""Facts that the checks and the verdict on the pod know: asked here, because installing does not import checks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lockedenv.backends.base import Problem
+from lockedenv.errors import Stop
+from lockedenv.host.finding import Verdict, select
+from lockedenv.install.facts import Surroundings
+from lockedenv.install.verification import callers_variables
+from lockedenv.pod import verdict as pod
+from lockedenv.spec.environment import Environment
+from lockedenv.verify.checks.surroundings import compile_problem, misleading
+
+NO_COMPILER = Problem(
+    "there is no g++ for torch.compile, and CXX is not set",
+    "apt-get update && apt-get install -y g++",
+)
+
+
+def read_surroundings(prefix: Path, environment: Environment, backend: str) -> Surroundings:
+    """What would mislead, what is missing for torch.compile, and what is odd about the machine."""
+    findings = pod.inspect_machine()
+    conclusion = pod.conclude(findings)
+    notes = []
+    for finding in findings:
+        if finding.verdict in (Verdict.WARN, Verdict.FAIL):
+            notes.append(f"{finding.check:<12} {finding.summary}: {finding.remedy}")
+    refusal = None
+    if conclusion.verdict is Verdict.FAIL:
+        worst = select(findings, Verdict.FAIL)[0]
+        refusal = Problem(
+            f"{conclusion.text}: {worst.summary}",
+            "--check-pod tells more, and --any-pod goes on all the same",
+        )
+    compiler = None
+    if compile_problem(prefix, backend, dict(os.environ)):
+        compiler = NO_COMPILER
+    return Surroundings(
+        misleading=misleading_variables(prefix, environment, backend),
+        compiler=compiler,
+        pod=[finding.as_json() for finding in findings],
+        notes=notes,
+        pod_refusal=refusal,
+    )
+
+
+def misleading_variables(prefix: Path, environment: Environment, backend: str) -> list[Problem]:
+    """The variables for which the verifier would fail at the end, and a TMPDIR that is of no use."""
+    problems = []
+    cuda = environment.cuda(backend)
+    cudnn = environment.cudnn(backend)
+    for what, remedy in misleading(prefix, callers_variables(), cuda, cudnn):
+        problems.append(Problem(what, f"{remedy}, and run it again"))
+    folder = os.environ.get("TMPDIR")
+    if folder and not os.access(folder, os.W_OK):
+        problems.append(
+            Problem(
+                f"TMPDIR={folder} is not a folder that you may write to",
+                "make it or unset TMPDIR, and run it again",
+            )
+        )
+    return problems
+
+
+def refuse_misleading_variables(prefix: Path, environment: Environment, backend: str) -> None:
+    """Raises Stop now for what the verifier would refuse at the end."""
+    for problem in misleading_variables(prefix, environment, backend):
+        raise Stop(str(problem))

@@ -1,0 +1,183 @@
+"""What is known of the machine and of the prefix before anything is done: read once, then only looked at."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+from lockedenv.backends import mirror
+from lockedenv.backends.base import Job, Offer, Problem, Sources, Space
+from lockedenv.backends.registry import BACKENDS
+from lockedenv.host import machine
+from lockedenv.host.machine import Gpu
+from lockedenv.install.flash_attention import provide as flash
+from lockedenv.install.request import Installation, Request
+from lockedenv.prefix import lifecycle
+from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.records import own_files
+from lockedenv.spec import environment
+from lockedenv.spec.environment import Environment
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the checks and the verdict on the pod say of this machine before there is an environment.
+
+    `pod`: each result as the mark keeps it. `notes`: lines about it for people.
+    """
+
+    misleading: Sequence[Problem] = ()
+    compiler: Problem | None = None
+    pod: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+    pod_refusal: Problem | None = None
+
+
+@dataclass(frozen=True)
+class PrefixFacts:
+    """What lies at the prefix. `added`: packages beyond the lock, as they are shown; `own`: files of the user's."""
+
+    state: str
+    backend: str = ""
+    environment: str = ""
+    moved_from: str = ""
+    is_clone: bool = False
+    fully_verified: bool = False
+    added: Sequence[str] = ()
+    own: Sequence[str] = ()
+    mounts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The disk of a folder that may not exist yet. `device` is the same for folders on one file system."""
+
+    folder: Path
+    device: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a plan is made from, beside the request."""
+
+    prefix: PrefixFacts
+    sources: Sources = Sources()
+    offers: Mapping[str, Offer] = field(default_factory=dict)
+    space: Space = Space(0, 0, 0)
+    tool_problem: Problem | None = None
+    prefix_problem: Problem | None = None
+    gpus: Sequence[Gpu] = ()
+    surroundings: Surroundings = Surroundings()
+    prefix_disk: Disk | None = None
+    cache_disk: Disk | None = None
+    temporary_disk: Disk | None = None
+    volume_disk: Disk | None = None
+    links_and_locks: bool = True
+    flash_attention: str = ""
+
+
+def installation_of(request: Request, sources: Sources | None = None) -> Installation:
+    """The job that a request makes, with the sources as they were found, or as they were asked for."""
+    if sources is None:
+        sources = Sources(request.offline, request.address, request.mirrors)
+    return Installation(
+        environment=request.environment,
+        prefix=Prefix(request.prefix),
+        cache=request.cache,
+        sources=sources,
+        fresh=request.force,
+        flash=request.flash,
+    )
+
+
+def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
+    """What lies at the prefix. `clone`: the folder of this repository."""
+    prefix = Prefix(request.prefix)
+    mark = prefix.mark()
+    backend = str(mark.get("backend", "pip"))
+    state = prefix.state(request.environment.digest(backend))
+    if state in (lifecycle.ABSENT, lifecycle.MAKING, lifecycle.FOREIGN):
+        return PrefixFacts(
+            state=state,
+            backend=backend,
+            is_clone=prefix.path == clone,
+            mounts=lifecycle.mounts_in(prefix.path),
+        )
+    verdict = mark.get("verdicts", {}).get("full", {})
+    added = lifecycle.added_as_shown(prefix.path)
+    own = [*own_files(prefix.path), *lifecycle.edited(prefix.path)]
+    return PrefixFacts(
+        state=state,
+        backend=backend,
+        environment=environment.named(prefix.path),
+        moved_from=lifecycle.moved_from(prefix.path) or "",
+        # A verdict holds for what there was to be verified.
+        fully_verified=bool(verdict.get("passed")) and verdict.get("added") == added,
+        added=added,
+        own=[str(path.relative_to(prefix.path)) for path in own],
+        mounts=lifecycle.mounts_in(prefix.path),
+    )
+
+
+def read_facts(
+    request: Request,
+    prefix: PrefixFacts,
+    read_surroundings: Callable[[Path, Environment, str], Surroundings],
+) -> Facts:
+    """Everything else. It asks the network only where the answer can matter. Raises Stop."""
+    sources = mirror.read_listings(installation_of(request).sources)
+    job = installation_of(request, sources)
+    offers = read_offers(request, job)
+    chosen = choose_backend(offers)
+    mirror.refuse_incomplete(job, chosen)
+    gpus = machine.gpus()
+    temporary = Path(tempfile.gettempdir())
+    return Facts(
+        prefix=prefix,
+        sources=sources,
+        offers=offers,
+        space=BACKENDS[chosen].space(job),
+        tool_problem=BACKENDS[chosen].tool_problem(job),
+        prefix_problem=BACKENDS[chosen].prefix_problem(request.prefix),
+        gpus=gpus,
+        surroundings=read_surroundings(request.prefix, request.environment, chosen),
+        prefix_disk=read_disk(request.prefix),
+        cache_disk=read_disk(request.cache),
+        temporary_disk=read_disk(temporary),
+        volume_disk=read_volume(),
+        links_and_locks=machine.has_links_and_locks(request.prefix),
+        flash_attention=flash.outlook(job, chosen, gpus),
+    )
+
+
+def read_offers(request: Request, job: Job) -> dict[str, Offer]:
+    """What the backends offer, by name, up to the first that is usable; the one that was asked for is."""
+    if request.backend != "auto":
+        return {request.backend: Offer(True, "as asked")}
+    offers = {}
+    for name, backend in BACKENDS.items():
+        offers[name] = backend.offer(job)
+        if offers[name].usable:
+            break
+    return offers
+
+
+def choose_backend(offers: Mapping[str, Offer]) -> str:
+    """The first backend that can be used here."""
+    return next(name for name, offer in offers.items() if offer.usable)
+
+
+def read_disk(folder: Path) -> Disk:
+    device = machine.existing_parent(folder).stat().st_dev
+    return Disk(folder, device, machine.free_bytes(folder))
+
+
+def read_volume() -> Disk | None:
+    """The pod's volume, if there is one that may be written to."""
+    if not os.access(machine.POD_VOLUME, os.W_OK):
+        return None
+    return read_disk(machine.POD_VOLUME)

@@ -1,0 +1,304 @@
+"""A request and the facts make a Plan: pure, so that what --dry-run shows is what is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Mapping, Sequence
+
+from lockedenv.backends.base import Problem
+from lockedenv.backends.registry import BACKENDS
+from lockedenv.errors import Stop
+from lockedenv.host.machine import Gpu, size_text, version_tuple
+from lockedenv.install.facts import Disk, Facts, PrefixFacts, choose_backend, installation_of
+from lockedenv.install.request import Installation, Request
+from lockedenv.prefix.lifecycle import ABSENT, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
+from lockedenv.spec import environment
+from lockedenv.spec import facts as cuda_facts
+from lockedenv.spec import gpu_support
+from lockedenv.spec.commands import setup_command
+from lockedenv.spec.drivers import find_old_driver
+from lockedenv.spec.environment import Environment
+
+# Installed bytes per downloaded byte of a wheel: 6.0 GB of 3.2 GB, measured.
+UNPACKED_PER_WHEEL = 1.9
+
+
+class Action(Enum):
+    """What is done at the prefix."""
+
+    INSTALL = "install"
+    REBUILD = "rebuild"
+    VERIFY = "verify"
+
+
+class Purpose(Enum):
+    """What room on a disk is for; `value` is its name for people, `option` what chooses another disk."""
+
+    ENVIRONMENT = "the environment"
+    CACHE = "the cache"
+    BOTH = "the environment and the cache"
+    UNPACKED = "what is unpacked"
+
+    @property
+    def option(self) -> str:
+        return _OPTIONS[self]
+
+
+_OPTIONS = {
+    Purpose.ENVIRONMENT: "--prefix",
+    Purpose.CACHE: "--cache",
+    Purpose.BOTH: "--prefix or --cache",
+    Purpose.UNPACKED: "TMPDIR",
+}
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes that a disk must have room for."""
+
+    disk: Disk
+    purpose: Purpose
+    needed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be done. With the action VERIFY, nothing after `level` is used.
+
+    `early_problems` and `problems` are in the way of it; the early ones are shown without the plan.
+    """
+
+    request: Request
+    job: Installation
+    state: str
+    action: Action
+    backend: str
+    level: str
+    backend_reason: str = ""
+    disks: Sequence[DiskNeed] = ()
+    links_and_locks: bool = True
+    flash_attention: str = ""
+    gpus: Sequence[Gpu] = ()
+    packages_added: Sequence[str] = ()
+    files_added: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    pod: Sequence[Mapping[str, Any]] = ()
+    early_problems: Sequence[Problem] = ()
+    problems: Sequence[Problem] = ()
+
+
+def make_plan(request: Request, facts: Facts) -> Plan:
+    """The plan. Raises Stop where nothing may be done at the prefix; `problems` has what else is in the way."""
+    refuse_place(request, facts.prefix)
+    if is_finished(request, facts.prefix):
+        return Plan(
+            request=request,
+            job=installation_of(request),
+            state=facts.prefix.state,
+            action=Action.VERIFY,
+            backend=facts.prefix.backend,
+            level=request.level or ("quick" if facts.prefix.fully_verified else "full"),
+        )
+    backend = choose_backend(facts.offers)
+    action = Action.REBUILD
+    if facts.prefix.state in (ABSENT, MAKING):
+        action = Action.INSTALL
+    disks = needed_disks(request, facts, backend)
+    return Plan(
+        request=request,
+        job=installation_of(request, facts.sources),
+        state=facts.prefix.state,
+        action=action,
+        backend=backend,
+        level=request.level or "full",
+        backend_reason=backend_reason(facts, backend),
+        disks=disks,
+        links_and_locks=facts.links_and_locks,
+        flash_attention=facts.flash_attention,
+        gpus=facts.gpus,
+        packages_added=facts.prefix.added,
+        files_added=facts.prefix.own,
+        notes=facts.surroundings.notes,
+        pod=facts.surroundings.pod,
+        early_problems=find_early_problems(facts),
+        problems=find_problems(request, facts, backend, disks),
+    )
+
+
+def is_finished(request: Request, prefix: PrefixFacts) -> bool:
+    """Whether there is nothing to install: the environment is there, of these locks, and is verified again."""
+    if prefix.state not in (INSTALLED, VERIFIED) or request.force:
+        return False
+    return request.backend in ("auto", prefix.backend)
+
+
+def refuse_place(request: Request, prefix: PrefixFacts) -> None:
+    """Raises Stop where the prefix is somebody's, was moved, or is of another environment."""
+    if prefix.state == FOREIGN:
+        remedy = "choose another --prefix, or move it away"
+        if prefix.is_clone:
+            remedy = "it is this clone: give the clone another name"
+        raise Stop(f"{request.prefix} is there and was not made by this script; {remedy}")
+    if request.force:
+        return
+    rebuild = setup_command(request.prefix, request.environment.given, "--force")
+    if prefix.state == MOVED:
+        raise Stop(
+            f"{request.prefix} was made at {prefix.moved_from}, and its scripts name that place: "
+            f"move it back, or rebuild it here with --force: {rebuild}"
+        )
+    known = prefix.state not in (ABSENT, MAKING)
+    if known and prefix.environment != request.environment.given:
+        raise Stop(
+            f"{request.prefix} is of the environment {prefix.environment}, not "
+            f"{request.environment.given}; choose another --prefix, or rebuild it with --force: "
+            f"{rebuild}"
+        )
+
+
+def backend_reason(facts: Facts, chosen: str) -> str:
+    """Why a backend was chosen: its own reason, or why the one before it cannot be used."""
+    reason = facts.offers[chosen].reason
+    for name, offer in facts.offers.items():
+        if name != chosen:
+            reason = offer.reason
+    return reason
+
+
+def needed_disks(request: Request, facts: Facts, backend: str) -> list[DiskNeed]:
+    """What each disk must have room for; what the cache already has is not counted."""
+    assert facts.prefix_disk and facts.cache_disk and facts.temporary_disk
+    space = facts.space
+    wheels = sum(pin.size for pin in request.environment.wheels(backend))
+    unpacked_wheels = int(wheels * UNPACKED_PER_WHEEL)
+    together = facts.prefix_disk.device == facts.cache_disk.device
+    # Wheels are kept as archives too where uv cannot install from where it unpacks, or a mirror has them.
+    archives = wheels
+    if together and facts.links_and_locks and not facts.sources.listings:
+        archives = 0
+    archives += space.fetched
+    unpacked = unpacked_wheels + space.unpacked
+    same_wheels = space.archives == 0 and facts.prefix.backend == backend
+    if same_wheels and together and facts.links_and_locks and facts.prefix.state != ABSENT:
+        # The cache holds what the old prefix links to.
+        unpacked //= 4
+    needs = []
+    if together:
+        needs.append(DiskNeed(facts.prefix_disk, Purpose.BOTH, unpacked + archives))
+    else:
+        beside = space.unpacked_beside
+        needs.append(DiskNeed(facts.prefix_disk, Purpose.ENVIRONMENT, unpacked + beside))
+        needs.append(DiskNeed(facts.cache_disk, Purpose.CACHE, archives))
+    if not facts.links_and_locks:
+        needs.append(DiskNeed(facts.temporary_disk, Purpose.UNPACKED, unpacked_wheels))
+    return needs
+
+
+def find_early_problems(facts: Facts) -> list[Problem]:
+    """What is in the way and needs no look at the rest of the plan to be understood."""
+    problems = []
+    for problem in (facts.prefix_problem, facts.tool_problem):
+        if problem:
+            problems.append(problem)
+    return problems
+
+
+def find_problems(
+    request: Request, facts: Facts, backend: str, disks: Sequence[DiskNeed]
+) -> list[Problem]:
+    """What is in the way, the most telling first."""
+    problems: list[Problem] = []
+    for mounted in facts.prefix.mounts:
+        problems.append(
+            Problem(
+                f"{mounted} is mounted in the environment, which is to be moved", "unmount it first"
+            )
+        )
+    problems += facts.surroundings.misleading
+    problems += gpu_problems(request, facts.gpus, backend)
+    if facts.gpus and facts.surroundings.compiler and not BACKENDS[backend].brings_compiler:
+        problems.append(facts.surroundings.compiler)
+    if facts.surroundings.pod_refusal and not request.any_pod:
+        problems.append(facts.surroundings.pod_refusal)
+    problems += disk_problems(request, backend, disks, facts.volume_disk)
+    return problems
+
+
+def gpu_problems(request: Request, gpus: Sequence[Gpu], backend: str) -> list[Problem]:
+    """A driver too old for the locked CUDA, and GPUs for which the locked torch has no kernels."""
+    if not request.environment.cuda(backend):
+        return []  # a torch for the CPU runs beside any GPU
+    problems = []
+    for gpu in gpus:
+        problem = _driver_problem(request, gpu, backend) or _kernel_problem(request, gpu, backend)
+        if problem:
+            problems.append(problem)
+    return problems
+
+
+def _driver_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
+    old = find_old_driver([gpu], request.environment.cuda(backend))
+    if old is None:
+        return None
+    remedy = old.remedy
+    for other in environment.ours():
+        other_cuda = other.cuda(backend)
+        needs = cuda_facts.of(other_cuda).driver
+        fits = other_cuda and version_tuple(gpu.driver) >= version_tuple(needs)
+        if fits and other != request.environment and _runs(other, backend, gpu):
+            remedy += (
+                f"; or use --environment {other.name}, which runs on the driver {needs} and newer"
+            )
+    return Problem(old.problem, remedy)
+
+
+def _runs(candidate: Environment, backend: str, gpu: Gpu) -> bool:
+    """Whether the locked torch of an environment has kernels for a GPU; True where no table says."""
+    build = gpu_support.build_of(candidate.torch(backend), candidate.cuda(backend))
+    return build is None or gpu_support.has_kernels(build, gpu.capability)
+
+
+def _kernel_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
+    wanted = request.environment
+    if _runs(wanted, backend, gpu):
+        return None
+    build = gpu_support.build_of(wanted.torch(backend), wanted.cuda(backend))
+    assert build is not None
+    remedy = "take another pod"
+    for other in environment.ours():
+        fits = version_tuple(gpu.driver) >= version_tuple(cuda_facts.of(other.cuda(backend)).driver)
+        if other != wanted and _runs(other, backend, gpu):
+            remedy = f"use --environment {other.name}, which has them"
+            if not fits:
+                oldest = cuda_facts.of(other.cuda(backend)).driver
+                remedy += f", on a pod whose driver is {oldest} or newer"
+    return Problem(
+        f"{gpu.name} has compute capability {gpu.capability}, and torch {wanted.torch(backend)} of "
+        f"the environment {wanted.name} has kernels for {gpu_support.support_text(build)} alone",
+        remedy,
+    )
+
+
+def disk_problems(
+    request: Request, backend: str, disks: Sequence[DiskNeed], volume: Disk | None
+) -> list[Problem]:
+    """The disks with too little room; names what helps, with the pod's volume where that has room."""
+    problems = []
+    for need in disks:
+        disk = need.disk
+        needed = sum(other.needed for other in disks if other.disk.device == disk.device)
+        if disk.free >= needed:
+            continue
+        option = need.purpose.option
+        holds_environment = need.purpose in (Purpose.ENVIRONMENT, Purpose.BOTH)
+        if holds_environment and volume and volume.free >= needed:
+            option = f"--prefix {volume.folder / request.prefix.name}"
+        problems.append(
+            Problem(
+                f"too little disk for the {backend} backend: {need.purpose.value} need about "
+                f"{size_text(needed)} at {disk.folder}, {size_text(disk.free)} are free",
+                f"free {size_text(needed - disk.free)}, or choose another disk with {option}",
+            )
+        )
+    return problems

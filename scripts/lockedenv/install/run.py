@@ -1,0 +1,258 @@
+"""Carries a plan out: fetch, create, the wheels, flash-attn, the user's own packages, the verification."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+from lockedenv import ROOT
+from lockedenv.backends import mirror, wheels
+from lockedenv.backends.registry import BACKENDS
+from lockedenv.errors import Stop, disk_text
+from lockedenv.host.machine import POD_VOLUME, gpus, read_json, write_atomically
+from lockedenv.install import extras
+from lockedenv.install.flash_attention import provide as flash
+from lockedenv.install.plan import Action, Plan
+from lockedenv.install.request import Installation
+from lockedenv.install.verification import MANIFEST, Verdict, verify
+from lockedenv.prefix.lifecycle import INSTALLED as STATE_INSTALLED
+from lockedenv.prefix.lifecycle import enter_text, write_activate, write_guard
+from lockedenv.prefix.records import CONSTRAINTS, INSTALLED, file_sha256, read_prefix, snapshot
+from lockedenv.reporter import Reporter
+from lockedenv.spec import locks
+from lockedenv.spec.commands import post_create_command
+
+# Steps of `finish`, of a whole set-up with the look at the machine, and of a second run.
+FINISH_STEPS = 3
+SETUP_STEPS = 3 + FINISH_STEPS
+VERIFY_STEPS = 2
+FLASH_MISSING = (
+    "flash-attn is missing (why is told above); mend it and run {0}, or use --flash-attn none"
+)
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What was asked for and is not there: sentences for people, and the list of packages that are missing."""
+
+    sentences: Sequence[str] = ()
+    packages: Path | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.sentences or self.packages)
+
+    def shown(self) -> list[str]:
+        """All of it for people."""
+        lines = list(self.sentences)
+        if self.packages:
+            lines.append(f"your own packages are missing; their list is {self.packages}")
+        return lines
+
+
+def carry_out(plan: Plan, reporter: Reporter) -> int:
+    """Does what a plan says; gives the exit status. Until the new prefix is installed, the old one can come back."""
+    if plan.action is Action.VERIFY:
+        return verify_again(plan, reporter)
+    job = plan.job
+    backend = BACKENDS[plan.backend]
+    with reporter.step(backend.fetch_title):
+        mirror.bring(job, plan.backend, reporter)
+        program = backend.fetch(job, reporter)
+    listed = extras.write_list(job.prefix)
+    with job.prefix.replacing(plan.backend, job.environment):
+        with reporter.step(f"Create {job.prefix.path}"):
+            backend.create(job, program, reporter)
+            write_activate(job.prefix.path, plan.backend)
+            job.prefix.write(pod=list(plan.pod))
+            note_created(job.prefix.path)
+        restored = listed if plan.request.keep_extras else None
+        status = finish(job, plan.backend, plan.level, reporter, restored)
+    if listed and not plan.request.keep_extras:
+        reporter.warn(
+            f"your own packages were left out (--drop-extras) and are listed in {listed}; this "
+            f"installs them again:\n{extras.restore_command(job, listed)}"
+        )
+    return status
+
+
+def finish(
+    job: Installation, backend: str, level: str, reporter: Reporter, listed: Path | None = None
+) -> int:
+    """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails. Raises Stop for the wheels.
+
+    `listed`: the packages to install besides the lock's.
+    """
+    lock = BACKENDS[backend].lock(job.environment)
+    shown = lock.relative_to(ROOT) if ROOT in lock.parents else lock
+    with reporter.step(f"Install the wheels of {shown}"):
+        uv = wheels.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
+        wheels.install(job, lock, uv, reporter)
+        note_installed(job.prefix.path, lock)
+        write_guard(job.prefix, guarded(job))
+        job.prefix.write(
+            state=STATE_INSTALLED,
+            environment=job.environment.given,
+            locks=job.environment.digest(backend),
+            verdicts={},
+        )
+    with reporter.step("flash-attn"):
+        lacking = complete(job, uv, listed or extras.not_restored(job.prefix), reporter)
+    for unpacked in (job.prefix.beside("maximalcai-uv"), wheels.temporary("uv", job.prefix.path)):
+        shutil.rmtree(unpacked, ignore_errors=True)
+    return conclude(job, level, lacking, reporter)
+
+
+def verify_again(plan: Plan, reporter: Reporter) -> int:
+    """On an installed prefix: what is not there yet of flash-attn and the user's packages, and the verifier."""
+    job = plan.job
+    listed = extras.not_restored(job.prefix)
+    with reporter.step("flash-attn"):
+        uv = Path()
+        if listed or job.flash.mode != "none":
+            job = _with_uv_from_mirror(job, reporter)
+            uv = wheels.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
+        lacking = complete(job, uv, listed, reporter)
+    return conclude(job, plan.level, lacking, reporter)
+
+
+def verify_read_only(plan: Plan, reporter: Reporter) -> int:
+    """On an installed prefix that cannot be written to: the verifier alone, which notes nothing."""
+    with reporter.step(f"Verify, {plan.level} level"):
+        reporter.note("the environment is on a read-only disk: nothing is noted in it")
+        verdict = verify(plan.job, plan.level, skipped(plan.job), reporter, manifest=False)
+    return say_verdict(plan.job, verdict, Lacking(), reporter)
+
+
+def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
+    """The job after a served folder has given uv, where the cache lacks it."""
+    pin = wheels.uv_pin()
+    if not job.sources.address or wheels.by_hash(job.cache / "wheels", "uv-*.whl", pin.sha256):
+        return job
+    found = Installation(
+        environment=job.environment,
+        prefix=job.prefix,
+        cache=job.cache,
+        sources=mirror.read_listings(job.sources),
+        fresh=job.fresh,
+        flash=job.flash,
+    )
+    mirror.bring(found, "", reporter)
+    return found
+
+
+def complete(job: Installation, uv: Path, listed: Path | None, reporter: Reporter) -> Lacking:
+    """Installs flash-attn and the listed packages; gives what could not be had."""
+    sentences = []
+    if job.flash.mode == "none":
+        reporter.note("flash-attn is neither installed nor checked, as asked")
+    else:
+        try:
+            flash.install(job, uv, gpus(), reporter)
+        except Stop as error:
+            reporter.warn(str(error))
+            command = post_create_command(job.prefix.path, job.environment.given)
+            sentences.append(FLASH_MISSING.format(command))
+    missing = None
+    if listed and not extras.restore(job, listed, uv, reporter):
+        missing = listed
+    return Lacking(sentences, missing)
+
+
+def guarded(job: Installation) -> list[locks.PipPackage]:
+    """What pip and uv are to leave as it is."""
+    pins = job.environment.wheels("pip")
+    source = job.environment.flash_attn()
+    if source:
+        pins.append(source)
+    return pins
+
+
+def skipped(job: Installation) -> tuple[str, ...]:
+    """The checks that are left out because what they check was not asked for."""
+    if job.flash.mode == "none":
+        return ("flash-attn",)
+    return ()
+
+
+def conclude(job: Installation, level: str, lacking: Lacking, reporter: Reporter) -> int:
+    """Verifies; the last lines say what there is, what is missing, and how to enter it. Gives the exit status."""
+    prefix = job.prefix
+    missing = str(lacking.packages) if lacking.packages else ""
+    prefix.write(lacking=list(lacking.sentences), missing_packages=missing)
+    if prefix.ours() and not (prefix.path / "activate").exists():
+        write_activate(prefix.path, prefix.mark()["backend"])
+    if not (prefix.path / CONSTRAINTS).exists():
+        write_guard(prefix, guarded(job))
+    with reporter.step(f"Verify, {level} level"):
+        verdict = verify(job, level, skipped(job), reporter)
+    if prefix.ours(prefix.old):
+        reporter.note("the old environment is put away, which takes some seconds")
+    line = prefix.settle(verdict.passed, not lacking)
+    if line:
+        reporter.warn(line)
+    keep_manifest(job, reporter)
+    return say_verdict(job, verdict, lacking, reporter)
+
+
+def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter: Reporter) -> int:
+    """The last lines of a run; gives the exit status."""
+    path = job.prefix.path
+    if verdict.passed:
+        for line in lacking.shown():
+            reporter.warn(f"verified, but not all that was asked for is there: {line}")
+        exception = ", with the exception above" if lacking else ""
+        reporter.end(f"verified{exception}: {path}")
+    else:
+        reason = verdict.problem or "see the checks that failed above; do what the first says"
+        again = post_create_command(path, job.environment.given)
+        reporter.warn(f"{path} is not verified: {reason}, and run this again: {again}")
+    if job.prefix.ours() and (verdict.passed or lacking):
+        reporter.say(enter_text(path))
+    return 0 if verdict.passed and not lacking else 1
+
+
+def keep_manifest(job: Installation, reporter: Reporter) -> None:
+    """On a pod, a copy of the manifest on the volume, because the prefix is lost with the pod; if it fails, a warning."""
+    manifest = job.prefix.path / MANIFEST
+    if not os.environ.get("RUNPOD_POD_ID") or not os.access(POD_VOLUME, os.W_OK):
+        return
+    if not manifest.exists():
+        return
+    name = time.strftime("%Y-%m-%dT%H-%M-%SZ.json", time.gmtime())
+    try:
+        text = manifest.read_text(encoding="utf-8")
+        write_atomically(POD_VOLUME / "maximalcai-manifests" / name, text)
+    except OSError as error:
+        reporter.warn(f"warning: the manifest is in the prefix alone: {disk_text(error)}")
+
+
+def note_created(prefix: Path) -> None:
+    """Keeps of a prefix just created what the records do not: links and hashes."""
+    created = {record.name: record.sha256_here for record in read_prefix(prefix).conda}
+    noted = {**snapshot(prefix), "conda": created}
+    write_atomically(prefix / INSTALLED, json.dumps(noted, indent=0) + "\n")
+
+
+def note_installed(prefix: Path, lock: Path) -> None:
+    """Keeps of a lock's wheels what the records do not: each wheel's hash, its RECORD's, and the programs."""
+    noted = read_json(prefix / INSTALLED)
+    noted["wheels"] = {pin.name: pin.sha256 for pin in locks.read_pip_lock(lock)}
+    names = set(noted["wheels"])
+    if "flash-attn" in noted.get("records", {}):
+        names.add("flash-attn")
+    records = {}
+    for dist in read_prefix(prefix).dists:
+        if dist.name in names:
+            records[dist.name] = file_sha256(dist.path / "RECORD")
+    programs = set(noted.get("programs", []))
+    for path in prefix.glob("bin/*"):
+        if os.access(path, os.X_OK):
+            programs.add(f"bin/{path.name}")
+    noted["records"] = records
+    noted["programs"] = sorted(programs)
+    write_atomically(prefix / INSTALLED, json.dumps(noted, indent=0) + "\n")
