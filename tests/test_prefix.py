@@ -399,7 +399,7 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
         and planned(machine, "--force")["action"] == "rebuild"
     )
     done = machine.setup("--json")
-    assert done.returncode == 1 and "--json is the plan of --dry-run: give both" in done.stdout
+    assert done.returncode == 2 and "--json is the plan of --dry-run: give both" in done.stdout
     done = machine.setup("--dry-run")
     assert (
         "is installed, from these locks: it is verified again (--force rebuilds it)" in done.stdout
@@ -449,14 +449,16 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(
     (machine.prefix / "results").mkdir()
     (machine.prefix / "results/loss.csv").write_text("years of work")
     done = machine.setup("--force", "--dry-run")
+    assert "comes back   six==1.16.0" in done.stdout, "the default of a rebuild"
+    done = machine.setup("--force", "--dry-run", "--drop-extras")
     assert (
         "goes         six==1.16.0 (listed in" in done.stdout
         and "nothing was changed" in done.stdout
     ), done.stdout
     assert "moves        results, your own, to" in done.stdout
-    done = machine.setup("--force")
+    done = machine.setup("--force", "--drop-extras")
     machine.assert_verified(done)
-    command = done.stdout.split("this brings them back:\n")[1].splitlines()[0]
+    command = done.stdout.split("this installs them again:\n")[1].splitlines()[0]
     kept = re.search(
         r"1 files or folders of your own were in the environment that was removed; they are in (\S+)",
         done.stdout,
@@ -465,9 +467,9 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(
     assert not list(machine.prefix.glob(f"{SITE}/six*"))
     sh(*command.split(), env=clean_environ())
     assert (machine.prefix / SITE / "six.py").exists()
-    done = machine.setup("--force", "--keep-extras")
+    done = machine.setup("--force")
     machine.assert_verified(done)
-    assert (machine.prefix / SITE / "six.py").exists() and "brings them back" not in done.stdout
+    assert (machine.prefix / SITE / "six.py").exists() and "left out" not in done.stdout
 
 
 def test_packages_that_could_not_be_brought_back_are_tried_again(
@@ -483,7 +485,7 @@ def test_packages_that_could_not_be_brought_back_are_tried_again(
         "six==1.16.0",
         env=clean_environ(),
     )
-    for options in (["--force", "--keep-extras"], [], ["--force", "--keep-extras"]):
+    for options in (["--force"], [], ["--force"]):
         done = machine.setup(*options, HTTPS_PROXY="http://127.0.0.1:9", UV_HTTP_RETRIES="0")
         assert (
             done.returncode == 1 and "your own packages are missing; their list is" in done.stdout
@@ -573,7 +575,7 @@ def test_a_pythonpath_of_the_caller_is_seen_through_the_set_up(
         and "FAIL  variables        PYTHONPATH=/elsewhere is searched before" in done.stdout
     ), done.stdout
     done = machine.setup("--force", PYTHONPATH="/elsewhere")
-    said = "PYTHONPATH=/elsewhere is searched before the environment: unset PYTHONPATH, and run it again"
+    said = "PYTHONPATH=/elsewhere is searched before the environment; unset PYTHONPATH, and run it again"
     assert done.returncode == 1 and said in done.stdout and "[2/6]" not in done.stdout, done.stdout
 
 
@@ -625,7 +627,7 @@ def test_each_list_of_what_was_added_stays(machine: Machine, installed: None) ->
             env=clean_environ(),
         )
         (machine.prefix / "maximalcai-installed.json").unlink()  # lost: the lock's names do
-        machine.assert_verified(machine.setup("--force"))
+        machine.assert_verified(machine.setup("--force", "--drop-extras"))
         time.sleep(1)
     lists = sorted(path.read_text() for path in machine.folder.glob("env.maximalcai-extras-*.txt"))
     assert len(lists) == 2 and "six==1.16.0" in lists[0] and "toml==0.10.2" in lists[1]
