@@ -188,12 +188,12 @@ def is_read_only(prefix: Path) -> bool:
 
 def refuse_contradictions(arguments: argparse.Namespace) -> None:
     """Raises UsageError for options that cannot be meant together."""
-    if arguments.json and not arguments.dry_run:
-        raise UsageError("--json is the plan of --dry-run: give both")
     if arguments.json and (arguments.check_pod or arguments.download_only):
         raise UsageError(
             "--json is the plan of --dry-run: give both, and no --check-pod or --download-only"
         )
+    if arguments.json and not arguments.dry_run:
+        raise UsageError("--json is the plan of --dry-run: give both")
     if arguments.download_only and arguments.offline:
         raise UsageError(
             "--download-only fetches what --offline later takes everything from: give one of them"
