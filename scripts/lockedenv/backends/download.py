@@ -26,7 +26,7 @@ from lockedenv.backends.transfer import (
     read_seconds,
 )
 from lockedenv.errors import Stop
-from lockedenv.host.machine import free_bytes, size_text
+from lockedenv.host.disks import free_bytes, size_text
 from lockedenv.host.process import holding
 from lockedenv.output import Progress
 from lockedenv.prefix.records import hashes

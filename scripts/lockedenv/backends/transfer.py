@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lockedenv.errors import Stop
-from lockedenv.host.machine import size_text
+from lockedenv.host.disks import size_text
 from lockedenv.host.process import kill, started
 from lockedenv.prefix.records import file_sha256
 from lockedenv.redaction import redact

@@ -16,7 +16,7 @@ from lockedenv.errors import Stop
 from lockedenv.host import machine
 from lockedenv.host.machine import size_text
 from lockedenv.host.process import ask
-from lockedenv.install.flash_attention import provide as flash
+from lockedenv.install.flash_attention.sources import make_prebuilt_item
 from lockedenv.install.request import Installation
 from lockedenv.prefix.lifecycle import Prefix
 from lockedenv.spec import environment
@@ -103,7 +103,7 @@ def fetch_prebuilt(wanted: Environment, folder: Path, steps: Steps) -> bool:
     if not prebuilt:
         return True
     job = Installation(wanted, Prefix(folder), folder, Sources())
-    item = flash.prebuilt_item(job, prebuilt)
+    item = make_prebuilt_item(job, prebuilt)
     try:
         fetch.fetch([item], folder / "wheels", steps.note, steps.quiet, rounds=3)
     except Stop as error:

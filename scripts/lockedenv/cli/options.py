@@ -11,7 +11,7 @@ from lockedenv import ROOT
 from lockedenv.errors import UsageError
 from lockedenv.host.machine import default_cache, home
 from lockedenv.host.process import ShowVersion, run_script
-from lockedenv.install.flash_attention import plan as flash_plan
+from lockedenv.install.flash_attention.target import choose_architectures
 from lockedenv.install.request import FlashRequest, Request
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
@@ -152,7 +152,7 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
     wanted = _environment(arguments.environment, path)
     flash = _flash(arguments)
     # Wrong architectures are refused now, and not after the downloads.
-    flash_plan.architectures([], wanted.cuda("conda") or wanted.cuda("pip"), flash.arch)
+    choose_architectures([], wanted.cuda("conda") or wanted.cuda("pip"), flash.arch)
     return Request(
         prefix=path,
         environment=wanted,

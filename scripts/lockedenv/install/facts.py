@@ -13,7 +13,7 @@ from lockedenv.backends.base import Job, Offer, Problem, Sources, Space
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.host import machine
 from lockedenv.host.machine import Gpu
-from lockedenv.install.flash_attention import provide as flash
+from lockedenv.install.flash_attention import provide
 from lockedenv.install.request import Installation, Request
 from lockedenv.prefix import lifecycle
 from lockedenv.prefix.lifecycle import Prefix
@@ -150,7 +150,7 @@ def read_facts(
         temporary_disk=read_disk(temporary),
         volume_disk=read_volume(),
         links_and_locks=machine.has_links_and_locks(request.prefix),
-        flash_attention=flash.outlook(job, chosen, gpus),
+        flash_attention=provide.describe_outlook(job, chosen, gpus),
     )
 
 

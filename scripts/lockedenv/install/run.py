@@ -16,7 +16,7 @@ from lockedenv.backends.registry import BACKENDS
 from lockedenv.errors import Stop, disk_text
 from lockedenv.host.machine import POD_VOLUME, gpus, read_json, write_atomically
 from lockedenv.install import extras
-from lockedenv.install.flash_attention import provide as flash
+from lockedenv.install.flash_attention import provide
 from lockedenv.install.plan import Action, Plan
 from lockedenv.install.request import Installation
 from lockedenv.install.verification import MANIFEST, Verdict, verify
@@ -152,7 +152,7 @@ def complete(job: Installation, uv: Path, listed: Path | None, reporter: Reporte
         reporter.note("flash-attn is neither installed nor checked, as asked")
     else:
         try:
-            flash.install(job, uv, gpus(), reporter)
+            provide.install(job, uv, gpus(), reporter)
         except Stop as error:
             reporter.warn(str(error))
             command = post_create_command(job.prefix.path, job.environment.given)

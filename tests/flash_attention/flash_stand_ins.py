@@ -1,0 +1,81 @@
+"""What the tests of flash-attn share: a torch, wheels of plain Python under its name, and a reporter that keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterator
+
+from conftest import sh
+from lockedenv.host.gpus import Gpu
+from lockedenv.install.flash_attention.target import Torch
+
+PREBUILT = "flash_attn-2.8.3+cu12torch2.5cxx11abiFALSE-cp311-cp311-linux_x86_64.whl"
+TORCH = Torch("2.5.1", "12.4", False, "cp311", "linux_x86_64")
+RIGHT = "__version__ = '2.8.3'\nflash_attn_func = None\n"
+
+
+def make_gpus(*capabilities: str, mig: bool = False) -> list[Gpu]:
+    """GPUs of these compute capabilities, such as "9.0"."""
+    gpus = []
+    for number, capability in enumerate(capabilities):
+        gpus.append(Gpu("NVIDIA GPU", "550.54.14", 80 << 30, capability, f"GPU-{number}", mig))
+    return gpus
+
+
+@dataclass
+class Listener:
+    """A reporter that keeps what it is told."""
+
+    lines: list[str] = field(default_factory=list)
+    quiet: bool = True
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    note = show = warn = end = say
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        self.say(title)
+        yield
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+def make_flash_attn(folder: Path, python: Path, version: str, code: str) -> Path:
+    """A wheel of flash-attn's name and modules, of plain Python."""
+    folder.mkdir()
+    (folder / "flash_attn.py").write_text(code)
+    (folder / "flash_attn_2_cuda.py").write_text("")
+    (folder / "setup.py").write_text(
+        "from setuptools import setup\n"
+        f"setup(name='flash_attn', version='{version}',\n"
+        "      py_modules=['flash_attn', 'flash_attn_2_cuda'])\n"
+    )
+    options = ["-q", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "built"]
+    sh(python, "-m", "pip", "wheel", *options, folder)
+    return next((folder / "built").glob("*.whl"))
+
+
+def pack_as(wheel: Path, target: Path) -> Path:
+    """A wheel of plain Python under the name of a compiled one."""
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w") as archive:
+        for name in source.namelist():
+            content = source.read(name)
+            content = content.replace(b"Tag: py3-none-any", b"Tag: cp311-cp311-linux_x86_64")
+            archive.writestr(name, content)
+    return target
+
+
+def make_wheel(path: Path, files: dict[str, str]) -> Path:
+    """A wheel with these files, and a RECORD without hashes: enough for what only lists it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path

@@ -1,0 +1,31 @@
+"""A lock between runs: its holder is named, it is waited for, and none is ever stale."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, clean_environ
+from lockedenv.errors import Stop
+from lockedenv.host.process import holding
+
+HOLDER = Path(__file__).with_name("hold_a_lock.py")
+
+
+def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(tmp_path: Path) -> None:
+    environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
+    command = [sys.executable, str(HOLDER), str(tmp_path / "lock")]
+    holder = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    said = rf"it is held by process {holder.pid} on \S+ since .*; wait for it, or stop it"
+    with pytest.raises(Stop, match=said):
+        with holding(tmp_path / "lock", "it", patience=0.3):
+            pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with holding(tmp_path / "lock", "it", patience=0.3):
+        pass
