@@ -16,8 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 from conftest import ROOT, clean_environ, sh
-from test_distributed import other  # noqa: F401
-from test_distributed import torchrun
+from torchrun import copy_with_another_package, torchrun
 
 pytestmark = pytest.mark.long
 ADDRESSES = {"node1": "10.77.0.1", "node2": "10.77.0.2"}
@@ -28,13 +27,17 @@ ENVIRON = clean_environ(OMP_NUM_THREADS="1")
 # Before the collectives, each rank says that it is there, and waits until it may go on.
 HALT = """
 
-right = collectives
+right = check_collectives
 
 
-def collectives(meeting, device):
-    Path(FOLDER, f"rank{meeting.rank}").touch()
-    until(Path(FOLDER, "go").exists, 60)
-    return right(meeting, device)
+def check_collectives(rank, world, device):
+    import time
+    from pathlib import Path
+
+    Path(FOLDER, f"rank{rank}").touch()
+    while not Path(FOLDER, "go").exists():
+        time.sleep(0.05)
+    return right(rank, world, device)
 """
 SLURM_CONF = """
 ClusterName=tests
@@ -155,12 +158,17 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 
 @pytest.fixture
+def other(pip_environment: Path, tmp_path: Path) -> Path:
+    return copy_with_another_package(pip_environment, tmp_path / "other")
+
+
+@pytest.fixture
 def halting(tmp_path: Path) -> Path:
     """A copy of the repository whose ranks halt before the collectives."""
     copy = tmp_path / "halting"
     for folder in ("scripts", "examples"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    with open(copy / "scripts/lockedenv/provenance/ranks.py", "a") as module:
+    with open(copy / "scripts/lockedenv/provenance/ranks/collectives.py", "a") as module:
         module.write(HALT.replace("FOLDER", repr(str(tmp_path))))
     return copy
 

@@ -4,57 +4,123 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lockedenv.cli.subject import read_subject
 from lockedenv.host.machine import write_atomically
-from lockedenv.provenance import certificate, compare, manifest
-from lockedenv.provenance.documents import DocumentError
+from lockedenv.provenance import difference
+from lockedenv.provenance.certificate import words
+from lockedenv.provenance.certificate.document import Certificate, certificate_from, is_certificate
+from lockedenv.provenance.certificate.judge import compare_certificates
+from lockedenv.provenance.certificate.make import make_like
+from lockedenv.provenance.documents import DocumentError, Fields, read_document
+from lockedenv.provenance.gather import make_manifest
+from lockedenv.provenance.manifest import Manifest, manifest_from
+from lockedenv.redaction import redact_document
+
+SCHEMA_VERSION = 2  # of the JSON, schemas/comparison.schema.json
+THIS_MACHINE = "this machine"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is said, the JSON of it, and whether the exit status is 0."""
+
+    lines: list[str]
+    document: dict[str, Any]
+    same: bool
 
 
 def compare_documents(paths: list[Path], json_target: str | None, prefix: Path) -> int:
-    """Says what differs, or writes it as JSON (schemas/comparison.schema.json); gives the exit status.
+    """Says what differs, or writes it as JSON; gives the exit status, 0 only if all was compared.
 
-    One path is compared with this machine and `prefix`. Raises DocumentError.
+    One path is compared with this machine and `prefix`. Raises DocumentError, Stop.
     """
     if len(paths) > 2:
         raise DocumentError("--compare takes one manifest or two, or one certificate or two")
-    documents = [compare.read(path) for path in paths]
     names = [str(path) for path in paths]
+    documents = [read_document(path) for path in paths]
     if len(documents) == 1:
-        subject = read_subject(prefix, "auto")
-        gpus = list(subject.gpus)
-        names.append("this machine")
-        if "task" in documents[0]:
-            documents.append(certificate.like(documents[0], names[0], subject.installed, gpus))
-        else:
-            documents.append(manifest.make(subject.installed, gpus))
-    first, second = documents
-    same = first["fingerprint"] == second["fingerprint"]
-    rows = []
-    more: dict[str, Any] = {}
-    if "task" in first or "task" in second:
-        said, status = compare.certificates(first, second, (names[0], names[1]))
-        more = {"computes_the_same": status == 0, "lines": said.splitlines()}
+        names.append(THIS_MACHINE)
+    if is_certificate(documents[0]):
+        comparison = _compare_certificates(names, documents, prefix)
     else:
-        keys = ("group", "name", "first", "second")
-        rows = [dict(zip(keys, row)) for row in compare.differences(first, second)]
-        said = compare.comparison(first, second, (names[0], names[1]))
-        status = 0 if same else 1
-    if not json_target:
-        print(said)
-        return status
+        comparison = _compare_manifests(names, documents, prefix)
+    if json_target:
+        _write_json({"schema_version": SCHEMA_VERSION, **comparison.document}, json_target)
+    else:
+        print("\n".join(comparison.lines))
+    return 0 if comparison.same else 1
+
+
+def _compare_manifests(names: list[str], documents: list[Fields], prefix: Path) -> Comparison:
+    first = _read_first_manifest(names, documents)
+    if len(documents) == 2:
+        second = manifest_from(names[1], documents[1])
+    else:
+        subject = read_subject(prefix, "auto")
+        second = make_manifest(subject.installed, subject.gpus)
+    pair = (names[0], names[1])
+    verdict = difference.judge(first, second)
+    not_compared = []
+    if verdict is difference.Verdict.PYTHON_NOT_COMPARED:
+        not_compared.append("Python")
+    differences = difference.find_differences(first, second)
     document = {
-        "schema_version": 1,
         "compared": names,
-        "same_environment": same,
-        "differences": rows,
-        **more,
+        "same_environment": verdict is difference.Verdict.SAME,
+        "not_compared": not_compared,
+        "differences": [found.document() for found in differences],
     }
-    text = json.dumps(document, indent=2) + "\n"
-    if json_target == "-":
+    lines = difference.describe_comparison(first, second, pair)
+    return Comparison(lines, document, verdict is difference.Verdict.SAME)
+
+
+def _read_first_manifest(names: list[str], documents: list[Fields]) -> Manifest:
+    if len(documents) == 2 and is_certificate(documents[1]):
+        raise _of_two_kinds(names, "manifest", "certificate")
+    return manifest_from(names[0], documents[0])
+
+
+def _compare_certificates(names: list[str], documents: list[Fields], prefix: Path) -> Comparison:
+    if len(documents) == 2 and not is_certificate(documents[1]):
+        raise _of_two_kinds(names, "certificate", "manifest")
+    first = certificate_from(names[0], documents[0])
+    if len(documents) == 2:
+        second: Certificate = certificate_from(names[1], documents[1])
+    else:
+        subject = read_subject(prefix, "auto")
+        second = make_like(first, names[0], subject.installed, subject.gpus)
+    judgement = compare_certificates(first, second, (names[0], names[1]))
+    lines = words.describe_judgement(judgement)
+    not_compared = []
+    for row in judgement.rows:
+        if row in judgement.not_compared:
+            not_compared.append(str(row.name))
+        for tensor in row.missing:
+            not_compared.append(f"{row.name}: {tensor}")
+    document = {
+        "compared": names,
+        "same_environment": first.fingerprint == second.fingerprint,
+        "computes_the_same": judgement.computes_the_same,
+        "not_compared": not_compared,
+        "lines": lines,
+        "differences": [],
+    }
+    return Comparison(lines, document, judgement.computes_the_same)
+
+
+def _of_two_kinds(names: list[str], first: str, second: str) -> DocumentError:
+    return DocumentError(
+        f"{names[0]} is a {first}, {names[1]} a {second}: --compare takes two of one kind"
+    )
+
+
+def _write_json(document: dict[str, Any], target: str) -> None:
+    text = json.dumps(redact_document(document), indent=2) + "\n"
+    if target == "-":
         sys.stdout.write(text)
     else:
-        write_atomically(Path(json_target), text)
-    return status
+        write_atomically(Path(target), text)

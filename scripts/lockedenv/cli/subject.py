@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lockedenv.host import machine
-from lockedenv.host.machine import Gpu, MachineError
+from lockedenv.host.gpus import Gpu, GpuError, find_gpus
 from lockedenv.prefix.records import Installed, read_prefix
 
 
@@ -32,6 +31,6 @@ def read_subject(prefix: Path, gpu_mode: str) -> Subject:
     if gpu_mode == "off":
         return Subject(installed, (), "")
     try:
-        return Subject(installed, tuple(machine.gpus()), "")
-    except MachineError as error:
+        return Subject(installed, tuple(find_gpus()), "")
+    except GpuError as error:
         return Subject(installed, (), str(error))

@@ -23,8 +23,8 @@ from lockedenv.host.launchers import child_environment, cleared_variables
 from lockedenv.host.process import ShowVersion, run_script
 from lockedenv.prefix.lifecycle import record_verdict
 from lockedenv.prefix.records import read_prefix
-from lockedenv.provenance import manifest
 from lockedenv.provenance.documents import DocumentError
+from lockedenv.provenance.gather import make_manifest
 from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
 from lockedenv.spec.environment import GIVEN, MARK
@@ -349,9 +349,8 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     if args.json:
         write_json(args.json, as_json(context, args.level, results, seconds, status))
     if args.manifest or args.report:
-        document = manifest.make(
-            installed, context.gpus, [asdict(r) for r in results], args.with_uuids
-        )
+        made_manifest = make_manifest(installed, context.gpus, [asdict(r) for r in results])
+        document = made_manifest.document(args.with_uuids)
     if args.manifest:
         machine.write_atomically(
             Path(args.manifest), json.dumps(redact_document(document), indent=1) + "\n"
