@@ -41,7 +41,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer, Handler  # noqa: E402
 from lockedenv.backends import download as fetch  # noqa: E402
-from lockedenv.backends import wheels  # noqa: E402
+from lockedenv.backends import uv_program  # noqa: E402
 from lockedenv.cli.output import Steps  # noqa: E402
 from lockedenv.host import machine  # noqa: E402
 from lockedenv.host.machine import size_text  # noqa: E402
@@ -102,15 +102,15 @@ def fetched_bytes(said: str) -> float:
 
 def uv_alone(folder: Path, place: Path, *options: Any, within: Sequence[Any] = ()) -> float:
     """The seconds of the uv that the set-up installs with, alone: the wheels of the same lock into a fresh environment."""
-    uv = wheels.bring_uv(folder / "tools", Steps(1, True))
+    uv = uv_program.bring_uv(folder / "tools", Steps(1, True))
     environ = {
-        **wheels.uv_environment(folder, place, dict(os.environ)),
+        **uv_program.uv_environment(folder, place, dict(os.environ)),
         "UV_CACHE_DIR": str(place / "uv"),
     }
     settings = [
         f"{name}={value}"
         for name, value in environ.items()
-        if name.startswith(("UV_", "SSL_")) and name not in wheels.EXTRA
+        if name.startswith(("UV_", "SSL_")) and name not in uv_program.EXTRA
     ]
     lines = [
         '"$0" venv --quiet --no-project --python 3.11 "$1/env"',
@@ -130,7 +130,7 @@ def uv_alone(folder: Path, place: Path, *options: Any, within: Sequence[Any] = (
         "--no-deps",
     ]
     seconds, said = timed(
-        *within, *command, *wheels.PLATFORM, *options, "-r", ROOT / "requirements.txt"
+        *within, *command, *uv_program.PLATFORM, *options, "-r", ROOT / "requirements.txt"
     )
     assert not said, said
     return seconds

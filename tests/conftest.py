@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
-from lockedenv.backends import wheels  # noqa: E402
+from lockedenv.backends import uv_program, wheels  # noqa: E402
 from lockedenv.cli.output import Steps  # noqa: E402
 from lockedenv.host.machine import default_cache, memory_limit  # noqa: E402
 from lockedenv.host.process import holding  # noqa: E402
@@ -125,7 +125,7 @@ def apart(kind: str) -> List[str]:
 @functools.lru_cache()
 def uv_settings() -> Dict[str, str]:
     """For the tests' own calls of uv: the machine's index and certificate authorities."""
-    ours = wheels.uv_environment(default_cache(), ROOT, dict(os.environ))
+    ours = uv_program.uv_environment(default_cache(), ROOT, dict(os.environ))
     return {name: ours[name] for name in ("UV_DEFAULT_INDEX", "SSL_CERT_FILE") if name in ours}
 
 
@@ -147,10 +147,10 @@ def clean_environ(**more: str) -> Dict[str, str]:
 def wheel_files() -> Dict[str, Path]:
     """The locked wheels of the local channel's packages and pip layer, from PyPI by hash, kept in the user's cache."""
     pins = [p for p in Environment(ROOT).wheels("pip") if p.name in WHEELS + PIP_LAYER] + [
-        wheels.uv_pin()
+        uv_program.uv_pin()
     ]
     folder, steps = default_cache() / "wheels", Steps(1, True)
-    wheels.fetch_files(pins, folder, wheels.bring_uv(default_cache(), steps), "3.11", steps)
+    wheels.fetch_files(pins, folder, uv_program.bring_uv(default_cache(), steps), "3.11", steps)
     there = {file_sha256(path): path for path in folder.glob("*.whl")}
     return {pin.name: there[pin.sha256] for pin in pins}
 

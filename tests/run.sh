@@ -16,7 +16,8 @@ from lockedenv import ROOT
 from lockedenv.cli.output import Steps
 from lockedenv.spec.environment import Environment, ours
 from lockedenv.spec.facts import COMMON_GCC
-from lockedenv.backends.wheels import PLATFORM, bring_uv, pip_command, uv_environment
+from lockedenv.backends.index import pip_command
+from lockedenv.backends.uv_program import PLATFORM, bring_uv, uv_environment
 from lockedenv.host.machine import default_cache
 from lockedenv.host.process import ask, run
 sys.tracebacklimit = 0  # an error is one message

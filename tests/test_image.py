@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import ROOT, VERIFIED, sh
-from lockedenv.backends import wheels
+from lockedenv.backends import index as package_index
 from lockedenv.spec.environment import Environment
 
 pytestmark = pytest.mark.long
@@ -56,12 +56,10 @@ class Engine:
         shutil.copytree(
             ROOT, self.project, ignore=shutil.ignore_patterns(".git", "__pycache__", ".*_cache")
         )
-        settings = wheels.index_settings(dict(os.environ))
+        settings = package_index.index_settings(dict(os.environ))
         self.certificates = settings.get("SSL_CERT_FILE", os.devnull)
         index = {
-            name: settings[uv]
-            for name, uv in wheels.SETTINGS.items()
-            if uv in settings and name != "cert"
+            name: settings[uv] for name, uv in package_index.UV_NAMES.items() if uv in settings
         }
         (folder / "pip.conf").write_text(
             "[global]\n" + "".join(f"{name} = {value}\n" for name, value in index.items())

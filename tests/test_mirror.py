@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator
 import pytest
 from conftest import MICROMAMBA_PIN, ROOT, LocalChannel, Machine, sh
 from fault_server import FaultServer
-from lockedenv.backends import mirror, pip, wheels
+from lockedenv.backends import mirror, pip, uv_program
 from lockedenv.backends.base import Job, Sources
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
@@ -256,12 +256,12 @@ def test_python_comes_from_the_archive_that_was_collected(
     known = tmp_path / "known.json"
     known.write_text(json.dumps({"cpython-3.11.99-linux-x86_64-gnu": version}))
     ours = {"UV_PYTHON_DOWNLOADS_JSON_URL": str(known), "UV_PYTHON_PREFERENCE": "only-managed"}
-    monkeypatch.setattr(wheels, "ALWAYS", {**wheels.ALWAYS, **ours})
+    monkeypatch.setattr(uv_program, "ALWAYS", {**uv_program.ALWAYS, **ours})
     offline = tmp_path / "offline"
     (offline / mirror.PYTHON).mkdir(parents=True)
     monkeypatch.setattr(pip, "find_python", lambda *a, **k: None)
     job = Job(Environment(ROOT), target, tmp_path / "cache", Sources(offline=offline))
-    uv = wheels.bring_uv(default_cache(), Steps(1, True))
+    uv = uv_program.bring_uv(default_cache(), Steps(1, True))
     with pytest.raises(
         Stop, match="no Python 3.11 here, and .*offline has none: .*put any python3.11 on PATH"
     ):

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 import jsonschema
 import pytest
 from conftest import ROOT, VERIFIED, clean_environ, copy_environment, sh
-from lockedenv.backends import wheels
+from lockedenv.backends import index, private_folders, uv_program
 from lockedenv.cli import setup
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
@@ -167,20 +167,22 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
     try:
         with monkeypatch.context() as there:
             there.setattr(lacking, refuse)
-            environ = wheels.uv_environment(request.cache, request.prefix, {})
+            environ = uv_program.uv_environment(request.cache, request.prefix, {})
             after = needed(request)
             there.setattr(tempfile, "tempdir", str(tmp_path))
             with pytest.raises(
                 Stop,
                 match="neither the disk of .* hard links and file locks, which uv needs: set TMPDIR",
             ):
-                wheels.uv_environment(request.cache, request.prefix, {})
+                uv_program.uv_environment(request.cache, request.prefix, {})
     finally:
         machine.has_links_and_locks.cache_clear()
     assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(
-        wheels.temporary("uv", request.prefix)
+        private_folders.temporary("uv", request.prefix)
     )
-    assert wheels.uv_environment(request.cache, request.prefix, {})["UV_LINK_MODE"] == "hardlink"
+    assert (
+        uv_program.uv_environment(request.cache, request.prefix, {})["UV_LINK_MODE"] == "hardlink"
+    )
     assert [what for _, what in before] == ["the environment and the cache"]
     assert after == [
         (before[0][0] + total, "the environment and the cache"),
@@ -193,7 +195,7 @@ def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_pyt
 ) -> None:
     """uv installed into the Python that the environment was made of, even once the file was back: it had kept what it knew."""
     env, cache = copy_environment(pip_environment, tmp_path / "env", links=True), tmp_path / "cache"
-    uv = default_cache() / f"bin/uv-{wheels.uv_pin().sha256[:12]}"
+    uv = default_cache() / f"bin/uv-{uv_program.uv_pin().sha256[:12]}"
     (env / "pyvenv.cfg").rename(tmp_path / "pyvenv.cfg")
     command = [
         ROOT / "scripts/post_create.sh",
@@ -219,7 +221,7 @@ def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_pyt
     ).stdout
     assert not re.search("^torch ", known, re.M), "uv has seen the machine's Python there"
     (tmp_path / "pyvenv.cfg").rename(env / "pyvenv.cfg")
-    environ = wheels.uv_environment(cache, env, dict(os.environ))
+    environ = uv_program.uv_environment(cache, env, dict(os.environ))
     assert re.search(
         "^torch ", sh(uv, "pip", "list", "--python", env / "bin/python", env=environ).stdout, re.M
     )
@@ -249,7 +251,7 @@ def test_pips_further_places_are_asked_too(tmp_path: Path, monkeypatch: pytest.M
     """extra-index-url and find-links were ignored."""
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
-    found = wheels.index_settings(dict(os.environ))
+    found = index.index_settings(dict(os.environ))
     assert found["UV_EXTRA_INDEX_URL"] == "http://127.0.0.1:9/simple" and found[
         "UV_FIND_LINKS"
     ] == str(tmp_path / "links")
@@ -271,7 +273,7 @@ def test_a_pip_that_is_told_to_be_quiet_still_tells_its_index(
         for name, value in os.environ.items()
         if not name.startswith("UV_") and name != "PIP_INDEX_URL"
     }
-    assert wheels.index_settings(theirs)["UV_DEFAULT_INDEX"] == "http://mine.example/simple"
+    assert index.index_settings(theirs)["UV_DEFAULT_INDEX"] == "http://mine.example/simple"
 
 
 def test_what_goes_on_is_shown_while_uv_tries_the_first_index_alone(
@@ -282,7 +284,7 @@ def test_what_goes_on_is_shown_while_uv_tries_the_first_index_alone(
         Progress, "show", lambda self, text: self.quiet or print(text(), file=sys.stderr)
     )
     command = [sys.executable, "-c", "import time; print('uv says'); time.sleep(0.2)"]
-    wheels.run_uv(
+    uv_program.run_uv(
         command,
         {**os.environ, "UV_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple"},
         "installing",
@@ -552,23 +554,23 @@ def test_only_a_pods_volume_is_taken_for_one(
 
 @pytest.fixture
 def no_memory() -> Iterator[None]:
-    wheels.pip_command.cache_clear()
+    index.pip_command.cache_clear()
     yield
-    wheels.pip_command.cache_clear()
+    index.pip_command.cache_clear()
 
 
 def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(
     no_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert wheels.pip_command()[0] == sys._base_executable  # type: ignore[attr-defined]
+    assert index.pip_command()[0] == sys._base_executable  # type: ignore[attr-defined]
     monkeypatch.setattr(sys, "_base_executable", "/bin/false")
     monkeypatch.setenv("PATH", "/nowhere")
-    wheels.pip_command.cache_clear()
+    index.pip_command.cache_clear()
     with pytest.raises(
         Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"
     ):
-        wheels.bring_uv(tmp_path, Steps(1, True))
+        uv_program.bring_uv(tmp_path, Steps(1, True))
 
 
 @pytest.mark.parametrize(
@@ -611,7 +613,7 @@ def test_the_wheels_of_debians_ensurepip_are_a_source_of_pip(
     (tmp_path / "python3").chmod(0o755)
     for name in ("executable", "_base_executable"):
         monkeypatch.setattr(sys, name, str(tmp_path / "python3"))
-    assert wheels.pip_command() == [
+    assert index.pip_command() == [
         str(tmp_path / "python3"),
         f"{tmp_path}/pip-1-py3-none-any.whl/pip",
     ]

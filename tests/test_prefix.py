@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, Tuple
 import jsonschema
 import pytest
 from conftest import ROOT, VERIFIED, CondaEnvironment, Machine, clean_environ, relock, sh
-from lockedenv.backends import wheels
+from lockedenv.backends import index, uv_program
 from lockedenv.errors import Stop
 from lockedenv.host.machine import default_cache
 from lockedenv.prefix import lifecycle as prefix
@@ -778,15 +778,15 @@ def test_pip_is_asked_once_for_its_settings(
         said.append(command)
         return 0, "global.index-url='https://pypi.example/simple'\n", ""
 
-    monkeypatch.setattr(wheels, "ask", ask)
-    monkeypatch.setattr(wheels, "pip_command", lambda: ["pip"])
+    monkeypatch.setattr(index, "ask", ask)
+    monkeypatch.setattr(index, "pip_command", lambda: ["pip"])
     environ = {"HOME": str(tmp_path)}
     found = [
-        wheels.uv_environment(tmp_path, tmp_path / name, dict(environ))["UV_DEFAULT_INDEX"]
+        uv_program.uv_environment(tmp_path, tmp_path / name, dict(environ))["UV_DEFAULT_INDEX"]
         for name in "ab"
     ]
     assert found == ["https://pypi.example/simple"] * 2 and len(said) == 1
-    wheels.uv_environment(tmp_path, tmp_path, {**environ, "PIP_INDEX_URL": "x"})
+    uv_program.uv_environment(tmp_path, tmp_path, {**environ, "PIP_INDEX_URL": "x"})
     assert len(said) == 2, "of other variables it has other settings"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import Fault, FaultServer, Handler
-from lockedenv.backends import cache, download, wheels
+from lockedenv.backends import cache, download, uv_program, wheels
 from lockedenv.backends.download import FetchError, Item
 from lockedenv.errors import Stop
 from lockedenv.host.machine import default_cache
@@ -236,7 +236,7 @@ def test_a_package_index_does_not_choose_where_a_file_goes(
         return True
 
     (site / "idna").write_text("")  # the server asks the fault for what is there alone
-    uv = wheels.bring_uv(default_cache(), Steps(1, True))
+    uv = uv_program.bring_uv(default_cache(), Steps(1, True))
     with FaultServer(site) as server:
         monkeypatch.setenv("UV_DEFAULT_INDEX", server.address)
         server.fault = answer

@@ -353,7 +353,7 @@ def test_flash_attn_is_built_in_a_folder_of_ones_own_alone(
     )
     wanted = Wanted(job, TORCH, ("90",))
     folder = wanted.cache / make_full_key(wanted.key, tools, GLIBC)
-    work = sources.wheels.temporary("flash-attn", folder)
+    work = sources.private_folders.temporary("flash-attn", folder)
     assert work.parent == tmp_path
     (tmp_path / "precious").mkdir(mode=0o700)
     (tmp_path / "precious/thesis.tex").write_text("years of work")

@@ -14,7 +14,7 @@ from fault_server import FaultServer
 from flash_commands import BY_SETUP, copy_project, provide
 from flash_stand_ins import PREBUILT, RIGHT, TORCH, make_flash_attn, pack_as
 from lockedenv.backends.cache import find_by_hash
-from lockedenv.backends.wheels import uv_pin
+from lockedenv.backends.uv_program import uv_pin
 from lockedenv.host.places import default_cache
 from lockedenv.install.flash_attention.built_wheels import FOLDER, keep_built_wheel, make_key
 from lockedenv.install.flash_attention.target import GLIBC

@@ -15,7 +15,7 @@ from typing import Dict, Tuple
 from urllib.parse import quote
 
 from lockedenv.backends import download as fetch
-from lockedenv.backends import kept, wheels
+from lockedenv.backends import kept, uv_program
 from lockedenv.backends.base import Job, Sources
 from lockedenv.errors import Stop
 from lockedenv.host.machine import size_text, write_atomically
@@ -110,7 +110,7 @@ def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tu
     found: Dict[str, Tuple[int, str]] = {}
     for pin in [
         *(of.wheels(backend) if backend else []),
-        wheels.uv_pin(),
+        uv_program.uv_pin(),
         *filter(None, [of.flash_attn()]),
     ]:
         name = pin.name.replace("-", "[-_.]+")

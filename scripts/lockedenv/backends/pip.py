@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from lockedenv.backends import mirror, wheels
+from lockedenv.backends import mirror, uv_program
 from lockedenv.backends.base import Job, Offer, Problem, Space
 from lockedenv.errors import Stop
 from lockedenv.host.process import run
@@ -32,9 +32,9 @@ class Pip:
         return None
 
     def tool_problem(self, job: Job) -> Problem | None:
-        if job.sources.offline or job.sources.has(wheels.uv_pin().sha256):
+        if job.sources.offline or job.sources.has(uv_program.uv_pin().sha256):
             return None
-        return wheels.uv_problem(job.cache)
+        return uv_program.uv_problem(job.cache)
 
     def space(self, job: Job) -> Space:
         return Space(fetched=0, archives=0, unpacked=0)
@@ -43,7 +43,7 @@ class Pip:
         return {}
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:
-        return wheels.bring_uv(job.cache, reporter, job.sources.offline)
+        return uv_program.bring_uv(job.cache, reporter, job.sources.offline)
 
     def create(self, job: Job, program: Path, reporter: Reporter) -> None:
         """An empty virtual environment. Raises Stop."""
@@ -56,7 +56,7 @@ class Pip:
 def create_venv(job: Job, uv: Path) -> None:
     """An empty virtual environment of the locked Python: the machine's, or one that uv fetches. Raises Stop."""
     version = job.environment.python
-    environ = wheels.uv_environment(job.cache, job.prefix.path, dict(os.environ))
+    environ = uv_program.uv_environment(job.cache, job.prefix.path, dict(os.environ))
     archives = (job.sources.offline or job.cache) / mirror.PYTHON
     if archives.is_dir():
         environ["UV_PYTHON_CACHE_DIR"] = str(archives)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from lockedenv.backends import mirror, wheels
+from lockedenv.backends import mirror, uv_program
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
@@ -62,10 +62,10 @@ def addresses_to_measure(job: Installation, backend: str) -> dict[str, str]:
                 urls[redact(address)] = f"{address}/{listing[largest]}"
     else:
         urls.update(BACKENDS[backend].largest_files(job))
-        uv = wheels.bring_uv(job.cache, Steps(1, True))
+        uv = uv_program.bring_uv(job.cache, Steps(1, True))
         pins = job.environment.wheels(backend)
         largest_wheel = max(pins, key=lambda pin: pin.size)
-        found = wheels.locate([largest_wheel], uv, job.environment.python)
+        found = uv_program.locate([largest_wheel], uv, job.environment.python)
         urls["the package index"] = found[0].sources[0]
     return {name: url for name, url in urls.items() if not url.startswith("file:")}
 

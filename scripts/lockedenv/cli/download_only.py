@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from lockedenv.backends import download as fetch
-from lockedenv.backends import mirror, wheels
+from lockedenv.backends import mirror, uv_program, wheels
 from lockedenv.backends.base import Sources
 from lockedenv.backends.conda import archive_items, channel_problem
 from lockedenv.cli.output import Steps
@@ -35,7 +35,7 @@ def work(arguments: argparse.Namespace) -> int:
     refuse_unusable(folder)
     wanted = environment.find(arguments.environment or "default")
     mirrors = tuple(arguments.mirrors)
-    problem = wheels.uv_problem(folder)
+    problem = uv_program.uv_problem(folder)
     if problem:
         raise Stop(str(problem))
     steps = Steps(STEPS, arguments.quiet)
@@ -76,12 +76,12 @@ def collect(
             lacking.append("the conda archives")
         else:
             fetch.fetch(archives, folder / "pkgs", steps.note, steps.quiet)
-    pins = [*wanted.wheels("pip"), wheels.uv_pin()]
+    pins = [*wanted.wheels("pip"), uv_program.uv_pin()]
     source = wanted.flash_attn()
     if source:
         pins.append(source)
     with steps.step(f"Fetch {len(pins)} wheels and sources"):
-        uv = wheels.bring_uv(folder, steps)
+        uv = uv_program.bring_uv(folder, steps)
         wheels.fetch_files(pins, folder / "wheels", uv, wanted.python, steps)
         if not fetch_prebuilt(wanted, folder, steps):
             lacking.append("flash-attn's prebuilt wheel")
@@ -115,7 +115,7 @@ def fetch_prebuilt(wanted: Environment, folder: Path, steps: Steps) -> bool:
 def fetch_python(version: str, folder: Path, uv: Path, steps: Steps) -> bool:
     """Keeps the archive of a Python that uv fetches; False if it could not be had."""
     with tempfile.TemporaryDirectory() as tmp:
-        environ = wheels.uv_environment(folder, folder, dict(os.environ))
+        environ = uv_program.uv_environment(folder, folder, dict(os.environ))
         environ["UV_PYTHON_INSTALL_DIR"] = tmp
         environ["UV_PYTHON_CACHE_DIR"] = str(folder / mirror.PYTHON)
         command = [uv, "python", "install", "--no-bin", version]

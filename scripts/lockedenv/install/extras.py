@@ -7,7 +7,7 @@ import shlex
 import time
 from pathlib import Path
 
-from lockedenv.backends import wheels
+from lockedenv.backends import uv_program
 from lockedenv.backends.base import Job
 from lockedenv.errors import Stop
 from lockedenv.host.machine import write_atomically
@@ -49,7 +49,7 @@ def not_restored(prefix: Prefix) -> Path | None:
 
 def restore(job: Job, listed: Path, uv: Path, reporter: Reporter) -> bool:
     """Installs the listed packages, the locked ones held; whether it could."""
-    environ = wheels.uv_environment(job.cache, job.prefix.path, dict(os.environ))
+    environ = uv_program.uv_environment(job.cache, job.prefix.path, dict(os.environ))
     try:
         run(restore_words(job, listed, uv), environ, "installing your packages")
     except Stop as error:

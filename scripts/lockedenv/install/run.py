@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Sequence
 
 from lockedenv import ROOT
-from lockedenv.backends import mirror, wheels
+from lockedenv.backends import mirror, private_folders, uv_program, wheels
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.errors import Stop, disk_text
 from lockedenv.host.machine import POD_VOLUME, gpus, read_json, write_atomically
@@ -90,7 +90,7 @@ def finish(
     lock = BACKENDS[backend].lock(job.environment)
     shown = lock.relative_to(ROOT) if ROOT in lock.parents else lock
     with reporter.step(f"Install the wheels of {shown}"):
-        uv = wheels.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
+        uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
         wheels.install(job, lock, uv, reporter)
         note_installed(job.prefix.path, lock)
         write_guard(job.prefix, guarded(job))
@@ -102,7 +102,10 @@ def finish(
         )
     with reporter.step("flash-attn"):
         lacking = complete(job, uv, listed or extras.not_restored(job.prefix), reporter)
-    for unpacked in (job.prefix.beside("maximalcai-uv"), wheels.temporary("uv", job.prefix.path)):
+    for unpacked in (
+        job.prefix.beside("maximalcai-uv"),
+        private_folders.temporary("uv", job.prefix.path),
+    ):
         shutil.rmtree(unpacked, ignore_errors=True)
     return conclude(job, level, lacking, reporter)
 
@@ -115,7 +118,7 @@ def verify_again(plan: Plan, reporter: Reporter) -> int:
         uv = Path()
         if listed or job.flash.mode != "none":
             job = _with_uv_from_mirror(job, reporter)
-            uv = wheels.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
+            uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
         lacking = complete(job, uv, listed, reporter)
     return conclude(job, plan.level, lacking, reporter)
 
@@ -130,8 +133,8 @@ def verify_read_only(plan: Plan, reporter: Reporter) -> int:
 
 def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
     """The job after a served folder has given uv, where the cache lacks it."""
-    pin = wheels.uv_pin()
-    if not job.sources.address or wheels.by_hash(job.cache / "wheels", "uv-*.whl", pin.sha256):
+    pin = uv_program.uv_pin()
+    if not job.sources.address or uv_program.by_hash(job.cache / "wheels", "uv-*.whl", pin.sha256):
         return job
     found = Installation(
         environment=job.environment,

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Sequence
 
-from lockedenv.backends import wheels
+from lockedenv.backends import uv_program
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.machine import read_json, write_atomically
@@ -170,7 +170,7 @@ def put_wheel(
     """
     prefix = job.prefix.path
     _refuse_shared_files(wheel.path, prefix)
-    environ = wheels.uv_environment(job.cache, prefix, dict(os.environ))
+    environ = uv_program.uv_environment(job.cache, prefix, dict(os.environ))
     python = prefix / "bin/python"
     options = ["--no-deps", "--no-index", "--reinstall"]
     command = [uv, "pip", "install", "--python", python, *options, wheel.path]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lockedenv.backends import wheels
+from lockedenv.backends import private_folders, uv_program, wheels
 from lockedenv.backends.cache import find_by_hash
 from lockedenv.backends.download import Item, fetch
 from lockedenv.backends.file_names import last_part
@@ -308,9 +308,9 @@ class BuiltFromSource:
         full_key = make_full_key(wanted.key, tools, wanted.glibc)
         # One folder a wheel, so that the next run goes on from the object files of one that was interrupted (ninja does
         # that); on one file system, because setup.py renames.
-        work = wheels.temporary("flash-attn", wanted.cache / full_key)
+        work = private_folders.temporary("flash-attn", wanted.cache / full_key)
         end_orphans(f"TMPDIR={work}")  # the caller holds the wheel's lock
-        wheels.refuse_foreign(work)
+        private_folders.refuse_foreign(work)
         logs = job.cache / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
@@ -352,7 +352,7 @@ def bring_source(job: Installation, pin: PipPackage, reporter: Reporter) -> Path
             f"{folders[0]} has no source of flash-attn {pin.version} with the locked hash; "
             f"collect it anew with --download-only {job.sources.offline}"
         )
-    uv = wheels.bring_uv(job.cache, reporter)
+    uv = uv_program.bring_uv(job.cache, reporter)
     wheels.fetch_files([pin], folders[0], uv, job.environment.python, reporter)
     found = find_by_hash(folders[0], "flash_attn-*.tar.gz", pin.sha256)
     if not found:
