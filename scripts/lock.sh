@@ -8,6 +8,8 @@ usage: scripts/lock.sh                    lock everything anew
        scripts/lock.sh --update NAME      update one package that an environment.yml asks for (may be repeated)
        scripts/lock.sh --check            are the locks current? Solves nothing, reaches nothing; exit 1 if not
        scripts/lock.sh --diff [REVISION]  what changed in the locks since REVISION (default HEAD), as a table
+       scripts/lock.sh --audit FILE...    write the list of known vulnerabilities from pip-audit's reports (JSON) of
+                                          requirements.txt of every environment; exit 1 if it lacked one
 options:
   --environment NAME|DIR                  one environment alone: default, current, or a folder of your own with an
                                           environment.yml (default: all of the repository)
@@ -26,11 +28,12 @@ main() {
   local root conda_lock
   root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
   conda_lock=$(command -v conda-lock) || {
-    echo "lock.sh: conda-lock is not on PATH; install it, outside the environment, with: uv tool install 'conda-lock==4.0.*'" >&2
+    echo "lock.sh: conda-lock is not on PATH; conda-lock 4.0, uv and micromamba 2.5.0, which locking needs, come with:" \
+      "conda env create -f environment-dev.yml && conda activate maximalcai-dev" >&2
     exit 2
   }
   # conda-lock's own interpreter has the YAML and packaging libraries that the locking uses.
-  PYTHONPATH=$root/scripts PYTHONDONTWRITEBYTECODE=1 exec "$(dirname "$(readlink -f "$conda_lock")")/python" -m lockedenv.lock.relock "$@"
+  PYTHONPATH=$root/scripts PYTHONDONTWRITEBYTECODE=1 exec "$(dirname "$(readlink -f "$conda_lock")")/python" -m lockedenv.cli.lock "$@"
 }
 
 main "$@"

@@ -10,9 +10,10 @@ from typing import Iterator, List, Set
 
 import pytest
 from conftest import ROOT
-from lockedenv.cli import post_create, setup
+from lockedenv.cli import lock, post_create, setup
 from lockedenv.cli import verify as command
-from lockedenv.lock import readme, relock
+from lockedenv.lock import readme
+from lockedenv.lock.specification import read_specification
 from lockedenv.spec.environment import ours
 from lockedenv.verify.checklist import CHECKS
 
@@ -63,7 +64,7 @@ PARSERS = {
     "setup_runpod_environment.sh": setup.parser,
     "verify_environment.py": command.parser,
     "post_create.sh": post_create.parser,
-    "lock.sh": relock.parser,
+    "lock.sh": lock.parser,
 }
 
 
@@ -117,7 +118,7 @@ def test_every_pin_has_its_reason_and_link_in_the_technical_setup() -> None:
         r"^\| (`.*?) \| (.*) \|$", TEXTS["TECHNICAL_SETUP.md"].split("## Backends")[0], re.M
     )
     named = {name for pins, _ in rows for name in re.findall(r"`([a-z-]+)", pins)}
-    asked = relock.read_spec(ROOT / "environment.yml")
+    asked = read_specification(ROOT / "environment.yml")
     pinned = {
         name for name, spec in {**asked.conda, **asked.pip}.items() if re.search(r"(?<!>)=|<", spec)
     }

@@ -6,5 +6,5 @@ import re
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """The numbers in a version: (2, 5, 1, 124) for "2.5.1+cu124"."""
+    """The numbers in a version: (1, 2, 3, 100) for "1.2.3+cu100"."""
     return tuple(int(part) for part in re.findall(r"\d+", version))

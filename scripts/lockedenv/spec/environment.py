@@ -18,12 +18,11 @@ from lockedenv.errors import Stop, UsageError
 from lockedenv.host.machine import read_json, version_tuple
 from lockedenv.spec import locks
 from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
+from lockedenv.spec.specification import SPEC, specification_digest
 from lockedenv.spec.suggest import did_you_mean
 
 MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, its state, its environment (prefix.py)
 GIVEN = "MAXIMALCAI_ENVIRONMENT"  # --environment of the verifier, for the checks that run in processes of their own
-SPEC = "environment.yml"
-VIRTUAL = "locks/virtual-packages.yml"
 CONDA_LOCK = "conda-lock.yml"
 PIP = "locks/pip.txt"
 FLASH = "locks/flash-attn.txt"
@@ -102,6 +101,14 @@ class Environment:
             if re.fullmatch(names, package.name):
                 return package.version
         return ""
+
+    def edited_since_locked(self) -> bool:
+        """Whether environment.yml, or what goes with it, was edited after its locks were written.
+
+        False for locks that do not say what they are of. Raises LockError and OSError.
+        """
+        locked = locks.read_seal(self.folder / CONDA_LOCK).specification
+        return locked != "" and locked != specification_digest(self.folder)
 
     @property
     def python(self) -> str:

@@ -1,4 +1,7 @@
-"""Which known vulnerabilities apply: vulnerabilities.json beside this file, compared with installed versions."""
+"""Which known vulnerabilities apply: vulnerabilities.json beside this file, compared with installed versions.
+
+The file is written by `scripts/lock.sh --audit`, from what pip-audit reports of the locks.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,19 @@ KNOWN = Path(__file__).with_name("vulnerabilities.json")
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One known vulnerability. `fixed_in` is empty if no version fixes it; `severity` may be "unknown"."""
+
+    id: str
+    aliases: list[str]
+    package: str
+    fixed_in: str
+    severity: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Vulnerability:
     """One known vulnerability of an installed package. `fixed_in` is empty if no version fixes it."""
 
@@ -19,8 +35,14 @@ class Vulnerability:
     package: str
     installed: str
     fixed_in: str
+    severity: str
     what: str
     remedy: str
+
+
+def read_entries() -> list[Entry]:
+    """The known vulnerabilities, of the file."""
+    return [Entry(**entry) for entry in json.loads(KNOWN.read_text(encoding="utf-8"))]
 
 
 def find_vulnerabilities(find_version: Callable[[str], str | None]) -> list[Vulnerability]:
@@ -29,21 +51,21 @@ def find_vulnerabilities(find_version: Callable[[str], str | None]) -> list[Vuln
     `find_version` gives the installed version of a package, or None.
     """
     found = []
-    for entry in json.loads(KNOWN.read_text(encoding="utf-8")):
-        installed = find_version(entry["package"])
+    for entry in read_entries():
+        installed = find_version(entry.package)
         if installed is None:
             continue
-        fixed_in = entry["fixed_in"]
         release = installed.split("+")[0]
-        if not fixed_in or _numbers(release) < _numbers(fixed_in):
+        if not entry.fixed_in or _numbers(release) < _numbers(entry.fixed_in):
             found.append(
                 Vulnerability(
-                    id=entry["id"],
-                    package=entry["package"],
+                    id=entry.id,
+                    package=entry.package,
                     installed=installed,
-                    fixed_in=fixed_in,
-                    what=entry["what"],
-                    remedy=entry["remedy"],
+                    fixed_in=entry.fixed_in,
+                    severity=entry.severity,
+                    what=entry.what,
+                    remedy=entry.remedy,
                 )
             )
     return found

@@ -1,0 +1,203 @@
+"""spec/vulnerabilities.json, made from what pip-audit reports of the locks.
+
+pip-audit says what is known and which version fixes it; the OSV database says how severe it is. What people wrote about a
+vulnerability (`what`, `remedy`) is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Callable, Iterable
+
+import requests
+from lockedenv.errors import Stop
+from lockedenv.spec.locks import canonical
+from lockedenv.spec.vulnerabilities import KNOWN, Entry, read_entries
+from packaging.version import Version
+
+OSV = "https://api.osv.dev/v1/vulns/"  # https://google.github.io/osv.dev/get-v1-vulns/
+OSV_LIMIT = 1 << 20  # bytes of an answer
+TIMEOUT = 30
+UNKNOWN = "unknown"
+DESCRIPTION_LENGTH = 200
+
+SeveritySource = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A vulnerability as pip-audit reports it."""
+
+    id: str
+    aliases: list[str]
+    package: str
+    installed: str
+    fix_versions: list[str]
+    description: str
+
+    @property
+    def all_ids(self) -> set[str]:
+        return {self.id, *self.aliases}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All entries that are reported now; those of them that the file lacked; those of the file that are no longer reported."""
+
+    entries: list[Entry] = field(default_factory=list)
+    new: list[Entry] = field(default_factory=list)
+    gone: list[Entry] = field(default_factory=list)
+
+
+def read_report(path: Path) -> list[Reported]:
+    """pip-audit's JSON. Raises Stop for a file that is none, and where a package was not audited."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        dependencies: list[dict[str, Any]] = document["dependencies"]
+        reported = []
+        skipped = []
+        for dependency in dependencies:
+            if "skip_reason" in dependency:
+                skipped.append(f"{dependency['name']} ({dependency['skip_reason']})")
+                continue
+            for vulnerability in dependency["vulns"]:
+                reported.append(
+                    Reported(
+                        id=vulnerability["id"],
+                        aliases=[*vulnerability["aliases"]],
+                        package=canonical(dependency["name"]),
+                        installed=dependency["version"],
+                        fix_versions=[*vulnerability["fix_versions"]],
+                        description=vulnerability["description"],
+                    )
+                )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Stop(
+            f"{path}: is no report of pip-audit ({error!r}); write it with: "
+            "pip-audit --disable-pip --require-hashes --format json --output FILE --requirement requirements.txt"
+        ) from None
+    if skipped:
+        raise Stop(
+            f"{path}: pip-audit did not audit {', '.join(skipped)}; run it where it reaches PyPI"
+        )
+    return reported
+
+
+def compare(
+    reports: Iterable[Reported], known: list[Entry], find_severity: SeveritySource
+) -> Audit:
+    """What the reports say, as entries of the file. `find_severity` gives the severity of an id, or an empty text."""
+    entries: dict[str, Entry] = {}
+    new = []
+    for reported in reports:
+        entry = find_entry(reported, [*entries.values(), *known])
+        if entry is None:
+            entry = make_entry(reported)
+            new.append(entry.id)
+        severity = entry.severity
+        if severity == UNKNOWN:
+            severity = first_severity(reported, find_severity)
+        aliases = sorted({*entry.aliases, *reported.all_ids} - {entry.id})
+        entries[entry.id] = replace(
+            entry,
+            aliases=aliases,
+            fixed_in=first_fix(reported) or entry.fixed_in,
+            severity=severity,
+        )
+    result = sorted(entries.values(), key=lambda entry: (entry.package, entry.id))
+    return Audit(
+        entries=result,
+        new=[entry for entry in result if entry.id in new],
+        gone=[entry for entry in known if entry.id not in entries],
+    )
+
+
+def find_entry(reported: Reported, entries: list[Entry]) -> Entry | None:
+    """The entry of the same vulnerability, by its id or an alias."""
+    for entry in entries:
+        if entry.package == reported.package and reported.all_ids & {entry.id, *entry.aliases}:
+            return entry
+    return None
+
+
+def make_entry(reported: Reported) -> Entry:
+    """An entry with what the report says; people may write `what` and `remedy` better."""
+    numbers = sorted(name for name in reported.all_ids if name.startswith("CVE-"))
+    name = numbers[0] if numbers else reported.id
+    fix = first_fix(reported)
+    if fix:
+        remedy = f"update it to {fix} or newer: scripts/lock.sh --update {reported.package}"
+    else:
+        remedy = f"no version fixes it; read https://osv.dev/vulnerability/{reported.id}"
+    description = " ".join(reported.description.split())
+    return Entry(
+        id=name,
+        aliases=[],
+        package=reported.package,
+        fixed_in=fix,
+        severity=UNKNOWN,
+        what=description[:DESCRIPTION_LENGTH],
+        remedy=remedy,
+    )
+
+
+def first_fix(reported: Reported) -> str:
+    """The lowest version above the installed one that fixes it; empty if none does."""
+    installed = Version(reported.installed)
+    fixes = [version for version in reported.fix_versions if Version(version) > installed]
+    return min(fixes, key=Version, default="")
+
+
+def first_severity(reported: Reported, find_severity: SeveritySource) -> str:
+    """The severity of the first of its ids that has one; GitHub's advisories have it."""
+    for name in sorted(reported.all_ids, key=lambda name: not name.startswith("GHSA-")):
+        severity = find_severity(name)
+        if severity:
+            return severity
+    return UNKNOWN
+
+
+def ask_osv(name: str) -> str:
+    """The severity that OSV has of an id: low, moderate, high or critical; empty where it has none or does not answer."""
+    try:
+        with requests.get(OSV + name, timeout=TIMEOUT, stream=True) as answer:
+            if answer.status_code != 200:
+                return ""
+            text = answer.raw.read(OSV_LIMIT, decode_content=True)
+        severity = json.loads(text)["database_specific"]["severity"]
+    except (requests.RequestException, OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(severity).lower()
+
+
+def audit(paths: list[Path], find_severity: SeveritySource = ask_osv) -> Audit:
+    """What these reports of pip-audit say beside the file of the repository. Raises Stop."""
+    reports = []
+    for path in paths:
+        reports += read_report(path)
+    return compare(reports, read_entries(), find_severity)
+
+
+def write_entries(entries: list[Entry]) -> None:
+    KNOWN.write_text(
+        json.dumps([asdict(entry) for entry in entries], indent=2) + "\n", encoding="utf-8"
+    )
+
+
+def audit_text(result: Audit) -> str:
+    """The audit as Markdown."""
+    if not result.entries:
+        lines = ["No known vulnerability."]
+    else:
+        lines = ["| id | package | severity | fixed in | what to do |", "|---|---|---|---|---|"]
+    for entry in result.entries:
+        fixed_in = entry.fixed_in or "no version"
+        lines.append(
+            f"| {entry.id} | {entry.package} | {entry.severity} | {fixed_in} | {entry.remedy} |"
+        )
+    for title, entries in (("New", result.new), ("No longer reported", result.gone)):
+        if entries:
+            lines += ["", f"{title}: {', '.join(entry.id for entry in entries)}."]
+    return "\n".join(lines)

@@ -1,0 +1,166 @@
+"""environment.yml to the locks: conda-lock solves the conda layer, and uv resolves the wheels over it.
+
+conda-lock's own pip solver is not used: it reads the dependencies of torch from PyPI although conda provides it, and then
+asks for NVIDIA's wheels. Nothing is written until all of it has been made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Iterable
+
+from lockedenv import ROOT
+from lockedenv.errors import Stop
+from lockedenv.lock import resolve
+from lockedenv.lock.flash_source import (
+    asks_for_flash_attn,
+    read_flash_requirements,
+    read_prebuilt_lines,
+)
+from lockedenv.lock.solve import find_provided, solve
+from lockedenv.lock.specification import Specification, pypi_name, read_specification
+from lockedenv.lock.wheel_files import fetch_record_digests
+from lockedenv.lock.write import TOOLS, conda_lock_text, requirements_text, write_locks
+from lockedenv.spec.environment import CONDA_LOCK, DEV, FLASH, PIP, REQUIREMENTS, Environment
+from lockedenv.spec.locks import LockError, PipPackage, read_pip_lock, read_seal
+from lockedenv.spec.specification import SPEC, VIRTUAL, specification_digest
+
+Entries = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What was locked: how many conda packages, wheels over them, and wheels of both layers."""
+
+    environment: str
+    conda: int
+    pip: int
+    both: int
+
+
+@dataclass
+class Resolution:
+    """What uv has resolved for one environment: name of a lock -> its entries."""
+
+    python: str
+    entries: dict[str, Entries] = field(default_factory=dict)
+
+    def pins(self) -> dict[str, list[PipPackage]]:
+        """name of a lock -> its packages, with the digests of the wheels' RECORDs still empty. Raises Stop."""
+        pins = {}
+        for name, entries in self.entries.items():
+            pins[name] = [resolve.pin(entry, self.python) for entry in entries.values()]
+        return pins
+
+    def all_entries(self) -> list[dict[str, Any]]:
+        return [entry for entries in self.entries.values() for entry in entries.values()]
+
+
+def lock_environment(env: Environment, update: list[str]) -> Locked:
+    """Writes the locks of an environment; with `update`, only those packages may change. Raises Stop."""
+    asked = read_specification(env.folder / SPEC)
+    digest = specification_digest(env.folder)
+    if update and read_seal(env.folder / CONDA_LOCK).specification != digest:
+        raise Stop(
+            f"{env.folder / SPEC} or {VIRTUAL} has changed since it was locked; run scripts/lock.sh without --update"
+        )
+    if "python" not in asked.conda:
+        raise Stop(
+            f"{asked.path}: asks for no python, which both layers are for; add a line such as python=3.N"
+        )
+    if asks_for_flash_attn(env):
+        read_flash_requirements(env)  # refused before the solver works for minutes
+    with tempfile.TemporaryDirectory() as folder:
+        solved = solve(Path(folder), env, asked, update)
+        resolution = _resolve_wheels(Path(folder), env, asked, update, solved)
+    pins = _add_records(env, resolution)
+    texts = {CONDA_LOCK: conda_lock_text(solved, digest)}
+    for name, packages in pins.items():
+        specification = "" if name in (DEV, TOOLS) else digest
+        more = read_prebuilt_lines(env) if name == FLASH else []
+        texts[name] = requirements_text(name, packages, resolution.python, specification, more)
+    write_locks(env.folder, texts)
+    return Locked(env.name, len(solved["package"]), len(pins[PIP]), len(pins[REQUIREMENTS]))
+
+
+def _resolve_wheels(
+    folder: Path, env: Environment, asked: Specification, update: list[str], solved: dict[str, Any]
+) -> Resolution:
+    """All locks of wheels, resolved: what conda provides counts with its version. Raises Stop."""
+    [version] = [p["version"] for p in solved["package"] if p["name"] == "python"]
+    python = ".".join(version.split(".")[:2])
+    provided = find_provided(solved)
+    wanted = [pypi_name(name) for name in asked.conda if pypi_name(name) in provided]
+    wanted += asked.pip.values()
+    wanted_file = _write_lines(folder / "wanted.in", wanted)
+    conda_versions = [f"{name}=={version}" for name, version in provided.items()]
+    conda_file = _write_lines(folder / "conda.in", conda_versions)
+    versions_file = folder / "versions.txt"
+    options: list[object] = ["-c", conda_file, *resolve.WHEELS_ONLY, "-o", versions_file]
+    if update:  # uv keeps to what its output file says
+        kept = [p for p in env.wheels("pip") if p.name not in provided]
+        _write_lines(versions_file, [f"{p.name}=={p.version}" for p in kept])
+        for name in update:
+            options += ["-P", name]
+    resolve.compile_requirements(python, wanted_file, *options)
+
+    versions = ("-c", versions_file)
+    resolution = Resolution(python)
+    both = resolve.resolve(python, wanted_file, *versions, *resolve.WHEELS_ONLY)
+    if "torch" not in both:
+        raise Stop(f"{asked.path}: asks for no torch, which the verifier is about; add pytorch")
+    over: Entries = {}
+    if asked.pip:
+        pip_file = _write_lines(folder / "pip.in", asked.pip.values())
+        names_file = _write_lines(folder / "names.in", provided)
+        excluding = ("--excludes", names_file)
+        over = resolve.resolve(python, pip_file, *versions, *excluding, *resolve.WHEELS_ONLY)
+    resolution.entries[PIP] = {name: entry for name, entry in both.items() if name in over}
+    resolution.entries[REQUIREMENTS] = both
+    if asks_for_flash_attn(env):  # as source: PyPI has no wheel of it
+        flash_file = _write_lines(folder / "flash.in", read_flash_requirements(env))
+        source = resolve.resolve(python, flash_file, *versions)["flash-attn"]
+        resolution.entries[FLASH] = {"flash-attn": {**source, "wheels": []}}
+    dev = resolve.resolve(python, "--group", "dev", *versions, *resolve.WHEELS_ONLY)
+    resolution.entries[DEV] = {name: entry for name, entry in dev.items() if name not in both}
+    if env.folder == ROOT:
+        tools = resolve.resolve(python, "--group", "tools", *resolve.WHEELS_ONLY)
+        resolution.entries[TOOLS] = tools
+    return resolution
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def _add_records(env: Environment, resolution: Resolution) -> dict[str, list[PipPackage]]:
+    """The packages of all locks with the digests of their RECORDs: from the present locks, or from the index."""
+    pins = resolution.pins()
+    digests = _read_known_digests(env)
+    lacking = []
+    for sha256, wheel in resolve.list_wheel_files(
+        resolution.all_entries(), resolution.python
+    ).items():
+        if sha256 not in digests:
+            lacking.append(wheel)
+    digests.update(fetch_record_digests(lacking))
+    complete = {}
+    for name, packages in pins.items():
+        complete[name] = [replace(p, record_sha256=digests.get(p.sha256, "")) for p in packages]
+    return complete
+
+
+def _read_known_digests(env: Environment) -> dict[str, str]:
+    """sha256 of a wheel -> digest of its RECORD, of the locks that are there."""
+    digests = {}
+    for folder in (ROOT, env.folder):
+        for name in (PIP, REQUIREMENTS, DEV, TOOLS):
+            with contextlib.suppress(LockError):
+                for package in read_pip_lock(folder / name):
+                    if package.record_sha256:
+                        digests[package.sha256] = package.record_sha256
+    return digests

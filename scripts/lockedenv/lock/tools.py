@@ -1,0 +1,49 @@
+"""The programs that lock.sh runs, and what is said where one is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from lockedenv import ROOT
+from lockedenv.errors import Stop
+from lockedenv.host.process import ask
+
+# conda-lock cannot read the output of micromamba 2.6 and newer: https://github.com/conda/conda-lock/issues/906
+GET_TOOLS = "conda env create -f environment-dev.yml && conda activate maximalcai-dev"
+_FRAMES = re.compile(r"^  File .*\n    .*\n(?: *\^+\n)?", re.M)
+_LINES = 25
+
+
+def run_tool(*command: str) -> str:
+    """Standard output of a command. Raises Stop with what it said, without a traceback's frames, if it fails."""
+    status, out, err = ask(command, timeout=3600, cwd=ROOT)
+    if status != 0:
+        lines = _FRAMES.sub("", out + err).strip().splitlines()[-_LINES:]
+        name = Path(command[0]).name
+        raise Stop(f"{name} {command[1]} failed ({status}):\n" + "\n".join(lines))
+    return out
+
+
+def find_solver() -> str:
+    """The conda program that conda-lock solves with. Raises Stop."""
+    solver = os.environ.get("CONDA_LOCK_SOLVER") or shutil.which("micromamba")
+    if not solver:
+        raise Stop(
+            "micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; conda-lock, uv and micromamba 2.5.0 come with: "
+            + GET_TOOLS
+        )
+    return solver
+
+
+def require_tools() -> None:
+    """Raises Stop, naming all that is missing and how to get it, unless everything that locking needs is there."""
+    missing = [name for name in ("conda-lock", "uv") if not shutil.which(name)]
+    if not os.environ.get("CONDA_LOCK_SOLVER") and not shutil.which("micromamba"):
+        missing.append("micromamba 2.5.0")
+    if missing:
+        raise Stop(
+            f"{', '.join(missing)} not on PATH; all that locking needs comes with: {GET_TOOLS}"
+        )
