@@ -1,0 +1,139 @@
+"""What is wrong with the package index is named before what pip and uv say of it."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import ssl
+import sys
+import threading
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+from conftest import ROOT, clean_environ, sh
+from lockedenv.backends import index, uv_program
+from lockedenv.errors import Stop
+
+LOGIN = b"<html><body><form action='/login'>Welcome to the hotel</form></body></html>"
+NOWHERE = "http://127.0.0.1:9"  # nobody listens there
+
+
+class LoginPage(http.server.BaseHTTPRequestHandler):
+    """Answers everything with a login page; with `status` 401, with a refusal."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(LOGIN)))
+        self.end_headers()
+        self.wfile.write(LOGIN)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def login_page() -> Iterator[http.server.HTTPServer]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), LoginPage)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    LoginPage.status = 200
+
+
+@pytest.fixture
+def address(login_page: http.server.HTTPServer) -> str:
+    return f"http://127.0.0.1:{login_page.server_address[1]}/simple"
+
+
+@pytest.fixture
+def inspected(login_page: http.server.HTTPServer, tmp_path: Path) -> str:
+    """The same over TLS, with a certificate of an authority that nobody here knows."""
+    key = tmp_path / "key.pem"
+    certificate = tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    sh(*command, "-keyout", key, "-out", certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    login_page.socket = context.wrap_socket(login_page.socket, server_side=True)
+    return f"https://localhost:{login_page.server_address[1]}/simple"
+
+
+@pytest.fixture(autouse=True)
+def without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+def problem_of(environ: dict[str, str]) -> str:
+    problem = index.index_problem(environ)
+    assert problem is not None
+    return str(problem)
+
+
+def test_a_login_page_is_named(address: str) -> None:
+    said = problem_of({"UV_DEFAULT_INDEX": address})
+    assert "answers with a page that is no package index, as a login page" in said
+    assert "export UV_DEFAULT_INDEX=" in said
+
+
+def test_an_index_that_wants_a_password_is_named(address: str) -> None:
+    LoginPage.status = 401
+    assert "wants a user and a password (HTTP 401)" in problem_of({"UV_DEFAULT_INDEX": address})
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here to make a certificate")
+def test_tls_inspection_is_named(inspected: str) -> None:
+    said = problem_of({"UV_DEFAULT_INDEX": inspected})
+    assert "signed by an authority that this machine does not believe" in said
+    assert "export SSL_CERT_FILE=/path/to/company-ca.pem" in said
+
+
+def test_an_index_that_does_not_answer_is_named() -> None:
+    said = problem_of({"UV_DEFAULT_INDEX": NOWHERE})
+    assert "the package index 127.0.0.1:9 does not answer" in said
+
+
+def test_the_password_of_the_index_is_not_shown() -> None:
+    said = problem_of({"UV_DEFAULT_INDEX": "http://user:s3cr3t@127.0.0.1:9/simple"})
+    assert "s3cr3t" not in said
+
+
+def test_a_socks_proxy_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended in "No matching distribution found for uv"."""
+    monkeypatch.setattr(index, "pip_command", lambda: [sys.executable, "-m", "pip"])
+    said = str(index.socks_problem({"ALL_PROXY": "socks5h://user:s3cr3t@127.0.0.1:9"}))
+    assert "pip needs the package PySocks for a SOCKS proxy" in said and "s3cr3t" not in said
+    assert index.socks_problem({"HTTPS_PROXY": "http://127.0.0.1:9"}) is None
+
+
+def test_a_failure_begins_with_its_cause(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", address)
+    with pytest.raises(Stop) as stop:
+        with uv_program.naming_the_cause():
+            raise Stop("No matching distribution found for uv")
+    first, second = str(stop.value).splitlines()
+    assert "login page" in first and "No matching distribution found for uv" in second
+
+
+def test_the_set_up_says_the_cause(address: str, tmp_path: Path) -> None:
+    command = [ROOT / "scripts/setup_runpod_environment.sh", "--backend", "pip"]
+    command += ["--prefix", tmp_path / "env", "--cache", tmp_path / "cache"]
+    environ = clean_environ(UV_DEFAULT_INDEX=address, PIP_INDEX_URL=address)
+    done = sh(*command, check=False, env=environ)
+    assert done.returncode == 1 and "as a login page of a network does" in done.stdout, done.stdout
+    assert not (tmp_path / "env").exists()

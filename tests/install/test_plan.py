@@ -1,0 +1,164 @@
+"""The plan is made of a request and facts alone: no disk, no network and no GPU is asked here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from lockedenv.backends.base import Offer, Problem
+from lockedenv.errors import Stop
+from lockedenv.host.gpus import Gpu
+from lockedenv.install.facts import Disk, Facts, PrefixFacts, Surroundings
+from lockedenv.install.plan import Action, Plan, make_plan
+from lockedenv.install.request import Request
+from lockedenv.prefix.lifecycle import ABSENT, CHANGED, FOREIGN, MOVED, VERIFIED
+from lockedenv.spec import environment
+from lockedenv.spec.environment import Environment
+
+LARGE = 10**12
+
+
+def request_of(**changes: object) -> Request:
+    made = Request(Path("/somewhere/env"), Environment(ROOT), Path("/somewhere/cache"))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def facts_of(**changes: object) -> Facts:
+    disk = Disk(Path("/somewhere"), device=1, free=LARGE)
+    made = Facts(
+        prefix=PrefixFacts(ABSENT),
+        offers={"pip": Offer(True, "as asked")},
+        prefix_disk=disk,
+        cache_disk=disk,
+        temporary_disk=disk,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def gpu_of(name: str, capability: str, driver: str = "580.65.06") -> Gpu:
+    return Gpu(name, driver, 80 * 1024**3, capability, "GPU-1", False)
+
+
+def remedies(plan: Plan) -> str:
+    return "\n".join(str(problem) for problem in plan.problems)
+
+
+def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
+    plan = make_plan(request_of(), facts_of())
+    assert (plan.action, plan.backend, plan.level) == (Action.INSTALL, "pip", "full")
+    assert plan.problems == [] and plan.disks[0].needed > 5 * 10**9
+
+
+def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
+    finished = PrefixFacts(VERIFIED, backend="conda", environment="default")
+    plan = make_plan(request_of(), Facts(finished))
+    assert (plan.action, plan.backend, plan.level) == (Action.VERIFY, "conda", "full")
+    passed = replace(finished, fully_verified=True)
+    assert make_plan(request_of(), Facts(passed)).level == "quick"
+    assert make_plan(request_of(level="full"), Facts(passed)).level == "full"
+
+
+@pytest.mark.parametrize("change", [{"force": True}, {"backend": "pip"}])
+def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(change: dict[str, object]) -> None:
+    finished = PrefixFacts(VERIFIED, backend="conda", environment="default")
+    assert make_plan(request_of(**change), facts_of(prefix=finished)).action is Action.REBUILD
+
+
+def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
+    offers = {"conda": Offer(False, "the channel does not answer"), "pip": Offer(True, "as ever")}
+    plan = make_plan(request_of(), facts_of(offers=offers))
+    assert (plan.backend, plan.backend_reason) == ("pip", "the channel does not answer")
+
+
+@pytest.mark.parametrize(
+    "prefix, said",
+    [
+        (PrefixFacts(FOREIGN), "was not made by this script; choose another --prefix"),
+        (PrefixFacts(FOREIGN, is_clone=True), "it is this clone: give the clone another name"),
+        (
+            PrefixFacts(MOVED, moved_from="/old"),
+            "was made at /old, and its scripts name that place",
+        ),
+        (
+            PrefixFacts(VERIFIED, environment="current"),
+            "is of the environment current, not default",
+        ),
+    ],
+)
+def test_a_place_where_nothing_may_be_done_is_refused(prefix: PrefixFacts, said: str) -> None:
+    with pytest.raises(Stop, match=said):
+        make_plan(request_of(), facts_of(prefix=prefix))
+
+
+def test_the_remedy_of_another_environment_names_this_prefix_and_this_environment() -> None:
+    """It was `--force` alone, which would build another environment at the usual place."""
+    current = environment.find("current")
+    prefix = PrefixFacts(VERIFIED, environment="default")
+    with pytest.raises(Stop) as stop:
+        make_plan(request_of(environment=current), facts_of(prefix=prefix))
+    command = "setup_runpod_environment.sh --prefix /somewhere/env --environment current --force"
+    assert command in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    "name, capability", [("B200", "10.0"), ("B300", "10.3"), ("RTX PRO 6000", "12.0")]
+)
+@pytest.mark.parametrize("backend", ["conda", "pip"])
+def test_a_blackwell_gpu_is_refused_in_the_default_environment(
+    name: str, capability: str, backend: str
+) -> None:
+    """Everything was installed, and the quick level said verified."""
+    facts = facts_of(gpus=[gpu_of(name, capability)], offers={backend: Offer(True, "")})
+    said = remedies(make_plan(request_of(), facts))
+    assert f"{name} has compute capability {capability}, and torch 2.5.1" in said
+    assert "kernels for 5.0, 6.0, 7.0, 7.5, 8.0, 8.6, 9.0 alone" in said
+    assert "use --environment current, which has them" in said
+    current = request_of(environment=environment.find("current"))
+    assert make_plan(current, facts).problems == []
+
+
+@pytest.mark.parametrize("name, capability", [("V100", "7.0"), ("P100", "6.0")])
+def test_a_gpu_too_old_for_current_is_refused_there(name: str, capability: str) -> None:
+    current = request_of(environment=environment.find("current"))
+    said = remedies(make_plan(current, facts_of(gpus=[gpu_of(name, capability)])))
+    assert f"{name} has compute capability {capability}" in said
+    assert "use --environment default, which has them" in said
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.0", "8.6", "8.9", "9.0"])
+def test_what_torch_has_kernels_for_is_not_refused(capability: str) -> None:
+    for wanted in environment.ours():
+        facts = facts_of(gpus=[gpu_of("a GPU", capability)])
+        assert make_plan(request_of(environment=wanted), facts).problems == []
+
+
+@pytest.mark.parametrize("driver", ["550.54.14", "575.51.03"])
+def test_a_driver_too_old_for_cuda_13_is_named_with_what_runs_on_it(driver: str) -> None:
+    current = request_of(environment=environment.find("current"))
+    said = remedies(make_plan(current, facts_of(gpus=[gpu_of("H100", "9.0", driver)])))
+    assert f"the driver {driver} of H100 is older than 580.65.06" in said
+    assert "use --environment default, which runs on the driver 525.60.13 and newer" in said
+
+
+def test_a_driver_that_no_environment_runs_on_has_no_such_remedy() -> None:
+    said = remedies(make_plan(request_of(), facts_of(gpus=[gpu_of("H100", "9.0", "470.57.02")])))
+    assert "older than 525.60.13" in said and "--environment" not in said
+
+
+def test_what_is_in_the_way_is_told_with_the_plan() -> None:
+    refusal = Problem("give this pod back", "--any-pod goes on all the same")
+    surroundings = Surroundings(pod_refusal=refusal, misleading=[Problem("PYTHONPATH", "unset it")])
+    facts = facts_of(surroundings=surroundings)
+    assert refusal in make_plan(request_of(), facts).problems
+    plan = make_plan(request_of(any_pod=True), facts)
+    assert [problem.what for problem in plan.problems] == ["PYTHONPATH"]
+
+
+def test_a_rebuild_keeps_the_old_one_until_the_new_one_is_there() -> None:
+    """Both must fit, unless the cache holds what the old one links to."""
+    changed = PrefixFacts(CHANGED, backend="pip", environment="default")
+    whole = make_plan(request_of(), facts_of()).disks[0].needed
+    linked = make_plan(request_of(), facts_of(prefix=changed)).disks[0].needed
+    assert linked < whole / 2

@@ -1,0 +1,49 @@
+"""A verdict is what the verifier wrote; an exit status of its own is none."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from lockedenv.install.verification import callers_variables, read_verdict
+
+
+def written(folder: Path, status: int, *verdicts: str) -> Path:
+    document = {"exit_status": status, "results": [{"verdict": verdict} for verdict in verdicts]}
+    path = folder / "verdict.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_a_verdict_that_was_written_counts(tmp_path: Path) -> None:
+    verdict = read_verdict(0, written(tmp_path, 0, "pass", "pass", "warn", "skip"))
+    assert verdict.passed and verdict.counts["pass"] == 2 and verdict.counts["warn"] == 1
+    assert not read_verdict(1, written(tmp_path, 1, "pass", "fail")).passed
+
+
+def test_exit_status_zero_is_no_verdict(tmp_path: Path) -> None:
+    """Where SIGCHLD was ignored, every child ended with 0."""
+    verdict = read_verdict(0, tmp_path / "nothing.json")
+    assert not verdict.passed and "wrote no verdict (exit status 0)" in verdict.problem
+    assert not read_verdict(0, written(tmp_path, 1, "pass", "fail")).passed
+    assert not read_verdict(0, written(tmp_path, 0, "pass", "fail")).passed
+    assert not read_verdict(1, written(tmp_path, 0, "pass")).passed
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_verifier_that_was_killed_is_said_to_be(number: signal.Signals, tmp_path: Path) -> None:
+    """It was "exit 247" and "see the checks that failed above"."""
+    verdict = read_verdict(-number, written(tmp_path, 0, "pass"))
+    assert not verdict.passed
+    assert verdict.problem.startswith(f"the verifier was killed by {number.name}")
+    assert ("if memory ran out" in verdict.problem) == (number is signal.SIGKILL)
+
+
+def test_the_verifier_has_the_callers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/our/scripts")
+    monkeypatch.setenv("MAXIMALCAI_PYTHONPATH", "/theirs")
+    assert callers_variables()["PYTHONPATH"] == "/theirs"
+    monkeypatch.delenv("MAXIMALCAI_PYTHONPATH")
+    assert "PYTHONPATH" not in callers_variables()
