@@ -84,6 +84,7 @@ def run_child(
         limit = check.timeout * (
             max(1, len(gpu_nodes())) if check.each_gpu and device == "cuda" else 1
         )
+        limit += check.compile_timeout
         command = [
             str(python),
             "-X",

@@ -108,7 +108,8 @@ class Check:
     `child`: it runs in a process of its own. `gpu`: it has no CPU path.
     `each_gpu`: it runs once on each GPU, as torch's current device.
     `alone`: it measures, so nothing may run beside it.
-    `timeout`: seconds that it may take on each GPU. `memory`: bytes that its process needs at most.
+    `timeout`: seconds that it may take on each GPU. `compile_timeout`: seconds on top of them for all
+    GPUs together, for what is compiled when it is first used. `memory`: bytes that its process needs at most.
     `explained_by`: the checks whose failure probably is the cause where this one fails too.
     """
 
@@ -122,6 +123,7 @@ class Check:
     each_gpu: bool = False
     alone: bool = False
     timeout: int = 120
+    compile_timeout: int = 0
     memory: int = 2 * GIB
     explained_by: tuple[str, ...] = ()
 

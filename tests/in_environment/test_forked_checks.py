@@ -1,0 +1,65 @@
+"""A check in a fork of the process that has imported the stack is as good as one in a fresh process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from lockedenv.host.launchers import child_environment
+from lockedenv.spec import environment
+from lockedenv.verify import child
+from lockedenv.verify.checklist import find_check
+
+IMPORTING = Path(__file__).parent / "programs/import_as_with_a_gpu.py"
+# Where the compiler is told to use vector instructions, it fails.
+REFUSING_COMPILER = """#!/bin/sh
+case "$*" in
+  *-mavx*) echo "refused: $*" >>{log}; exit 1 ;;
+esac
+exec {compiler} "$@"
+"""
+
+
+def test_importing_the_stack_before_a_fork_asks_nothing_of_a_gpu_and_starts_nothing() -> None:
+    """As if there were a GPU: whatever asks for it ends the program."""
+    environ = child_environment(Path(sys.prefix), "cuda", dict(os.environ))
+    environ["TORCH_WARM_POOL"] = "0"
+    command = [sys.executable, str(IMPORTING), *child.STACK]
+    done = subprocess.run(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    before, _, after = done.stdout.partition("\n")
+    assert before == "[] False False" and "CUDA was touched" in after, done.stdout
+
+
+def test_a_forked_check_computes_with_all_threads_and_trains(tmp_path: Path) -> None:
+    """With a compiler that has not the CPU's vector instructions: inductor goes without them."""
+    log = tmp_path / "refused"
+    compiler = tmp_path / "g++"
+    compiler.write_text(REFUSING_COMPILER.format(log=log, compiler=shutil.which("g++")))
+    compiler.chmod(0o755)
+    python = Path(sys.executable)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environ = child_environment(Path(sys.prefix), "cpu", {**os.environ, "PATH": path})
+    forked: list[int] = []
+    verdicts = {}
+    with child.forking(python, "cpu", environ) as fork:
+
+        def fork_and_note(*about: Any) -> int:
+            forked.append(fork(*about))
+            return forked[-1]
+
+        for name in ("torch-compile", "torch", "sdpa", "trainer-resume", "imports", "statistics"):
+            result = child.run_child(find_check(name), python, "cpu", environ, fork_and_note)
+            verdicts[name] = str(result.verdict)
+    resume = "warn"
+    if environment.of(Path(sys.prefix)).name == "current":
+        resume = "pass"
+    assert verdicts.pop("trainer-resume") == resume
+    assert set(verdicts.values()) == {"pass"}, verdicts
+    assert all(forked) and len(set(forked)) == 6, "each was a fork"
+    assert log.exists()
