@@ -15,6 +15,7 @@ import pty
 import re
 import shlex
 import sys
+from dataclasses import dataclass
 
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
@@ -22,29 +23,57 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 WIDTH = 120
-RUNS = (
-    ([], 17, 15),
-    (["--level", "quick"], 17, 6),
-)  # further options; lines shown of the start and of the end
+ROWS = 25  # that a page shows without scrolling
 # Without the fonts that rich would fetch from elsewhere.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.S)
+SCRIPT = "scripts/setup_runpod_environment.sh"
 
 
-def run(words: list[str]) -> tuple[list[str], int]:
-    """The lines that a command leaves on a terminal of WIDTH columns, and its exit status."""
-    said = b""
+@dataclass(frozen=True)
+class Take:
+    """One run to record: further options, and how many lines of its start and of its end are shown."""
 
-    def read(fd: int) -> bytes:
-        nonlocal said
-        new = os.read(fd, 65536)
-        said += new
-        return new
+    options: tuple[str, ...]
+    head: int
+    tail: int
+
+
+TAKES = (Take((), head=8, tail=7), Take(("--level", "quick"), head=3, tail=4))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The lines that a command left on a terminal of WIDTH columns, and its exit status."""
+
+    lines: list[str]
+    status: int
+
+
+def record(words: list[str]) -> Recorded:
+    """Runs a command under a pseudo-terminal."""
+    blocks = []
+
+    def read(descriptor: int) -> bytes:
+        block = os.read(descriptor, 65536)
+        blocks.append(block)
+        return block
 
     status = os.waitstatus_to_exitcode(pty.spawn(words, read))
-    lines = said.decode(errors="replace").replace("\r\n", "\n").rstrip("\n").split("\n")
-    return [
-        line.rpartition("\r")[2].replace("\033[K", "") for line in lines
-    ], status  # progress is overwritten, as on a terminal
+    text = b"".join(blocks).decode(errors="replace").replace("\r\n", "\n").rstrip("\n")
+    lines = []
+    for line in text.split("\n"):
+        # Progress is overwritten, as on a terminal.
+        lines.append(line.rpartition("\r")[2].replace("\033[K", ""))
+    return Recorded(lines, status)
+
+
+def shorten(lines: list[str], take: Take) -> list[str]:
+    """Leaves out the middle, and says so."""
+    left_out = len(lines) - take.head - take.tail
+    if left_out <= 1:
+        return lines
+    note = f"\033[2m[{left_out} lines left out]\033[0m"
+    return [*lines[: take.head], note, *lines[-take.tail :]]
 
 
 def main() -> int:
@@ -54,18 +83,21 @@ def main() -> int:
         record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="standard"
     )
     status = 0
-    for more, head, tail in RUNS:
-        words = ["scripts/setup_runpod_environment.sh", *options, *more]
+    rows = 0
+    for take in TAKES:
+        words = [SCRIPT, *options, *take.options]
+        recorded = record(words)
+        lines = shorten(recorded.lines, take)
         console.print(Text(f"$ {shlex.join(words)}", style="bold"))
-        lines, failed = run(words)
-        if len(lines) > head + tail + 1:
-            lines[head:-tail] = [f"\033[2m[{len(lines) - head - tail} lines left out]\033[0m"]
         for line in lines:
             console.print(Text.from_ansi(line), soft_wrap=False)
-        status = status or failed
+        rows += 1 + len(lines)
+        status = max(status, recorded.status)
+    if rows > ROWS:
+        print(f"{rows} rows: more than the {ROWS} that a page shows", file=sys.stderr)
     svg = console.export_svg(title="maximalcai", theme=MONOKAI, code_format=FORMAT, unique_id="run")
-    with open(target, "w") as out:
-        out.write(svg)
+    with open(target, "w") as file:
+        file.write(svg)
     return status
 
 
