@@ -105,7 +105,13 @@ def _resolve_wheels(
         _write_lines(versions_file, [f"{p.name}=={p.version}" for p in kept])
         for name in update:
             options += ["-P", name]
-    resolve.compile_requirements(python, wanted_file, *options)
+    try:
+        resolve.compile_requirements(python, wanted_file, *options)
+    except Stop as error:
+        raise Stop(
+            f"{asked.path}: conda has solved its layer, and PyPI has no wheels that fit its versions; bound what uv "
+            f"names in environment.yml, such as mpmath<1.4 among conda's packages, and run it again.\n{error}"
+        ) from None
 
     versions = ("-c", versions_file)
     resolution = Resolution(python)
