@@ -1,4 +1,4 @@
-"""Fixtures of the tests that the environment's own Python runs. Each test has a folder of its own."""
+"""Fixtures of the tests that the environment's own Python runs: each has a folder of its own."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def shorter(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_functions(
     wrong: float = 0.0, ignore_causal: bool = False, lse: bool = False
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """flash-attn's two functions in plain torch, right or wrong; `lse`: they give a second value."""
+    """flash-attn's two functions in plain torch, right or wrong; `lse`: they give two values."""
 
     def dense(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -180,7 +180,7 @@ def test_sdpa_check_fails_a_backend_that_fell_back(monkeypatch: pytest.MonkeyPat
 def make_gpu_check(
     monkeypatch: pytest.MonkeyPatch, cudnn: Any, others: Any = attention.plain_attention
 ) -> Callable[[], Result]:
-    """The check with all four backends on the CPU; `cudnn` stands for cuDNN's, `others` for theirs."""
+    """The check with all four backends on the CPU; `cudnn` stands for cuDNN's kernel."""
     operators = {backend.operator for backend in attention.BACKENDS}
 
     def find_operators(kernel: Any, *inputs: Any) -> set[str]:

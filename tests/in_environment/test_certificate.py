@@ -1,4 +1,7 @@
-"""Runs in the environment under test: the certificate's task gives the same bits again, and a wrong kernel is found and named."""
+"""Runs in the environment under test: the certificate's task gives the same bits again.
+
+A wrong kernel is found and named.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of what is compiled at first use: compiled code is shown, and 'compiled' is no pass."""
+"""What is compiled at first use: compiled code is shown, and 'compiled' is no pass."""
 
 from __future__ import annotations
 

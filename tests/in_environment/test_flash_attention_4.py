@@ -26,7 +26,7 @@ VERSION = "4.0.0b36"
 def test_flash_attention_4_is_compiled_and_no_pass_without_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into the cache, from where the second time it is taken: FlashAttention reads its variables once."""
+    """Into the cache, from where it is taken the second time, in another process."""
     for name, value in cache_variables(tmp_path).items():
         monkeypatch.setitem(os.environ, name, value)
     result = flash_attention.flash_attn("cpu")

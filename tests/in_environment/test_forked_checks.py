@@ -1,4 +1,4 @@
-"""A check in a fork of the process that has imported the stack is as good as one in a fresh process."""
+"""A check in a fork of the process that has imported the stack is as good as one in a fresh one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check of bitsandbytes sees another CUDA's library, a library without the GPU, wrong arithmetic."""
+"""The check of bitsandbytes sees a wrong library, one without the GPU, and wrong arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FlashAttention 4's kernels are compiled for the GPUs asked for; a failure is told and stops nothing."""
+"""FlashAttention 4's kernels are compiled for the GPUs asked for; a failure stops nothing."""
 
 from __future__ import annotations
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from lockedenv.spec.gpu_target import H100, find_target, parse_target, target_variables
+from lockedenv.spec.gpu_target import (
+    H100,
+    find_foreign_assembler,
+    find_target,
+    parse_target,
+    target_variables,
+)
 
 
 @pytest.mark.parametrize("text", ["90", "sm_90", "sm_90a", " SM90 "])
@@ -29,3 +37,10 @@ def test_the_variables_of_a_target() -> None:
         "FLASH_ATTENTION_NUM_SMS": "132",
     }
     assert target_variables(parse_target("80"))["CUTE_DSL_ARCH"] == "sm_80"
+
+
+@pytest.mark.parametrize("variable", ["TRITON_PTXAS_PATH", "CUTE_DSL_PTXAS_PATH"])
+def test_an_assembler_of_a_system_cuda_is_foreign(variable: str, tmp_path: Path) -> None:
+    assert find_foreign_assembler(tmp_path, {variable: "/usr/local/cuda/bin/ptxas"}) == variable
+    assert find_foreign_assembler(tmp_path, {variable: f"{tmp_path}/lib/ptxas"}) is None
+    assert find_foreign_assembler(tmp_path, {variable: ""}) is None

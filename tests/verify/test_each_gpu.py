@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_which_checks_run_on_each_gpu() -> None:
     each = {check.name for check in CHECKS if check.each_gpu}
     assert each == {
         "torch",
+        "triton",
         "sdpa",
         "flash-attn",
         "bitsandbytes",
@@ -108,6 +110,21 @@ def test_the_time_limit_is_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None
         limit(check, "cuda") == "no answer within 2 s; stopped"
         and limit(check, "cpu") == "no answer within 1 s; stopped"
     )
+
+
+def test_the_time_of_compiling_is_beside_that_of_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled at first use is compiled once, whatever the number of GPUs."""
+    check = Check("work", "it works", passed, child=True, each_gpu=True, timeout=1)
+    compiling = replace(check, compile_timeout=30)
+    monkeypatch.setattr(child, "gpu_nodes", lambda: [Path("/dev/nvidia0"), Path("/dev/nvidia1")])
+    monkeypatch.setattr(child, "started", lambda command, **options: hanging())
+    limits = []
+    for one in (check, compiling):
+        result = child.run_child(one, Path("/bin/sh"), "cuda", {})
+        limits.append(result.summary)
+    assert limits == ["no answer within 2 s; stopped", "no answer within 32 s; stopped"]
+    flash_attention = find_check("flash-attn")
+    assert flash_attention.compile_timeout > flash_attention.timeout
 
 
 def hanging() -> Any:

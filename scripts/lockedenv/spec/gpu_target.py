@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Mapping
 
 # FlashAttention 4's own variables (flash_attn/cute/interface.py, _get_device_arch) and CuTe DSL's.
@@ -13,6 +14,9 @@ MULTIPROCESSORS_VARIABLE = "FLASH_ATTENTION_NUM_SMS"
 # Streaming multiprocessors of an A100, an H100 and H200 (SXM), a B200 and an RTX PRO 6000. What is
 # compiled does not depend on the number; FlashAttention 4 asks for one.
 MULTIPROCESSORS = {8: 108, 9: 132, 10: 148, 11: 20, 12: 188}
+# Each names an assembler in place of the one in the wheel: triton/knobs.py (3.9),
+# triton/backends/nvidia/compiler.py (3.1), flash_attn/cute/cute_dsl_ptxas.py.
+ASSEMBLER_VARIABLES = ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH", "CUTE_DSL_PTXAS_PATH")
 FIRST_WITH_OWN_FEATURES = 90  # sm_90a: code with a GPU's own instructions, from Hopper on
 
 
@@ -58,3 +62,12 @@ def target_variables(target: GpuTarget) -> dict[str, str]:
         DSL_ARCHITECTURE_VARIABLE: f"{target.name}{suffix}",
         MULTIPROCESSORS_VARIABLE: str(MULTIPROCESSORS.get(target.major, 132)),
     }
+
+
+def find_foreign_assembler(prefix: Path, environ: Mapping[str, str]) -> str | None:
+    """The variable that names an assembler from outside the prefix, as of a system CUDA, if any."""
+    for name in ASSEMBLER_VARIABLES:
+        path = environ.get(name, "")
+        if path and prefix.resolve() not in Path(path).resolve().parents:
+            return name
+    return None

@@ -1,6 +1,6 @@
 """Loads and uses what is made for CUDA without a GPU, and names what of a folder was loaded.
 
-use_the_cuda_stack.py FOLDER: the folder of another CUDA. Exit status 1 if anything comes from there.
+use_the_cuda_stack.py FOLDER: the folder of another CUDA. Exit status 1 if anything comes from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ other_cuda = os.path.realpath(sys.argv[1])
 verdicts = [compilers.triton_kernel("cpu").verdict]
 if importlib.util.find_spec("flash_attn") is not None:
     verdicts.append(flash_attention.flash_attn("cpu").verdict)
-import bitsandbytes  # noqa: E402  (after FlashAttention: which libraries are found first may differ)
+import bitsandbytes  # noqa: E402  (after FlashAttention, as a training script has it)
 
 version = str(torch.version.cuda).replace(".", "")
 library = Path(bitsandbytes.__file__).with_name(f"libbitsandbytes_cuda{version}.so")

@@ -10,7 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lockedenv.spec.gpu_target import ARCHITECTURE_VARIABLE, GpuTarget, find_target
+from lockedenv.spec.gpu_target import (
+    ARCHITECTURE_VARIABLE,
+    GpuTarget,
+    find_foreign_assembler,
+    find_target,
+)
 from lockedenv.verify.checks import (
     FAIL,
     FULL,
@@ -47,10 +52,8 @@ def triton_kernel(device: str) -> Result:
         os.environ["TRITON_CACHE_DIR"] = folder
         foreign = find_foreign_assembler(Path(sys.prefix), os.environ)
         if foreign:
-            return failed(
-                f"triton would use {foreign}, which is not of this environment",
-                "unset TRITON_PTXAS_PATH",
-            )
+            text = f"{foreign}={os.environ[foreign]} is an assembler from outside the prefix"
+            return failed(text, f"unset {foreign}")
         if device == "cuda":
             return run_kernel(device)
         try:
@@ -58,15 +61,6 @@ def triton_kernel(device: str) -> Result:
         except ValueError as error:
             return failed(str(error), f"unset {ARCHITECTURE_VARIABLE}")
         return compile_for(target)
-
-
-def find_foreign_assembler(prefix: Path, environ: Any) -> str:
-    """The ptxas that a variable names outside the prefix; empty if none does."""
-    for name in ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH"):
-        path = environ.get(name, "")
-        if path and prefix.resolve() not in Path(path).resolve().parents:
-            return f"{name}={path}"
-    return ""
 
 
 def compile_for(target: GpuTarget) -> Result:

@@ -33,6 +33,7 @@ from lockedenv.spec.gpu_target import (
     ARCHITECTURE_VARIABLE,
     DSL_ARCHITECTURE_VARIABLE,
     GpuTarget,
+    find_foreign_assembler,
     find_target,
     target_variables,
 )
@@ -103,6 +104,10 @@ def flash_attn(device: str) -> Result:
             f"flash-attn {two} and flash-attn-4 {four} both write into the folder flash_attn",
             f"keep one: {sys.prefix}/bin/python -m pip uninstall flash-attn; then {REINSTALL}",
         )
+    foreign = find_foreign_assembler(Path(sys.prefix), os.environ)
+    if foreign:
+        text = f"{foreign}={os.environ[foreign]} is an assembler from outside the prefix"
+        return failed(text, f"unset {foreign}")
     if device == "cpu":
         return compile_without_gpu(two, four)
     if four:
