@@ -15,7 +15,7 @@ from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.cli.output import Steps
 from lockedenv.spec.environment import Environment, ours
-from lockedenv.spec.facts import COMMON_GCC
+from lockedenv.spec.cuda import COMMON_GCC
 from lockedenv.backends.index import pip_command
 from lockedenv.backends.uv_program import PLATFORM, bring_uv, uv_environment
 from lockedenv.host.machine import default_cache

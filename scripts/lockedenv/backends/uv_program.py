@@ -33,8 +33,8 @@ from lockedenv.prefix.lifecycle import Prefix
 from lockedenv.prefix.records import file_sha256
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
-from lockedenv.spec.facts import PLATFORM as GLIBC_PLATFORM
 from lockedenv.spec.locks import PipPackage
+from lockedenv.spec.platform_tags import PLATFORM as GLIBC_PLATFORM
 
 # Without it uv takes a wheel for a newer glibc, and then finds that its hash is not the locked one.
 PLATFORM = ["--python-platform", GLIBC_PLATFORM]

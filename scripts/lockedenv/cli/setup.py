@@ -26,7 +26,9 @@ from lockedenv.install.request import Request
 from lockedenv.install.run import SETUP_STEPS, VERIFY_STEPS, carry_out, verify_read_only
 from lockedenv.prefix import lifecycle
 from lockedenv.prefix.lifecycle import Prefix
-from lockedenv.spec import facts as known
+from lockedenv.spec.environment import Environment
+from lockedenv.spec.platform_tags import GLIBC
+from lockedenv.spec.specification import SPEC
 
 EXAMPLES = """examples:
   scripts/setup_runpod_environment.sh                            the default environment, into ~/maximalcai
@@ -133,6 +135,7 @@ def set_up(request: Request, as_json: bool, quiet: bool) -> int:
     refuse_place(request, place)
     finished = is_finished(request, place)
     steps = Steps(VERIFY_STEPS if finished else SETUP_STEPS, quiet)
+    say_if_edited(request.environment, steps)
     if finished:
         plan = make_plan(request, Facts(prefix=place))
         say_finished(plan, steps)
@@ -145,6 +148,15 @@ def set_up(request: Request, as_json: bool, quiet: bool) -> int:
             print(plan_json(plan))
         return 0
     return carry_out(plan, steps)
+
+
+def say_if_edited(environment: Environment, steps: Steps) -> None:
+    """One line where environment.yml was edited after it was locked: what is installed is the lock."""
+    if environment.edited_since_locked():
+        steps.say(
+            f"{environment.folder / SPEC} was edited after it was locked, and the lock is what is installed; "
+            f"lock it anew with: scripts/lock.sh --environment {environment.given}"
+        )
 
 
 def show_plan(plan: Plan, steps: Steps) -> None:
@@ -210,9 +222,9 @@ def refuse_other_machines() -> None:
             "x86_64 (a contributor's laptop: conda env update -f environment-dev.yml)"
         )
     name, glibc = platform.libc_ver()
-    if name == "glibc" and version_tuple(glibc) < version_tuple(known.GLIBC):
+    if name == "glibc" and version_tuple(glibc) < version_tuple(GLIBC):
         raise Stop(
-            f"this machine has glibc {glibc}; the locked packages need {known.GLIBC} (Ubuntu 20.04 "
+            f"this machine has glibc {glibc}; the locked packages need {GLIBC} (Ubuntu 20.04 "
             "or newer)"
         )
 

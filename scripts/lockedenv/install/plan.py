@@ -13,10 +13,9 @@ from lockedenv.host.machine import Gpu, size_text, version_tuple
 from lockedenv.install.facts import Disk, Facts, PrefixFacts, choose_backend, installation_of
 from lockedenv.install.request import Installation, Request
 from lockedenv.prefix.lifecycle import ABSENT, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
-from lockedenv.spec import environment
-from lockedenv.spec import facts as cuda_facts
-from lockedenv.spec import gpu_support
+from lockedenv.spec import environment, gpu_support
 from lockedenv.spec.commands import setup_command
+from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.drivers import find_old_driver
 from lockedenv.spec.environment import Environment
 
@@ -244,7 +243,7 @@ def _driver_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
     remedy = old.remedy
     for other in environment.ours():
         other_cuda = other.cuda(backend)
-        needs = cuda_facts.of(other_cuda).driver
+        needs = find_cuda(other_cuda).driver
         fits = other_cuda and version_tuple(gpu.driver) >= version_tuple(needs)
         if fits and other != request.environment and _runs(other, backend, gpu):
             remedy += (
@@ -267,11 +266,11 @@ def _kernel_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
     assert build is not None
     remedy = "take another pod"
     for other in environment.ours():
-        fits = version_tuple(gpu.driver) >= version_tuple(cuda_facts.of(other.cuda(backend)).driver)
+        fits = version_tuple(gpu.driver) >= version_tuple(find_cuda(other.cuda(backend)).driver)
         if other != wanted and _runs(other, backend, gpu):
             remedy = f"use --environment {other.name}, which has them"
             if not fits:
-                oldest = cuda_facts.of(other.cuda(backend)).driver
+                oldest = find_cuda(other.cuda(backend)).driver
                 remedy += f", on a pod whose driver is {oldest} or newer"
     return Problem(
         f"{gpu.name} has compute capability {gpu.capability}, and torch {wanted.torch(backend)} of "

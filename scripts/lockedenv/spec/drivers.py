@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.versions import version_tuple
-from lockedenv.spec import facts
+from lockedenv.spec.cuda import find_cuda
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class OldDriver:
 
 def find_old_driver(gpus: Sequence[Gpu], cuda: str) -> OldDriver | None:
     """The first GPU whose driver is too old for a CUDA version such as "12.4"."""
-    oldest = facts.of(cuda).driver
+    oldest = find_cuda(cuda).driver
     for gpu in gpus:
         if version_tuple(gpu.driver) < version_tuple(oldest):
             return OldDriver(gpu.name, gpu.driver, oldest, cuda)

@@ -105,10 +105,13 @@ class Environment:
     def edited_since_locked(self) -> bool:
         """Whether environment.yml, or what goes with it, was edited after its locks were written.
 
-        False for locks that do not say what they are of. Raises LockError and OSError.
+        False for locks that do not say what they are of, and where the locks were copied without environment.yml.
+        Raises LockError and OSError.
         """
         locked = locks.read_seal(self.folder / CONDA_LOCK).specification
-        return locked != "" and locked != specification_digest(self.folder)
+        if not locked or not (self.folder / SPEC).exists():
+            return False
+        return locked != specification_digest(self.folder)
 
     @property
     def python(self) -> str:

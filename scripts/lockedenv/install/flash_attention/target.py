@@ -13,7 +13,7 @@ from typing import Sequence
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import ask, clean
-from lockedenv.spec import facts
+from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.environment import Environment
 
 GLIBC = platform.libc_ver()[1]
@@ -88,7 +88,7 @@ def choose_architectures(gpus: Sequence[Gpu], cuda: str, asked: str = "") -> lis
             "flash-attn needs a torch that is built for CUDA, and this environment's is not; "
             "use --flash-attn none"
         )
-    possible = facts.of(cuda).archs
+    possible = find_cuda(cuda).archs
     for name in sorted(wanted):
         if name not in possible:
             raise Stop(

@@ -14,14 +14,14 @@ from lockedenv.host.disks import size_text
 from lockedenv.host.limits import cpu_limit, read_memory
 from lockedenv.host.process import ask
 from lockedenv.host.versions import version_tuple
-from lockedenv.spec import facts
+from lockedenv.spec.cuda import COMMON_GCC, find_cuda
 
 # One compile job's peak over a whole build, measured: 7.07 GB (cicc; the default environment's nvcc, sm_90, one thread).
 JOB_MEMORY = 7.5e9
 CPU_HOURS = 3.6  # of a whole build for one architecture, measured with it
 # Where NVIDIA's packages put CUDA on a machine.
 CUDA_FOLDERS = ("/usr/local/cuda-{cuda}", "/usr/local/cuda")
-GET_GCC = f"apt-get install g++-{facts.COMMON_GCC}"
+GET_GCC = f"apt-get install g++-{COMMON_GCC}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def find_problem(cuda: str, nvcc: str, gcc: str) -> str:
         return f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: {how_to_get_nvcc(cuda)}"
     if not gcc:
         return f"no g++ found: {GET_GCC}"
-    newest = facts.of(nvcc).gcc
+    newest = find_cuda(nvcc).gcc
     if version_tuple(gcc)[0] > newest:
         return f"g++ is {gcc}, nvcc {nvcc} takes up to {newest}: {GET_GCC}"
     return ""
@@ -82,7 +82,7 @@ def find_warning(cuda: str, nvcc: str) -> str:
 def find_toolchain(prefix: Path, cuda: str, environ: Mapping[str, str]) -> Toolchain:
     """nvcc and g++ from the prefix, else the machine's that fit best. Raises Stop naming what to install."""
     home, nvcc = _find_nvcc(prefix, cuda, environ)
-    cxx = _find_cxx(prefix, facts.of(nvcc or cuda).gcc, environ)
+    cxx = _find_cxx(prefix, find_cuda(nvcc or cuda).gcc, environ)
     gcc = ""
     if cxx:
         gcc = _ask_version(cxx, "-dumpfullversion", r"(\d[\d.]*)")
