@@ -106,7 +106,7 @@ def test_a_pipe_is_read_and_waited_for_no_longer_than_a_limit(
         write_manifest(tmp_path / "m.json", make_manifest())
     )
     writer.join()
-    monkeypatch.setattr(documents, "PIPE_SECONDS", 0.1)
+    monkeypatch.setattr(documents, "SILENT_SECONDS", 0.1)
     with pytest.raises(DocumentError, match="pipe: cannot be read .the pipe did not send all"):
         read_document(pipe)
 

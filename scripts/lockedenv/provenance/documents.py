@@ -21,6 +21,7 @@ from lockedenv.errors import UsageError
 LIMIT = 16_000_000  # bytes; a certificate has 50,000, a manifest of 200 packages 60,000
 DIGITS = 18  # of a whole number: more does not fit into 64 bits
 PIPE_SECONDS = 60.0  # in which a pipe must have sent all
+SILENT_SECONDS = 10.0  # after which a pipe that sends nothing is left
 STANDARD_INPUT = "-"
 REMEDY = "make one with --manifest FILE or --certificate FILE"
 
@@ -231,9 +232,9 @@ def _read_descriptor(descriptor: int) -> bytes:
     poll.register(descriptor, select.POLLIN)
     content = bytearray()
     while True:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0 or not poll.poll(remaining * 1000):
-            raise _Refused(f"the pipe did not send all within {PIPE_SECONDS:.0f} s")
+        patience = min(SILENT_SECONDS, deadline - time.monotonic())
+        if patience <= 0 or not poll.poll(patience * 1000):
+            raise _Refused("the pipe did not send all in time")
         block = os.read(descriptor, 1 << 20)
         if not block:
             return bytes(content)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -32,12 +33,20 @@ VARIABLES = (
     "CUDA_HOME",
     "CUDA_LAUNCH_BLOCKING",
     "CUDA_VISIBLE_DEVICES",
+    "CUTE_DSL_ARCH",
+    "DISABLE_KERNEL_MAPPING",
+    "FLASH_ATTENTION_ARCH",
+    "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR",
+    "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED",
     "HF_DATASETS_OFFLINE",
     "HF_HOME",
+    "HF_HUB_CACHE",
     "HF_HUB_DISABLE_XET",
     "HF_HUB_ENABLE_HF_TRANSFER",
     "HF_HUB_OFFLINE",
     "HF_XET_HIGH_PERFORMANCE",
+    "HUGGINGFACE_HUB_CACHE",
+    "KERNELS_CACHE",
     "LD_LIBRARY_PATH",
     "LD_PRELOAD",
     "MAX_JOBS",
@@ -57,9 +66,13 @@ VARIABLES = (
     "TOKENIZERS_PARALLELISM",
     "TORCHDYNAMO_DISABLE",
     "TORCHINDUCTOR_CACHE_DIR",
+    "TORCH_COMPILE_DISABLE",
     "TORCH_CUDA_ARCH_LIST",
     "TRANSFORMERS_CACHE",
     "TRANSFORMERS_OFFLINE",
+    "TRITON_PTXAS_BLACKWELL_PATH",
+    "TRITON_PTXAS_PATH",
+    "USE_HUB_KERNELS",
 )
 TORCH_SECONDS = 120  # to import torch on a slow disk
 TORCH_VERSIONS = ("torch", "cuda", "cudnn", "nccl")
@@ -69,16 +82,21 @@ def make_manifest(
     installed: Installed, gpus: Sequence[Gpu], results: Sequence[Mapping[str, Any]] = ()
 ) -> Manifest:
     """The manifest of this machine. `results`: the checks', as they stand in --json. Raises Stop."""
-    packages = list_packages(installed)
-    interpreter = machine_python(installed)
+    with ThreadPoolExecutor() as pool:  # what starts a process goes on beside the rest
+        asked_python = pool.submit(machine_python, installed)
+        asked_torch = pool.submit(torch_versions, installed.python, bool(gpus))
+        asked_commit = pool.submit(git, "rev-parse", "HEAD")
+        asked_status = pool.submit(is_modified)
+        packages = list_packages(installed)
+        interpreter = asked_python.result()
     wanted = environment.of(installed.prefix)
     vulnerabilities = find_vulnerabilities(installed.version)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         fingerprint=fingerprint_of(packages, interpreter),
-        commit=git("rev-parse", "HEAD"),
-        modified=is_modified(),
+        commit=asked_commit.result(),
+        modified=asked_status.result(),
         environment=wanted.name,
         locks={name: file_sha256(wanted.folder / name) or None for name in environment.LOCKED},
         backend=installed.backend,
@@ -87,7 +105,7 @@ def make_manifest(
         packages=packages,
         machine=describe_machine(),
         gpus=tuple(gpus),
-        cuda=torch_versions(installed.python, bool(gpus)),
+        cuda=asked_torch.result(),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
         vulnerabilities=tuple(asdict(vulnerability) for vulnerability in vulnerabilities),
         results=tuple(results),
