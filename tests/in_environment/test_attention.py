@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import pytest
 import torch
-from lockedenv.verify.checks import Result, attention, flash_attention
+from lockedenv.verify.checks import Result, attention, flash_attention, passed, warned
 
 COMPARE = attention.compare_attention
 MAKE_INPUTS = attention.make_inputs
@@ -141,7 +141,6 @@ def test_flash_attn_check_fails_where_it_is_told_to_compile_for_another_gpu(
 @pytest.mark.parametrize(
     "installed, device, verdict, text",
     [
-        ({"flash-attn": "2.8.3", "flash-attn-4": "4.0.0b36"}, "cuda", "fail", "both write into"),
         ({}, "cuda", "fail", "flash-attn is not installed"),
         ({}, "cpu", "skip", "flash-attn is not installed"),
     ],
@@ -152,6 +151,26 @@ def test_flash_attn_check_says_which_version_is_there(
     monkeypatch.setattr(flash_attention, "read_version", lambda name: installed.get(name, ""))
     result = flash_attention.flash_attn(device)
     assert result.verdict == verdict and text in result.summary
+
+
+def test_flash_attn_check_fails_two_versions_with_a_file_in_common(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They share the folder flash_attn; with a file of each its own, both are checked."""
+    files = {
+        "flash-attn": ["flash_attn/__init__.py", "flash_attn/cute/interface.py"],
+        "flash-attn-4": ["flash_attn/cute/interface.py"],
+    }
+    monkeypatch.setattr(flash_attention, "read_version", lambda name: "1.0")
+    monkeypatch.setattr(flash_attention.metadata, "files", files.get)
+    result = flash_attention.flash_attn("cuda")
+    assert result.verdict == "fail"
+    assert "both have flash_attn/cute/interface.py" in result.summary
+    files["flash-attn"].pop()
+    monkeypatch.setattr(flash_attention, "check_version_2", lambda *about: passed("2 is right"))
+    monkeypatch.setattr(flash_attention, "check_version_4", lambda *about: warned("4", "sdpa"))
+    result = flash_attention.flash_attn("cuda")
+    assert (result.verdict, result.summary) == ("warn", "4; 2 is right")
 
 
 def test_sdpa_check_fails_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:

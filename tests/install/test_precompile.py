@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from lockedenv.install.flash_attention.precompile import kernel_folder, precompile_kernels
+from lockedenv.errors import Stop
+from lockedenv.install.flash_attention import precompile
+from lockedenv.install.flash_attention.precompile import precompile_kernels
 from lockedenv.spec.flash_attention_kernels import COMMON, Kernel
 from lockedenv.spec.gpu_target import H100, GpuTarget
+from lockedenv.spec.locks import PipPackage
 
 A100 = GpuTarget(80)
 ANSWERS = """#!/bin/sh
@@ -31,7 +36,7 @@ def make_python(folder: Path, text: str) -> Path:
 
 def test_each_target_has_its_kernels_and_their_errors(tmp_path: Path) -> None:
     python = make_python(tmp_path, ANSWERS)
-    folder = kernel_folder(tmp_path / "cache")
+    folder = tmp_path / "cache/kernels"
     one, two = precompile_kernels(python, folder, [H100, GpuTarget(120)], 8, os.environ)
     assert one.target == H100 and two.target.name == "sm_120"
     assert [kernel.name for kernel in one.compiled] == ["first"]
@@ -72,3 +77,74 @@ def test_a_compiler_that_hangs_is_stopped_with_its_processes(tmp_path: Path) -> 
     child = int((tmp_path / "python.pid").read_text())
     status = Path(f"/proc/{child}/stat")
     assert not status.exists() or status.read_text().split()[2] in "ZX"
+
+
+class Notes:
+    """A reporter that keeps what belongs to the running step."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def run_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[str], arch: str, program: str
+) -> list[str]:
+    """What the set-up's step says, with a cache in tmp_path."""
+    monkeypatch.setattr(precompile, "default_cache", lambda: tmp_path / "cache")
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    make_python(tmp_path / "bin", program)
+    wheels = [PipPackage("flash-attn-4", "4.0.0b36", ""), PipPackage("torch", "2.15.0", "")]
+    environment = SimpleNamespace(python="3.12", wheels=lambda backend: wheels)
+    job: Any = SimpleNamespace(
+        environment=environment,
+        prefix=SimpleNamespace(path=tmp_path),
+        flash=SimpleNamespace(arch=arch),
+    )
+    notes: Any = Notes()
+    found: Any = [SimpleNamespace(arch=name) for name in gpus]
+    precompile.compile_common_kernels(job, found, 2, notes)
+    return notes.lines
+
+
+def test_the_step_compiles_once_for_each_kind_of_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = ANSWERS.replace("RuntimeError: no", "").replace("exit 1", "exit 0")
+    first, second = run_step(tmp_path, monkeypatch, ["90", "90", "120"], "", good)
+    assert first.startswith("2 kernels compiled for sm_120 in ") and "not run" in first
+    assert second.startswith("2 kernels compiled for sm_90 in ")
+    again = run_step(tmp_path, monkeypatch, ["90"], "", good)
+    folder = tmp_path / "cache/flash-attention-kernels"
+    assert again == [f"its common kernels for sm_90 are in {folder}"]
+
+
+def test_the_step_without_a_gpu_compiles_for_what_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = run_step(tmp_path, monkeypatch, [], "", ANSWERS)
+    assert "compiled at first use: no GPU is here" in line
+    failure, success = run_step(tmp_path, monkeypatch, [], "90", ANSWERS)
+    assert failure == "not compiled for sm_90: second: RuntimeError: no"
+    assert success.startswith("1 kernels compiled for sm_90")
+    assert (
+        len(run_step(tmp_path, monkeypatch, [], "90", ANSWERS)) == 2
+    ), "what failed is tried again"
+
+
+@pytest.mark.parametrize(
+    "arch, names",
+    [("", ["sm_90"]), ("80,90", ["sm_80", "sm_90"]), ("9.0;12.0", ["sm_90", "sm_120"])],
+)
+def test_the_targets_are_the_gpus_that_are_here_or_those_asked_for(
+    arch: str, names: list[str]
+) -> None:
+    gpus: Any = [SimpleNamespace(arch="90"), SimpleNamespace(arch="90")]
+    assert [target.name for target in precompile.choose_targets(gpus, arch)] == names
+
+
+def test_what_is_no_compute_capability_is_refused() -> None:
+    with pytest.raises(Stop, match="--arch H100: .* write 90 or sm_90"):
+        precompile.choose_targets([], "H100")

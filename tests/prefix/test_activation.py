@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, sh
+from lockedenv.host.places import default_cache
 from lockedenv.prefix.activation import write_activate, write_guard
 from lockedenv.prefix.exchange import finish_installation, make_successor, settle
 from lockedenv.prefix.mark import Level, Verdict, read_mark, write_mark
@@ -228,3 +229,24 @@ def test_the_texts_are_good_shell() -> None:
         "guard_on.sh",
         "hooks.sh",
     ]
+
+
+@pytest.mark.parametrize("backend", ["pip", "conda"])
+def test_compiled_kernels_are_kept_and_none_is_taken_from_the_hub(
+    backend: str, shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the set-up has compiled kernels. Who has set these variables has them as they were."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("RUNPOD_POD_ID", raising=False)
+    prefix = make(tmp_path, backend)
+    folder = default_cache() / "flash-attention-kernels"
+    show = (
+        'echo "${FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED-} ${FLASH_ATTENTION_CUTE_DSL_CACHE_DIR-} '
+        '${USE_HUB_KERNELS-} ${DISABLE_KERNEL_MAPPING-}"'
+    )
+    script = f"{show}; . {prefix.path}/activate; {show}; deactivate; {show}"
+    assert run(shell, script) == ["   ", "  NO 1", "   "], "there is no folder"
+    folder.mkdir(parents=True)
+    assert run(shell, script) == ["   ", f"1 {folder} NO 1", "   "]
+    own = {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0", "USE_HUB_KERNELS": "YES"}
+    assert run(shell, script, **own) == ["0  YES ", "0  YES 1", "0  YES "]

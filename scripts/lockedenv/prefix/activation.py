@@ -11,9 +11,11 @@ from typing import Iterable
 
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.host.machine import write_atomically
+from lockedenv.host.places import default_cache
 from lockedenv.prefix.inventory import compare_quick, read_inventory
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import CONSTRAINTS
+from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER
 from lockedenv.spec.locks import PipPackage
 
 SHELL = Path(__file__).with_name("shell")
@@ -33,6 +35,10 @@ NAMES = (
     "PIP_CONFIG_FILE",
     "PIP_CONSTRAINT",
     "PYTHONHOME",
+    "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED",
+    "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR",
+    "USE_HUB_KERNELS",
+    "DISABLE_KERNEL_MAPPING",
 )
 
 
@@ -72,6 +78,7 @@ def _fill(name: str, prefix: Prefix, **values: str) -> str:
         "TITLE": shlex.quote(prefix.name.name),
         "CONSTRAINTS": shlex.quote(constraints.as_uri()),
         "CONSTRAINTS_FILE": shlex.quote(str(constraints)),
+        "KERNELS": shlex.quote(str(default_cache() / KERNEL_FOLDER)),
     }
     for word, value in known.items():
         text = text.replace(f"@{word}@", value)

@@ -6,8 +6,10 @@ or the one asked for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +17,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lockedenv import ROOT
-from lockedenv.spec.flash_attention_kernels import COMMON, OLDEST_MAJOR, Kernel, cache_variables
-from lockedenv.spec.gpu_target import GpuTarget, target_variables
+from lockedenv.errors import Stop
+from lockedenv.host.gpus import Gpu
+from lockedenv.host.places import default_cache
+from lockedenv.host.process import clean
+from lockedenv.install.request import Installation
+from lockedenv.reporter import Reporter
+from lockedenv.spec.flash_attention_kernels import (
+    COMMON,
+    KERNEL_FOLDER,
+    OLDEST_MAJOR,
+    Kernel,
+    cache_variables,
+)
+from lockedenv.spec.gpu_target import GpuTarget, parse_target, target_variables
 
+# FlashAttention's own cache asks for the same: cache_utils.py, _compute_source_fingerprint.
+COMPILER_WHEELS = ("flash-attn-4", "nvidia-cutlass-dsl", "apache-tvm-ffi", "quack-kernels", "torch")
 PROGRAM = "lockedenv.install.flash_attention.compile_kernels"
-FOLDER = "flash-attention-kernels"  # in the cache: on the volume of a pod
 TIME_LIMIT = 600  # seconds for one GPU's kernels; about 15 are usual
 WORKER_BYTES = 2 * 1024**3  # what one process needs at most
 
@@ -58,9 +73,66 @@ class Precompiled:
         return [kernel for kernel in self.kernels if not kernel.error]
 
 
-def kernel_folder(cache: Path) -> Path:
-    """Where the compiled kernels lie; `activate` names it to FlashAttention 4."""
-    return cache / FOLDER
+def compile_common_kernels(
+    job: Installation, gpus: Sequence[Gpu], cpus: int, reporter: Reporter
+) -> None:
+    """The set-up's step: compiles the common kernels for the GPUs that are here, or for --arch.
+
+    Writes into the folder that `activate` names. What these wheels have compiled there before is not
+    looked at again. A failure is a note: the first use of a kernel compiles it.
+    """
+    targets = choose_targets(gpus, job.flash.arch)
+    if not targets:
+        reporter.note("its kernels are compiled at first use: no GPU is here, and no --arch given")
+        return
+    folder = default_cache() / KERNEL_FOLDER
+    for target in targets:
+        done = folder / f"compiled-{target.name}-{describe_wheels(job)}"
+        if done.exists():
+            reporter.note(f"its common kernels for {target.name} are in {folder}")
+            continue
+        try:
+            (result,) = precompile_kernels(
+                job.prefix.path / "bin/python", folder, [target], cpus, clean(dict(os.environ))
+            )
+        except OSError as error:
+            reporter.note(f"its kernels are compiled at first use: {error}")
+            return
+        for line in result.errors:
+            reporter.note(f"not compiled for {target.name}: {line}")
+        if result.compiled:
+            reporter.note(
+                f"{len(result.compiled)} kernels compiled for {target.name} "
+                f"in {result.seconds:.0f} s, not run; they are in {folder}"
+            )
+        if result.compiled and not result.errors:
+            done.touch()
+
+
+def choose_targets(gpus: Sequence[Gpu], arch: str) -> list[GpuTarget]:
+    """What to compile for: --arch, such as "90" or "90,100", or else each kind of GPU that is here.
+
+    Raises Stop for what is no compute capability.
+    """
+    names = sorted({gpu.arch for gpu in gpus})
+    if arch:
+        names = re.split(r"[,;]", arch)
+    targets = []
+    for name in names:
+        try:
+            targets.append(parse_target(name.replace(".", "")))
+        except ValueError as error:
+            raise Stop(f"--arch {arch}: {error}") from None
+    return targets
+
+
+def describe_wheels(job: Installation) -> str:
+    """A short hash of the wheels that decide which machine code is made, and of Python's version."""
+    text = job.environment.python
+    for pin in job.environment.wheels("pip"):
+        if pin.name.startswith(COMPILER_WHEELS):
+            text += f" {pin.name}=={pin.version}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def precompile_kernels(

@@ -12,6 +12,7 @@ from typing import Sequence
 from lockedenv.backends import uv_program
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
+from lockedenv.host.limits import cpu_limit
 from lockedenv.host.machine import read_json, write_atomically
 from lockedenv.host.process import holding, run
 from lockedenv.install.flash_attention.installed import (
@@ -22,6 +23,7 @@ from lockedenv.install.flash_attention.installed import (
     read_record_hash,
     write_installed_wheel,
 )
+from lockedenv.install.flash_attention.precompile import compile_common_kernels
 from lockedenv.install.flash_attention.proof import Prover, prove, prove_import
 from lockedenv.install.flash_attention.sources import (
     SOURCES,
@@ -79,6 +81,7 @@ def install(
         reporter.note(
             f"{successor.name} {successor.version} is a wheel of the lock: nothing is built"
         )
+        compile_common_kernels(job, gpus, int(cpu_limit()), reporter)
         return
     archs: list[str] = []
     if not job.flash.wheel:

@@ -27,3 +27,9 @@ if [ -e @PREFIX@/pip.conf ]; then
   fi
 fi
 unset -f _maximalcai_others
+# FlashAttention 4 keeps what it has compiled where the set-up has compiled its common kernels.
+if [ -z "${FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED-}" ] && [ -w @KERNELS@ ]; then
+  export FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED=1 FLASH_ATTENTION_CUTE_DSL_CACHE_DIR=@KERNELS@
+fi
+# No lock has a hash of the compiled code on the Hugging Face Hub: it replaces no layer unless somebody asks for it.
+export USE_HUB_KERNELS="${USE_HUB_KERNELS-NO}" DISABLE_KERNEL_MAPPING="${DISABLE_KERNEL_MAPPING-1}"

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from itertools import product
@@ -38,8 +38,11 @@ from lockedenv.spec.gpu_target import (
     target_variables,
 )
 from lockedenv.verify.checks import (
+    COMPILED,
     FAIL,
     PASS,
+    SKIP,
+    WARN,
     Result,
     check_each_gpu,
     compiled,
@@ -67,6 +70,7 @@ REBUILD = (
 )
 REINSTALL = f"install it again: scripts/post_create.sh {sys.prefix}"
 CLOCK_TOLERANCE = 1.0  # seconds: a file system's times are coarser than the clock
+SEVERITY = (FAIL, WARN, SKIP, COMPILED, PASS)  # the worst first
 LENGTHS = (17, 256, 99)  # of the sequences that are packed into one
 
 
@@ -99,10 +103,11 @@ def read_version(distribution: str) -> str:
 def flash_attn(device: str) -> Result:
     two = read_version("flash-attn")
     four = read_version("flash-attn-4")
-    if two and four:
+    shared = find_shared_file() if two and four else ""
+    if shared:
         return failed(
-            f"flash-attn {two} and flash-attn-4 {four} both write into the folder flash_attn",
-            f"keep one: {sys.prefix}/bin/python -m pip uninstall flash-attn; then {REINSTALL}",
+            f"flash-attn {two} and flash-attn-4 {four} both have {shared}: one overwrote the other",
+            f"{sys.prefix}/bin/python -m pip uninstall -y flash-attn; then {REINSTALL}",
         )
     foreign = find_foreign_assembler(Path(sys.prefix), os.environ)
     if foreign:
@@ -110,11 +115,38 @@ def flash_attn(device: str) -> Result:
         return failed(text, f"unset {foreign}")
     if device == "cpu":
         return compile_without_gpu(two, four)
+    if not two and not four:
+        return failed("flash-attn is not installed", f"{REINSTALL}; {FALLBACK}")
+    results = []
     if four:
-        return check_version_4(four, device)
+        results.append(check_version_4(four, device))
     if two:
-        return check_version_2(two, device)
-    return failed("flash-attn is not installed", f"{REINSTALL}; {FALLBACK}")
+        results.append(check_version_2(two, device))
+    return join_results(results)
+
+
+def find_shared_file() -> str:
+    """A file that flash-attn 2 and flash-attn-4 both installed; empty if each has its own.
+
+    They share the folder flash_attn. A flash-attn 2 that our set-up builds beside flash-attn-4 leaves
+    out flash_attn/cute.
+    """
+    theirs = {str(path) for path in metadata.files("flash-attn") or []}
+    for path in metadata.files("flash-attn-4") or []:
+        if str(path) in theirs:
+            return str(path)
+    return ""
+
+
+def join_results(results: list[Result]) -> Result:
+    """The results of one version or two as one: the worst verdict, with what both say."""
+    worst = results[0]
+    for result in results[1:]:
+        if SEVERITY.index(result.verdict) < SEVERITY.index(worst.verdict):
+            worst = result
+    summaries = [result.summary for result in results]
+    joined = replace(worst, summary="; ".join(summaries))
+    return joined
 
 
 def compile_without_gpu(two: str, four: str) -> Result:
@@ -125,9 +157,12 @@ def compile_without_gpu(two: str, four: str) -> Result:
         target = find_target(os.environ)
     except ValueError as error:
         return failed(str(error), f"unset {ARCHITECTURE_VARIABLE}")
+    results = []
     if four:
-        return compile_version_4(four, target)
-    return find_code_of_version_2(two, target)
+        results.append(compile_version_4(four, target))
+    if two:
+        results.append(find_code_of_version_2(two, target))
+    return join_results(results)
 
 
 def compile_version_4(version: str, target: GpuTarget) -> Result:
