@@ -78,8 +78,8 @@ def compile_common_kernels(
 ) -> None:
     """The set-up's step: compiles the common kernels for the GPUs that are here, or for --arch.
 
-    Writes into the folder that `activate` names. What these wheels have compiled there before is not
-    looked at again. A failure is a note: the first use of a kernel compiles it.
+    Writes into the folder that `activate` names. What these wheels have compiled there before is
+    not looked at again. A failure is a note: the first use of a kernel compiles it.
     """
     targets = choose_targets(gpus, job.flash.arch)
     if not targets:
@@ -127,7 +127,7 @@ def choose_targets(gpus: Sequence[Gpu], arch: str) -> list[GpuTarget]:
 
 
 def describe_wheels(job: Installation) -> str:
-    """A short hash of the wheels that decide which machine code is made, and of Python's version."""
+    """A short hash of Python's version and the wheels that decide which machine code is made."""
     text = job.environment.python
     for pin in job.environment.wheels("pip"):
         if pin.name.startswith(COMPILER_WHEELS):
