@@ -1,77 +1,157 @@
 """A folder made by --download-only is a mirror at whatever address serves it: what the locks name comes from it by hash.
 
 The folder, the mirror and the cache have one layout, so what is fetched from a mirror goes to the same place in the cache.
+A mirror's list says what it has; the name of a file in the cache is made from the lock.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Mapping
 from urllib.parse import quote
 
-from lockedenv.backends import download as fetch
-from lockedenv.backends import kept, uv_program
 from lockedenv.backends.base import Job, Sources
+from lockedenv.backends.cache import read_archive_hashes
+from lockedenv.backends.download import UNKNOWN_SIZE_LIMIT, FetchError, Item, fetch
+from lockedenv.backends.file_names import distribution_file_name, is_plain_name
+from lockedenv.backends.transfer import read_document
+from lockedenv.backends.uv_program import uv_pin
 from lockedenv.errors import Stop
-from lockedenv.host.machine import size_text, write_atomically
-from lockedenv.host.process import ask
+from lockedenv.host.disks import size_text
+from lockedenv.host.machine import write_atomically
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
 from lockedenv.spec.programs import MICROMAMBA
 
 INDEX = "files.json"  # sha256 -> path: a bucket does not say what it has
-PYTHON = "python-archives"  # uv's own name for each; uv knows their hashes
-PATH = re.compile(
-    rf"(pkgs|wheels|{PYTHON})/[A-Za-z0-9_][\w.+!-]{{0,200}}(?<!\.part)", re.ASCII
-)  # no other place in the cache
-CURL = """curl --disable --netrc-optional --config - --location --fail --silent --show-error --max-time 15 --connect-timeout 10
---max-filesize 10000000"""
+# The list of both layers of two environments has 60 kB.
+INDEX_LIMIT = 10_000_000
+INDEX_SECONDS = 15
+# What is fetched from a mirror is asked for elsewhere afterwards, so a mirror gets fewer attempts.
+ROUNDS = 3
+# uv's archives of Python have 20 to 70 MB, and no lock knows their hashes: uv does.
+PYTHON_ARCHIVE_LIMIT = 500_000_000
+
+
+class Place(Enum):
+    """The folders of a cache that can be served."""
+
+    ARCHIVES = "pkgs"
+    WHEELS = "wheels"
+    PYTHON = "python-archives"  # uv's own name for it
+
+
+PYTHON = Place.PYTHON.value
+
+
+@dataclass(frozen=True)
+class NeededFile:
+    """A file that an installation takes. `size` in bytes, 0 where no lock tells."""
+
+    place: Place
+    sha256: str
+    size: int
+    package: PipPackage | CondaPackage | PrebuiltWheel
+
+    def find_name(self, listed: str) -> str | None:
+        """Its file name in the cache, if a path in a mirror's list or in a folder can be this file; otherwise None.
+
+        Under another name it would lie in the cache unseen by what looks for it.
+        """
+        place, _, name = listed.partition("/")
+        if place != self.place.value:
+            return None
+        if isinstance(self.package, PipPackage):
+            try:
+                return distribution_file_name(self.package, name)
+            except Stop:
+                return None
+        if name != self.package.filename:
+            return None
+        return self.package.filename
+
+
+def list_needed_files(
+    environment: Environment, backend: str, archives: bool = True
+) -> dict[str, NeededFile]:
+    """What an installation takes, by sha256. Backend "": uv and flash-attn alone."""
+    found: dict[str, NeededFile] = {}
+    pins = [uv_pin()]
+    if backend:
+        pins += environment.wheels(backend)
+    source = environment.flash_attn()
+    if source:
+        pins.append(source)
+    for pin in pins:
+        found[pin.sha256] = NeededFile(Place.WHEELS, pin.sha256, pin.size, pin)
+    if backend == "conda" and archives:
+        for package in [*environment.conda(), MICROMAMBA]:
+            found[package.sha256] = NeededFile(
+                Place.ARCHIVES, package.sha256, package.size, package
+            )
+    prebuilt = environment.flash_wheel()
+    if prebuilt:
+        found[prebuilt.sha256] = NeededFile(Place.WHEELS, prebuilt.sha256, 0, prebuilt)
+    return found
+
+
+# The list of a folder --------------------------------------------------------------------------------------------
 
 
 def write_index(folder: Path) -> None:
     """Lists a folder's files with their hashes, for those that will have it at an address."""
-    found: Dict[str, str] = {}
-    for place in ("pkgs", "wheels", PYTHON):
-        files = [
-            path
-            for path in sorted(folder.glob(f"{place}/*"))
-            if PATH.fullmatch(f"{place}/{path.name}")
-        ]
-        found.update((sha, f"{place}/{path.name}") for path, sha in kept.known(files).items())
-    write_atomically(folder / INDEX, json.dumps(found, indent=0) + "\n")
+    listing: dict[str, str] = {}
+    for place in Place:
+        files = []
+        for path in sorted(folder.glob(f"{place.value}/*")):
+            if is_plain_name(path.name):
+                files.append(path)
+        for path, sha256 in read_archive_hashes(files).items():
+            listing[sha256] = f"{place.value}/{path.name}"
+    write_atomically(folder / INDEX, json.dumps(listing, indent=0) + "\n")
 
 
-def read_index(address: str) -> Dict[str, str]:
+def read_index(address: str) -> dict[str, str]:
     """sha256 -> path of what a mirror has; empty if it is a channel's mirror, which has no such list. Raises Stop."""
-    status, text, why = ask(
-        CURL.split(), 60, f"url = {json.dumps(f'{address}/{INDEX}', ensure_ascii=False)}\n"
-    )
-    if status == 22 and "404" in why:
+    document = read_document(f"{address}/{INDEX}", INDEX_LIMIT, INDEX_SECONDS)
+    if document.missing:
         return {}
-    if status != 0:
-        raise Stop(
-            f"{redact(address)} does not answer ({redact(' '.join(why.split()))}); check the address"
-        )
+    if document.problem:
+        raise Stop(f"{redact(address)} does not answer ({document.problem}); check the address")
     try:
-        found: Dict[str, str] = json.loads(text)
-        good = all(
-            re.fullmatch("[0-9a-f]{64}", sha) and PATH.fullmatch(path)
-            for sha, path in found.items()
-        )
-        good = good and len({*found.values()}) == len(found)
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        good = False
-    if not good:
+        return parse_index(document.text)
+    except ValueError:
         raise Stop(
-            f"{redact(address)}/{INDEX} is not the list of a folder made by --download-only; make it anew"
-        )
-    return found
+            f"{redact(address)}/{INDEX} is not the list of a folder made by --download-only; make it "
+            "anew"
+        ) from None
+
+
+def parse_index(text: str) -> dict[str, str]:
+    """The list in a mirror's answer. Raises ValueError for what `write_index` would not write."""
+    try:
+        listing = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(listing, dict):
+        raise ValueError("not an object")
+    places = {place.value for place in Place}
+    for sha256, path in listing.items():
+        if not re.fullmatch("[0-9a-f]{64}", sha256) or not isinstance(path, str):
+            raise ValueError("not a hash and a path")
+        place, _, name = path.partition("/")
+        if place not in places or not is_plain_name(name):
+            raise ValueError("a path that leads elsewhere")
+    if len(set(listing.values())) != len(listing):
+        raise ValueError("one path for two hashes")
+    return listing
 
 
 def read_listings(asked: Sources) -> Sources:
@@ -82,7 +162,7 @@ def read_listings(asked: Sources) -> Sources:
     addresses = [mirror.rstrip("/") for mirror in asked.mirrors]
     if asked.address:
         addresses = [asked.address]
-    listings: Dict[str, Dict[str, str]] = {}
+    listings: dict[str, dict[str, str]] = {}
     with ThreadPoolExecutor(len(addresses) or 1) as pool:
         answers = [pool.submit(read_index, address) for address in addresses]
         for address, answer in zip(addresses, answers):
@@ -96,94 +176,114 @@ def read_listings(asked: Sources) -> Sources:
                 listings[address] = found
     if asked.address and not listings:
         raise Stop(
-            f"{redact(asked.address)} has no {INDEX}: it is no folder made by --download-only; check the address"
+            f"{redact(asked.address)} has no {INDEX}: it is no folder made by --download-only; check "
+            "the address"
         )
     others = tuple(mirror for mirror in asked.mirrors if mirror.rstrip("/") not in listings)
     return replace(asked, listings=listings, mirrors=others)
 
 
-def wanted(of: Environment, backend: str, archives: bool = True) -> Dict[str, Tuple[int, str]]:
-    """sha256 -> (size in bytes, 0 where no lock tells; what its path matches) of what an installation takes.
-
-    Backend "": uv and flash-attn alone. A file under another name would lie in the cache unseen by what looks for it.
-    """
-    found: Dict[str, Tuple[int, str]] = {}
-    for pin in [
-        *(of.wheels(backend) if backend else []),
-        uv_program.uv_pin(),
-        *filter(None, [of.flash_attn()]),
-    ]:
-        name = pin.name.replace("-", "[-_.]+")
-        found[pin.sha256] = pin.size, rf"(?i)wheels/{name}-{re.escape(pin.version)}(-.*|\.tar\.gz)"
-    for package in [*of.conda(), MICROMAMBA] if backend == "conda" and archives else []:
-        found[package.sha256] = package.size, re.escape(f"pkgs/{package.filename}")
-    for wheel in filter(None, [of.flash_wheel()]):
-        found[wheel.sha256] = 0, re.escape(f"wheels/{wheel.filename}")
-    return found
+# What is taken from it -------------------------------------------------------------------------------------------
 
 
 def refuse_incomplete(job: Job, backend: str) -> None:
     """Raises Stop if --offline's folder or address has no file for a package of the environment, by name or by its list."""
     if not job.sources.offline:
         return
-    optional = wanted(job.environment, "")
-    names = [
-        f"{place}/{path.name}"
-        for place in ("pkgs", "wheels")
-        for path in job.sources.offline.glob(f"{place}/*")
-    ]
-    listed = {sha for found in job.sources.listings.values() for sha in found}
-    needed = {
-        sha: pattern
-        for sha, (_, pattern) in wanted(job.environment, backend).items()
-        if sha not in optional
-    }
-    lacking = [
-        sha
-        for sha, at in needed.items()
-        if sha not in listed and not any(re.fullmatch(at, name) for name in names)
-    ]
-    if lacking:
-        given = f" --environment {job.environment.given}" * (job.environment.name != "default")
-        known = {pin.sha256: pin.name for pin in job.environment.wheels(backend)}
-        known.update(
-            (package.sha256, package.name) for package in [*job.environment.conda(), MICROMAMBA]
-        )
-        where = f"{redact(job.sources.address) or job.sources.offline} lacks {len(lacking)} of the {len(needed)} files"
-        raise Stop(
-            f"{where} of the environment {job.environment.name}, {backend} backend, such as {known[lacking[0]]}; "
-            f"collect them there with --download-only{given}"
-        )
+    names = []
+    for place in (Place.ARCHIVES, Place.WHEELS):
+        for path in job.sources.offline.glob(f"{place.value}/*"):
+            names.append(f"{place.value}/{path.name}")
+    optional = list_needed_files(job.environment, "")
+    needed = []
+    lacking = []
+    for sha256, file in list_needed_files(job.environment, backend).items():
+        if sha256 in optional:
+            continue
+        needed.append(file)
+        if not job.sources.has(sha256) and not any(file.find_name(name) for name in names):
+            lacking.append(file)
+    if not lacking:
+        return
+    where = str(job.sources.offline)
+    if job.sources.address:
+        where = redact(job.sources.address)
+    option = ""
+    if job.environment.name != "default":
+        option = f" --environment {job.environment.given}"
+    raise Stop(
+        f"{where} lacks {len(lacking)} of the {len(needed)} files of the environment "
+        f"{job.environment.name}, {backend} backend, such as {_package_name(lacking[0])}; collect them "
+        f"there with --download-only{option}"
+    )
+
+
+def _package_name(file: NeededFile) -> str:
+    if isinstance(file.package, PrebuiltWheel):
+        return file.package.filename
+    return file.package.name
 
 
 def bring(job: Job, backend: str, reporter: Reporter, archives: bool = True) -> None:
     """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
-    needed, places = wanted(job.environment, backend, archives), defaultdict(dict)  # type: ignore
-    python = (
-        rf"{PYTHON}/\w+-cpython-{re.escape(job.environment.python)}\..*"
-        if backend == "pip"
-        else "$^"
-    )
-    for address, found in job.sources.listings.items():
-        for sha, path in found.items():
-            size, pattern = needed.get(sha, (0, python))
-            if re.fullmatch(pattern, path):
-                place, _, name = path.partition("/")
-                item = places[place].setdefault(sha, fetch.Item(name, sha, size, []))
-                item.sources.append(f"{address}/{quote(path)}")
-    for place, items in places.items():
+    needed = list_needed_files(job.environment, backend, archives)
+    python = job.environment.python if backend == "pip" else ""
+    for place, items in _list_items(job.sources.listings, needed, python).items():
         try:
-            got = fetch.fetch(
-                [*items.values()],
-                job.cache / place,
+            fetched = fetch(
+                items,
+                job.cache / place.value,
                 reporter.note,
                 reporter.quiet,
-                rounds=3,
-                has=kept.known,
+                rounds=ROUNDS,
+                has=read_archive_hashes,
             )
-            checked = "which uv checks" if place == PYTHON else "hashes right"
-            reporter.note(
-                f"{len(items)} files of {place} from the mirror, {checked}; {size_text(got)} fetched now"
-            )
-        except fetch.FetchError as error:
-            reporter.note(f"not all is on the mirror: {str(error).splitlines()[:2][-1].strip()}")
+        except FetchError as error:
+            first = str(error).splitlines()[:2][-1].strip()
+            reporter.note(f"not all is on the mirror: {first}")
+            continue
+        checked = "which uv checks" if place is Place.PYTHON else "hashes right"
+        reporter.note(
+            f"{len(items)} files of {place.value} from the mirror, {checked}; "
+            f"{size_text(fetched)} fetched now"
+        )
+
+
+def _list_items(
+    listings: Mapping[str, Mapping[str, str]], needed: Mapping[str, NeededFile], python: str
+) -> dict[Place, list[Item]]:
+    """What is to be fetched from the mirrors, each file from all that list it."""
+    found: dict[Place, dict[str, Item]] = {}
+    for address, listing in listings.items():
+        for sha256, path in listing.items():
+            file = needed.get(sha256)
+            place = Place.PYTHON
+            size = 0
+            limit = PYTHON_ARCHIVE_LIMIT
+            if file:
+                place = file.place
+                size = file.size
+                limit = UNKNOWN_SIZE_LIMIT
+                name = file.find_name(path)
+            else:
+                name = find_python_archive(sha256, path, python)
+            if not name:
+                continue
+            items = found.setdefault(place, {})
+            item = items.setdefault(sha256, Item(name, sha256, size, [], limit))
+            item.sources.append(f"{address}/{quote(path)}")
+    return {place: list(items.values()) for place, items in found.items()}
+
+
+def find_python_archive(sha256: str, listed: str, python: str) -> str | None:
+    """The file name of uv's archive of a Python, such as "3.11", if a path in a mirror's list is one; otherwise None.
+
+    uv names it by the first digits of its hash and by its version, and checks the whole hash.
+    """
+    place, _, name = listed.partition("/")
+    pattern = (
+        rf"{sha256[:9]}-cpython-{re.escape(python)}\.\d+[A-Za-z0-9_.+-]*\.(?:tar\.gz|tar\.zst|tgz)"
+    )
+    if not python or place != Place.PYTHON.value or not re.fullmatch(pattern, name, re.ASCII):
+        return None
+    return name

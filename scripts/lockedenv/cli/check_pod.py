@@ -25,7 +25,7 @@ def work(request: Request) -> int:
     report = Report(sys.stdout)
     job = installation_of(request, mirror.read_listings(installation_of(request).sources))
     backend = choose_backend(read_offers(request, job))
-    needed = mirror.wanted(job.environment, backend)
+    needed = mirror.list_needed_files(job.environment, backend)
     odd: list[Finding] = []
     try:
         urls = addresses_to_measure(job, backend)
@@ -37,7 +37,7 @@ def work(request: Request) -> int:
         )
         odd.append(replace(silent, check="pod-network"))
     places = [request.prefix, request.cache]
-    fetched = sum(size for size, _ in needed.values())
+    fetched = sum(file.size for file in needed.values())
     results = [
         *pod.inspect_machine(),
         *odd,
@@ -54,11 +54,11 @@ def addresses_to_measure(job: Installation, backend: str) -> dict[str, str]:
     """A large file of each origin, by the origin's name. Raises Stop if the package index does not answer."""
     urls: dict[str, str] = {}
     if job.sources.listings or job.sources.offline:
-        needed = mirror.wanted(job.environment, backend)
+        needed = mirror.list_needed_files(job.environment, backend)
         for address, listing in job.sources.listings.items():
             listed = [sha256 for sha256 in listing if sha256 in needed]
             if listed:
-                largest = max(listed, key=lambda sha256: needed[sha256][0])
+                largest = max(listed, key=lambda sha256: needed[sha256].size)
                 urls[redact(address)] = f"{address}/{listing[largest]}"
     else:
         urls.update(BACKENDS[backend].largest_files(job))

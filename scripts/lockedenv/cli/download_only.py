@@ -48,10 +48,10 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def say_plan(wanted: Environment, folder: Path, unreachable: str | None, steps: Steps) -> None:
-    needed = mirror.wanted(wanted, "pip")
+    needed = mirror.list_needed_files(wanted, "pip")
     if not unreachable:
-        needed.update(mirror.wanted(wanted, "conda"))
-    total = sum(size for size, _ in needed.values())
+        needed.update(mirror.list_needed_files(wanted, "conda"))
+    total = sum(file.size for file in needed.values())
     steps.say(
         f"{len(needed)} files, about {size_text(total)}, and Python {wanted.python} would go to "
         f"{folder}, {size_text(machine.free_bytes(folder))} free"
