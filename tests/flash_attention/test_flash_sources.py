@@ -176,7 +176,7 @@ def without_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[l
     commands: list[list[str]] = []
     (tmp_path / "env").mkdir()
     monkeypatch.setattr(provide, "run", lambda command, *a, **k: commands.append(command))
-    monkeypatch.setattr(provide.wheels, "uv_environment", lambda *a: {})
+    monkeypatch.setattr(provide.uv_program, "uv_environment", lambda *a: {})
     monkeypatch.setattr(provide, "probe_torch", lambda prefix: TORCH)
     monkeypatch.setattr(provide, "prove_import", lambda *a: Proof())
     monkeypatch.setattr(provide, "read_record_hash", lambda prefix: "installed")

@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockedenv.backends import download as fetch
-from lockedenv.backends import kept
 from lockedenv.backends.base import Job, Offer, Problem, Space
+from lockedenv.backends.cache import (
+    Program,
+    extract_program,
+    forget_archive_hashes,
+    note_unpacked,
+    read_archive_hashes,
+    remove,
+    remove_changed,
+)
 from lockedenv.errors import Stop
 from lockedenv.host.machine import same_filesystem, size_text
 from lockedenv.host.process import ask, clean, holding, run
@@ -126,7 +134,9 @@ class Conda:
         archives = archive_items(job.environment.conda(), job.sources.mirrors, job.sources.offline)
         micromamba = archive_items([MICROMAMBA], job.sources.mirrors, job.sources.offline)
         # micromamba hashes all that it unpacks; itself is hashed by nobody else.
-        fetched = fetch.fetch(archives, folder, reporter.note, reporter.quiet, rounds, kept.known)
+        fetched = fetch.fetch(
+            archives, folder, reporter.note, reporter.quiet, rounds, read_archive_hashes
+        )
         fetched += fetch.fetch(micromamba, folder, reporter.note, reporter.quiet, rounds)
         items = [*archives, *micromamba]
         total = sum((folder / item.name).stat().st_size for item in items)
@@ -134,12 +144,8 @@ class Conda:
             f"{len(items)} archives, {size_text(total)}, hashes right; "
             f"{size_text(fetched)} fetched now"
         )
-        return kept.program(
-            folder / MICROMAMBA.filename,
-            "bin/micromamba",
-            f"micromamba-{MICROMAMBA.sha256[:12]}",
-            job.cache,
-        )
+        program = Program("bin/micromamba", f"micromamba-{MICROMAMBA.sha256[:12]}")
+        return extract_program(folder / MICROMAMBA.filename, program, job.cache)
 
     def create(self, job: Job, program: Path, reporter: Reporter) -> None:
         """Makes the prefix of the archives in the cache. Raises Stop if it fails or leaves less."""
@@ -165,10 +171,10 @@ class Conda:
             try:
                 _micromamba_install(job, program, unpacked, reporter)
                 if together:
-                    kept.note(job.cache, [archives / package.stem for package in packages])
+                    note_unpacked(job.cache, [archives / package.stem for package in packages])
             except Stop:
                 # It may have found an archive that is not as noted: the next run reads all of them.
-                (job.cache / kept.HASHES).unlink(missing_ok=True)
+                forget_archive_hashes(job.cache)
                 raise
             finally:
                 if not together:
@@ -223,9 +229,9 @@ def _drop_changed(cache: Path, folders: list[Path], everything: bool) -> None:
     if everything:
         for folder in folders:
             if os.path.lexists(folder):
-                kept.discard(folder)
-    for folder in kept.drop_changed(cache, folders):
-        kept.discard(folder)
+                remove(folder)
+    for folder in remove_changed(cache, folders):
+        remove(folder)
 
 
 def _link_archives(archives: Path, folder: Path, packages: list[CondaPackage]) -> None:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from lockedenv import ROOT
 from lockedenv.backends import download as fetch
-from lockedenv.backends import kept
 from lockedenv.backends.base import Problem
+from lockedenv.backends.cache import Program, extract_program, find_by_hash
 from lockedenv.backends.file_names import distribution_file_name
 from lockedenv.backends.index import (
     INDEX_VARIABLES,
@@ -30,7 +30,6 @@ from lockedenv.errors import Stop
 from lockedenv.host.machine import has_links_and_locks, same_filesystem, version_tuple
 from lockedenv.host.process import ask, clean, holding, run
 from lockedenv.prefix.lifecycle import Prefix
-from lockedenv.prefix.records import file_sha256
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.locks import PipPackage
@@ -144,14 +143,6 @@ def naming_the_cause() -> Iterator[None]:
         raise Stop(f"{problem}\n  {error}") from None
 
 
-def by_hash(folder: Path, pattern: str, sha256: str) -> Path | None:
-    """The file of a folder with a hash, among those whose name matches a pattern."""
-    for path in folder.glob(pattern):
-        if file_sha256(path) == sha256:
-            return path
-    return None
-
-
 def bring_uv(
     cache: Path, reporter: Reporter, offline: Path | None = None, prefix: Path | None = None
 ) -> Path:
@@ -161,7 +152,7 @@ def bring_uv(
     """
     pin = uv_pin()
     folder = (offline or cache) / "wheels"
-    wheel = by_hash(folder, "uv-*.whl", pin.sha256)
+    wheel = find_by_hash(folder, "uv-*.whl", pin.sha256)
     if not wheel and offline:
         raise Stop(
             f"{folder} has no uv {pin.version}; collect it anew with --download-only {offline}"
@@ -169,12 +160,12 @@ def bring_uv(
     if not wheel:
         with naming_the_cause():
             _fetch_uv(pin, folder, reporter, prefix)
-        wheel = by_hash(folder, "uv-*.whl", pin.sha256)
+        wheel = find_by_hash(folder, "uv-*.whl", pin.sha256)
     if not wheel:
         raise Stop(
             f"the package index has no uv {pin.version} with the locked hash; use another index"
         )
-    return kept.program(wheel, ".data/scripts/uv", f"uv-{pin.sha256[:12]}", cache)
+    return extract_program(wheel, Program(".data/scripts/uv", f"uv-{pin.sha256[:12]}"), cache)
 
 
 def _own_uv(prefix: Path | None) -> str:
@@ -190,7 +181,7 @@ def _own_uv(prefix: Path | None) -> str:
 
 def uv_problem(cache: Path, prefix: Path | None = None) -> Problem | None:
     """Why nothing could bring uv, or None: no pip that can, no uv of the machine's, none in the cache."""
-    if by_hash(cache / "wheels", "uv-*.whl", uv_pin().sha256):
+    if find_by_hash(cache / "wheels", "uv-*.whl", uv_pin().sha256):
         return None
     socks = socks_problem(os.environ)
     if (pip_command() and not socks) or _own_uv(prefix):

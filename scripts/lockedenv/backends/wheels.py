@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
 
 from lockedenv.backends import download as fetch
-from lockedenv.backends import kept
 from lockedenv.backends.base import Job
+from lockedenv.backends.cache import (
+    is_whole_wheel,
+    note_unpacked,
+    read_archive_hashes,
+    remove,
+    remove_changed,
+)
 from lockedenv.backends.index import index_problem, index_settings
 from lockedenv.backends.private_folders import temporary
 from lockedenv.backends.uv_program import PLATFORM, locate, run_uv, uv_environment
@@ -52,7 +58,7 @@ def fetch_files(
 
     `read`: the files that are there are read; without it a hash that was noted is believed. Raises Stop.
     """
-    known = hashes if read else kept.known
+    known = hashes if read else read_archive_hashes
     there = set(known(folder.glob("*-*")).values())
     missing = [pin for pin in pins if pin.sha256 not in there]
     if missing:
@@ -161,7 +167,7 @@ def install(job: Job, lock: Path, uv: Path, reporter: Reporter) -> None:
             if unpacked_apart and not offline:
                 # uv hashes what it unpacks, and may have found a wheel that is not as it was noted.
                 fetch_files(pins, folder, uv, job.environment.python, reporter)
-        kept.note(job.cache, job.cache.glob("uv/archive-v*/*"))
+        note_unpacked(job.cache, job.cache.glob("uv/archive-v*/*"))
 
 
 def _local_options(
@@ -176,7 +182,7 @@ def _local_options(
     offline = job.sources.offline
     wanted = {pin.sha256 for pin in pins}
     if not (offline or unpacked_apart):
-        if not wanted <= set(kept.known(folder.glob("*.whl")).values()):
+        if not wanted <= set(read_archive_hashes(folder.glob("*.whl")).values()):
             return []
     if not offline:
         # What uv unpacks, small files by the thousand, lies beside the prefix; the cache keeps archives.
@@ -205,9 +211,9 @@ def _set_aside(job: Job, folders: Sequence[Path], reporter: Reporter) -> None:
 def _drop_damaged_wheels(cache: Path, everything: bool) -> None:
     """Removes the unpacked wheels that are not whole: of those without a note, or with `everything` of all."""
     unpacked = list(cache.glob("uv/archive-v*/*"))
-    suspects = kept.drop_changed(cache, unpacked)
+    suspects = remove_changed(cache, unpacked)
     if everything:
         suspects = unpacked
     for path in suspects:
-        if path.exists() and not kept.whole_wheel(path):
-            kept.discard(path)
+        if path.exists() and not is_whole_wheel(path):
+            remove(path)

@@ -12,6 +12,7 @@ from typing import Sequence
 
 from lockedenv import ROOT
 from lockedenv.backends import mirror, private_folders, uv_program, wheels
+from lockedenv.backends.cache import find_by_hash
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.errors import Stop, disk_text
 from lockedenv.host.machine import POD_VOLUME, gpus, read_json, write_atomically
@@ -134,7 +135,7 @@ def verify_read_only(plan: Plan, reporter: Reporter) -> int:
 def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
     """The job after a served folder has given uv, where the cache lacks it."""
     pin = uv_program.uv_pin()
-    if not job.sources.address or uv_program.by_hash(job.cache / "wheels", "uv-*.whl", pin.sha256):
+    if not job.sources.address or find_by_hash(job.cache / "wheels", "uv-*.whl", pin.sha256):
         return job
     found = Installation(
         environment=job.environment,
