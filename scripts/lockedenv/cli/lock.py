@@ -1,4 +1,7 @@
-"""scripts/lock.sh: environment.yml to the locks, whether they are current, and what changed. Runs in conda-lock's interpreter."""
+"""scripts/lock.sh: environment.yml to the locks, whether they are current, and what changed.
+
+Runs in conda-lock's interpreter.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,10 @@ def lock(environments: list[Environment], update: list[str]) -> int:
 
 
 def audit_locks(reports: list[Path]) -> int:
-    """Writes spec/vulnerabilities.json from pip-audit's reports and prints them; 1 if it lacked any of them."""
+    """Writes spec/vulnerabilities.json from pip-audit's reports and prints them.
+
+    The exit status is 1 if the file lacked any of them.
+    """
     result = audit.audit(reports)
     audit.write_entries(result.entries)
     print(audit.audit_text(result))

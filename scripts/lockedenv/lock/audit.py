@@ -1,7 +1,7 @@
 """spec/vulnerabilities.json, made from what pip-audit reports of the locks.
 
-pip-audit says what is known and which version fixes it; the OSV database says how severe it is. What people wrote about a
-vulnerability (`what`, `remedy`) is kept.
+pip-audit says what is known and which version fixes it; the OSV database says how severe it is.
+What people wrote about a vulnerability (`what`, `remedy`) is kept.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ class Reported:
 
 @dataclass(frozen=True)
 class Audit:
-    """All entries that are reported now; those of them that the file lacked; those of the file that are no longer reported."""
+    """What an audit found, beside the file of the repository.
+
+    `entries`: all that are reported now. `new`: those of them that the file lacked. `gone`: those
+    of the file that are no longer reported.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     new: list[Entry] = field(default_factory=list)
@@ -52,7 +56,10 @@ class Audit:
 
 
 def read_report(path: Path) -> list[Reported]:
-    """pip-audit's JSON. Raises Stop for a file that is none, and where a package was not audited."""
+    """pip-audit's JSON.
+
+    Raises Stop for a file that is none, and where a package was not audited.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         dependencies: list[dict[str, Any]] = document["dependencies"]
@@ -76,11 +83,12 @@ def read_report(path: Path) -> list[Reported]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Stop(
             f"{path}: is no report of pip-audit ({error!r}); write it with: "
-            "pip-audit --disable-pip --require-hashes --format json --output FILE --requirement requirements.txt"
+            "pip-audit --disable-pip --require-hashes --format json --output FILE "
+            "--requirement requirements.txt"
         ) from None
     if skipped:
         raise Stop(
-            f"{path}: pip-audit did not audit {', '.join(skipped)}; run it where it reaches PyPI"
+            f"{path}: pip-audit did not audit {', '.join(skipped)}; " "run it where it reaches PyPI"
         )
     return reported
 
@@ -88,7 +96,10 @@ def read_report(path: Path) -> list[Reported]:
 def compare(
     reports: Iterable[Reported], known: list[Entry], find_severity: SeveritySource
 ) -> Audit:
-    """What the reports say, as entries of the file. `find_severity` gives the severity of an id, or an empty text."""
+    """What the reports say, as entries of the file.
+
+    `find_severity` gives the severity of an id, or an empty text.
+    """
     entries: dict[str, Entry] = {}
     new = []
     for reported in reports:
@@ -160,7 +171,10 @@ def first_severity(reported: Reported, find_severity: SeveritySource) -> str:
 
 
 def ask_osv(name: str) -> str:
-    """The severity that OSV has of an id: low, moderate, high or critical; empty where it has none or does not answer."""
+    """The severity that OSV has of an id: low, moderate, high or critical.
+
+    Empty where it has none or does not answer.
+    """
     try:
         with requests.get(OSV + name, timeout=TIMEOUT, stream=True) as answer:
             if answer.status_code != 200:

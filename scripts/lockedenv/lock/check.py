@@ -1,4 +1,7 @@
-"""Are the locks what lock.sh would write for the present specification? Nothing is solved, nothing is reached."""
+"""Are the locks what lock.sh would write for the present specification?
+
+Nothing is solved, and no network is needed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ Pins = dict[str, PipPackage]
 
 
 def find_stale(env: Environment) -> list[str]:
-    """Why the locks of an environment are not what lock.sh would write; empty if they are. Raises Stop."""
+    """Why the locks of an environment are not what lock.sh would write; empty if they are.
+
+    Raises Stop.
+    """
     specification = read_specification(env.folder / SPEC)
     asked = _list_requirements(env, specification)
     try:
@@ -66,7 +72,7 @@ def _list_requirements(env: Environment, specification: Specification) -> dict[s
 
 
 def _compare_digests(env: Environment, names: Iterable[str]) -> list[str]:
-    """The locks that are of another specification, or whose lines are not those that lock.sh has written."""
+    """The locks of another specification, and those that were edited after they were written."""
     reasons = []
     wanted = specification_digest(env.folder)
     for name in names:
@@ -90,7 +96,10 @@ def _compare_prebuilt(env: Environment) -> list[str]:
 def _compare_requirements(
     env: Environment, asked: dict[str, list[str]], pins: dict[str, Pins]
 ) -> list[str]:
-    """The requirements that their lock does not fulfil. requirements-dev.txt stands on requirements.txt."""
+    """The requirements that their lock does not fulfil.
+
+    requirements-dev.txt adds to requirements.txt, so its requirements may be locked there.
+    """
     reasons = []
     for name, specs in asked.items():
         locked = pins[name]
@@ -103,7 +112,8 @@ def _compare_requirements(
             if found is None or not requirement.specifier.contains(found.version, prereleases=True):
                 version = found.version if found else "not at all"
                 reasons.append(
-                    f"{env.folder / name}: has {requirement.name} {version}, asked for is {requirement}"
+                    f"{env.folder / name}: has {requirement.name} {version}, "
+                    f"asked for is {requirement}"
                 )
     return reasons
 

@@ -33,11 +33,15 @@ class Change:
 
     def row(self) -> str:
         place = self.place
-        return f"| {place.environment} | {place.layer} | {place.package} | {self.before} | {self.after} |"
+        cells = (place.environment, place.layer, place.package, self.before, self.after)
+        return f"| {' | '.join(cells)} |"
 
 
 def find_changes(environments: list[Environment], revision: str) -> list[Change]:
-    """What changed in the locks of these environments since a revision. Raises Stop for one that does not exist."""
+    """What changed in the locks of these environments since a revision.
+
+    Raises Stop for one that does not exist.
+    """
     changes = []
     for env in environments:
         env.conda()  # raises LockError for a lock that cannot be read
@@ -63,7 +67,8 @@ def _require_revision(env: Environment, revision: str) -> None:
     )
     if status != 0:
         raise Stop(
-            f"--diff {revision}: {env.folder} has no such revision; `git log` lists those that it has"
+            f"--diff {revision}: {env.folder} has no such revision; "
+            "`git log` lists those that it has"
         )
 
 

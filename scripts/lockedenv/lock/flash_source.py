@@ -1,4 +1,7 @@
-"""locks/flash-attn.in: which flash-attn 2 an environment has, as source, and perhaps as a wheel of its own project."""
+"""locks/flash-attn.in: which flash-attn 2 an environment has.
+
+It names the source, and may name a wheel that flash-attn's own project has built.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""environment.yml to the locks: conda-lock solves the conda layer, and uv resolves the wheels over it.
+"""environment.yml to the locks: conda-lock solves one layer, and uv resolves the wheels over it.
 
-conda-lock's own pip solver is not used: it reads the dependencies of torch from PyPI although conda provides it, and then
-asks for NVIDIA's wheels. Nothing is written until all of it has been made.
+conda-lock's own pip solver is not used: it reads the dependencies of torch from PyPI although
+conda provides it, and then asks for NVIDIA's wheels. Nothing is written until all of it has been
+made.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ class Resolution:
     entries: dict[str, Entries] = field(default_factory=dict)
 
     def pins(self) -> dict[str, list[PipPackage]]:
-        """name of a lock -> its packages, with the digests of the wheels' RECORDs still empty. Raises Stop."""
+        """name of a lock -> its packages, with the digests of the wheels' RECORDs still empty.
+
+        Raises Stop.
+        """
         pins = {}
         for name, entries in self.entries.items():
             pins[name] = [resolve.pin(entry, self.python) for entry in entries.values()]
@@ -60,16 +64,21 @@ class Resolution:
 
 
 def lock_environment(env: Environment, update: list[str]) -> Locked:
-    """Writes the locks of an environment; with `update`, only those packages may change. Raises Stop."""
+    """Writes the locks of an environment; with `update`, only those packages may change.
+
+    Raises Stop.
+    """
     asked = read_specification(env.folder / SPEC)
     digest = specification_digest(env.folder)
     if update and read_seal(env.folder / CONDA_LOCK).specification != digest:
         raise Stop(
-            f"{env.folder / SPEC} or {VIRTUAL} has changed since it was locked; run scripts/lock.sh without --update"
+            f"{env.folder / SPEC} or {VIRTUAL} has changed since it was locked; "
+            "run scripts/lock.sh without --update"
         )
     if "python" not in asked.conda:
         raise Stop(
-            f"{asked.path}: asks for no python, which both layers are for; add a line such as python=3.N"
+            f"{asked.path}: asks for no python, which both layers are for; "
+            "add a line such as python=3.N"
         )
     if asks_for_flash_attn(env):
         read_flash_requirements(env)  # refused before the solver works for minutes
@@ -109,8 +118,9 @@ def _resolve_wheels(
         resolve.compile_requirements(python, wanted_file, *options)
     except Stop as error:
         raise Stop(
-            f"{asked.path}: conda has solved its layer, and PyPI has no wheels that fit its versions; bound what uv "
-            f"names in environment.yml, such as mpmath<1.4 among conda's packages, and run it again.\n{error}"
+            f"{asked.path}: conda has solved its layer, and PyPI has no wheels that fit its "
+            "versions; bound what uv names in environment.yml, such as mpmath<1.4 among conda's "
+            f"packages, and run it again.\n{error}"
         ) from None
 
     versions = ("-c", versions_file)
@@ -144,7 +154,10 @@ def _write_lines(path: Path, lines: Iterable[str]) -> Path:
 
 
 def _add_records(env: Environment, resolution: Resolution) -> dict[str, list[PipPackage]]:
-    """The packages of all locks with the digests of their RECORDs: from the present locks, or from the index."""
+    """The packages of all locks with the digests of their RECORDs.
+
+    A digest comes from the present locks, or else from the index.
+    """
     pins = resolution.pins()
     digests = _read_known_digests(env)
     lacking = []

@@ -1,4 +1,4 @@
-"""The wheels: uv resolves them, and one file is chosen of each package, by what fits the locked platform best."""
+"""The wheels: uv resolves them, and of each package the best fitting file is chosen."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def rank_wheel(filename: str, python: str) -> int | None:
 
 
 def choose_file(entry: dict[str, Any], python: str) -> dict[str, Any]:
-    """The one file of a pylock entry to install: the best fitting wheel, else the sdist. Raises Stop."""
+    """The one file of a pylock entry to install: the best fitting wheel, else the sdist.
+
+    Raises Stop.
+    """
     ranked = []
     for file in entry.get("wheels", []):
         rank = rank_wheel(_address(file).rsplit("/", 1)[1], python)
@@ -70,7 +73,8 @@ def choose_file(entry: dict[str, Any], python: str) -> dict[str, Any]:
     source: dict[str, Any] | None = entry.get("sdist")
     if not source:
         raise Stop(
-            f"{entry['name']} {entry['version']}: PyPI has no wheel for Python {python}, glibc {GLIBC}"
+            f"{entry['name']} {entry['version']}: PyPI has no wheel for Python {python}, "
+            f"glibc {GLIBC}"
         )
     return source
 
@@ -87,7 +91,10 @@ def pin(entry: dict[str, Any], python: str) -> PipPackage:
 
 
 def list_wheel_files(entries: Iterable[dict[str, Any]], python: str) -> dict[str, WheelFile]:
-    """sha256 -> where the index keeps it, of the wheels that these pylock entries mean. Raises Stop."""
+    """sha256 -> where the index keeps it, of the wheels that these pylock entries mean.
+
+    Raises Stop.
+    """
     wheels = {}
     for entry in entries:
         file = choose_file(entry, python)

@@ -24,9 +24,10 @@ PROGRAMS = {"ninja", "uv"}  # conda's do not depend on Python; PyPI has them too
 def solve(
     folder: Path, env: Environment, asked: Specification, update: list[str]
 ) -> dict[str, Any]:
-    """conda-lock's result, each package with its size; with `update`, only those packages may change. Raises Stop.
+    """conda-lock's result, each package with its size. Raises Stop.
 
-    `folder` is a temporary one. Where `update` names only packages of the pip layer, the conda layer stays as it is.
+    With `update`, only those packages may change. `folder` is a temporary one. Where `update` names only packages of the pip layer, the conda
+    layer stays as it is.
     """
     sizes = {}
     if update:  # a solver reports only what it would fetch
@@ -47,7 +48,10 @@ def solve(
 def _run_conda_lock(
     folder: Path, env: Environment, asked: Specification, lock: Path, update: list[str]
 ) -> dict[str, int]:
-    """Writes conda-lock's lock file. Gives the sizes of the archives that the solver reported, by address."""
+    """Writes conda-lock's lock file.
+
+    Gives the sizes of the archives that the solver reported, by address.
+    """
     specification = folder / SPEC
     wanted = {"channels": asked.channels, "dependencies": [*asked.conda.values()]}
     specification.write_text(yaml.safe_dump(wanted))
@@ -67,7 +71,10 @@ def _run_conda_lock(
 
 
 def _wrap_solver(folder: Path, solver: str) -> Path:
-    """A script that runs the solver and keeps what it prints, one file a run: conda-lock drops the archives' sizes."""
+    """A script that runs the solver and keeps what it prints, one file a run.
+
+    The archives' sizes are in there, and conda-lock drops them.
+    """
     wrapper = folder / Path(solver).name
     output = shlex.quote(str(folder / "solver.XXXXXX"))
     wrapper.write_text(
@@ -91,7 +98,10 @@ def read_solver_sizes(output: str) -> dict[str, int]:
 
 
 def compute_content_hash(folder: Path, env: Environment, asked: Specification) -> str:
-    """conda-lock's own hash over environment.yml and virtual-packages.yml; nothing is solved or fetched."""
+    """conda-lock's own hash over environment.yml and virtual-packages.yml.
+
+    Nothing is solved or fetched.
+    """
     from conda_lock.content_hash import compute_content_hashes
     from conda_lock.src_parser import make_lock_spec
     from conda_lock.virtual_package import virtual_package_repo_from_specification
@@ -112,7 +122,10 @@ def compute_content_hash(folder: Path, env: Environment, asked: Specification) -
 
 
 def find_provided(solved: dict[str, Any]) -> dict[str, str]:
-    """PyPI name -> version of what the conda layer has of PyPI: the packages that depend on Python, and a few programs."""
+    """PyPI name -> version of what the conda layer has of PyPI.
+
+    These are the packages that depend on Python, and a few programs.
+    """
     provided = {}
     for package in solved["package"]:
         from_pypi = "python" in package["dependencies"] or package["name"] in PROGRAMS

@@ -1,6 +1,7 @@
-"""environment.yml, read once: what it asks for by package manager, or one message with file, line, cause and remedy.
+"""environment.yml, read once: what it asks for, or one message with line, cause and remedy.
 
-People have many kinds of environment.yml. What can be locked by hash is taken as conda and pip take it; the rest is refused.
+People have many kinds of environment.yml. What can be locked by hash is taken as conda and pip
+take it; the rest is refused.
 """
 
 from __future__ import annotations
@@ -25,27 +26,43 @@ _SELECTOR = re.compile(r"#.*\[([^\[\]]+)\][^()]*$")
 _CONDA_NAME = re.compile(r"(?:([^\s:]+)::)?([A-Za-z0-9._-]+)")
 _IGNORED_KEYS = {"name", "prefix"}  # what a prefix is called and where it lies is the set-up's
 
-# Lines of a pip section that are no requirements, with what to do. Each names something that has no hash, or another place.
+# Lines of a pip section that are no requirements, with what to do. Each names something that has
+# no hash, or another place.
+_OTHER_FILE = "another file cannot be read from here; write its lines into this section"
+_CONSTRAINTS = (
+    "constraints cannot be read from here; write the bounds behind the names in this section"
+)
+_EDITABLE = (
+    "a folder has no hash; remove the line and install it after the set-up, with pip install -e"
+)
+_PLACE = "locks name no place; remove the line and set UV_FIND_LINKS for lock.sh and the set-up"
+_INDEX = "locks name no index; remove the line and set UV_DEFAULT_INDEX for lock.sh and the set-up"
+_MORE_INDEX = "locks name no index; remove the line and set UV_INDEX for lock.sh and the set-up"
 _PIP_OPTIONS = {
-    "-r": "another file cannot be read from here; write its lines into this section",
-    "--requirement": "another file cannot be read from here; write its lines into this section",
-    "-c": "constraints cannot be read from here; write the bounds behind the names in this section",
-    "--constraint": "constraints cannot be read from here; write the bounds behind the names in this section",
-    "-e": "a folder has no hash; remove the line and install it after the set-up, with pip install -e",
-    "--editable": "a folder has no hash; remove the line and install it after the set-up, with pip install -e",
-    "-f": "locks name no place; remove the line and set UV_FIND_LINKS where lock.sh and the set-up run",
-    "--find-links": "locks name no place; remove the line and set UV_FIND_LINKS where lock.sh and the set-up run",
-    "-i": "locks name no index; remove the line and set UV_DEFAULT_INDEX where lock.sh and the set-up run",
-    "--index-url": "locks name no index; remove the line and set UV_DEFAULT_INDEX where lock.sh and the set-up run",
-    "--extra-index-url": "locks name no index; remove the line and set UV_INDEX where lock.sh and the set-up run",
-    "--no-build-isolation": "nothing of this section is built: only wheels are locked; remove the line",
+    "-r": _OTHER_FILE,
+    "--requirement": _OTHER_FILE,
+    "-c": _CONSTRAINTS,
+    "--constraint": _CONSTRAINTS,
+    "-e": _EDITABLE,
+    "--editable": _EDITABLE,
+    "-f": _PLACE,
+    "--find-links": _PLACE,
+    "-i": _INDEX,
+    "--index-url": _INDEX,
+    "--extra-index-url": _MORE_INDEX,
+    "--no-build-isolation": (
+        "nothing of this section is built: only wheels are locked; remove the line"
+    ),
     "--pre": "write the version that is wanted instead, such as name==2.0rc1",
 }
 _ANY_OPTION = "options of pip cannot be locked; remove it"
 
 
 class SpecificationError(Stop):
-    """environment.yml asks for what cannot be locked; the message names the file, the line, the cause, the remedy."""
+    """environment.yml asks for what cannot be locked.
+
+    The message names the file, the line, the cause, the remedy.
+    """
 
     def __init__(self, path: Path, line: int, problem: str) -> None:
         place = f"{path}:{line}" if line else str(path)
@@ -54,7 +71,10 @@ class SpecificationError(Stop):
 
 @dataclass(frozen=True)
 class Specification:
-    """What environment.yml asks for. `conda` and `pip`: name -> the spec as written, without its comment."""
+    """What environment.yml asks for.
+
+    `conda` and `pip`: name -> the spec as written, without its comment.
+    """
 
     path: Path
     channels: list[str] = field(default_factory=list)
@@ -109,7 +129,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def _without_other_platforms(path: Path, text: str) -> str:
-    """The text with empty lines in place of those whose selector is of another platform than x86_64 Linux."""
+    """The text with empty lines in place of those with a selector of another platform."""
     lines = []
     for number, line in enumerate(text.splitlines(), 1):
         match = _SELECTOR.search(line)
@@ -172,15 +192,15 @@ def _read_channels(specification: Specification, node: yaml.Node | None) -> None
                 path,
                 where,
                 f"the channel {channel} cannot be locked: its terms exclude larger organisations "
-                "(https://www.anaconda.com/legal/terms/terms-of-service) and its name stands for several "
-                "addresses; write conda-forge in its place",
+                "(https://www.anaconda.com/legal/terms/terms-of-service) and its name stands for "
+                "several addresses; write conda-forge in its place",
             )
         if "$" in channel or re.search(r"://[^/]*@|/t/[^/]+/", channel):
             raise SpecificationError(
                 path,
                 where,
-                "the address of this channel has a password or token, which the lock would publish; "
-                "take a channel that needs none, or a proxy that adds it",
+                "the address of this channel has a password or token, which the lock would "
+                "publish; take a channel that needs none, or a proxy that adds it",
             )
         specification.channels.append(channel)
     if not [channel for channel in specification.channels if channel != "nodefaults"]:
@@ -201,7 +221,8 @@ def _read_dependencies(specification: Specification, node: yaml.Node) -> None:
                     raise SpecificationError(
                         path,
                         _line(key),
-                        f"`{key.value}:` is no package manager here; write {key.value}=VERSION, or `pip:`",
+                        f"`{key.value}:` is no package manager here; "
+                        f"write {key.value}=VERSION, or `pip:`",
                     )
                 for requirement in _items(path, value, "pip"):
                     _read_requirement(specification, requirement)
@@ -251,15 +272,15 @@ def _read_requirement(specification: Specification, node: yaml.Node) -> None:
         raise SpecificationError(
             path,
             _line(node),
-            f"{text}: a repository has no hash that pip checks; name a release on PyPI, or remove the line "
-            "and install it after the set-up",
+            f"{text}: a repository has no hash that pip checks; name a release on PyPI, or remove "
+            "the line and install it after the set-up",
         )
     if "://" in text or re.match(r"[./~]", text) or text.endswith((".whl", ".tar.gz", ".zip")):
         raise SpecificationError(
             path,
             _line(node),
-            f"{text}: locks name no address and no file; name a release on PyPI, or remove the line and "
-            "install it after the set-up",
+            f"{text}: locks name no address and no file; name a release on PyPI, or remove the "
+            "line and install it after the set-up",
         )
     try:
         requirement = Requirement(text)

@@ -11,14 +11,18 @@ from lockedenv import ROOT
 from lockedenv.errors import Stop
 from lockedenv.host.process import ask
 
-# conda-lock cannot read the output of micromamba 2.6 and newer: https://github.com/conda/conda-lock/issues/906
+# conda-lock cannot read the output of micromamba 2.6 and newer:
+#   https://github.com/conda/conda-lock/issues/906
 GET_TOOLS = "conda env create -f environment-dev.yml && conda activate maximalcai-dev"
 _FRAMES = re.compile(r"^  File .*\n    .*\n(?: *\^+\n)?", re.M)
 _LINES = 25
 
 
 def run_tool(*command: str) -> str:
-    """Standard output of a command. Raises Stop with what it said, without a traceback's frames, if it fails."""
+    """Standard output of a command.
+
+    Raises Stop with what it said, without a traceback's frames, if it fails.
+    """
     status, out, err = ask(command, timeout=3600, cwd=ROOT)
     if status != 0:
         lines = _FRAMES.sub("", out + err).strip().splitlines()[-_LINES:]
@@ -32,14 +36,17 @@ def find_solver() -> str:
     solver = os.environ.get("CONDA_LOCK_SOLVER") or shutil.which("micromamba")
     if not solver:
         raise Stop(
-            "micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; conda-lock, uv and micromamba 2.5.0 come with: "
-            + GET_TOOLS
+            "micromamba is not on PATH and CONDA_LOCK_SOLVER is not set; conda-lock, uv and "
+            f"micromamba 2.5.0 come with: {GET_TOOLS}"
         )
     return solver
 
 
 def require_tools() -> None:
-    """Raises Stop, naming all that is missing and how to get it, unless everything that locking needs is there."""
+    """Raises Stop unless everything that locking needs is there.
+
+    The message names all that is missing, and how to get it.
+    """
     missing = [name for name in ("conda-lock", "uv") if not shutil.which(name)]
     if not os.environ.get("CONDA_LOCK_SOLVER") and not shutil.which("micromamba"):
         missing.append("micromamba 2.5.0")

@@ -1,7 +1,8 @@
 """Reads the RECORD of a wheel on a package index without fetching the wheel.
 
-A wheel is a zip archive, whose list of contents stands at its end: two or three range requests bring the list and
-the RECORD, of a gigabyte as of a kilobyte. An index that answers no range requests sends the wheel, whole.
+A wheel is a zip archive, whose list of contents stands at its end: two or three range requests
+bring the list and the RECORD, of a gigabyte as of a kilobyte. An index that answers no range
+requests sends the wheel, whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Iterator
+from typing import IO, Any, Iterator
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -49,7 +50,8 @@ class NoRanges(Exception):
 class RemoteFile(io.RawIOBase):
     """A file on a server as a readable, seekable one; what was read once is kept.
 
-    Raises NoRanges, if the server has none, and Stop, if it fails, sends too much or another size than expected.
+    Raises NoRanges, if the server has none, and Stop, if it fails, sends too much or another
+    size than expected.
     """
 
     def __init__(self, session: requests.Session, wheel: WheelFile) -> None:
@@ -122,7 +124,10 @@ class RemoteFile(io.RawIOBase):
 
 
 def record_of_archive(archive: IO[bytes], filename: str) -> str:
-    """The text of the RECORD in a wheel. Raises Stop for an archive without exactly one, or with one that is too large."""
+    """The text of the RECORD in a wheel.
+
+    Raises Stop for an archive without exactly one, or with one that is too large.
+    """
     try:
         with zipfile.ZipFile(archive) as contents:
             records = []
@@ -145,7 +150,8 @@ def fetch_record(session: requests.Session, wheel: WheelFile) -> str:
             with local.open("rb") as archive:
                 return record_of_archive(archive, wheel.filename)
         try:
-            return record_of_archive(RemoteFile(session, wheel), wheel.filename)  # type: ignore[arg-type]
+            remote: Any = RemoteFile(session, wheel)
+            return record_of_archive(remote, wheel.filename)
         except NoRanges:
             return _record_of_whole_wheel(session, wheel)
     except (requests.RequestException, OSError, KeyError, ValueError) as error:

@@ -16,7 +16,8 @@ TOOLS = "locks/tools.txt"
 HEADERS = {
     CONDA_LOCK: (
         SPEC,
-        "The conda layer; the pip layer is locks/pip.txt. micromamba create -n maximalcai -f conda-lock.yml",
+        "The conda layer; the pip layer is locks/pip.txt. "
+        "micromamba create -n maximalcai -f conda-lock.yml",
     ),
     PIP: (SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh."),
     FLASH: (FLASH_ASKED, "The source that scripts/post_create.sh builds."),
@@ -36,7 +37,10 @@ HEADERS = {
 
 
 def seal(name: str, body: str, specification: str, python: str = "") -> str:
-    """A lock: its header, with the digests of what it is written for and of its own lines, and its body."""
+    """A lock: its header and its body.
+
+    The header has the digests of what it is written for (`specification`) and of its own lines.
+    """
     edited, title = HEADERS[name]
     header = f"# Written by scripts/lock.sh; edit {edited} and run it instead.\n"
     header += f"# {title.format(python=python)}\n"
@@ -64,14 +68,17 @@ def requirements_text(
 
 
 def _size_and_record(package: PipPackage) -> str:
-    """The comment behind a package: the size of the file and the digest of its RECORD, as far as they are known."""
+    """The comment behind a package: its size and the digest of its RECORD, where known."""
     if package.record_sha256:
         return f"  # {package.size} bytes, RECORD {package.record_sha256}"
     return f"  # {package.size} bytes" if package.size else ""
 
 
 def conda_lock_text(solved: dict[str, Any], specification: str = "") -> str:
-    """conda-lock.yml, in which every package is a line of JSON, which is YAML too; the last line counts them."""
+    """conda-lock.yml, in which every package is a line of JSON, which is YAML too.
+
+    The last line counts them.
+    """
     metadata = {"version": 1, "metadata": {**solved["metadata"], "sources": [SPEC]}}
     body = yaml.safe_dump(metadata, sort_keys=False) + "package:\n"
     for package in solved["package"]:
@@ -84,7 +91,7 @@ def conda_lock_text(solved: dict[str, Any], specification: str = "") -> str:
 
 
 def write_locks(folder: Path, texts: dict[str, str]) -> None:
-    """Writes all files before the first is renamed into place, so that a full disk changes nothing."""
+    """Writes all files before the first is renamed into place: a full disk changes nothing."""
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / f"{name}.new").write_text(text, encoding="utf-8")

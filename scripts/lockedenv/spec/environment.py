@@ -1,7 +1,8 @@
-"""An environment is a folder of data: the repository's root, environments/NAME, or a user's own of the same shape.
+"""An environment is a folder of data: the repository's root, environments/NAME, or a user's own.
 
-What follows from its locks is asked here: Python, torch, the CUDA that torch is built for. Each backend has its own.
-torch comes from one of two layers: conda's archives, or PyPI's wheels, on the conda backend too.
+What follows from its locks is asked here: Python, torch, the CUDA that torch is built for. Each
+backend has its own. torch comes from one of two layers: conda's archives, or PyPI's wheels, on the
+conda backend too.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
 from lockedenv.spec.specification import SPEC, specification_digest
 from lockedenv.spec.suggest import did_you_mean
 
-MARK = "maximalcai.json"  # in every prefix that a script has worked on: whose it is, its state, its environment (prefix.py)
-GIVEN = "MAXIMALCAI_ENVIRONMENT"  # --environment of the verifier, for the checks that run in processes of their own
+# In every prefix that a script has worked on: whose it is, its state (prefix/mark.py).
+MARK = "maximalcai.json"
+# --environment of the verifier, for the checks that run in processes of their own.
+GIVEN = "MAXIMALCAI_ENVIRONMENT"
 CONDA_LOCK = "conda-lock.yml"
 PIP = "locks/pip.txt"
 FLASH = "locks/flash-attn.txt"
@@ -30,7 +33,8 @@ REQUIREMENTS = "requirements.txt"
 DEV = "requirements-dev.txt"
 LOCKED = (SPEC, CONDA_LOCK, PIP, FLASH, REQUIREMENTS)
 
-# PyPI's torch has the new C++ ABI from this version on; conda-forge's builds always have it, the pytorch channel's never.
+# PyPI's torch has the new C++ ABI from this version on; conda-forge's builds always have it, the
+# pytorch channel's never.
 FIRST_WHEEL_WITH_NEW_ABI = (2, 7)  # https://github.com/pytorch/pytorch/issues/149044
 
 
@@ -43,9 +47,12 @@ class Layer(Enum):
 
 @dataclass(frozen=True)
 class Environment:
-    """A folder with the files named above. Its methods raise LockError for a lock that cannot be read.
+    """A folder with the files named above.
 
-    `backend` is "conda" (archives, and the pip layer over them) or "pip" (both layers as wheels).
+    Its methods raise LockError for a lock that cannot be read.
+
+    `backend` is "conda" (archives, and the pip layer over them) or "pip" (both layers as
+    wheels).
     """
 
     folder: Path
@@ -56,7 +63,7 @@ class Environment:
 
     @property
     def given(self) -> str:
-        """What names it for --environment and in a prefix's mark: the name of one of ours, otherwise the path."""
+        """What names it for --environment and in a mark: the name of one of ours, else the path."""
         return self.name if self in ours() else str(self.folder)
 
     def conda(self) -> list[CondaPackage]:
@@ -92,7 +99,10 @@ class Environment:
         return [p.name for p in self.conda()] + [p.name for p in self.wheels("pip")]
 
     def version(self, backend: str, names: str) -> str:
-        """The locked version of the first package whose name matches an expression; empty if there is none."""
+        """The locked version of the first package whose name matches an expression.
+
+        Empty if there is none.
+        """
         packages: list[CondaPackage | PipPackage] = []
         if backend == "conda":
             packages += self.conda()
@@ -105,8 +115,8 @@ class Environment:
     def edited_since_locked(self) -> bool:
         """Whether environment.yml, or what goes with it, was edited after its locks were written.
 
-        False for locks that do not say what they are of, and where the locks were copied without environment.yml.
-        Raises LockError and OSError.
+        False for locks that do not say what they are of, and where the locks were copied
+        without environment.yml. Raises LockError and OSError.
         """
         locked = locks.read_seal(self.folder / CONDA_LOCK).specification
         if not locked or not (self.folder / SPEC).exists():
@@ -151,7 +161,10 @@ class Environment:
         return ".".join(self.version("pip", r"nvidia-cuda-runtime(-cu\d+)?").split(".")[:2])
 
     def cudnn(self, backend: str) -> str:
-        """The version of cuDNN; the pytorch channel's torch carries its own, and names it in its build string."""
+        """The version of cuDNN.
+
+        The pytorch channel's torch has cuDNN inside, and names its version in the build string.
+        """
         archive = self.torch_archive() if backend == "conda" else None
         if not archive:
             return self.version("pip", r"nvidia-cudnn(-cu\d+)?")
@@ -179,24 +192,30 @@ def find(text: str) -> Environment:
     if not (folder / SPEC).is_file():
         names = [environment.name for environment in ours()]
         raise UsageError(
-            f"--environment {text}: there are {' and '.join(names)}, and any folder with an {SPEC}; "
-            f"this is none of them{did_you_mean(text, names)}"
+            f"--environment {text}: there are {' and '.join(names)}, and any folder with an "
+            f"{SPEC}; this is none of them{did_you_mean(text, names)}"
         )
     return Environment(folder)
 
 
 def named(prefix: Path) -> str:
-    """The environment that a prefix is of, as its mark says and --environment takes it; the default one where nothing says so."""
+    """The environment that a prefix is of, as its mark says; the default one if it says nothing.
+
+    The text is what --environment takes.
+    """
     return str(read_json(prefix / MARK).get("environment") or "default")
 
 
 def of(prefix: Path) -> Environment:
-    """The environment that a prefix is of, or the one that the verifier was told to compare it with. Raises Stop."""
+    """The environment that a prefix is of. Raises Stop.
+
+    The verifier may have been told to compare it with another one; then that one.
+    """
     text = os.environ.get(GIVEN) or named(prefix)
     try:
         return find(text)
     except Stop:
         raise Stop(
-            f"{prefix} is of the environment {text}, which is gone: bring its folder back, or rebuild the prefix "
-            "with --environment NAME --force"
+            f"{prefix} is of the environment {text}, which is gone: bring its folder back, or "
+            "rebuild the prefix with --environment NAME --force"
         ) from None

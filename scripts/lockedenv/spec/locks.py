@@ -1,7 +1,8 @@
-"""The lock files as data, read with the standard library alone: the verifier must start where nothing is installed.
+"""The lock files as data, read with the standard library alone.
 
-scripts/lock.sh writes each conda package as a line of JSON, which is YAML too, and each wheel as a line for pip. What it
-would not write is refused: each file has one grammar, and nothing of it is guessed.
+The verifier must start where nothing is installed. scripts/lock.sh writes each conda package as a
+line of JSON, which is YAML too, and each wheel as a line for pip. What it would not write is
+refused: each file has one grammar, and nothing of it is guessed.
 """
 
 from __future__ import annotations
@@ -49,12 +50,16 @@ _KEYS = [
 
 
 class LockError(Stop):
-    """A lock file is missing or not as scripts/lock.sh writes it; the message names the file, the line, the remedy."""
+    """A lock file is missing or not as scripts/lock.sh writes it.
+
+    The message names the file, the line, the remedy.
+    """
 
     def __init__(self, problem: str, path: Path, number: int = 0) -> None:
         place = f"{path}:{number}" if number else str(path)
         super().__init__(
-            f"{place}: {problem}; restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh"
+            f"{place}: {problem}; restore it with `git checkout -- {path}` "
+            "or write it anew with scripts/lock.sh"
         )
 
 
@@ -62,8 +67,9 @@ class LockError(Stop):
 class CondaPackage:
     """One archive of the conda layer.
 
-    `size` is in bytes, 0 where the channel's metadata did not record it. `needs_python`: it depends on Python, so it is
-    a package of PyPI too; others may only share a name with one (conda's tzdata is not PyPI's).
+    `size` is in bytes, 0 where the channel's metadata did not record it. `needs_python`: it
+    depends on Python, so it is a package of PyPI too; others may only share a name with one
+    (conda's tzdata is not PyPI's).
     """
 
     name: str
@@ -110,7 +116,10 @@ class PipPackage:
 
 @dataclass(frozen=True)
 class PrebuiltWheel:
-    """A wheel at an address of its own, with the oldest glibc that it runs on and the architectures that it has code for."""
+    """A wheel at an address of its own.
+
+    `glibc` is the oldest that it runs on, `archs` are those that it has code for.
+    """
 
     url: str
     sha256: str
@@ -133,7 +142,10 @@ class CondaLock:
 
 @dataclass(frozen=True)
 class Seal:
-    """What the header of a lock says: the digests of its specification and of its own lines. Empty where it says nothing."""
+    """What the header of a lock says: the digests of its specification and of its own lines.
+
+    Empty where it says nothing.
+    """
 
     specification: str
     content: str
@@ -155,7 +167,7 @@ def channel_address(channel: str) -> str:
 
 
 def content_digest(text: str) -> str:
-    """The sha256 of the lines of a lock that are no comments: what is locked, without what is said about it."""
+    """The sha256 of the lines of a lock that are no comments."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
@@ -175,13 +187,20 @@ def read_seal(path: Path) -> Seal:
 
 
 def read_conda_lock(path: Path) -> CondaLock:
-    """The conda layer. Raises LockError for a file that is missing, of another version, cut short or of another shape."""
+    """The conda layer.
+
+    Raises LockError for a file that is missing, of another version, cut short or of another
+    shape.
+    """
     lock = _parse_conda_lock(path, _read(path))
     return CondaLock(lock.content_hash, [*lock.channels], [*lock.packages])
 
 
 def read_pip_lock(path: Path) -> list[PipPackage]:
-    """A file of lines `name==version --hash=sha256:...`. Raises LockError for one that is missing, cut short or malformed."""
+    """A file of lines `name==version --hash=sha256:...`.
+
+    Raises LockError for one that is missing, cut short or malformed.
+    """
     return [*_parse_pip_lock(path, _read(path))]
 
 
@@ -294,7 +313,8 @@ def _refuse_place(path: Path, number: int, package: CondaPackage, channels: list
         raise LockError(f"{package.name} is for {subdir}, not for linux-64", path, number)
     if not unquote(filename).startswith(f"{package.name}-{package.version}-"):
         raise LockError(
-            f"not as scripts/lock.sh writes it: {filename} is not the archive of {package.name} {package.version}",
+            f"not as scripts/lock.sh writes it: {filename} is not the archive of "
+            f"{package.name} {package.version}",
             path,
             number,
         )
@@ -312,7 +332,8 @@ def _refuse_kind(path: Path, number: int, entry: dict[str, Any]) -> None:
         )
     if entry["category"] != "main" or entry["optional"] is not False:
         raise LockError(
-            f"{entry['name']} is of the category {entry['category']!r}; micromamba would leave it out",
+            f"{entry['name']} is of the category {entry['category']!r}; "
+            "micromamba would leave it out",
             path,
             number,
         )

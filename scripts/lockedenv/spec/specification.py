@@ -1,5 +1,6 @@
-"""Whether a lock is of the present specification, told without conda-lock and without a YAML library.
+"""Whether a lock is of the present specification.
 
+Neither conda-lock nor a YAML library is needed to tell.
 Each lock names, in its header, the sha256 of the specification that it was written for.
 """
 
@@ -16,15 +17,21 @@ FLASH_ASKED = "locks/flash-attn.in"
 
 
 def find_virtual_packages(folder: Path) -> Path:
-    """The file that says what the solver may assume of a machine: the environment's own, or the repository's."""
+    """The file that says what the solver may assume of a machine.
+
+    The environment's own, or the repository's.
+    """
     own = folder / VIRTUAL
     return own if own.exists() else ROOT / VIRTUAL
 
 
 def specification_digest(folder: Path) -> str:
-    """The sha256 of what the specification in a folder says. Raises OSError for a file that cannot be read.
+    """The sha256 of what the specification in a folder says.
 
-    Comments, blank lines and spaces at the ends of lines do not count; flash-attn.in may be missing.
+    Raises OSError for a file that cannot be read.
+
+    Comments, blank lines and spaces at the ends of lines do not count; flash-attn.in may be
+    missing.
     """
     lines = meaningful_lines((folder / SPEC).read_text(encoding="utf-8"))
     lines += meaningful_lines(find_virtual_packages(folder).read_text(encoding="utf-8"))
@@ -47,7 +54,7 @@ def meaningful_lines(text: str) -> list[str]:
 
 
 def strip_comment(line: str) -> str:
-    """A line of YAML up to its comment: a # at its start or behind a space, and not within quotes."""
+    """A line of YAML up to its comment: a # at its start or behind a space, outside of quotes."""
     quote = ""
     for position, character in enumerate(line):
         before = line[position - 1] if position else " "

@@ -1,4 +1,6 @@
-"""The tiny models that the checks and the certificate train: always the same ones, and nothing is downloaded.
+"""The tiny models that the checks and the certificate train.
+
+Always the same ones, and nothing is downloaded.
 
 torch and transformers are imported only when a model is made, in the prefix's interpreter.
 """

@@ -1,4 +1,6 @@
-"""Which known vulnerabilities apply: vulnerabilities.json beside this file, compared with installed versions.
+"""Which known vulnerabilities apply.
+
+Vulnerabilities.json beside this file, compared with installed versions.
 
 The file is written by `scripts/lock.sh --audit`, from what pip-audit reports of the locks.
 """
@@ -16,7 +18,10 @@ KNOWN = Path(__file__).with_name("vulnerabilities.json")
 
 @dataclass(frozen=True)
 class Entry:
-    """One known vulnerability. `fixed_in` is empty if no version fixes it; `severity` may be "unknown"."""
+    """One known vulnerability.
+
+    `fixed_in` is empty if no version fixes it; `severity` may be "unknown".
+    """
 
     id: str
     aliases: list[str]
@@ -29,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Vulnerability:
-    """One known vulnerability of an installed package. `fixed_in` is empty if no version fixes it."""
+    """One known vulnerability of an installed package; the fields are those of Entry."""
 
     id: str
     package: str

@@ -1,8 +1,11 @@
-"""The digest of a wheel's RECORD: the same in the archive and wherever pip, uv or micromamba unpacked it.
+"""The digest of a wheel's RECORD.
 
-A wheel lists its files with their hashes in `NAME-VERSION.dist-info/RECORD`, and an installer carries this list
-over into the prefix. So a digest of the list in the lock tells whether an unpacked package is the locked wheel
-itself, whoever installed it. https://packaging.python.org/en/latest/specifications/recording-installed-packages/
+The same in the archive and wherever pip, uv or micromamba unpacked it.
+
+A wheel lists its files with their hashes in `NAME-VERSION.dist-info/RECORD`, and an installer
+carries this list over into the prefix. So a digest of the list in the lock tells whether an
+unpacked package is the locked wheel itself, whoever installed it.
+https://packaging.python.org/en/latest/specifications/recording-installed-packages/
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ WRITTEN_BY_INSTALLERS = {
 def record_digest(text: str) -> str:
     """The sha256 of what a RECORD says about the files of its package.
 
-    `text` is the content of a RECORD, from a wheel or from a prefix. Each file counts with its path, its hash and
-    its size, in sorted order. Rows that depend on the installer are left out: rows without a hash, bytecode,
-    scripts (an installer writes their first line anew) and the files that installers add. A file that is installed
-    outside of site-packages counts by its name alone, since its folder depends on the prefix.
+    `text` is the content of a RECORD, from a wheel or from a prefix. Each file counts with its
+    path, its hash and its size, in sorted order. Rows that depend on the installer are left
+    out: rows without a hash, bytecode, scripts (an installer writes their first line anew) and
+    the files that installers add. A file that is installed outside of site-packages counts by
+    its name alone, since its folder depends on the prefix.
     """
     rows = set()
     for row in csv.reader(io.StringIO(text)):
@@ -44,7 +48,10 @@ def record_digest(text: str) -> str:
 
 
 def _normalized_path(path: str) -> str:
-    """A path of a RECORD in the form that wheels and prefixes share; empty for a file that does not count."""
+    """A path of a RECORD in the form that wheels and prefixes share.
+
+    Empty for a file that does not count.
+    """
     parts = path.split("/")
     name = parts[-1]
     folder = parts[-2] if len(parts) > 1 else ""
@@ -56,7 +63,8 @@ def _normalized_path(path: str) -> str:
         return "" if folder == "bin" else name
     if not parts[0].endswith(".data") or len(parts) < 3:
         return path
-    # In a wheel, what is installed by category: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
+    # In a wheel, what is installed by category:
+    #   https://packaging.python.org/en/latest/specifications/binary-distribution-format/
     category = parts[1]
     if category in ("purelib", "platlib"):
         return "/".join(parts[2:])
