@@ -262,12 +262,12 @@ def test_a_process_that_starts_while_an_interrupt_is_dealt_with_is_ended(
     assert not running
 
 
-def test_an_interrupt_in_the_middle_of_a_fork_is_one_line() -> None:
-    """Python dropped what was raised in logging's hook, and showed a traceback."""
+def test_an_interrupt_that_python_drops_is_one_line() -> None:
+    """Python drops what is raised in a finalizer, and showed a traceback."""
     program = (
         "import os, signal, sys\nfrom lockedenv.host.process import ask, run_script\n"
-        "os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
-        "run_script('program', lambda: print(ask(['sleep', '600'])))\n"
+        "class Late:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "run_script('program', lambda: (Late(), 0) and print(ask(['sleep', '600'])))\n"
     )
     command, environ = [sys.executable, "-c", program], clean_environ(
         PYTHONPATH=str(ROOT / "scripts")

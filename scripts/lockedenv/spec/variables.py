@@ -9,6 +9,7 @@ curl.se/docs/manpage.html#ENVIRONMENT, docs.python.org/3/using/cmdline.html#envi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -150,6 +151,15 @@ def reaches_tools(name: str) -> bool:
     if rule.pattern.startswith(("UV_", "PIP_")):
         return False
     return rule.treatment not in (Treatment.CLEARED, Treatment.SET)
+
+
+def clean(environ: Mapping[str, str], **more: str) -> dict[str, str]:
+    """The environment for a tool, without what would steer it, and with `more`."""
+    kept = {}
+    for name, value in environ.items():
+        if reaches_tools(name):
+            kept[name] = value
+    return {**kept, **more}
 
 
 def is_index_of_uv(name: str) -> bool:

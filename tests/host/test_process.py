@@ -1,0 +1,135 @@
+"""Programs that end with the one that started them, and what they have of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, clean_environ
+from lockedenv.errors import Stop
+from lockedenv.host.process import ask, run, started
+
+PROGRAMS = ROOT / "tests/host/programs"
+ENVIRON = clean_environ(PYTHONPATH=str(ROOT / "scripts"), PYTHONDONTWRITEBYTECODE="1")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_until_it_ends(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while is_running(pid):
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_program_ends_with_the_one_that_started_it(number: int) -> None:
+    command = [sys.executable, PROGRAMS / "start_and_wait.py"]
+    with subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        parent.send_signal(number)
+    wait_until_it_ends(pid)
+
+
+def test_what_it_has_started_in_its_group_ends_with_the_block() -> None:
+    command = ["sh", "-c", "sleep 600 & echo $!; wait"]
+    with started(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert is_running(pid) and os.getpgid(pid) == process.pid
+        process.stdout.close()
+    wait_until_it_ends(pid)
+
+
+@pytest.mark.parametrize(
+    "program, why",
+    [
+        ("/nowhere/program", "No such file or directory"),
+        ("no-such-program", "No such file or directory"),
+        ("/etc/passwd", "Permission denied"),
+        ("/etc", "Permission denied"),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_an_error(program: str, why: str) -> None:
+    assert ask([program, "x"]) == (None, "", why)
+    with pytest.raises(OSError, match=why) as caught:
+        with started([program]):
+            raise AssertionError("it is started")
+    assert caught.value.filename == program
+
+
+def test_a_script_without_its_interpreter_is_an_error(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/nowhere/python\n")
+    script.chmod(0o755)
+    assert ask([script]) == (None, "", "No such file or directory")
+    script.write_text("neither script nor program\n")
+    assert ask([script]) == (None, "", "Exec format error")
+
+
+def test_a_program_has_the_environment_that_it_is_given_and_no_more() -> None:
+    assert ask(["env"], env={"PATH": os.environ["PATH"], "A": "b c"})[1].splitlines() == [
+        f"PATH={os.environ['PATH']}",
+        "A=b c",
+    ]
+    assert ask(["/usr/bin/env"], env={}) == (0, "", "")
+    assert ask(["/usr/bin/env"], env={"LC_CTYPE": "C"})[1] == "LC_CTYPE=C\n"
+
+
+def test_a_program_has_no_file_and_no_ignored_signal_of_ours() -> None:
+    descriptors = ask(["ls", "/proc/self/fd"])[1].split()
+    assert sorted(descriptors) == ["0", "1", "2", "3"]  # 3 is the folder that ls reads
+    ignored = ask(["grep", "SigIgn", "/proc/self/status"])[1].split()[1]
+    assert int(ignored, 16) & (1 << (signal.SIGPIPE - 1)) == 0
+    assert ask(["sh", "-c", "yes | head -1"])[1] == "y\n"
+
+
+def test_a_file_that_is_passed_on_is_there(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "w") as file:
+        number = file.fileno()
+        assert ask(["bash", "-c", f"echo text >&{number}"], pass_fds=[number])[0] == 0
+    assert (tmp_path / "file").read_text() == "text\n"
+
+
+def test_many_threads_start_programs_at_once() -> None:
+    def add(number: int) -> str:
+        return ask(["sh", "-c", f"echo $(({number} + 1))"])[1].strip()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(add, range(40))) == [str(number + 1) for number in range(40)]
+
+
+def test_arguments_are_passed_as_they_are() -> None:
+    words = ["a b", "", "--option", "$HOME", "ä", "\udcff", "'\"", Path("/a b")]
+    out = ask(["printf", "%s\\n", *words])[1]
+    assert out.encode(errors="replace").count(b"\n") == len(words)
+    assert out.splitlines()[:5] == ["a b", "", "--option", "$HOME", "ä"]
+
+
+def test_no_answer_in_time_is_told() -> None:
+    assert ask(["sleep", "600"], timeout=0.2) == (None, "", "no answer within 0 s")
+
+
+def test_a_command_that_fails_tells_its_last_lines() -> None:
+    environ = {"PATH": os.environ["PATH"]}
+    assert run(["sh", "-c", "echo a; echo b >&2"], environ, "speaking", quiet=True) == "a\nb"
+    with pytest.raises(Stop, match=r"speaking failed \(exit 3\): last words"):
+        run(["sh", "-c", "echo last words; exit 3"], environ, "speaking", quiet=True)
+    with pytest.raises(Stop, match=r"speaking failed \(signal 9\)"):
+        run(["sh", "-c", "kill -9 $$"], environ, "speaking", quiet=True)
+    with pytest.raises(Stop, match="No space left on device. Free some disk"):
+        run(["sh", "-c", "echo 'os error 28'; exit 1"], environ, "writing", quiet=True)
