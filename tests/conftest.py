@@ -26,8 +26,9 @@ from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
 from lockedenv.backends import uv_program, wheels  # noqa: E402
 from lockedenv.cli.output import Steps  # noqa: E402
-from lockedenv.host.machine import default_cache, memory_limit  # noqa: E402
-from lockedenv.host.process import holding  # noqa: E402
+from lockedenv.host.locking import holding  # noqa: E402
+from lockedenv.host.machine import memory_limit  # noqa: E402
+from lockedenv.host.places import default_cache  # noqa: E402
 from lockedenv.lock.write import conda_lock_text  # noqa: E402
 from lockedenv.prefix.lifecycle import guard, write_activate  # noqa: E402
 from lockedenv.prefix.records import file_sha256  # noqa: E402

@@ -182,7 +182,7 @@ def test_a_python_that_is_gone_is_told_by_each_check(environ: Dict[str, str]) ->
 VERIFIER = """
 import os, sys, types
 from pathlib import Path
-from lockedenv.host.process import run_script
+from lockedenv.cli.script import run_script
 from lockedenv.cli import verify as command
 from lockedenv.verify.checks import Check, Context
 from lockedenv.verify.report import Report

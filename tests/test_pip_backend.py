@@ -19,8 +19,9 @@ from lockedenv.backends import index, private_folders, uv_program
 from lockedenv.cli import setup
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
-from lockedenv.host import machine, places
-from lockedenv.host.machine import default_cache
+from lockedenv.host import places
+from lockedenv.host.disks import has_links_and_locks
+from lockedenv.host.places import default_cache
 from lockedenv.install.facts import Disk, Facts, PrefixFacts, read_disk
 from lockedenv.install.plan import DiskNeed, Purpose, disk_problems, needed_disks
 from lockedenv.install.request import Request
@@ -108,7 +109,7 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: 
         for pin in environment.Environment(ROOT).wheels("pip")
     ]:
         (tmp_path / "offline/wheels" / wheel).touch()
-    for path in machine.default_cache().glob("wheels/uv-*.whl"):
+    for path in places.default_cache().glob("wheels/uv-*.whl"):
         (tmp_path / "offline/wheels" / path.name).symlink_to(path)
     done = sh(*command, "--offline", tmp_path / "offline", check=False, env=clean_environ())
     assert (
@@ -142,7 +143,7 @@ def needed(request: Request) -> List[Tuple[int, str]]:
         prefix_disk=read_disk(request.prefix),
         cache_disk=read_disk(request.cache),
         temporary_disk=read_disk(request.prefix),
-        links_and_locks=machine.has_links_and_locks(request.prefix),
+        links_and_locks=has_links_and_locks(request.prefix),
     )
     return [(need.needed, need.purpose.value) for need in needed_disks(request, found, "pip")]
 
@@ -155,7 +156,7 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
     request = Request(tmp_path / "env", environment.Environment(ROOT), tmp_path / "cache")
     before = needed(request)
     total = sum(pin.size for pin in request.environment.wheels("pip"))
-    machine.has_links_and_locks.cache_clear()
+    has_links_and_locks.cache_clear()
 
     real = {"os.link": os.link, "fcntl.flock": fcntl.flock}[lacking]
 
@@ -176,7 +177,7 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
             ):
                 uv_program.uv_environment(request.cache, request.prefix, {})
     finally:
-        machine.has_links_and_locks.cache_clear()
+        has_links_and_locks.cache_clear()
     assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(
         private_folders.temporary("uv", request.prefix)
     )
@@ -372,7 +373,10 @@ def test_the_checks_logic_on_the_cpu(prefix: Path) -> None:
     options += (
         []
         if environment.of(prefix).name == "default"
-        else ["-k", "documents or fork or bit_for_bit or see_ or flash_attention_4 or triton or system_cuda"]
+        else [
+            "-k",
+            "documents or fork or bit_for_bit or see_ or flash_attention_4 or triton or system_cuda",
+        ]
     )
     done = sh(
         python,
@@ -549,9 +553,9 @@ def test_only_a_pods_volume_is_taken_for_one(
     for name in ("RUNPOD_POD_ID", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(places, "POD_VOLUME", tmp_path)
-    assert machine.default_cache() == Path.home() / ".cache/maximalcai"
+    assert places.default_cache() == Path.home() / ".cache/maximalcai"
     monkeypatch.setenv("RUNPOD_POD_ID", "x")
-    assert machine.default_cache() == tmp_path / ".cache/maximalcai"
+    assert places.default_cache() == tmp_path / ".cache/maximalcai"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT, VERIFIED, CondaEnvironment, Machine, clean_environ, relock, sh
 from lockedenv.backends import index, uv_program
 from lockedenv.errors import Stop
-from lockedenv.host.machine import default_cache
+from lockedenv.host.places import default_cache
 from lockedenv.prefix import lifecycle as prefix
 from lockedenv.prefix.lifecycle import ABSENT, CHANGED, FOREIGN, MAKING, MOVED
 from lockedenv.prefix.lifecycle import VERIFIED as VERIFIED_STATE

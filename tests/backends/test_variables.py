@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from lockedenv.backends import index, uv_program
-from lockedenv.host.process import clean
-from lockedenv.spec.variables import RULES, Treatment, rule_of
+from lockedenv.spec.variables import RULES, Treatment, clean, rule_of
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\n{0}\n-----END CERTIFICATE-----\n"
 

@@ -13,7 +13,7 @@ from fault_server import Fault, FaultServer, Handler
 from lockedenv.backends import cache, download, uv_program, wheels
 from lockedenv.backends.download import FetchError, Item
 from lockedenv.errors import Stop
-from lockedenv.host.machine import default_cache
+from lockedenv.host.places import default_cache
 from lockedenv.output import Steps
 from lockedenv.spec.locks import PipPackage
 

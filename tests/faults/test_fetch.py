@@ -22,7 +22,7 @@ from lockedenv.backends import download as fetch
 from lockedenv.backends.download import FetchError, Item
 from lockedenv.backends.transfer import read_seconds
 from lockedenv.errors import Stop
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import write_atomically
 from lockedenv.prefix.records import hashes
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, clean_environ, copy_environment, sh
 from flash_commands import BY_POST_CREATE, copy_project, provide
+from lockedenv.host.orphans import end_orphans
 from lockedenv.host.places import default_cache
-from lockedenv.host.process import end_orphans
 from lockedenv.install.flash_attention.target import GLIBC
 
 PACKAGE = Path(__file__).parent / "cuda_package"

@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from lockedenv.host.process import holding
+from lockedenv.host.locking import holding
 
 with holding(Path(sys.argv[1]), "it"):
     print("held", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, clean_environ
 from lockedenv.errors import Stop
-from lockedenv.host.process import holding
+from lockedenv.host.locking import holding
 
 HOLDER = Path(__file__).with_name("hold_a_lock.py")
 

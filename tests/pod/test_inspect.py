@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import ROOT, Machine
-from gpu_stand_ins import make_driver
+from gpu_stand_ins import make_driver, make_smi
 from lockedenv.host.finding import Finding, Verdict, find_bad, find_good, find_odd
 from lockedenv.host.gpus import Gpu
 from lockedenv.pod import cuda
@@ -202,6 +202,21 @@ def test_the_set_up_stops_on_a_bad_pod_before_anything_is_fetched(
     for check in ("pod-network", "pod-disk", "pod-ready"):
         assert check in done.stdout, done.stdout
     assert not machine.prefix.exists()
+
+
+NO_DRIVER = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+
+
+def test_a_login_node_is_set_up_without_a_gpu(machine: Machine, tmp_path: Path) -> None:
+    """nvidia-smi is installed there, no driver is loaded, and nothing says that there is a GPU."""
+    environ = make_smi(tmp_path / "bin", SAYS=NO_DRIVER, EXIT="9")
+    options = ["--arch", "90", "--flash-attn", "none", "--level", "quick"]
+    done = machine.setup(*options, "--dry-run", **environ)
+    assert done.returncode == 1, done.stdout
+    assert "such as a login node, is set up with --arch 90 --flash-attn none" in done.stdout
+    done = machine.setup(*options, "--any-pod", **environ)
+    assert done.returncode == 0, done.stdout
+    assert "verified without a GPU, since nvidia-smi fails: NVIDIA-SMI has failed" in done.stdout
 
 
 def test_the_verdict_on_the_machine_is_in_the_manifest(machine: Machine, installed: None) -> None:

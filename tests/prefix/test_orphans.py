@@ -11,7 +11,7 @@ from typing import Iterator
 
 import pytest
 from conftest import ROOT, apart, sh
-from lockedenv.host.process import end_orphans
+from lockedenv.host.orphans import end_orphans
 
 SLEEP = shutil.which("sleep") or "/bin/sleep"
 

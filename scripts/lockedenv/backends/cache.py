@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Iterable, Iterator
 
 from lockedenv.errors import Stop
-from lockedenv.host.machine import read_json, write_atomically
+from lockedenv.host.files import read_json, write_atomically
 from lockedenv.prefix.records import file_sha256, hashes, record_entries
 
 ARCHIVE_HASHES = "hashes.json"

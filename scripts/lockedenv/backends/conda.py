@@ -20,13 +20,15 @@ from lockedenv.backends.cache import (
     remove_changed,
 )
 from lockedenv.errors import Stop
-from lockedenv.host.machine import same_filesystem, size_text
-from lockedenv.host.process import ask, clean, holding, run
+from lockedenv.host.disks import same_filesystem, size_text
+from lockedenv.host.locking import holding
+from lockedenv.host.process import ask, run
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import CONDA_LOCK, Environment
 from lockedenv.spec.locks import CondaPackage
 from lockedenv.spec.programs import MICROMAMBA
+from lockedenv.spec.variables import clean
 
 # The one archive whose size the channel's metadata lacked when it was locked is pytorch's; its twin
 # for a newer Python has 1,571,072,276 bytes.

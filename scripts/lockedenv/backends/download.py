@@ -27,7 +27,7 @@ from lockedenv.backends.transfer import (
 )
 from lockedenv.errors import Stop
 from lockedenv.host.disks import free_bytes, size_text
-from lockedenv.host.process import holding
+from lockedenv.host.locking import holding
 from lockedenv.output import Progress
 from lockedenv.prefix.records import hashes
 

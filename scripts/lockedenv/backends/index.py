@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 
 from lockedenv.backends.base import Problem
 from lockedenv.backends.private_folders import refuse_foreign, temporary
-from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.process import ask
 from lockedenv.redaction import redact
 from lockedenv.spec.variables import is_index_of_uv

@@ -23,7 +23,7 @@ from lockedenv.backends.transfer import read_document
 from lockedenv.backends.uv_program import uv_pin
 from lockedenv.errors import Stop
 from lockedenv.host.disks import size_text
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import write_atomically
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment

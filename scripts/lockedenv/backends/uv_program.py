@@ -27,13 +27,16 @@ from lockedenv.backends.index import (
 )
 from lockedenv.backends.private_folders import refuse_foreign, temporary
 from lockedenv.errors import Stop
-from lockedenv.host.machine import has_links_and_locks, same_filesystem, version_tuple
-from lockedenv.host.process import ask, clean, holding, run
+from lockedenv.host.disks import has_links_and_locks, same_filesystem
+from lockedenv.host.locking import holding
+from lockedenv.host.process import ask, run
+from lockedenv.host.versions import version_tuple
 from lockedenv.prefix.lifecycle import Prefix
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.locks import PipPackage
 from lockedenv.spec.platform_tags import PLATFORM as GLIBC_PLATFORM
+from lockedenv.spec.variables import clean
 
 # Without it uv takes a wheel for a newer glibc, and then finds that its hash is not the locked one.
 PLATFORM = ["--python-platform", GLIBC_PLATFORM]

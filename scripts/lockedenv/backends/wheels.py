@@ -22,8 +22,9 @@ from lockedenv.backends.index import index_problem, index_settings
 from lockedenv.backends.private_folders import temporary
 from lockedenv.backends.uv_program import PLATFORM, locate, run_uv, uv_environment
 from lockedenv.errors import Stop
-from lockedenv.host.machine import read_json, same_filesystem
-from lockedenv.host.process import holding
+from lockedenv.host.disks import same_filesystem
+from lockedenv.host.files import read_json
+from lockedenv.host.locking import holding
 from lockedenv.prefix.records import INSTALLED, file_sha256, hashes, read_prefix, recorded_files
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lockedenv.cli.subject import read_subject
 from lockedenv.errors import Stop
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import write_atomically
 from lockedenv.provenance.certificate.document import certificate_text
 from lockedenv.provenance.certificate.make import make_certificate
 from lockedenv.provenance.certificate.words import summarize

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lockedenv.cli.subject import read_subject
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import write_atomically
 from lockedenv.provenance import difference
 from lockedenv.provenance.certificate import words
 from lockedenv.provenance.certificate.document import Certificate, certificate_from, is_certificate

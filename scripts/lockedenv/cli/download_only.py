@@ -13,8 +13,7 @@ from lockedenv.backends.base import Sources
 from lockedenv.backends.conda import archive_items, channel_problem
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
-from lockedenv.host import machine
-from lockedenv.host.machine import size_text
+from lockedenv.host.disks import free_bytes, size_text
 from lockedenv.host.process import ask
 from lockedenv.install.flash_attention.sources import make_prebuilt_item
 from lockedenv.install.request import Installation
@@ -54,7 +53,7 @@ def say_plan(wanted: Environment, folder: Path, unreachable: str | None, steps: 
     total = sum(file.size for file in needed.values())
     steps.say(
         f"{len(needed)} files, about {size_text(total)}, and Python {wanted.python} would go to "
-        f"{folder}, {size_text(machine.free_bytes(folder))} free"
+        f"{folder}, {size_text(free_bytes(folder))} free"
     )
     left_out = f"no conda archives: {unreachable}; " if unreachable else ""
     steps.say(f"{left_out}this was a dry run: nothing was changed")

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import UsageError
-from lockedenv.host.process import ShowVersion, run_script
 from lockedenv.lock import audit, readme
 from lockedenv.lock.check import find_stale
 from lockedenv.lock.diff import changes_text, find_changes

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Callable, NoReturn, Sequence
 
 from lockedenv import ROOT
+from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import UsageError
-from lockedenv.host.machine import default_cache, home
-from lockedenv.host.process import ShowVersion, run_script
+from lockedenv.host.places import default_cache, home
 from lockedenv.install.flash_attention.target import choose_architectures
 from lockedenv.install.request import FlashRequest, Request
 from lockedenv.spec import environment

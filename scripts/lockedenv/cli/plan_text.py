@@ -6,7 +6,7 @@ import json
 import tempfile
 from typing import Any
 
-from lockedenv.host.machine import size_text
+from lockedenv.host.disks import size_text
 from lockedenv.install.plan import Action, Plan
 from lockedenv.prefix.lifecycle import ABSENT, CHANGED, MAKING
 from lockedenv.redaction import redact_document

@@ -17,9 +17,9 @@ from lockedenv.cli.output import Steps
 from lockedenv.cli.plan_text import plan_json, plan_lines
 from lockedenv.cli.surroundings import read_surroundings
 from lockedenv.errors import Stop, UsageError
-from lockedenv.host import machine
-from lockedenv.host.machine import version_tuple
+from lockedenv.host.disks import existing_parent
 from lockedenv.host.process import ask
+from lockedenv.host.versions import version_tuple
 from lockedenv.install.facts import Facts, PrefixFacts, read_facts, read_prefix_facts
 from lockedenv.install.plan import Action, Plan, is_finished, make_plan, refuse_place
 from lockedenv.install.request import Request
@@ -231,7 +231,7 @@ def refuse_other_machines() -> None:
 
 def refuse_unusable(folder: Path) -> None:
     """Raises Stop for a place where this user cannot write, or where the kernel starts no program (noexec)."""
-    parent = machine.existing_parent(folder)
+    parent = existing_parent(folder)
     try:
         # root may write anywhere, says os.access, and cannot.
         with tempfile.TemporaryDirectory(dir=parent) as tmp:

@@ -17,10 +17,10 @@ from typing import Any, Callable, Dict, List, Optional
 from lockedenv.cli.certificate import write_certificate
 from lockedenv.cli.compare import compare_documents
 from lockedenv.cli.distributed import check_ranks
+from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import Stop
 from lockedenv.host import machine
 from lockedenv.host.launchers import child_environment, cleared_variables
-from lockedenv.host.process import ShowVersion, run_script
 from lockedenv.prefix.lifecycle import record_verdict
 from lockedenv.prefix.records import read_prefix
 from lockedenv.provenance.documents import DocumentError

@@ -24,7 +24,8 @@ OLDEST_WITH_CAPABILITY = 510
 NEXT_POD = "take another pod"
 LOGIN_NODE = (
     "a machine without a GPU, such as a login node, is set up with "
-    f"--arch 90 --flash-attn none --any-pod; on a pod, {NEXT_POD}"
+    "--arch 90 --flash-attn none --any-pod, and verified with --gpu off; "
+    f"on a pod, {NEXT_POD}"
 )
 
 

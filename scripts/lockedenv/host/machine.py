@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import secrets
 from pathlib import Path
-from typing import Any
 
 from lockedenv.host.disks import (
     GIB,
@@ -17,6 +12,7 @@ from lockedenv.host.disks import (
     same_filesystem,
     size_text,
 )
+from lockedenv.host.files import read_json, write_atomically
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.gpus import GpuError as MachineError
 from lockedenv.host.gpus import find_gpu_nodes as gpu_nodes
@@ -50,30 +46,3 @@ __all__ = [
 def memory_limit(root: Path = Path("/")) -> tuple[int, int]:
     memory = read_memory(root)
     return memory.total, memory.free
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty if it is not there, or is none."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        data = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
-        return data if isinstance(data, dict) else {}
-    return {}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a reader never sees half of it.
-
-    A device or a pipe is written to as it is.
-    """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by the process id: two containers have equal ones.
-    beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

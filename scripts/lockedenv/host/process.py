@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from lockedenv.errors import FULL_DISK, Stop
-from lockedenv.host.locking import holding as holding
-from lockedenv.host.orphans import end_orphans as end_orphans
+from lockedenv.host.locking import holding as holding  # noqa: F401
+from lockedenv.host.orphans import end_orphans as end_orphans  # noqa: F401
 from lockedenv.output import Progress
 from lockedenv.redaction import redact
 
 if TYPE_CHECKING:
-    from lockedenv.cli.script import ShowVersion as ShowVersion
-    from lockedenv.cli.script import run_script as run_script
-    from lockedenv.host.repository import git as git
-    from lockedenv.spec.variables import clean as clean
+    from lockedenv.cli.script import ShowVersion as ShowVersion  # noqa: F401
+    from lockedenv.cli.script import run_script as run_script  # noqa: F401
+    from lockedenv.host.repository import git as git  # noqa: F401
+    from lockedenv.spec.variables import clean as clean  # noqa: F401
 
 STARTER = Path(__file__).with_name("die_with_parent.py")
 # Bytes free under which a disk counts as full: a file that did not fit may already be gone again.

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence
 
-from lockedenv.host.process import ask, clean
+from lockedenv.host.process import ask
+from lockedenv.spec.variables import clean
 
 # What a Python must say of itself to be taken: its version, and the interpreter below any virtual
 # environment. `ensurepip` and `venv` are not asked for: uv needs neither.

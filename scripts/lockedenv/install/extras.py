@@ -10,7 +10,7 @@ from pathlib import Path
 from lockedenv.backends import uv_program
 from lockedenv.backends.base import Job
 from lockedenv.errors import Stop
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import write_atomically
 from lockedenv.host.process import run
 from lockedenv.prefix.lifecycle import Prefix
 from lockedenv.prefix.mark import read_mark

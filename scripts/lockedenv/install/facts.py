@@ -11,8 +11,9 @@ from typing import Any, Callable, Mapping, Sequence
 from lockedenv.backends import mirror
 from lockedenv.backends.base import Job, Offer, Problem, Sources, Space
 from lockedenv.backends.registry import BACKENDS
-from lockedenv.host import machine
-from lockedenv.host.machine import Gpu
+from lockedenv.host.disks import existing_parent, free_bytes, has_links_and_locks
+from lockedenv.host.gpus import Gpu, read_gpu_facts
+from lockedenv.host.places import POD_VOLUME
 from lockedenv.install.flash_attention import provide
 from lockedenv.install.request import Installation, Request
 from lockedenv.prefix import lifecycle
@@ -134,7 +135,7 @@ def read_facts(
     offers = read_offers(request, job)
     chosen = choose_backend(offers)
     mirror.refuse_incomplete(job, chosen)
-    gpus = machine.gpus()
+    gpus = read_gpus(request)
     temporary = Path(tempfile.gettempdir())
     return Facts(
         prefix=prefix,
@@ -149,9 +150,20 @@ def read_facts(
         cache_disk=read_disk(request.cache),
         temporary_disk=read_disk(temporary),
         volume_disk=read_volume(),
-        links_and_locks=machine.has_links_and_locks(request.prefix),
+        links_and_locks=has_links_and_locks(request.prefix),
         flash_attention=provide.describe_outlook(job, chosen, gpus),
     )
+
+
+def read_gpus(request: Request) -> list[Gpu]:
+    """The GPUs that the set-up is for. Raises GpuError where they are not known.
+
+    With --any-pod it goes on without them: the verdict on the pod has told what is wrong.
+    """
+    facts = read_gpu_facts()
+    if facts.error is not None and not request.any_pod:
+        raise facts.error
+    return list(facts.gpus)
 
 
 def read_offers(request: Request, job: Job) -> dict[str, Offer]:
@@ -172,12 +184,12 @@ def choose_backend(offers: Mapping[str, Offer]) -> str:
 
 
 def read_disk(folder: Path) -> Disk:
-    device = machine.existing_parent(folder).stat().st_dev
-    return Disk(folder, device, machine.free_bytes(folder))
+    device = existing_parent(folder).stat().st_dev
+    return Disk(folder, device, free_bytes(folder))
 
 
 def read_volume() -> Disk | None:
     """The pod's volume, if there is one that may be written to."""
-    if not os.access(machine.POD_VOLUME, os.W_OK):
+    if not os.access(POD_VOLUME, os.W_OK):
         return None
-    return read_disk(machine.POD_VOLUME)
+    return read_disk(POD_VOLUME)

@@ -9,7 +9,9 @@ from typing import Any, Mapping, Sequence
 from lockedenv.backends.base import Problem
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.errors import Stop
-from lockedenv.host.machine import Gpu, size_text, version_tuple
+from lockedenv.host.disks import size_text
+from lockedenv.host.gpus import Gpu
+from lockedenv.host.versions import version_tuple
 from lockedenv.install.facts import Disk, Facts, PrefixFacts, choose_backend, installation_of
 from lockedenv.install.request import Installation, Request
 from lockedenv.prefix.lifecycle import ABSENT, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED

@@ -15,7 +15,9 @@ from lockedenv.backends import mirror, private_folders, uv_program, wheels
 from lockedenv.backends.cache import find_by_hash
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.errors import Stop, disk_text
-from lockedenv.host.machine import POD_VOLUME, gpus, read_json, write_atomically
+from lockedenv.host.files import read_json, write_atomically
+from lockedenv.host.gpus import find_gpus
+from lockedenv.host.places import POD_VOLUME
 from lockedenv.install import extras
 from lockedenv.install.flash_attention import provide
 from lockedenv.install.plan import Action, Plan
@@ -156,7 +158,7 @@ def complete(job: Installation, uv: Path, listed: Path | None, reporter: Reporte
         reporter.note("flash-attn is neither installed nor checked, as asked")
     else:
         try:
-            provide.install(job, uv, gpus(), reporter)
+            provide.install(job, uv, find_gpus(), reporter)
         except Stop as error:
             reporter.warn(str(error))
             command = post_create_command(job.prefix.path, job.environment.given)

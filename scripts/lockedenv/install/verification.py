@@ -11,7 +11,8 @@ from typing import Mapping
 
 from lockedenv import ROOT
 from lockedenv.backends.base import Job
-from lockedenv.host.machine import read_json
+from lockedenv.host.files import read_json
+from lockedenv.host.gpus import Trouble, read_gpu_facts
 from lockedenv.host.process import started
 from lockedenv.reporter import Reporter
 
@@ -46,8 +47,18 @@ def verify(
             command += ["--manifest", path / MANIFEST]
         if skip:
             command += ["--skip", ",".join(skip)]
+        command += _leave_out_gpus(reporter)
         status = _run(command, reporter)
         return read_verdict(status, document)
+
+
+def _leave_out_gpus(reporter: Reporter) -> list[str]:
+    """The verifier's option for a machine that has nvidia-smi, no driver, and no sign of a GPU."""
+    error = read_gpu_facts().error
+    if error is None or error.trouble is not Trouble.NO_DRIVER:
+        return []
+    reporter.note(f"verified without a GPU, since {error.problem}")
+    return ["--gpu", "off"]
 
 
 def _run(command: list[object], reporter: Reporter) -> int:

@@ -9,8 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Iterable
 
-from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.inventory import compare_quick, read_inventory
 from lockedenv.prefix.place import Prefix

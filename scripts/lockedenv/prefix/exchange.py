@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping
 
 from lockedenv.errors import Stop
-from lockedenv.host.process import end_orphans, holding
+from lockedenv.host.locking import holding
+from lockedenv.host.orphans import end_orphans
 from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.mark import (
     Level,

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lockedenv.errors import Stop
-from lockedenv.host.process import ask, clean
+from lockedenv.host.process import ask
 from lockedenv.prefix.records import hashes
+from lockedenv.spec.variables import clean
 
 QUESTION = Path(__file__).with_name("describe_python.py")
 # Not the standard library, or never imported by a program: packages of others, tests, what extensions are linked with.

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator, NamedTuple
 
 from lockedenv.errors import Stop
-from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
 from lockedenv.prefix.records import CONSTRAINTS, Dist, Installed, decode_hash, hashes, read_prefix
 from lockedenv.spec.environment import MARK, Environment

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from lockedenv.errors import Stop
-from lockedenv.host.machine import read_json, write_atomically
-from lockedenv.host.process import end_orphans, holding
+from lockedenv.host.files import read_json, write_atomically
+from lockedenv.host.locking import holding
+from lockedenv.host.orphans import end_orphans
 from lockedenv.prefix.records import CONSTRAINTS, added, file_sha256, own_files, read_prefix
 from lockedenv.redaction import redact
 from lockedenv.spec.environment import MARK, Environment

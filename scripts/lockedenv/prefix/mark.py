@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from lockedenv.errors import Stop
-from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.spec.environment import MARK
 
 LIMIT = 4_000_000  # bytes; a mark has a few thousand

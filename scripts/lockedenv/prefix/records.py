@@ -18,7 +18,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Dict, FrozenSet, Iterable, List, Optional
 
-from lockedenv.host.machine import read_json
+from lockedenv.host.files import read_json
 from lockedenv.spec import environment
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.locks import canonical

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from lockedenv.errors import Stop
-from lockedenv.host.machine import read_json
+from lockedenv.host.files import read_json
 from lockedenv.prefix.activation import activate_text, guard_text
 from lockedenv.prefix.inventory import (
     INVENTORY,

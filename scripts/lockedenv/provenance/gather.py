@@ -14,7 +14,8 @@ from typing import Any, Mapping, Sequence
 from lockedenv import ROOT
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.limits import cpu_limit, read_memory
-from lockedenv.host.process import ask, git
+from lockedenv.host.process import ask
+from lockedenv.host.repository import git
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.records import Installed, file_sha256

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from lockedenv import ROOT
 from lockedenv.errors import Stop, UsageError
-from lockedenv.host.machine import read_json, version_tuple
+from lockedenv.host.files import read_json
+from lockedenv.host.versions import version_tuple
 from lockedenv.spec import locks
 from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
 from lockedenv.spec.specification import SPEC, specification_digest

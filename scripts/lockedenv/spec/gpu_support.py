@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lockedenv.host.machine import version_tuple
+from lockedenv.host.versions import version_tuple
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import List
 
-from lockedenv.host.machine import read_json
+from lockedenv.host.files import read_json
 from lockedenv.prefix.records import INSTALLED, Installed, file_sha256, info_name
 from lockedenv.redaction import redact
 from lockedenv.spec.locks import CondaPackage, PipPackage, canonical

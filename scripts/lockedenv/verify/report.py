@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Dict, List
 
 from lockedenv import ROOT
-from lockedenv.host.machine import default_cache
+from lockedenv.host.places import default_cache
 from lockedenv.output import Progress
 from lockedenv.redaction import redact
 from lockedenv.verify.checks import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict

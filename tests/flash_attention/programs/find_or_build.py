@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flash_stand_ins import TORCH, Listener
 from lockedenv import ROOT
-from lockedenv.host.process import holding
+from lockedenv.host.locking import holding
 from lockedenv.install.flash_attention import sources, toolchain
 from lockedenv.install.flash_attention.sources import BuiltFromSource, CachedWheel, Wanted
 from lockedenv.install.request import FlashRequest, Installation

@@ -13,9 +13,10 @@ from typing import Callable, TextIO
 
 from lockedenv.backends.cache import remove
 from lockedenv.errors import Stop
-from lockedenv.host.process import clean, run
+from lockedenv.host.process import run
 from lockedenv.install.flash_attention.toolchain import GET_GCC, Toolchain, how_to_get_nvcc
 from lockedenv.reporter import Reporter
+from lockedenv.spec.variables import clean
 
 # flash-attn 2.8.3's source has 7,533 files with 93 MB.
 UNPACKED_FILES = 100_000

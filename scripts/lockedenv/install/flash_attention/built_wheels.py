@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lockedenv.backends.file_names import is_plain_name
 from lockedenv.errors import Stop
-from lockedenv.host.machine import read_json, write_atomically
+from lockedenv.host.files import read_json, write_atomically
 from lockedenv.host.places import home
 from lockedenv.host.versions import version_tuple
 from lockedenv.install.flash_attention.target import Torch

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from lockedenv.host.machine import read_json, write_atomically
+from lockedenv.host.files import read_json, write_atomically
 from lockedenv.prefix.records import Dist, file_sha256, read_prefix
 
 RECORD_FILE = "maximalcai-flash-attn"

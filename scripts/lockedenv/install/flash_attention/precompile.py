@@ -20,7 +20,6 @@ from lockedenv import ROOT
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.places import default_cache
-from lockedenv.host.process import clean
 from lockedenv.install.request import Installation
 from lockedenv.reporter import Reporter
 from lockedenv.spec.flash_attention_kernels import (
@@ -31,6 +30,7 @@ from lockedenv.spec.flash_attention_kernels import (
     cache_variables,
 )
 from lockedenv.spec.gpu_target import GpuTarget, parse_target, target_variables
+from lockedenv.spec.variables import clean
 
 # FlashAttention's own cache asks for the same: cache_utils.py, _compute_source_fingerprint.
 COMPILER_WHEELS = ("flash-attn-4", "nvidia-cutlass-dsl", "apache-tvm-ffi", "quack-kernels", "torch")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Callable
 
 from lockedenv import ROOT
-from lockedenv.host.machine import read_json
-from lockedenv.host.process import ask, clean
+from lockedenv.host.files import read_json
+from lockedenv.host.process import ask
+from lockedenv.spec.variables import clean
 
 _IMPORT = """
 import torch, flash_attn, flash_attn_2_cuda

@@ -11,10 +11,11 @@ from typing import Sequence
 
 from lockedenv.backends import uv_program
 from lockedenv.errors import Stop
+from lockedenv.host.files import read_json, write_atomically
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.limits import cpu_limit
-from lockedenv.host.machine import read_json, write_atomically
-from lockedenv.host.process import holding, run
+from lockedenv.host.locking import holding
+from lockedenv.host.process import run
 from lockedenv.install.flash_attention.installed import (
     InstalledWheel,
     Origin,

@@ -14,7 +14,7 @@ from lockedenv.backends.cache import find_by_hash
 from lockedenv.backends.download import Item, fetch
 from lockedenv.backends.file_names import last_part
 from lockedenv.errors import Stop
-from lockedenv.host.process import end_orphans
+from lockedenv.host.orphans import end_orphans
 from lockedenv.host.versions import version_tuple
 from lockedenv.install.flash_attention import toolchain
 from lockedenv.install.flash_attention.build import BuildJob, build_wheel, unpack_source

@@ -12,9 +12,10 @@ from typing import Sequence
 
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
-from lockedenv.host.process import ask, clean
+from lockedenv.host.process import ask
 from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.variables import clean
 
 GLIBC = platform.libc_ver()[1]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from lockedenv.errors import Stop, disk_text
-from lockedenv.host.machine import write_atomically
+from lockedenv.host.files import write_atomically
 from lockedenv.provenance.manifest import Manifest
 from lockedenv.provenance.ranks import bandwidth, certify, collectives, words
 from lockedenv.provenance.ranks.certify import Certifier

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable
 
-from lockedenv.host.machine import GIB, Gpu
+from lockedenv.host.disks import GIB
+from lockedenv.host.gpus import Gpu
 from lockedenv.prefix.records import Installed
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.locks import CondaPackage, PipPackage

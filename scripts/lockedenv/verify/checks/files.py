@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import List, Optional
 
-from lockedenv.host.machine import read_json, size_text
+from lockedenv.host.disks import size_text
+from lockedenv.host.files import read_json
 from lockedenv.prefix.records import INSTALLED, hashes, recorded_files, unrecorded
 from lockedenv.spec.environment import MARK
 from lockedenv.verify.checks import (

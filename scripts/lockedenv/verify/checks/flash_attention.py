@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Callable
 
-from lockedenv.host.machine import GIB
+from lockedenv.host.disks import GIB
 from lockedenv.spec.flash_attention_kernels import (
     CACHE_ENABLED_VARIABLE,
     CACHE_FOLDER_VARIABLE,

@@ -7,11 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import List
 
-from lockedenv.host.machine import read_json
-from lockedenv.host.process import ask, clean
+from lockedenv.host.files import read_json
+from lockedenv.host.process import ask
 from lockedenv.prefix.lifecycle import edited, moved_from
 from lockedenv.prefix.records import CONSTRAINTS, INSTALLED, file_sha256
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.variables import clean
 from lockedenv.verify.checks import (
     Context,
     Result,

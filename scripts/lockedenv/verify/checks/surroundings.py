@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
-from lockedenv.host.machine import version_tuple
+from lockedenv.host.versions import version_tuple
 from lockedenv.prefix.records import site_folders
 from lockedenv.spec.vulnerabilities import find_vulnerabilities
 from lockedenv.verify.checks import Context, Result, check, failed, passed, verdict, warned
