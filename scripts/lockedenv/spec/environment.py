@@ -117,12 +117,13 @@ class Environment:
         """Whether environment.yml, or what goes with it, was edited after its locks were written.
 
         False for locks that do not say what they are of, and where the locks were copied
-        without environment.yml. Raises LockError and OSError.
+        without environment.yml. Raises LockError.
         """
         locked = locks.read_seal(self.folder / CONDA_LOCK).specification
-        if not locked or not (self.folder / SPEC).exists():
+        try:
+            return locked != "" and locked != specification_digest(self.folder)
+        except FileNotFoundError:
             return False
-        return locked != specification_digest(self.folder)
 
     @property
     def python(self) -> str:
