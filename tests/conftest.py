@@ -318,7 +318,7 @@ def import_the_stack(prefix: Path) -> None:
 
     It is kept in the user's cache. Python takes what fits the sources' sizes and times, and makes what is missing.
     """
-    of = environment.of(prefix)
+    of = environment.find_by_prefix(prefix)
     kept = (
         default_cache()
         / f"tests-bytecode/{of.name}-{file_sha256(of.folder / 'requirements.txt')[:12]}.tar"

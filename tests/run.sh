@@ -14,14 +14,14 @@ import os, shutil, sys
 from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.cli.output import Steps
-from lockedenv.spec.environment import Environment, ours
+from lockedenv.spec.environment import Environment, list_environments
 from lockedenv.spec.cuda import COMMON_GCC
 from lockedenv.backends.index import pip_command
 from lockedenv.backends.uv_program import PLATFORM, bring_uv, uv_environment
 from lockedenv.host.machine import default_cache
 from lockedenv.host.process import ask, run
 sys.tracebacklimit = 0  # an error is one message
-cache, versions = default_cache(), [env.python for env in ours()]
+cache, versions = default_cache(), [env.python for env in list_environments()]
 # pyenv keeps its Pythons beside each other, and shows one of them.
 pyenv = Path(os.path.realpath(shutil.which("pyenv") or "/")).parent.parent
 folders = {Path(sys.base_prefix).parent, pyenv / "versions", Path.home() / ".pyenv/versions"}

@@ -20,25 +20,25 @@ def test_an_environment_by_name_and_by_path(
 ) -> None:
     assert (
         environment.find("default").folder == ROOT
-        and environment.find("current").given == "current"
+        and environment.find("current").argument == "current"
     )
-    assert environment.find(str(ROOT / "environments/current")).given == "current"
+    assert environment.find(str(ROOT / "environments/current")).argument == "current"
     with pytest.raises(
         Stop,
         match="--environment curent: there are default and current, and any folder with an environment.yml",
     ):
         environment.find("curent")
     (tmp_path / "environment.yml").write_text("")
-    assert environment.find(str(tmp_path)).given == str(tmp_path)
-    assert environment.of(tmp_path).folder == ROOT, "no mark says another"
+    assert environment.find(str(tmp_path)).argument == str(tmp_path)
+    assert environment.find_by_prefix(tmp_path).folder == ROOT, "no mark says another"
     (tmp_path / environment.MARK).write_text(json.dumps({"environment": "current"}))
-    assert environment.of(tmp_path).name == "current"
+    assert environment.find_by_prefix(tmp_path).name == "current"
     (tmp_path / environment.MARK).write_text(json.dumps({"environment": str(tmp_path / "gone")}))
     with pytest.raises(
         Stop,
         match="gone, which is gone: bring its folder back, or rebuild the prefix with --environment NAME",
     ):
-        environment.of(tmp_path)
+        environment.find_by_prefix(tmp_path)
 
 
 def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(tmp_path: Path) -> None:

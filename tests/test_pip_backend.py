@@ -42,7 +42,7 @@ def prefix(request: pytest.FixtureRequest) -> Path:
 
 
 def test_one_command_ends_in_a_verified_environment(prefix: Path) -> None:
-    said, of = (prefix / "said.txt").read_text(), environment.of(prefix)
+    said, of = (prefix / "said.txt").read_text(), environment.find_by_prefix(prefix)
     assert [f"[{n}/6]" in said for n in range(1, 7)] == [True] * 6
     assert "backend      pip: as asked" in said
     assert f"environment  {of.name}: {prefix}\n" in said
@@ -336,7 +336,7 @@ def test_the_whole_verifier_on_the_real_environment(prefix: Path, tmp_path: Path
     assert not [name for name, verdict in verdicts.items() if verdict == "fail"]
     ran = "files imports torch-build torch torch-compile sdpa bitsandbytes transformers qlora accelerate datasets tokenizers hub"
     assert [verdicts[name] for name in ran.split()] == ["pass"] * len(ran.split()), done.stdout
-    current = environment.of(prefix).name == "current"
+    current = environment.find_by_prefix(prefix).name == "current"
     assert (
         verdicts["trainer-resume"] == ("pass" if current else "warn")
         and verdicts["statistics"] == "pass"
@@ -372,7 +372,7 @@ def test_the_checks_logic_on_the_cpu(prefix: Path) -> None:
     ]
     options += (
         []
-        if environment.of(prefix).name == "default"
+        if environment.find_by_prefix(prefix).name == "default"
         else [
             "-k",
             "documents or fork or bit_for_bit or see_ or flash_attention_4 or triton or system_cuda",
@@ -393,7 +393,7 @@ def test_the_checks_logic_on_the_cpu(prefix: Path) -> None:
 def test_what_people_install_leaves_what_is_locked_or_stops(prefix: Path, tmp_path: Path) -> None:
     """`pip install trl` took transformers and torch away in silence."""
     env = copy_environment(prefix, tmp_path / "my env", links=True)
-    of, python = environment.of(env), env / "bin/python"
+    of, python = environment.find_by_prefix(env), env / "bin/python"
     write_guard(Prefix(env), of.wheels("pip"))  # in its own place
     write_activate(env, "pip")
     before = sorted(path.name for path in env.glob("lib/python*/site-packages/*.dist-info"))

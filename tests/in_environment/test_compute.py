@@ -11,7 +11,7 @@ import torch
 from lockedenv.spec import environment
 from lockedenv.verify.checks import compute
 
-CUDA = environment.of(Path(sys.prefix)).cuda("pip")
+CUDA = environment.find_by_prefix(Path(sys.prefix)).cuda("pip")
 
 
 def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.MonkeyPatch) -> None:

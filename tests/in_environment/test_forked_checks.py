@@ -57,7 +57,7 @@ def test_a_forked_check_computes_with_all_threads_and_trains(tmp_path: Path) -> 
             result = child.run_child(find_check(name), python, "cpu", environ, fork_and_note)
             verdicts[name] = str(result.verdict)
     resume = "warn"
-    if environment.of(Path(sys.prefix)).name == "current":
+    if environment.find_by_prefix(Path(sys.prefix)).name == "current":
         resume = "pass"
     assert verdicts.pop("trainer-resume") == resume
     assert set(verdicts.values()) == {"pass"}, verdicts

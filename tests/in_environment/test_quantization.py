@@ -11,7 +11,7 @@ import torch
 from lockedenv.spec import environment
 from lockedenv.verify.checks import quantization
 
-CUDA = environment.of(Path(sys.prefix)).cuda("pip")
+CUDA = environment.find_by_prefix(Path(sys.prefix)).cuda("pip")
 
 
 def test_bitsandbytes_check_names_the_wrong_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_the_session_documents_way_to_resume_a_trainer_works(
 ) -> None:
     import transformers.trainer
 
-    if environment.of(Path(sys.prefix)).name == "current":
+    if environment.find_by_prefix(Path(sys.prefix)).name == "current":
         assert training.trainer_resume("cpu").verdict == "pass", "there is nothing to get round"
         return
     assert training.trainer_resume("cpu").verdict == "warn"

@@ -129,7 +129,7 @@ def test_a_gpu_too_old_for_current_is_refused_there(name: str, capability: str) 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.0", "8.6", "8.9", "9.0"])
 def test_what_torch_has_kernels_for_is_not_refused(capability: str) -> None:
-    for wanted in environment.ours():
+    for wanted in environment.list_environments():
         facts = facts_of(gpus=[gpu_of("a GPU", capability)])
         assert make_plan(request_of(environment=wanted), facts).problems == []
 

@@ -13,7 +13,7 @@ from lockedenv.cli import lock
 from lockedenv.errors import Stop
 from lockedenv.lock import audit
 from lockedenv.spec import vulnerabilities
-from lockedenv.spec.environment import ours
+from lockedenv.spec.environment import list_environments
 from lockedenv.spec.vulnerabilities import find_vulnerabilities, read_entries
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -35,7 +35,7 @@ def test_the_repositorys_list_is_complete_and_in_order() -> None:
 
 
 def test_the_current_environment_has_no_known_vulnerability() -> None:
-    [current] = [env for env in ours() if env.name == "current"]
+    [current] = [env for env in list_environments() if env.name == "current"]
     versions = {pin.name: pin.version for pin in current.wheels("pip")}
     assert find_vulnerabilities(versions.get) == []
 

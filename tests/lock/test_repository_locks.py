@@ -24,7 +24,7 @@ FLOORS = (
     "torch>=2.1.0 transformers>=4.35.0 accelerate>=0.24.0 bitsandbytes>=0.41.0 peft>=0.6.0 hf-transfer>=0.1.0 numpy>=1.24.0 "
     "scipy>=1.11.0 datasets>=2.14.0 tqdm>=4.66.0 flash-attn>=2.3.0 statsmodels>=0.14.0 pytest>=7.4.0"
 ).split()
-OURS = environment.ours()
+OURS = environment.list_environments()
 
 
 # Each property gives what is wrong in a repository's root: a list, empty for a sound lock.

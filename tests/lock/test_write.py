@@ -11,7 +11,7 @@ from conftest import ROOT
 from lockedenv.lock import readme, write
 from lockedenv.lock.write import conda_lock_text, requirements_text, write_locks
 from lockedenv.spec import locks
-from lockedenv.spec.environment import PIP, ours
+from lockedenv.spec.environment import PIP, list_environments
 from lockedenv.spec.locks import PipPackage, read_seal
 
 LOCK = ROOT / "conda-lock.yml"
@@ -94,7 +94,7 @@ def test_the_table_of_the_readme_is_written_between_its_marks(
     monkeypatch.setattr(readme, "README", copy)
     readme.write_table("| new |\n")
     assert readme.current_table() == "| new |\n"
-    readme.write_table(readme.version_table(ours()))
+    readme.write_table(readme.version_table(list_environments()))
     assert copy.read_text() == text
     copy.write_text("no marks\n")
     with pytest.raises(readme.Stop, match="the marks around the table of versions are gone"):

@@ -15,7 +15,7 @@ from lockedenv.provenance.certificate.judge import compare_certificates
 from lockedenv.provenance.certificate.task import STEPS, TASK
 from lockedenv.provenance.certificate.words import describe_judgement
 from lockedenv.provenance.documents import DocumentError, read_document
-from lockedenv.spec.environment import Environment, ours
+from lockedenv.spec.environment import Environment, list_environments
 from sample_documents import RELEASED, make_manifest, write_manifest
 from test_documents import refused
 
@@ -32,7 +32,7 @@ def document() -> "dict[str, Any]":
 
 def test_the_released_environments_have_certificates_of_their_locks() -> None:
     assert [path.name for path in OURS] == ["current-cpu.json", "default-cpu.json"]
-    for path, wanted in zip(OURS, sorted(ours(), key=lambda env: env.name)):
+    for path, wanted in zip(OURS, sorted(list_environments(), key=lambda env: env.name)):
         jsonschema.validate(json.loads(path.read_text()), SCHEMA)
         made = certificate_from(str(path), read_document(path))
         assert made.environment == wanted.name

@@ -46,7 +46,7 @@ def constants(path: Path) -> Iterator[str]:
 
 def test_no_module_knows_a_version_by_heart(tmp_path: Path) -> None:
     known = set()
-    for env in environment.ours():
+    for env in environment.list_environments():
         known.update(version for version in versions(env) if version)
         assert {env.torch("pip"), env.cuda("pip"), env.cudnn("conda"), env.python} <= known
     alternatives = "|".join(re.escape(version) for version in sorted(known, key=len, reverse=True))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from lock_damage import copy_locks, replaced
-from lockedenv.spec.environment import Environment, ours
+from lockedenv.spec.environment import Environment, list_environments
 from lockedenv.spec.specification import meaningful_lines, specification_digest, strip_comment
 
 
-@pytest.mark.parametrize("env", ours(), ids=lambda env: env.name)
+@pytest.mark.parametrize("env", list_environments(), ids=lambda env: env.name)
 def test_the_repositorys_locks_are_of_their_specifications(env: Environment) -> None:
     assert env.edited_since_locked() is False
 

@@ -210,7 +210,7 @@ def refuse_incomplete(job: Job, backend: str) -> None:
         where = redact(job.sources.address)
     option = ""
     if job.environment.name != "default":
-        option = f" --environment {job.environment.given}"
+        option = f" --environment {job.environment.argument}"
     raise Stop(
         f"{where} lacks {len(lacking)} of the {len(needed)} files of the environment "
         f"{job.environment.name}, {backend} backend, such as {_package_name(lacking[0])}; collect them "

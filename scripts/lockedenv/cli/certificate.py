@@ -21,7 +21,7 @@ def write_certificate(prefix: Path, gpu_mode: str, target: Path) -> int:
             "no GPU found, and --gpu require was given; rent a pod with a GPU, or leave out "
             "--gpu require"
         )
-    name = environment.of(prefix).name
+    name = environment.find_by_prefix(prefix).name
     print(f"environment {name}, on the {subject.device}: the task runs twice, in two processes")
     certificate = make_certificate(subject.installed, subject.gpus, subject.device)
     write_atomically(target, certificate_text(certificate))

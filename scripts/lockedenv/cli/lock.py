@@ -56,7 +56,7 @@ def read_request(words: list[str]) -> LockRequest:
 def find_environments(request: LockRequest) -> list[Environment]:
     if request.environment:
         return [environment.find(request.environment)]
-    return environment.ours()
+    return environment.list_environments()
 
 
 def check(environments: list[Environment]) -> int:
@@ -64,8 +64,8 @@ def check(environments: list[Environment]) -> int:
     reasons = []
     for env in environments:
         reasons += find_stale(env)
-    if set(environment.ours()) <= set(environments) and not reasons:
-        if readme.current_table() != readme.version_table(environment.ours()):
+    if set(environment.list_environments()) <= set(environments) and not reasons:
+        if readme.current_table() != readme.version_table(environment.list_environments()):
             reasons.append(f"{readme.README}: its table of versions is not that of the locks")
     if not reasons:
         print("the locks are current")
@@ -83,8 +83,8 @@ def lock(environments: list[Environment], update: list[str]) -> int:
         names = [name for name in update if name in asked[env].names]
         if names or not update:
             print(locked_text(lock_environment(env, names)))
-    if set(environments) & set(environment.ours()):
-        readme.write_table(readme.version_table(environment.ours()))
+    if set(environments) & set(environment.list_environments()):
+        readme.write_table(readme.version_table(environment.list_environments()))
     return 0
 
 

@@ -172,7 +172,7 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
 
 def _environment(name: str | None, prefix: Path) -> Environment:
     """The named environment, or the one that the prefix is of. Raises Stop if a lock cannot be read."""
-    found = environment.find(name) if name else environment.of(prefix)
+    found = environment.find(name) if name else environment.find_by_prefix(prefix)
     found.names()  # both locks can be read
     return found
 

@@ -16,7 +16,7 @@ from lockedenv.install.facts import installation_of
 from lockedenv.install.request import Request
 from lockedenv.install.run import FINISH_STEPS, finish, note_created
 from lockedenv.prefix.lifecycle import Prefix
-from lockedenv.spec.environment import named
+from lockedenv.spec.environment import name_in_mark
 
 DESCRIPTION = """\
 Installs the pip layer into a created environment, provides flash-attn, and verifies. Run again, it repairs the pip
@@ -56,7 +56,7 @@ def work(arguments: argparse.Namespace) -> int:
             "made_by": "you",
             "path": str(target.path),
             "state": "installed",
-            "environment": request.environment.given,
+            "environment": request.environment.argument,
         }
         target.write(**{**first, **target.mark(), "backend": backend, "verdicts": {}})
         steps = Steps(FINISH_STEPS, arguments.quiet)
@@ -75,11 +75,11 @@ def backend_of(prefix: Path) -> str:
 
 def refuse_other_environment(request: Request) -> None:
     """Raises Stop for a prefix of another environment, or of another Python than the locked one."""
-    other = named(request.prefix)
+    other = name_in_mark(request.prefix)
     wanted = request.environment
-    if Prefix(request.prefix).mark() and other != wanted.given:
+    if Prefix(request.prefix).mark() and other != wanted.argument:
         raise Stop(
-            f"{request.prefix} is of the environment {other}, not {wanted.given}; choose another "
+            f"{request.prefix} is of the environment {other}, not {wanted.argument}; choose another "
             "--prefix"
         )
     pythons = []

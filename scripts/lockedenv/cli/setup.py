@@ -155,7 +155,7 @@ def say_if_edited(environment: Environment, steps: Steps) -> None:
     if environment.edited_since_locked():
         steps.say(
             f"{environment.folder / SPEC} was edited after it was locked, and the lock is what is installed; "
-            f"lock it anew with: scripts/lock.sh --environment {environment.given}"
+            f"lock it anew with: scripts/lock.sh --environment {environment.argument}"
         )
 
 

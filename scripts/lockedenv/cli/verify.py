@@ -27,7 +27,7 @@ from lockedenv.provenance.documents import DocumentError
 from lockedenv.provenance.gather import make_manifest
 from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
-from lockedenv.spec.environment import GIVEN, MARK
+from lockedenv.spec.environment import ENVIRONMENT_VARIABLE, MARK
 from lockedenv.verify import child
 from lockedenv.verify.checklist import CHECKS
 from lockedenv.verify.checks import (
@@ -49,7 +49,9 @@ FEW = 3  # children whose own imports take no longer than the whole stack's
 def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
     """Reads the prefix, the locks that go with its backend, and the GPUs; what cannot be read is noted, not raised."""
     installed = read_prefix(prefix)
-    context = Context(installed, environment.of(prefix), gpu_mode, environ=dict(os.environ))
+    context = Context(
+        installed, environment.find_by_prefix(prefix), gpu_mode, environ=dict(os.environ)
+    )
     try:
         context.conda_lock = context.environment.conda() if installed.backend == "conda" else []
         context.pip_lock = context.environment.wheels(installed.backend)
@@ -272,7 +274,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     if args.list:
         return list_checks(registry, args.json)
     if args.environment:
-        os.environ[GIVEN] = environment.find(args.environment).given
+        os.environ[ENVIRONMENT_VARIABLE] = environment.find(args.environment).argument
     try:
         if args.compare and (args.certificate or args.manifest or args.report or args.distributed):
             raise ValueError(
@@ -341,7 +343,7 @@ def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
     report.summary(results, seconds, args.strict)
     status = exit_status(results, args.strict)
     if (
-        not (args.only or os.environ.get(GIVEN))
+        not (args.only or os.environ.get(ENVIRONMENT_VARIABLE))
         and args.skip in ("", "flash-attn")
         and args.gpu != "off"
     ):

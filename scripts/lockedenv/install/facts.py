@@ -114,7 +114,7 @@ def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
     return PrefixFacts(
         state=state,
         backend=backend,
-        environment=environment.named(prefix.path),
+        environment=environment.name_in_mark(prefix.path),
         moved_from=lifecycle.moved_from(prefix.path) or "",
         # A verdict holds for what there was to be verified.
         fully_verified=bool(verdict.get("passed")) and verdict.get("added") == added,

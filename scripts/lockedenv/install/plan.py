@@ -143,17 +143,17 @@ def refuse_place(request: Request, prefix: PrefixFacts) -> None:
         raise Stop(f"{request.prefix} is there and was not made by this script; {remedy}")
     if request.force:
         return
-    rebuild = setup_command(request.prefix, request.environment.given, "--force")
+    rebuild = setup_command(request.prefix, request.environment.argument, "--force")
     if prefix.state == MOVED:
         raise Stop(
             f"{request.prefix} was made at {prefix.moved_from}, and its scripts name that place: "
             f"move it back, or rebuild it here with --force: {rebuild}"
         )
     known = prefix.state not in (ABSENT, MAKING)
-    if known and prefix.environment != request.environment.given:
+    if known and prefix.environment != request.environment.argument:
         raise Stop(
             f"{request.prefix} is of the environment {prefix.environment}, not "
-            f"{request.environment.given}; choose another --prefix, or rebuild it with --force: "
+            f"{request.environment.argument}; choose another --prefix, or rebuild it with --force: "
             f"{rebuild}"
         )
 
@@ -243,7 +243,7 @@ def _driver_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
     if old is None:
         return None
     remedy = old.remedy
-    for other in environment.ours():
+    for other in environment.list_environments():
         other_cuda = other.cuda(backend)
         needs = find_cuda(other_cuda).driver
         fits = other_cuda and version_tuple(gpu.driver) >= version_tuple(needs)
@@ -267,7 +267,7 @@ def _kernel_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
     build = gpu_support.build_of(wanted.torch(backend), wanted.cuda(backend))
     assert build is not None
     remedy = "take another pod"
-    for other in environment.ours():
+    for other in environment.list_environments():
         fits = version_tuple(gpu.driver) >= version_tuple(find_cuda(other.cuda(backend)).driver)
         if other != wanted and _runs(other, backend, gpu):
             remedy = f"use --environment {other.name}, which has them"

@@ -99,7 +99,7 @@ def finish(
         write_guard(job.prefix, guarded(job))
         job.prefix.write(
             state=STATE_INSTALLED,
-            environment=job.environment.given,
+            environment=job.environment.argument,
             locks=job.environment.digest(backend),
             verdicts={},
         )
@@ -161,7 +161,7 @@ def complete(job: Installation, uv: Path, listed: Path | None, reporter: Reporte
             provide.install(job, uv, find_gpus(), reporter)
         except Stop as error:
             reporter.warn(str(error))
-            command = post_create_command(job.prefix.path, job.environment.given)
+            command = post_create_command(job.prefix.path, job.environment.argument)
             sentences.append(FLASH_MISSING.format(command))
     missing = None
     if listed and not extras.restore(job, listed, uv, reporter):
@@ -215,7 +215,7 @@ def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter:
         reporter.end(f"verified{exception}: {path}")
     else:
         reason = verdict.problem or "see the checks that failed above; do what the first says"
-        again = post_create_command(path, job.environment.given)
+        again = post_create_command(path, job.environment.argument)
         reporter.warn(f"{path} is not verified: {reason}, and run this again: {again}")
     if job.prefix.ours() and (verdict.passed or lacking):
         reporter.say(enter_text(path))

@@ -26,8 +26,8 @@ def solve(
 ) -> dict[str, Any]:
     """conda-lock's result, each package with its size. Raises Stop.
 
-    With `update`, only those packages may change. `folder` is a temporary one. Where `update` names only packages of the pip layer, the conda
-    layer stays as it is.
+    With `update`, only those packages may change; where it names only packages of the pip layer,
+    the conda layer stays as it is. `folder` is a temporary one.
     """
     sizes = {}
     if update:  # a solver reports only what it would fetch

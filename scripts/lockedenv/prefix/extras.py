@@ -44,7 +44,7 @@ def _locked_names(folder: Path) -> set[str]:
         inventory = None
     if inventory is not None:
         return {package.name for package in inventory.packages}
-    return set(environment.of(folder).names())
+    return set(environment.find_by_prefix(folder).names())
 
 
 def requirement(dist: Dist, folder: Path) -> str:

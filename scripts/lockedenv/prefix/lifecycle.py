@@ -132,7 +132,7 @@ class Prefix:
             backend=backend,
             state=MAKING,
             made=time.time_ns(),
-            environment=environment.given,
+            environment=environment.argument,
         )
         new.path.rename(self.path)
         try:

@@ -357,7 +357,7 @@ def own_files(prefix: Path) -> List[Path]:
 def added(installed: Installed) -> List[str]:
     """What was installed beyond the lock that the prefix was made from, as requirements."""
     names = installed.locked or set(
-        environment.of(installed.prefix).names()
+        environment.find_by_prefix(installed.prefix).names()
     )  # lost: what the lock names now
     lines = [f"# by conda: {r.name}={r.version}" for r in installed.conda if r.name not in names]
     for dist in installed.dists:

@@ -90,7 +90,7 @@ def make_manifest(
         asked_status = pool.submit(is_modified)
         packages = list_packages(installed)
         interpreter = asked_python.result()
-    wanted = environment.of(installed.prefix)
+    wanted = environment.find_by_prefix(installed.prefix)
     vulnerabilities = find_vulnerabilities(installed.version)
     return Manifest(
         schema_version=SCHEMA_VERSION,

@@ -26,7 +26,7 @@ from lockedenv.spec.suggest import did_you_mean
 # In every prefix that a script has worked on: whose it is, its state (prefix/mark.py).
 MARK = "maximalcai.json"
 # --environment of the verifier, for the checks that run in processes of their own.
-GIVEN = "MAXIMALCAI_ENVIRONMENT"
+ENVIRONMENT_VARIABLE = "MAXIMALCAI_ENVIRONMENT"
 CONDA_LOCK = "conda-lock.yml"
 PIP = "locks/pip.txt"
 FLASH = "locks/flash-attn.txt"
@@ -63,9 +63,9 @@ class Environment:
         return "default" if self.folder == ROOT else self.folder.name
 
     @property
-    def given(self) -> str:
+    def argument(self) -> str:
         """What names it for --environment and in a mark: the name of one of ours, else the path."""
-        return self.name if self in ours() else str(self.folder)
+        return self.name if self in list_environments() else str(self.folder)
 
     def conda(self) -> list[CondaPackage]:
         return locks.read_conda_lock(self.folder / CONDA_LOCK).packages
@@ -179,7 +179,7 @@ class Environment:
         return any(p.name == "libblas" and "mkl" in p.build for p in self.conda())
 
 
-def ours() -> list[Environment]:
+def list_environments() -> list[Environment]:
     """The repository's own: the default one, and those in environments/."""
     folders = sorted(path.parent for path in ROOT.glob(f"environments/*/{SPEC}"))
     return [Environment(folder) for folder in (ROOT, *folders)]
@@ -187,12 +187,12 @@ def ours() -> list[Environment]:
 
 def find(text: str) -> Environment:
     """The environment that --environment names: one of ours, or a folder. Raises Stop."""
-    for environment in ours():
+    for environment in list_environments():
         if text == environment.name:
             return environment
     folder = Path(os.path.realpath(os.path.expanduser(text)))
     if not (folder / SPEC).is_file():
-        names = [environment.name for environment in ours()]
+        names = [environment.name for environment in list_environments()]
         raise UsageError(
             f"--environment {text}: there are {' and '.join(names)}, and any folder with an "
             f"{SPEC}; this is none of them{did_you_mean(text, names)}"
@@ -200,7 +200,7 @@ def find(text: str) -> Environment:
     return Environment(folder)
 
 
-def named(prefix: Path) -> str:
+def name_in_mark(prefix: Path) -> str:
     """The environment that a prefix is of, as its mark says; the default one if it says nothing.
 
     The text is what --environment takes.
@@ -208,12 +208,12 @@ def named(prefix: Path) -> str:
     return str(read_json(prefix / MARK).get("environment") or "default")
 
 
-def of(prefix: Path) -> Environment:
+def find_by_prefix(prefix: Path) -> Environment:
     """The environment that a prefix is of. Raises Stop.
 
     The verifier may have been told to compare it with another one; then that one.
     """
-    text = os.environ.get(GIVEN) or named(prefix)
+    text = os.environ.get(ENVIRONMENT_VARIABLE) or name_in_mark(prefix)
     try:
         return find(text)
     except Stop:

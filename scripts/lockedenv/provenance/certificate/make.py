@@ -116,7 +116,7 @@ def make_certificate(
     return Certificate(
         task=Task(TASK, steps),
         made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        environment=environment.of(installed.prefix).name,
+        environment=environment.find_by_prefix(installed.prefix).name,
         backend=installed.backend,
         fingerprint=fingerprint_of(list_packages(installed), machine_python(installed)),
         device=device,

@@ -60,7 +60,7 @@ SUM_BOUND = 1e-5
     child=True,
 )
 def imports(device: str) -> Result:
-    locked = environment.of(Path(sys.prefix)).names()
+    locked = environment.find_by_prefix(Path(sys.prefix)).names()
     imported = []
     wrong = []
     for module in MODULES:
@@ -92,7 +92,7 @@ def torch_build(device: str) -> Result:
     if Path(sys.prefix, "conda-meta").is_dir():
         backend = "conda"
     built = torch.version.cuda or ""
-    locked = environment.of(Path(sys.prefix)).cuda(backend)
+    locked = environment.find_by_prefix(Path(sys.prefix)).cuda(backend)
     name = f"torch {torch.__version__}"
     if built != locked:
         return failed(f"{name} is built for CUDA {built or 'none'}, not {locked or 'none'}", REMAKE)
