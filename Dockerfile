@@ -34,9 +34,20 @@ ARG ENVIRONMENT
 ARG BACKEND=conda
 ARG ARCH=90
 ARG FLASH_ATTN=auto
-# The set-up imports the verifier, with which it ends: these are the files that it runs, and no other.
+# The files that the set-up runs, which ends with the verifier. Locking is not among them: a change of
+# scripts/lockedenv/lock makes no new layer of gigabytes.
 COPY --chown=1000:1000 scripts/setup_runpod_environment.sh scripts/verify_environment.py scripts/
-COPY --chown=1000:1000 scripts/lockedenv scripts/lockedenv
+COPY --chown=1000:1000 scripts/lockedenv/*.py scripts/lockedenv/
+COPY --chown=1000:1000 scripts/lockedenv/backends scripts/lockedenv/backends
+COPY --chown=1000:1000 scripts/lockedenv/cli scripts/lockedenv/cli
+COPY --chown=1000:1000 scripts/lockedenv/host scripts/lockedenv/host
+COPY --chown=1000:1000 scripts/lockedenv/install scripts/lockedenv/install
+COPY --chown=1000:1000 scripts/lockedenv/pod scripts/lockedenv/pod
+COPY --chown=1000:1000 scripts/lockedenv/prefix scripts/lockedenv/prefix
+COPY --chown=1000:1000 scripts/lockedenv/provenance scripts/lockedenv/provenance
+COPY --chown=1000:1000 scripts/lockedenv/schemas scripts/lockedenv/schemas
+COPY --chown=1000:1000 scripts/lockedenv/spec scripts/lockedenv/spec
+COPY --chown=1000:1000 scripts/lockedenv/verify scripts/lockedenv/verify
 USER 1000
 RUN --mount=type=cache,target=/var/cache/maximalcai,uid=1000,gid=1000 \
     HOME=/var/cache/maximalcai scripts/setup_runpod_environment.sh --cache /var/cache/maximalcai \

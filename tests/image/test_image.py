@@ -213,7 +213,7 @@ def test_the_gigabytes_are_one_layer_which_other_files_do_not_change(
     for name in (
         "README.md",
         "scripts/lock.sh",
-        "scripts/lockedenv/lock/relock.py",
+        "scripts/lockedenv/lock/locking.py",
         "environments/current/requirements.txt",
     ):
         with (engine.project / name).open("a") as file:
