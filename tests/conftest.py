@@ -30,12 +30,18 @@ from lockedenv.host.locking import holding  # noqa: E402
 from lockedenv.host.machine import memory_limit  # noqa: E402
 from lockedenv.host.places import default_cache  # noqa: E402
 from lockedenv.lock.write import conda_lock_text  # noqa: E402
+from lockedenv.prefix.inventory import (  # noqa: E402
+    INVENTORY,
+    locked_packages,
+    take_inventory,
+    write_inventory,
+)
 from lockedenv.prefix.lifecycle import guard, write_activate  # noqa: E402
 from lockedenv.prefix.records import file_sha256  # noqa: E402
 from lockedenv.spec import environment, locks  # noqa: E402
 from lockedenv.spec.environment import Environment  # noqa: E402
 from lockedenv.spec.programs import MICROMAMBA  # noqa: E402
-from lockedenv.verify.child import STACK  # noqa: E402
+from lockedenv.verify.forks import STACK  # noqa: E402
 
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
 MICROMAMBA_PIN = "scripts/lockedenv/spec/micromamba.json"
@@ -410,6 +416,9 @@ def broken(conda_environment: CondaEnvironment, folder: Path) -> CondaEnvironmen
     """A copy of the conda environment and its project, to break."""
     copy_environment(conda_environment.prefix, folder / "env")
     shutil.copytree(conda_environment.project, folder / "project")
+    if not (folder / "env" / INVENTORY).exists():
+        packages = locked_packages(Environment(folder / "project"), "conda")
+        write_inventory(folder / "env", take_inventory(folder / "env", packages))
     return CondaEnvironment(folder / "project", folder / "env", conda_environment.cache, "")
 
 

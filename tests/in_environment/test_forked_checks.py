@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from lockedenv.host.launchers import child_environment
 from lockedenv.spec import environment
-from lockedenv.verify import child
+from lockedenv.verify import forks
 from lockedenv.verify.checklist import find_check
+from lockedenv.verify.runner import Children
 
 IMPORTING = Path(__file__).parent / "programs/import_as_with_a_gpu.py"
 # Where the compiler is told to use vector instructions, it fails.
@@ -28,7 +28,7 @@ def test_importing_the_stack_before_a_fork_asks_nothing_of_a_gpu_and_starts_noth
     """As if there were a GPU: whatever asks for it ends the program."""
     environ = child_environment(Path(sys.prefix), "cuda", dict(os.environ))
     environ["TORCH_WARM_POOL"] = "0"
-    command = [sys.executable, str(IMPORTING), *child.STACK]
+    command = [sys.executable, str(IMPORTING), *forks.STACK]
     done = subprocess.run(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -45,21 +45,15 @@ def test_a_forked_check_computes_with_all_threads_and_trains(tmp_path: Path) -> 
     python = Path(sys.executable)
     path = f"{tmp_path}:{os.environ['PATH']}"
     environ = child_environment(Path(sys.prefix), "cpu", {**os.environ, "PATH": path})
-    forked: list[int] = []
     verdicts = {}
-    with child.forking(python, "cpu", environ) as fork:
-
-        def fork_and_note(*about: Any) -> int:
-            forked.append(fork(*about))
-            return forked[-1]
-
+    with forks.fork_server(python, "cpu", "", environ) as server:
+        children = Children(python, "cpu", environ, "", server)
         for name in ("torch-compile", "torch", "sdpa", "trainer-resume", "imports", "statistics"):
-            result = child.run_child(find_check(name), python, "cpu", environ, fork_and_note)
-            verdicts[name] = str(result.verdict)
+            verdicts[name] = str(children.run(find_check(name)).verdict)
+        assert server.usable, "each was a fork"
     resume = "warn"
     if environment.find_by_prefix(Path(sys.prefix)).name == "current":
         resume = "pass"
     assert verdicts.pop("trainer-resume") == resume
     assert set(verdicts.values()) == {"pass"}, verdicts
-    assert all(forked) and len(set(forked)) == 6, "each was a fork"
     assert log.exists()

@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lockedenv.verify import child
+from lockedenv.verify import child, runner
 from lockedenv.verify.checklist import CHECKS, find_check
 from lockedenv.verify.checks import Check, Result, failed, passed, skipped, warned
 
 
 def test_results_of_several_gpus_are_one() -> None:
     good = [passed("loss 1.0", loss=1.0), passed("loss 1.1", loss=1.1)]
-    assert child.merged(good[:1]) == good[0]
-    both = child.merged(good)
+    assert child.merge(good[:1]) == good[0]
+    both = child.merge(good)
     assert both.summary == "on each of 2 GPUs; GPU 0: loss 1.0"
     assert both.measured == {"GPU 0 loss": 1.0, "GPU 1 loss": 1.1}
-    bad = child.merged([*good, failed("loss 9.0", "take another pod", ["a detail"], loss=9.0)])
+    bad = child.merge([*good, failed("loss 9.0", "take another pod", ["a detail"], loss=9.0)])
     assert (bad.verdict, bad.summary, bad.remedy, bad.details) == (
         "fail",
         "GPU 2: loss 9.0",
         "take another pod",
         ["a detail"],
     )
-    assert child.merged([good[0], warned("hm", "look")]).summary == "GPU 1: hm"
-    assert child.merged([good[0], skipped("no g++")]).verdict == "skip"
+    assert child.merge([good[0], warned("hm", "look")]).summary == "GPU 1: hm"
+    assert child.merge([good[0], skipped("no g++")]).verdict == "skip"
 
 
 class Torch(types.ModuleType):
@@ -61,13 +61,11 @@ def test_a_check_runs_on_each_gpu_in_a_folder_of_its_own(
 
     check = Check("work", "it works", work, remedy="another pod", child=True, each_gpu=True)
     fault = False
-    assert child.outcome(check, "cuda").summary == "on each of 3 GPUs; GPU 0: on cuda" and seen == [
-        0,
-        1,
-        2,
-    ]
+    assert child.run_here(
+        check, "cuda"
+    ).summary == "on each of 3 GPUs; GPU 0: on cuda" and seen == [0, 1, 2]
     fault = True
-    result = child.outcome(check, "cuda")
+    result = child.run_here(check, "cuda")
     assert (result.verdict, result.summary) == (
         "fail",
         "GPU 1: RuntimeError: illegal memory access",
@@ -75,10 +73,10 @@ def test_a_check_runs_on_each_gpu_in_a_folder_of_its_own(
     monkeypatch.chdir(tmp_path)
     fault = False
     assert (
-        child.outcome(check, "cpu").summary == "on cpu" and Path("model").exists()
+        child.run_here(check, "cpu").summary == "on cpu" and Path("model").exists()
     ), "once, where it was started"
     monkeypatch.setitem(sys.modules, "torch", Torch(0))
-    none = child.outcome(check, "cuda")
+    none = child.run_here(check, "cuda")
     assert (none.verdict, none.summary) == ("fail", "torch finds no GPU")
 
 
@@ -99,11 +97,13 @@ def test_which_checks_run_on_each_gpu() -> None:
 
 def test_the_time_limit_is_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     check = Check("work", "it works", passed, timeout=1, child=True, each_gpu=True)
-    monkeypatch.setattr(child, "gpu_nodes", lambda: [Path("/dev/nvidia0"), Path("/dev/nvidia1")])
+    monkeypatch.setattr(
+        runner, "find_gpu_nodes", lambda: [Path("/dev/nvidia0"), Path("/dev/nvidia1")]
+    )
     slow = Path("/bin/sh")
 
     def limit(check: Check, device: str) -> str:
-        return child.run_child(check, slow, device, {}).summary
+        return runner.Children(slow, device, {}).run(check).summary
 
     monkeypatch.setattr(child, "started", lambda command, **options: hanging())
     assert (
@@ -116,11 +116,13 @@ def test_the_time_of_compiling_is_beside_that_of_computing(monkeypatch: pytest.M
     """What is compiled at first use is compiled once, whatever the number of GPUs."""
     check = Check("work", "it works", passed, child=True, each_gpu=True, timeout=1)
     compiling = replace(check, compile_timeout=30)
-    monkeypatch.setattr(child, "gpu_nodes", lambda: [Path("/dev/nvidia0"), Path("/dev/nvidia1")])
+    monkeypatch.setattr(
+        runner, "find_gpu_nodes", lambda: [Path("/dev/nvidia0"), Path("/dev/nvidia1")]
+    )
     monkeypatch.setattr(child, "started", lambda command, **options: hanging())
     limits = []
     for one in (check, compiling):
-        result = child.run_child(one, Path("/bin/sh"), "cuda", {})
+        result = runner.Children(Path("/bin/sh"), "cuda", {}).run(one)
         limits.append(result.summary)
     assert limits == ["no answer within 2 s; stopped", "no answer within 32 s; stopped"]
     flash_attention = find_check("flash-attn")

@@ -1,193 +1,44 @@
-"""The verifier's command line: what to check, in which order, and what to write."""
+"""verify_environment.py: which mode is asked for, which checks, and what is written."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
 import tempfile
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 from lockedenv.cli.certificate import write_certificate
 from lockedenv.cli.compare import compare_documents
 from lockedenv.cli.distributed import check_ranks
 from lockedenv.cli.script import ShowVersion, run_script
-from lockedenv.errors import Stop
-from lockedenv.host import machine
-from lockedenv.host.launchers import child_environment, cleared_variables
+from lockedenv.errors import Stop, UsageError
+from lockedenv.host.files import write_atomically
+from lockedenv.host.gpus import GpuError, find_gpus
+from lockedenv.host.launchers import cleared_variables
 from lockedenv.prefix.lifecycle import record_verdict
+from lockedenv.prefix.mark import MarkError, read_mark
 from lockedenv.prefix.records import read_prefix
 from lockedenv.provenance.documents import DocumentError
 from lockedenv.provenance.gather import make_manifest
 from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
-from lockedenv.spec.environment import ENVIRONMENT_VARIABLE, MARK
-from lockedenv.verify import child
-from lockedenv.verify.checklist import CHECKS
-from lockedenv.verify.checks import (
-    FULL,
-    QUICK,
-    Check,
-    Context,
-    Result,
-    exit_status,
-    failed,
-    no_gpu,
-    skipped,
-)
-from lockedenv.verify.report import Report, to_attach
+from lockedenv.spec.environment import MARK
+from lockedenv.verify.checklist import CHECKS, find_check, select_checks
+from lockedenv.verify.checks import FULL, QUICK, Check, Context
+from lockedenv.verify.report import Report, Scope, to_attach
+from lockedenv.verify.result import Result, exit_status
+from lockedenv.verify.runner import run_checks
 
-FEW = 3  # children whose own imports take no longer than the whole stack's
-
-
-def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
-    """Reads the prefix, the locks that go with its backend, and the GPUs; what cannot be read is noted, not raised."""
-    installed = read_prefix(prefix)
-    context = Context(
-        installed, environment.find_by_prefix(prefix), gpu_mode, environ=dict(os.environ)
-    )
-    try:
-        context.conda_lock = context.environment.conda() if installed.backend == "conda" else []
-        context.pip_lock = context.environment.wheels(installed.backend)
-    except locks.LockError as error:
-        context.lock_error = str(error)
-    try:
-        context.gpus = machine.gpus() if gpu_mode != "off" else []
-    except machine.MachineError as error:
-        context.gpu_error = str(error)
-    return context
-
-
-def timed(check: Check, function: Callable[..., Result], *arguments: Any) -> Result:
-    """What a function of a check finds, with the check's name and its seconds; a crash is a result."""
-    started = time.monotonic()
-    try:
-        result = function(*arguments)
-    except Exception as error:
-        result = failed(f"the check itself failed: {type(error).__name__}: {error}", check.remedy)
-    result.check, result.seconds = check.name, result.seconds or time.monotonic() - started
-    return result
-
-
-def run_checks(context: Context, checks: List[Check], report: Report) -> List[Result]:
-    """Runs the checks, children side by side where CPUs and memory allow, and reports them in order."""
-    results: List[Result] = []
-    running: Dict[str, float] = {}  # check -> since when
-
-    def finish(result: Result) -> None:
-        results.append(result)
-        report.result(result)
-
-    def answer(check: Check, future: "Future[Result]") -> Result:
-        while not future.done():
-            report.progress.show(
-                lambda: ", ".join(
-                    f"{name} {time.monotonic() - began:.0f} s"
-                    for name, began in list(running.items())
-                )
-            )
-            time.sleep(0.01)
-        return future.result()
-
-    def here(check: Check) -> Result:
-        report.progress.show(lambda: check.name, begins=True)
-        return timed(check, check.function, context)
-
-    children = sorted(
-        (c for c in checks if c.child), key=lambda c: -c.timeout
-    )  # the longest starts first
-    room = int(machine.memory_limit()[1] // max((c.memory for c in children), default=1))
-    python, environ = context.installed.python, child_environment(
-        context.installed.prefix, context.device, context.environ
-    )
-    with contextlib.ExitStack() as stack:  # an interrupt ends the children
-        many = sum(not (c.gpu and no_gpu(context)) for c in children) > FEW and python.exists()
-        fork = stack.enter_context(child.forking(python, context.device, environ)) if many else None
-        pool = stack.enter_context(ThreadPoolExecutor(max(1, min(int(machine.cpu_limit()), room))))
-
-        def begin(check: Check) -> "Future[Result]":
-            if check.gpu and no_gpu(context):
-                return pool.submit(
-                    timed, check, skipped, f"{no_gpu(context)}, and this has no CPU path"
-                )
-            return pool.submit(in_child, check)
-
-        def in_child(check: Check) -> Result:
-            running[check.name] = time.monotonic()
-            result = timed(check, child.run_child, check, python, context.device, environ, fork)
-            del running[check.name]
-            return result
-
-        begun = {c.name: begin(c) for c in children if not c.alone}
-        for check in sorted(checks, key=lambda c: (c.child, c.alone)):
-            finish(
-                answer(check, begun.get(check.name) or begin(check)) if check.child else here(check)
-            )
-    return results
-
-
-def select(registry: Dict[str, Check], level: str, only: str, skip: str) -> List[Check]:
-    """The checks to run, in order. Raises ValueError for an unknown name."""
-    wanted, unwanted = ([n for n in names.split(",") if n] for names in (only, skip))
-    for name in wanted + unwanted:
-        if name not in registry:
-            raise ValueError(f"no check is named {name!r}; there are: {', '.join(registry)}")
-    chosen = wanted or [c.name for c in registry.values() if level in (FULL, c.level)]
-    return [c for c in registry.values() if c.name in chosen and c.name not in unwanted]
-
-
-def as_json(
-    context: Context, level: str, results: List[Result], seconds: float, status: int
-) -> Dict[str, Any]:
-    """The document of --json; scripts/lockedenv/schemas/verify.schema.json describes it."""
-    return {
-        "schema_version": 1,
-        "prefix": str(context.installed.prefix),
-        "backend": context.installed.backend,
-        "level": level,
-        "device": context.device,
-        "gpus": [
-            {"name": g.name, "driver": g.driver, "capability": g.capability} for g in context.gpus
-        ],
-        "seconds": round(seconds, 3),
-        "exit_status": status,
-        "results": [asdict(r) for r in results],
-    }
-
-
-def write_json(target: str, document: Any) -> None:
-    """Writes a document to a file, or to standard output for "-"."""
-    text = json.dumps(redact_document(document), indent=2) + "\n"
-    sys.stdout.write(text) if target == "-" else machine.write_atomically(Path(target), text)
-
-
-def list_checks(registry: Dict[str, Check], target: Optional[str]) -> int:
-    """Says what each check proves, or writes it as JSON: schemas/list.schema.json."""
-    if target:
-        keys = ("name", "level", "proves", "gpu", "each_gpu", "timeout")
-        write_json(
-            target,
-            {
-                "schema_version": 1,
-                "checks": [{key: getattr(c, key) for key in keys} for c in registry.values()],
-            },
-        )
-    else:
-        print(*(f"{c.name:<16} {c.level:<5}  {c.proves}" for c in registry.values()), sep="\n")
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="verify_environment.py",
-        description="Proves that this Python's environment is the locked one and that it works on this GPU.",
-        epilog="""examples, in the environment (source ~/maximalcai/activate):
+PROGRAM = "verify_environment.py"
+RANKS_TIMEOUT = 120  # seconds for each stage of --distributed
+STDOUT = "-"
+EPILOG = """examples, in the environment (source ~/maximalcai/activate):
   python scripts/verify_environment.py --level quick            the locked packages, in seconds
   python scripts/verify_environment.py --only qlora,sdpa        these two checks
   python scripts/verify_environment.py --manifest results/manifest.json
@@ -197,7 +48,43 @@ def parser() -> argparse.ArgumentParser:
   torchrun --nproc-per-node 8 scripts/verify_environment.py --distributed [--certificate FILE]
 
 exit status: 0 all good, 1 a check failed or --compare found a difference that is not allowed, 2 wrong
-usage, 130 or 143 interrupted""",
+usage, 130 or 143 interrupted"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; `prefix` is the environment of the Python that runs this."""
+
+    prefix: Path
+    level: str
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+    environment: str
+    gpu: str
+    timeout: int
+    strict: bool
+    verbose: bool
+    with_uuids: bool
+    json: str | None
+    manifest: str | None
+    report: str | None
+    certificate: str | None
+    compare: tuple[Path, ...]
+    distributed: bool
+    list: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the level is looked at, with the prefix's own locks: only then is it a verdict."""
+        skipped = set(self.skip) - {"flash-attn"}
+        return not (self.only or skipped or self.environment or self.gpu == "off")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Proves that this Python's environment is the locked one and that it works on this GPU.",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -213,6 +100,7 @@ usage, 130 or 143 interrupted""",
     add(
         "--environment",
         metavar="NAME|DIR",
+        default="",
         help="compare with this one's locks (default: the prefix's own)",
     )
     add(
@@ -243,7 +131,7 @@ usage, 130 or 143 interrupted""",
         help="write what a fixed training task computes here, and run no check",
     )
     compared = "what differs between two manifests or certificates, or one and this machine"
-    add("--compare", metavar="FILE", nargs="+", type=Path, help=compared)
+    add("--compare", metavar="FILE", nargs="+", type=Path, default=[], help=compared)
     add(
         "--distributed",
         action="store_true",
@@ -257,108 +145,233 @@ usage, 130 or 143 interrupted""",
         help="time limit of each check (default: its own)",
     )
     add("--strict", action="store_true", help="a warning fails too")
+    add("--verbose", action="store_true", help="show every check, also those that passed")
     add("--list", action="store_true", help="say what each check proves, and run none")
-    add("--version", action=ShowVersion, nargs=0, help="print the version and the commit")
+    version = "print the version and the commit"
+    add("--version", action=ShowVersion, nargs=0, default=argparse.SUPPRESS, help=version)
     return p
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
-    p = parser()
-    args = p.parse_args(arguments)
-    return run_script(p.prog, lambda: work(args, p))
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    return run_script(PROGRAM, lambda: work(make_request(args)))
 
 
-def work(args: argparse.Namespace, p: argparse.ArgumentParser) -> int:
-    """The run proper; gives the exit status."""
-    registry = {check.name: check for check in CHECKS}
-    if args.list:
-        return list_checks(registry, args.json)
-    if args.environment:
-        os.environ[ENVIRONMENT_VARIABLE] = environment.find(args.environment).argument
+def make_request(args: argparse.Namespace) -> Request:
+    """The request of a command line. Raises UsageError for options that do not go together."""
+    run_no_check = args.certificate or args.distributed
+    if args.compare and (run_no_check or args.manifest or args.report):
+        raise UsageError(
+            "--compare makes what it compares itself: leave out --certificate, --manifest, "
+            "--report and --distributed"
+        )
+    if run_no_check and (args.json or args.manifest or args.report):
+        raise UsageError(
+            "--certificate and --distributed run no check: write --json, --manifest and --report "
+            "in another run"
+        )
+    if args.timeout < 0:
+        raise UsageError(f"--timeout {args.timeout}: give a number of seconds")
+    fields = dict(vars(args))
+    fields["only"] = _split_names(args.only)
+    fields["skip"] = _split_names(args.skip)
+    fields["compare"] = tuple(args.compare)
+    return Request(prefix=Path(sys.prefix), **fields)
+
+
+def _split_names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def work(request: Request) -> int:
+    """Does what is asked for, one function a mode; gives the exit status."""
+    if request.list:
+        return list_checks(request.json)
+    if request.environment:
+        environment.compare_with(request.environment)
+    if request.compare:
+        try:
+            return compare_documents(list(request.compare), request.json, request.prefix)
+        except DocumentError as error:
+            raise UsageError(str(error)) from None
+    for target in _targets(request):
+        refuse_target(target)
+    if request.distributed:
+        timeout = request.timeout or RANKS_TIMEOUT
+        return check_ranks(request.prefix, request.gpu, timeout, request.certificate)
+    if request.certificate:
+        return write_certificate(request.prefix, request.gpu, Path(request.certificate))
+    return verify(request)
+
+
+def _targets(request: Request) -> list[str]:
+    """The files that will be written: of a certificate on many ranks, by the first rank alone."""
+    targets = [request.json, request.manifest, request.report]
+    if not request.distributed or os.environ.get("RANK", "0") == "0":
+        targets.append(request.certificate)
+    return [target for target in targets if target and target != STDOUT]
+
+
+def refuse_target(target: str) -> None:
+    """Raises UsageError for a file that cannot be written: now, not after a minute of checks."""
+    path = Path(target)
     try:
-        if args.compare and (args.certificate or args.manifest or args.report or args.distributed):
-            raise ValueError(
-                "--compare makes what it compares itself: leave out --certificate, --manifest, --report and "
-                "--distributed"
-            )
-        if args.compare:
-            return compare_documents(args.compare, args.json, Path(sys.prefix))
-        checks = select(registry, args.level, args.only, args.skip)
-        if args.gpu == "require" and "driver" not in [
-            *args.skip.split(","),
-            *(c.name for c in checks),
-        ]:
-            checks.insert(0, registry["driver"])
-    except (ValueError, DocumentError) as error:
-        p.error(str(error))
-    if (args.certificate or args.distributed) and (args.json or args.manifest or args.report):
-        p.error(
-            "--certificate and --distributed run no check: write --json, --manifest and --report in another run"
-        )
-    if args.timeout:
-        checks = [replace(check, timeout=args.timeout) for check in checks]
-    written = [args.json if args.json != "-" else None, args.manifest, args.report]
-    written += (
-        [args.certificate] if os.environ.get("RANK", "0") == "0" or not args.distributed else []
-    )  # the first rank's alone
-    for target in filter(None, written):
-        try:  # now, not after a minute of checks
-            if Path(target).is_dir():
-                raise IsADirectoryError(0, "it is a folder")
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=Path(target).parent):
-                pass
-        except OSError as error:
-            p.error(
-                f"{target} cannot be written ({error.strerror}); name a file in a folder that you may write to"
-            )
-    if args.distributed:
-        return check_ranks(Path(sys.prefix), args.gpu, args.timeout or 120, args.certificate)
-    report = Report(sys.stderr if args.json == "-" else sys.stdout)
-    started = time.monotonic()
-    context = make_context(Path(sys.prefix), args.gpu)
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written ({error.strerror}); "
+            "name a file in a folder that you may write to"
+        ) from None
+
+
+# --list
+
+
+def list_checks(target: str | None) -> int:
+    """Says what each check proves, or writes it as JSON: schemas/list.schema.json."""
+    if target:
+        keys = ("name", "level", "proves", "gpu", "each_gpu", "timeout")
+        rows = [{key: getattr(check, key) for key in keys} for check in CHECKS]
+        write_json(target, {"schema_version": 1, "checks": rows})
+        return 0
+    for check in CHECKS:
+        print(f"{check.name:<16} {check.level:<5}  {check.proves}")
+    return 0
+
+
+# Verifying
+
+
+def verify(request: Request) -> int:
+    """Runs the checks, and writes what was asked for; gives the exit status."""
+    checks = choose_checks(request)
+    out = sys.stderr if request.json == STDOUT else sys.stdout
+    report = Report(out, verbose=request.verbose or bool(request.only))
+    began = time.monotonic()
+    context = make_context(request.prefix, request.gpu)
     installed = context.installed
-    ours = (
-        (installed.prefix / MARK).exists()
-        or installed.conda
-        or installed.version("torch") is not None
-    )
-    if not (args.only or context.lock_error or ours):
-        raise Stop(
-            f"this is {sys.executable}, where no lock was installed; run the environment's own: source ~/maximalcai/activate, or "
-            f"PREFIX/bin/python {sys.argv[0]}; scripts/setup_runpod_environment.sh makes one"
-        )
-    if args.certificate:
-        return write_certificate(Path(sys.prefix), args.gpu, Path(args.certificate))
-    made = machine.read_json(installed.prefix / MARK).get("made")
-    report.say(
-        f"{installed.backend} prefix {installed.prefix}, environment {context.environment.name}, {args.level} level, "
-        f"on the {context.device}"
-    )
+    if not request.only and not is_environment(context):
+        return refuse_other_python(request, context)
+    made = _made(request.prefix)
+    scope = Scope(request.level, tuple(check.name for check in checks), request.whole)
+    report.begin(context, scope)
     cleared = cleared_variables(context.environ)
     if cleared:
         report.say(f"cleared for the checks: {', '.join(cleared)}")
-    results = run_checks(context, checks, report)
-    seconds = time.monotonic() - started
-    report.summary(results, seconds, args.strict)
-    status = exit_status(results, args.strict)
-    if (
-        not (args.only or os.environ.get(ENVIRONMENT_VARIABLE))
-        and args.skip in ("", "flash-attn")
-        and args.gpu != "off"
-    ):
-        record_verdict(installed.prefix, args.level, exit_status(results) == 0, made)
-    if args.json:
-        write_json(args.json, as_json(context, args.level, results, seconds, status))
-    if args.manifest or args.report:
-        made_manifest = make_manifest(installed, context.gpus, [asdict(r) for r in results])
-        document = made_manifest.document(args.with_uuids)
-    if args.manifest:
-        machine.write_atomically(
-            Path(args.manifest), json.dumps(redact_document(document), indent=1) + "\n"
-        )
-    if args.report:
-        machine.write_atomically(
-            Path(args.report), to_attach(document, results, seconds, args.strict)
-        )
+    results = run_checks(context, checks, report, request.environment)
+    seconds = time.monotonic() - began
+    report.summary(results, seconds, request.strict, scope)
+    status = exit_status(results, request.strict)
+    if request.whole:
+        record_verdict(installed.prefix, request.level, exit_status(results) == 0, made)
+    if request.json:
+        write_json(request.json, as_json(context, request.level, results, seconds, status))
+    if request.manifest or request.report:
+        rows = [asdict(result) for result in results]
+        document = make_manifest(installed, context.gpus, rows).document(request.with_uuids)
+    if request.manifest:
+        text = json.dumps(redact_document(document), indent=1) + "\n"
+        write_atomically(Path(request.manifest), text)
+    if request.report:
+        text = to_attach(document, results, seconds, request.strict, scope)
+        write_atomically(Path(request.report), text)
     return status
+
+
+def choose_checks(request: Request) -> list[Check]:
+    """The checks to run, in order. Raises UsageError for an unknown name."""
+    checks = select_checks(request.level, list(request.only), list(request.skip))
+    names = [check.name for check in checks]
+    if request.gpu == "require" and "driver" not in (*request.skip, *names):
+        checks.insert(0, find_check("driver"))
+    if request.timeout:
+        checks = [replace(check, timeout=request.timeout) for check in checks]
+    return checks
+
+
+def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
+    """Reads the prefix, its locks and the GPUs; what cannot be read is noted, not raised."""
+    installed = read_prefix(prefix)
+    context = Context(
+        installed, environment.find_by_prefix(prefix), gpu_mode, environ=dict(os.environ)
+    )
+    try:
+        if installed.backend == "conda":
+            context.conda_lock = context.environment.conda()
+        context.pip_lock = context.environment.wheels(installed.backend)
+    except locks.LockError as error:
+        context.lock_error = str(error)
+    if gpu_mode == "off":
+        return context
+    try:
+        context.gpus = find_gpus()
+    except GpuError as error:
+        context.gpu_error = str(error)
+    return context
+
+
+def is_environment(context: Context) -> bool:
+    """Whether something of a lock was installed where this Python looks."""
+    installed = context.installed
+    if (installed.prefix / MARK).exists() or installed.conda or context.lock_error:
+        return True
+    return installed.version("torch") is not None
+
+
+def refuse_other_python(request: Request, context: Context) -> int:
+    """Says that this is no environment of a lock; --report is written all the same. Gives the exit status."""
+    text = (
+        f"this is {sys.executable}, where no lock was installed; run the environment's own: "
+        f"source ~/maximalcai/activate, or PREFIX/bin/python {sys.argv[0]}; "
+        "scripts/setup_runpod_environment.sh makes one"
+    )
+    if not request.report:
+        raise Stop(text)
+    scope = Scope(request.level, (), False)
+    document = make_manifest(context.installed, context.gpus).document(request.with_uuids)
+    report = to_attach(document, [], 0.0, request.strict, scope, text)
+    write_atomically(Path(request.report), report)
+    raise Stop(f"{text}. {request.report} is written, without results of checks")
+
+
+def _made(prefix: Path) -> int:
+    """When the set-up made the environment, in ns; 0 if it did not."""
+    try:
+        mark = read_mark(prefix)
+    except MarkError:
+        return 0
+    return mark.made if mark else 0
+
+
+def as_json(
+    context: Context, level: str, results: list[Result], seconds: float, status: int
+) -> dict[str, Any]:
+    """The document of --json; scripts/lockedenv/schemas/verify.schema.json describes it."""
+    gpus = []
+    for gpu in context.gpus:
+        row = {"name": gpu.name, "driver": gpu.driver, "capability": gpu.capability}
+        gpus.append(row)
+    return {
+        "schema_version": 1,
+        "prefix": str(context.installed.prefix),
+        "backend": context.installed.backend,
+        "level": level,
+        "device": context.device,
+        "gpus": gpus,
+        "seconds": round(seconds, 3),
+        "exit_status": status,
+        "results": [asdict(result) for result in results],
+    }
+
+
+def write_json(target: str, document: Any) -> None:
+    """Writes a document to a file, or to standard output for "-"."""
+    text = json.dumps(redact_document(document), indent=2) + "\n"
+    if target == STDOUT:
+        sys.stdout.write(text)
+    else:
+        write_atomically(Path(target), text)

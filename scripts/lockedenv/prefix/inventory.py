@@ -24,12 +24,19 @@ from typing import Any, Iterable, Iterator, NamedTuple
 from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
-from lockedenv.prefix.records import CONSTRAINTS, Dist, Installed, decode_hash, hashes, read_prefix
+from lockedenv.prefix.records import (
+    CONSTRAINTS,
+    RECORD_LIMIT,
+    Dist,
+    Installed,
+    decode_hash,
+    hashes,
+    read_prefix,
+)
 from lockedenv.spec.environment import MARK, Environment
 
 INVENTORY = "maximalcai-inventory.json"
 LIMIT = 64_000_000  # bytes; 25,000 paths take about 4,000,000
-RECORD_LIMIT = 16_000_000  # bytes; torch's RECORD has 1,400,000
 SCHEMA = 1
 
 # These change in normal use: our own notes, uv's lock, conda's list of what was done.

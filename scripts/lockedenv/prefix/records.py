@@ -18,13 +18,14 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Dict, FrozenSet, Iterable, List, Optional
 
-from lockedenv.host.files import read_json
+from lockedenv.host.files import FileRefused, read_json, read_regular
 from lockedenv.spec import environment
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.locks import canonical
 
 INSTALLED = "maximalcai-installed.json"  # what the installation by hash left, where no record has a hash of it
 CONSTRAINTS = "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
+RECORD_LIMIT = 16_000_000  # bytes; torch's RECORD has 1,400,000
 OURS = (
     MARK,
     INSTALLED,
@@ -75,13 +76,25 @@ class Dist:
     path: Path
 
 
+@dataclass(frozen=True)
+class BrokenRecord:
+    """A record that cannot be read; `manager` ("conda" or "pip") is the layer that it is of."""
+
+    manager: str
+    path: Path
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
 @dataclass
 class Installed:
     prefix: Path
     backend: str
     conda: List[CondaRecord]
     dists: List[Dist]
-    problems: List[str]
+    problems: List[BrokenRecord]
     locked: FrozenSet[str] = (
         frozenset()
     )  # the names of what the installation by hash left; empty if that is not known
@@ -130,7 +143,7 @@ def site_folders(prefix: Path) -> List[Path]:
     return [p for p in found if p.name in ("site-packages", "dist-packages") and p.is_dir()]
 
 
-def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
+def _conda_records(prefix: Path, problems: List[BrokenRecord]) -> List[CondaRecord]:
     records = []
     site = next(
         (p.relative_to(prefix).as_posix() for p in site_folders(prefix) if prefix in p.parents),
@@ -169,9 +182,8 @@ def _conda_records(prefix: Path, problems: List[str]) -> List[CondaRecord]:
                 )
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(
-                f"{path}: is not a conda record ({type(error).__name__}: {error}); make the prefix anew"
-            )
+            problem = f"is not a conda record ({type(error).__name__}: {error})"
+            problems.append(BrokenRecord("conda", path, problem))
     return records
 
 
@@ -180,7 +192,9 @@ def info_name(folder: str) -> str:
     return canonical(re.sub(r"\.(dist|egg)-info$", "", folder.rsplit("/", 1)[-1]).partition("-")[0])
 
 
-def _dist(path: Path, owned: Dict[str, Dict[str, str]], prefix: Path, problems: List[str]) -> Dist:
+def _dist(
+    path: Path, owned: Dict[str, Dict[str, str]], prefix: Path, problems: List[BrokenRecord]
+) -> Dist:
     name, version = info_name(path.name), "unknown"
     try:
         metadata = path / ("METADATA" if path.suffix == ".dist-info" else "PKG-INFO")
@@ -193,7 +207,8 @@ def _dist(path: Path, owned: Dict[str, Dict[str, str]], prefix: Path, problems: 
         )  # the description may say "Name:" too
         name, version = canonical(header["Name"]), header["Version"].strip()
     except (OSError, TypeError, AttributeError):
-        problems.append(f"{path}: has no readable METADATA; reinstall {name}")
+        problem = f"has no readable METADATA; reinstall {name}"
+        problems.append(BrokenRecord("pip", path, problem))
     hashes = owned.get(path.relative_to(prefix).as_posix()) if prefix in path.parents else None
     # pip and uv replace a conda package in place, and leave conda's record of it as it was.
     as_left = hashes is not None and all(
@@ -222,7 +237,7 @@ def hashes(paths: Iterable[Path]) -> Dict[Path, str]:
 
 def read_prefix(prefix: Path) -> Installed:
     """Everything installed in a prefix. Broken records are listed in `problems`; nothing is imported."""
-    problems: List[str] = []
+    problems: List[BrokenRecord] = []
     conda = _conda_records(prefix, problems)
     owned = {folder: hashes for record in conda for folder, hashes in record.infos.items()}
     paths = [path for folder in site_folders(prefix) for path in sorted(folder.iterdir())]
@@ -261,9 +276,11 @@ def _entries(text: str, site: str) -> Dict[Path, str]:
 
 def record_entries(record: Path) -> Dict[Path, str]:
     """path -> sha256 in hex (or empty) of all that a dist-info's RECORD lists. Raises ValueError if it is damaged."""
-    with contextlib.suppress(FileNotFoundError), record.open(encoding="utf-8", newline="") as file:
-        return _entries(file.read(), str(record.parent.parent))
-    return {}
+    try:
+        text = read_regular(record, RECORD_LIMIT).decode("utf-8")
+    except FileNotFoundError:
+        return {}
+    return _entries(text, str(record.parent.parent))
 
 
 def recorded_files(installed: Installed) -> Dict[Path, str]:
@@ -373,8 +390,8 @@ def record_hash(dist: Dist) -> str:
     notes = rf"{re.escape(dist.path.name)}[^,]*/(RECORD|INSTALLER|REQUESTED|(direct_url|uv_cache|uv_build)\.json)(,|$)"
     # Scripts (their first line names the prefix), bytecode, and the installer's own notes.
     left_out = re.compile(rf"\.\.|[^,]*__pycache__/|{notes}")
-    with contextlib.suppress(OSError):
-        lines = (dist.path / "RECORD").read_text(encoding="utf-8").splitlines()
+    with contextlib.suppress(OSError, FileRefused, UnicodeDecodeError):
+        lines = read_regular(dist.path / "RECORD", RECORD_LIMIT).decode("utf-8").splitlines()
         return hashlib.sha256(
             "\n".join(sorted(line for line in lines if not left_out.match(line))).encode()
         ).hexdigest()

@@ -25,8 +25,6 @@ from lockedenv.spec.suggest import did_you_mean
 
 # In every prefix that a script has worked on: whose it is, its state (prefix/mark.py).
 MARK = "maximalcai.json"
-# --environment of the verifier, for the checks that run in processes of their own.
-ENVIRONMENT_VARIABLE = "MAXIMALCAI_ENVIRONMENT"
 CONDA_LOCK = "conda-lock.yml"
 PIP = "locks/pip.txt"
 FLASH = "locks/flash-attn.txt"
@@ -208,12 +206,21 @@ def name_in_mark(prefix: Path) -> str:
     return str(read_json(prefix / MARK).get("environment") or "default")
 
 
+_compared_with = ""
+
+
+def compare_with(text: str) -> None:
+    """From now on `find_by_prefix` gives this environment in this process: --environment. Raises Stop."""
+    global _compared_with
+    _compared_with = find(text).argument
+
+
 def find_by_prefix(prefix: Path) -> Environment:
     """The environment that a prefix is of. Raises Stop.
 
     The verifier may have been told to compare it with another one; then that one.
     """
-    text = os.environ.get(ENVIRONMENT_VARIABLE) or name_in_mark(prefix)
+    text = _compared_with or name_in_mark(prefix)
     try:
         return find(text)
     except Stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lockedenv.errors import UsageError
+from lockedenv.spec.suggest import did_you_mean
 from lockedenv.verify.checks import (
     FULL,
     Check,
@@ -14,6 +15,7 @@ from lockedenv.verify.checks import (
     flash_attention,
     gpu,
     hub_kernels,
+    interpreter,
     layers,
     libraries,
     quantization,
@@ -29,6 +31,8 @@ CHECKS: list[Check] = [
     layers.requirements,
     files.present,
     files.startup,
+    files.strays,
+    interpreter.interpreter,
     files.files,
     libraries.torch_origin,
     libraries.cuda_libraries,
@@ -65,21 +69,13 @@ CHECKS: list[Check] = [
 
 def find_check(name: str) -> Check:
     """The check of a name. Raises UsageError with the nearest name if there is none."""
-    names = []
     for check in CHECKS:
         if check.name == name:
             return check
-        names.append(check.name)
-    raise UsageError(unknown_name("check", name, names))
-
-
-def unknown_name(kind: str, name: str, names: list[str]) -> str:
-    """What to tell somebody who named something that does not exist."""
-    import difflib
-
-    near = difflib.get_close_matches(name, names, 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"no {kind} is named {name!r}; {meant}there are: {', '.join(names)}"
+    names = [check.name for check in CHECKS]
+    raise UsageError(
+        f"no check is named {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})"
+    )
 
 
 def select_checks(level: str, only: list[str], skip: list[str]) -> list[Check]:

@@ -1,166 +1,225 @@
-"""The difference between the locks and a prefix: a pure function over both."""
+"""The difference between the locks and a prefix's packages: a pure function over both."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import List
+from enum import Enum
 
 from lockedenv.host.files import read_json
-from lockedenv.prefix.records import INSTALLED, Installed, file_sha256, info_name
+from lockedenv.prefix.inventory import Inventory
+from lockedenv.prefix.records import CondaRecord, Dist, Installed, info_name
 from lockedenv.redaction import redact
 from lockedenv.spec.locks import CondaPackage, PipPackage, canonical
+from lockedenv.spec.wheel_record import record_digest
+from lockedenv.verify.contents import read_record
+from lockedenv.verify.remedies import Action
 
-REMAKE = "rebuild the environment: scripts/setup_runpod_environment.sh --force (it lists what you have added)"
-REPAIR = "scripts/post_create.sh puts the pip layer right, and keeps what you have added"
+
+class Kind(Enum):
+    """What is wrong with a package."""
+
+    MISSING = "missing"
+    VERSION = "version"
+    BUILD = "build"
+    CHANNEL = "channel"
+    ARCHIVE = "archive"
+    NO_HASH = "no hash"
+    TWICE = "twice"
+    OTHER_LAYER = "other layer"
+    OVERWRITTEN = "overwritten"
+    NO_DIST_INFO = "no dist-info"
+    OTHER_SOURCE = "other source"
+    RECORD = "record"
+    UNREADABLE = "unreadable"
+    ADDED_TWICE = "added twice"
 
 
-@dataclass
+# What mends a package of the pip layer; one of the conda layer needs a rebuild.
+PIP_ACTIONS = {kind: Action.REPAIR for kind in Kind}
+PIP_ACTIONS[Kind.ADDED_TWICE] = Action.REMOVE
+
+
+@dataclass(frozen=True)
 class Finding:
-    """One difference: the package, what is wrong with it, and what to do."""
+    """One difference: the package, the kind of problem, the problem in words, and what mends it."""
 
     package: str
+    kind: Kind
     problem: str
-    remedy: str
+    action: Action
 
     def __str__(self) -> str:
         return f"{self.package}: {self.problem}"
 
 
-def conda_findings(locked: List[CondaPackage], installed: Installed) -> List[Finding]:
-    """The conda layer: missing, twice, another version, build, channel or archive; replaced by pip."""
+def pip_finding(package: str, kind: Kind, problem: str) -> Finding:
+    return Finding(package, kind, problem, PIP_ACTIONS[kind])
+
+
+def conda_finding(package: str, kind: Kind, problem: str) -> Finding:
+    return Finding(package, kind, problem, Action.REBUILD)
+
+
+# The conda layer
+
+
+def conda_findings(
+    locked: Iterable[CondaPackage], installed: Installed, inventory: Inventory | None
+) -> list[Finding]:
+    """Missing, twice, another version, build, channel or archive; replaced by pip; another record."""
     found = []
+    for broken in installed.problems:
+        if broken.manager == "conda":
+            found.append(conda_finding("conda-meta", Kind.UNREADABLE, str(broken)))
     for package in locked:
-        records = [r for r in installed.conda if r.name == package.name]
+        records = [record for record in installed.conda if record.name == package.name]
         if not records:
-            others = [
-                d
-                for d in installed.dists
-                if d.name == canonical(package.name) and d.manager == "pip"
-            ]
-            problem = (
-                f"installed by pip ({others[0].version}), locked from conda"
-                if others
-                else "missing"
-            )
-            found.append(Finding(package.name, problem, REMAKE))
+            found.append(_missing_from_conda(package, installed))
             continue
         if len(records) > 1:
-            twice = " and ".join(f"{r.version} {r.build}" for r in records)
-            found.append(
-                Finding(package.name, f"has {len(records)} conda records: {twice}", REMAKE)
-            )
-        record = records[0]
-        for what in ("version", "build", "channel", "archive sha256", "archive md5"):
-            has, wants = (getattr(of, what.split()[-1]) for of in (record, package))
-            if has != wants and (has or not what.startswith("archive")):
-                found.append(Finding(package.name, f"{what} is {has}, locked is {wants}", REMAKE))
-                break
-        else:
-            if not (record.sha256 or record.md5):
-                found.append(
-                    Finding(
-                        package.name,
-                        "its conda record has no hash to compare with the lock's",
-                        REMAKE,
-                    )
-                )
-    left = read_json(installed.prefix / INSTALLED).get("conda", {})
+            builds = " and ".join(f"{record.version} {record.build}" for record in records)
+            problem = f"has {len(records)} conda records: {builds}"
+            found.append(conda_finding(package.name, Kind.TWICE, problem))
+        difference = _compare_archive(package, records[0])
+        if difference:
+            found.append(difference)
     for record in installed.conda:
-        if left.get(record.name) not in (None, record.sha256_here):
-            found.append(
-                Finding(
-                    record.name,
-                    "its conda record is not the one that the installation left",
-                    REMAKE,
-                )
-            )
-        for name in map(info_name, record.infos):
-            dists = [d for d in installed.dists if d.name == name]
-            if not any(d.manager == "conda" for d in dists):
-                problem = (
-                    f"pip put {dists[0].version} over conda's {record.version}"
-                    if dists
-                    else "its dist-info is gone"
-                )
-                found.append(Finding(record.name, problem, REMAKE))
+        found += _replaced_by_pip(record, installed)
+    found += _changed_records(installed, inventory)
     return found
 
 
-def pip_findings(locked: List[PipPackage], installed: Installed, remedy: str) -> List[Finding]:
-    """Wheels: missing, twice, another version, put there by conda, or not from the locked wheel."""
-    found, left = [], read_json(installed.prefix / INSTALLED)
-    for package in locked:
-        dists = [d for d in installed.dists if d.name == package.name]
+def _changed_records(installed: Installed, inventory: Inventory | None) -> list[Finding]:
+    """The conda records that are not those which the installation left."""
+    if inventory is None:
+        return []
+    noted = {entry.path: entry.sha256 for entry in inventory.entries}
+    found = []
+    for record in installed.conda:
+        path = f"conda-meta/{record.name}-{record.version}-{record.build}.json"
+        if noted.get(path, record.sha256_here) != record.sha256_here:
+            problem = "its conda record is not the one that the installation left"
+            found.append(conda_finding(record.name, Kind.RECORD, problem))
+    return found
+
+
+def _missing_from_conda(package: CondaPackage, installed: Installed) -> Finding:
+    name = canonical(package.name)
+    for dist in installed.dists:
+        if dist.name == name and dist.manager == "pip":
+            problem = f"installed by pip ({dist.version}), locked from conda"
+            return conda_finding(package.name, Kind.OTHER_LAYER, problem)
+    return conda_finding(package.name, Kind.MISSING, "missing")
+
+
+def _compare_archive(package: CondaPackage, record: CondaRecord) -> Finding | None:
+    compared = (
+        (Kind.VERSION, "version", record.version, package.version),
+        (Kind.BUILD, "build", record.build, package.build),
+        (Kind.CHANNEL, "channel", record.channel, package.channel),
+    )
+    hashes = (
+        (Kind.ARCHIVE, "archive sha256", record.sha256, package.sha256),
+        (Kind.ARCHIVE, "archive md5", record.md5, package.md5),
+    )
+    recorded_hashes = [row for row in hashes if row[2]]
+    for kind, name, has, wants in (*compared, *recorded_hashes):
+        if has != wants:
+            return conda_finding(package.name, kind, f"{name} is {has}, locked is {wants}")
+    if not recorded_hashes:
+        problem = "its conda record has no hash to compare with the lock's"
+        return conda_finding(package.name, Kind.NO_HASH, problem)
+    return None
+
+
+def _replaced_by_pip(record: CondaRecord, installed: Installed) -> list[Finding]:
+    found = []
+    for folder in record.infos:
+        name = info_name(folder)
+        dists = [dist for dist in installed.dists if dist.name == name]
         if not dists:
-            found.append(Finding(package.name, f"missing, locked is {package.version}", remedy))
+            found.append(conda_finding(record.name, Kind.NO_DIST_INFO, "its dist-info is gone"))
+        elif all(dist.manager != "conda" for dist in dists):
+            problem = f"pip put {dists[0].version} over conda's {record.version}"
+            found.append(conda_finding(record.name, Kind.OVERWRITTEN, problem))
+    return found
+
+
+# The pip layer
+
+
+def pip_findings(
+    locked: Iterable[PipPackage], installed: Installed, inventory: Inventory | None
+) -> list[Finding]:
+    """Wheels: missing, twice, another version, put there by conda, or not the locked wheel."""
+    found = []
+    for broken in installed.problems:
+        if broken.manager == "pip":
+            found.append(pip_finding("dist-info", Kind.UNREADABLE, str(broken)))
+    names = set()
+    for package in locked:
+        names.add(package.name)
+        dists = [dist for dist in installed.dists if dist.name == package.name]
+        if not dists:
+            problem = f"missing, locked is {package.version}"
+            found.append(pip_finding(package.name, Kind.MISSING, problem))
             continue
         if len(dists) > 1:
-            places = ", ".join(str(d.path) for d in dists)
-            found.append(Finding(package.name, f"installed {len(dists)} times: {places}", remedy))
-        wrong = [d for d in dists if d.version != package.version]
+            places = ", ".join(str(dist.path) for dist in dists)
+            problem = f"installed {len(dists)} times: {places}"
+            found.append(pip_finding(package.name, Kind.TWICE, problem))
+        wrong = [dist for dist in dists if dist.version != package.version]
         if wrong:
-            found.append(
-                Finding(
-                    package.name,
-                    f"version is {wrong[0].version}, locked is {package.version}",
-                    remedy,
-                )
-            )
-        elif dists[0].manager == "conda":
-            found.append(Finding(package.name, "installed by conda, locked from PyPI", remedy))
-        else:
-            url, record = (
-                read_json(dists[0].path / "direct_url.json").get("url"),
-                dists[0].path / "RECORD",
-            )
-            if url:
-                found.append(
-                    Finding(
-                        package.name,
-                        f"installed from {redact(url)}, not from the locked wheel",
-                        remedy,
-                    )
-                )
-            elif "sha256=" not in (
-                record.read_text(encoding="utf-8", errors="replace") if record.is_file() else ""
-            ):
-                found.append(Finding(package.name, f"{record} lists no files", remedy))
-            elif left.get("wheels", {}).get(package.name) not in (None, package.sha256):
-                found.append(
-                    Finding(
-                        package.name,
-                        "was installed from another wheel than the one that is locked now",
-                        remedy,
-                    )
-                )
-            elif left.get("records", {}).get(package.name) not in (None, file_sha256(record)):
-                found.append(
-                    Finding(
-                        package.name,
-                        "its RECORD is not the one that the install by hash left",
-                        remedy,
-                    )
-                )
+            problem = f"version is {wrong[0].version}, locked is {package.version}"
+            found.append(pip_finding(package.name, Kind.VERSION, problem))
+            continue
+        difference = _compare_wheel(package, dists[0], inventory)
+        if difference:
+            found.append(difference)
+    found += _added_twice(installed, names)
     return found
 
 
-def duplicates(installed: Installed, named: List[str]) -> List[Finding]:
-    """Distributions that are there twice and that no lock names (those are found above)."""
-    counts = Counter(dist.name for dist in installed.dists if dist.name not in named)
-    twice = ((name, count) for name, count in counts.items() if count > 1)
-    return [
-        Finding(name, f"installed {count} times", f"uninstall it: pip uninstall {name}")
-        for name, count in twice
-    ]
+def _compare_wheel(package: PipPackage, dist: Dist, inventory: Inventory | None) -> Finding | None:
+    name = package.name
+    if dist.manager == "conda":
+        return pip_finding(name, Kind.OTHER_LAYER, "installed by conda, locked from PyPI")
+    url = read_json(dist.path / "direct_url.json").get("url")
+    if url:
+        problem = f"installed from {redact(str(url))}, not from the locked wheel"
+        return pip_finding(name, Kind.OTHER_SOURCE, problem)
+    record = read_record(dist)
+    if "sha256=" not in record:
+        return pip_finding(name, Kind.RECORD, f"{dist.path / 'RECORD'} lists no files")
+    noted = inventory.package(name) if inventory else None
+    if noted and noted.sha256 != package.sha256:
+        problem = "was installed from another wheel than the one that is locked now"
+        return pip_finding(name, Kind.ARCHIVE, problem)
+    if package.record_sha256 and record_digest(record) != package.record_sha256:
+        problem = "its RECORD is not the locked wheel's: another build, or it was edited"
+        return pip_finding(name, Kind.RECORD, problem)
+    return None
 
 
-def extras(conda: List[CondaPackage], pip: List[PipPackage], installed: Installed) -> List[str]:
-    """What is installed beyond the locks, as 'name version'. Not an error: people add packages."""
-    names = {p.name for p in conda} | {p.name for p in pip}
-    listed = [f"{r.name} {r.version}" for r in installed.conda if r.name not in names]
-    return listed + [
-        f"{d.name} {d.version}"
-        for d in installed.dists
-        if d.manager == "pip" and d.name not in names
-    ]
+def _added_twice(installed: Installed, locked: set[str]) -> list[Finding]:
+    """Distributions that are there twice and that no lock names."""
+    counts = Counter(dist.name for dist in installed.dists if dist.name not in locked)
+    found = []
+    for name, count in counts.items():
+        if count > 1:
+            found.append(pip_finding(name, Kind.ADDED_TWICE, f"installed {count} times"))
+    return found
+
+
+def extras(installed: Installed, locked: set[str]) -> list[str]:
+    """What is installed beyond the locks, as "name version". Not an error: people add packages."""
+    listed = []
+    for record in installed.conda:
+        if record.name not in locked:
+            listed.append(f"{record.name} {record.version}")
+    for dist in installed.dists:
+        if dist.manager == "pip" and dist.name not in locked:
+            listed.append(f"{dist.name} {dist.version}")
+    return listed

@@ -1,4 +1,4 @@
-"""All that the verifier prints: aligned lines, colour on a terminal only, the remedy under what failed."""
+"""What the verifier says, in words: a line a check, the remedy under what failed, the verdict in the last line."""
 
 from __future__ import annotations
 
@@ -10,142 +10,247 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Dict, List
+from typing import IO, Any
 
 from lockedenv import ROOT
 from lockedenv.host.places import default_cache
 from lockedenv.output import Progress
 from lockedenv.redaction import redact
-from lockedenv.verify.checks import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict
+from lockedenv.verify.checks import QUICK, Context
+from lockedenv.verify.remedies import Action, command_for
+from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict
 
-_COLOURS = {PASS: "32", COMPILED: "36", WARN: "33", FAIL: "31", SKIP: "36"}
-_SHOWN_DETAILS = 20
+COLOURS = {PASS: "32", COMPILED: "36", WARN: "33", FAIL: "31", SKIP: "36"}
+WORDS = {
+    PASS: "passed",
+    COMPILED: "compiled but not run",
+    WARN: "warned",
+    FAIL: "failed",
+    SKIP: "skipped",
+}
+SHOWN_DETAILS = 20
+REASON = 60  # characters of a failure's summary in the last line
+TAIL = 65_536  # bytes of a log that are looked at
+LAST_LINES = 40  # of a log in a report
+LAST_LOGS = 3
+NAMED = 6  # checks that the last line names
+DAY = 86_400  # seconds
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What was looked at: the level, the names of the checks, and whether that is all of the level."""
+
+    level: str
+    checks: tuple[str, ...]
+    whole: bool
 
 
 class Report:
-    """Prints results as they come. `out` is where to; colour and width follow from what it is."""
+    """Says results as they come. `out` is where to; colour and width follow from what it is."""
 
-    def __init__(self, out: IO[str] = sys.stdout) -> None:
-        self.out = out
-        self.terminal = out.isatty()
-        self.colour = (
-            self.terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        )
-        self.width = max(60, shutil.get_terminal_size().columns) if self.terminal else 10_000
-        self.progress = Progress(out=out)
-
-    def _paint(self, verdict: Verdict, text: str) -> str:
-        return f"\033[{_COLOURS[verdict]}m{text}\033[0m" if self.colour else text
+    def __init__(self, out: IO[str] | None = None, verbose: bool = True) -> None:
+        # Standard output is None if whoever started this has closed it.
+        self.out = out or sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+        self.verbose = verbose
+        self.terminal = self.out.isatty()
+        colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self.colour = self.terminal and colours
+        self.width = 10_000
+        if self.terminal:
+            self.width = max(60, shutil.get_terminal_size().columns)
+        self.progress = Progress(out=self.out)
+        self.prefix: Path | None = None
 
     def say(self, text: str) -> None:
         self.progress.clear()
-        print(redact(text), file=self.out, flush=True)
+        print(text, file=self.out, flush=True)
+
+    def begin(self, context: Context, scope: Scope) -> None:
+        """The first line: what is verified, and how."""
+        self.prefix = context.installed.prefix
+        self.say(
+            f"{context.installed.backend} prefix {self.prefix}, "
+            f"environment {context.environment.name}, {scope.level} level, on the {context.device}"
+        )
+
+    def running(self, text: Callable[[], str], begins: bool = False) -> None:
+        self.progress.show(text, begins)
 
     def result(self, result: Result) -> None:
-        """One line for a result; remedy and details, wrapped, under one that is not a pass."""
+        """One line for a result; under one that warned or failed its details and its remedy."""
         seconds = f" ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
-        self.say(
-            f"{self._paint(result.verdict, result.verdict.upper())}  {result.check:<16} {result.summary}{seconds}"
-        )
-        if result.verdict in (FAIL, WARN):
-            for line in result.details[:_SHOWN_DETAILS]:
-                self._wrapped("      - ", line)
-            if len(result.details) > _SHOWN_DETAILS:
-                self.say(
-                    f"      - and {len(result.details) - _SHOWN_DETAILS} more; --json FILE has them all"
-                )
-            if result.remedy:
-                self._wrapped("      > ", result.remedy)
+        word = self._paint(result.verdict, result.verdict.value.upper())
+        self.say(f"{word}  {result.check:<16} {result.summary}{seconds}")
+        if result.verdict not in (FAIL, WARN):
+            return
+        for line in result.details[:SHOWN_DETAILS]:
+            self._wrap("      - ", line)
+        hidden = len(result.details) - SHOWN_DETAILS
+        if hidden > 0:
+            self.say(f"      - and {hidden} more; --json FILE has them all")
+        if result.follows_from:
+            self._wrap("      > ", f"probably follows from `{result.follows_from}`")
+        elif result.remedy:
+            self._wrap("      > ", result.remedy)
 
-    def _wrapped(self, lead: str, text: str) -> None:
-        for part in textwrap.wrap(
-            text, self.width - len(lead), break_long_words=False, break_on_hyphens=False
-        ) or [""]:
-            self.say(lead + part)
+    def summary(
+        self,
+        results: Sequence[Result],
+        seconds: float,
+        strict: bool = False,
+        scope: Scope | None = None,
+    ) -> None:
+        """The counts, the remedy and the verdict."""
+        counts = Counter(result.verdict for result in results)
+        parts = []
+        for verdict, word in WORDS.items():
+            if counts[verdict] or verdict in (PASS, FAIL):
+                parts.append(f"{counts[verdict]} {word}")
+        self.say(f"{', '.join(parts)} in {seconds:.1f} s")
+        failures = [result for result in results if result.verdict is FAIL]
+        remedy = self._find_remedy(failures)
+        if remedy:
+            self._wrap("to mend it: ", remedy)
+        self.say(self._verdict(results, counts, failures, strict, scope))
+
+    def _find_remedy(self, failures: Sequence[Result]) -> str:
+        """The one command that mends all of the damage: of what the failures need, the most that one needs."""
+        if self.prefix is None or len(failures) < 2:
+            return ""
+        causes = [result for result in failures if not result.follows_from]
+        actions = [result.action for result in causes if result.action]
+        if not actions:
+            return ""
+        action = max(actions, key=list(Action).index)
+        if action is Action.REMOVE:
+            remedies = {result.remedy: None for result in causes if result.action}
+            return " && ".join(remedies)
+        return command_for(action, self.prefix)
+
+    def _verdict(
+        self,
+        results: Sequence[Result],
+        counts: Counter[Verdict],
+        failures: Sequence[Result],
+        strict: bool,
+        scope: Scope | None,
+    ) -> str:
+        if failures:
+            return self._paint(FAIL, f"FAILED: {', '.join(_name_failures(failures))}")
+        warned = [result.check for result in results if result.verdict is WARN]
+        if warned and strict:
+            text = f"not verified, since with --strict a warning fails: {', '.join(warned)}"
+            return self._paint(FAIL, text)
+        if scope and not scope.whole and counts[PASS]:
+            names = [result.check for result in results if result.verdict is not SKIP]
+            ran = f"{len(names)} checks ran"
+            if len(names) <= NAMED:
+                ran = f"what ran: {', '.join(names)}"
+            return f"no check failed. This is no verdict on the whole environment; {ran}"
+        if counts[PASS]:
+            text = "verified: every check that ran has passed"
+            if scope and scope.level == QUICK:
+                text += " (quick level)"
+            return self._paint(PASS, text)
+        if counts[COMPILED]:
+            return "nothing was run: machine code for a GPU was compiled, and no check passed"
+        if warned:
+            return "no check failed, and none passed"
+        return "nothing was checked"
+
+    def _paint(self, verdict: Verdict, text: str) -> str:
+        if not self.colour:
+            return text
+        return f"\033[{COLOURS[verdict]}m{text}\033[0m"
+
+    def _wrap(self, lead: str, text: str) -> None:
+        width = self.width - len(lead)
+        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        for line in lines or [""]:
+            self.say(lead + line)
             lead = " " * len(lead)
 
-    def summary(self, results: List[Result], seconds: float, strict: bool = False) -> None:
-        counts = {
-            verdict: sum(r.verdict == verdict for r in results)
-            for verdict in (PASS, COMPILED, WARN, FAIL, SKIP)
-        }
-        words = {
-            PASS: "passed",
-            COMPILED: "compiled but not run",
-            WARN: "warned",
-            FAIL: "failed",
-            SKIP: "skipped",
-        }
-        said = ", ".join(f"{counts[v]} {words[v]}" for v in words if counts[v] or v in (PASS, FAIL))
-        self.say(f"{said} in {seconds:.1f} s")
-        bad = [r.check for r in results if r.verdict == FAIL]
-        odd = [r.check for r in results if r.verdict == WARN]
-        if bad:
-            self.say(self._paint(FAIL, f"NOT the verified environment: {', '.join(bad)}"))
-        elif odd and strict:
-            self.say(
-                self._paint(
-                    FAIL, f"not verified, since with --strict a warning fails: {', '.join(odd)}"
-                )
-            )
-        elif counts[PASS]:
-            self.say(self._paint(PASS, "verified: every check that ran has passed"))
-        elif counts[COMPILED]:
-            self.say("nothing was run: machine code for a GPU was compiled, and no check passed")
+
+def _name_failures(failures: Sequence[Result]) -> list[str]:
+    """The checks that failed, each with its reason, those that follow from another left out."""
+    names = []
+    following = 0
+    for result in failures:
+        if result.follows_from:
+            following += 1
         else:
-            self.say("no check failed, and none passed" if odd else "nothing was checked")
+            reason = textwrap.shorten(result.summary, REASON, placeholder=" ...")
+            names.append(f"{result.check} ({reason})")
+    if following:
+        names.append(f"and {following} that follow from these")
+    return names
+
+
+# --report
 
 
 def to_attach(
-    manifest: Dict[str, Any], results: List[Result], seconds: float, strict: bool = False
+    manifest: dict[str, Any],
+    results: Sequence[Result],
+    seconds: float,
+    strict: bool = False,
+    scope: Scope | None = None,
+    problem: str = "",
 ) -> str:
-    """What a report of a problem needs, in one text without secrets: results, machine, versions, the last lines of our logs."""
+    """What a report of a problem needs, in one text without secrets.
+
+    Results, machine, versions, the last lines of our logs; `problem`: why nothing could be checked.
+    """
     out = io.StringIO()
     report = Report(out)
+    if problem:
+        report.say(problem)
     for result in results:
         report.result(result)
-    report.summary(results, seconds, strict)
-    rest = {
-        key: value
-        for key, value in manifest.items()
-        if key not in ("packages", "results", "vulnerabilities")
-    }
-    print(f"\n{json.dumps(rest, indent=1)}\n", file=out)
-    print(
-        *(f"{p['name']} {p['version']} {p['build']} {p['manager']}" for p in manifest["packages"]),
-        sep="\n",
-        file=out,
-    )
-    logs = [
-        *default_cache().glob("logs/*.log"),
-        *Path(tempfile.gettempdir()).glob("maximalcai-*.log"),
-    ]
-    # The folder for temporary files is everyone's: no link, nothing of another user, nothing of another clone.
-    ours = [
-        log
-        for log in logs
-        if not log.is_symlink() and log.is_file() and log.lstat().st_uid == os.getuid()
-    ]
-    ours = [
-        log
-        for log in ours
-        if log.lstat().st_mtime > time.time() - 86400 and os.access(log, os.R_OK)
-    ]
-    ours = [log for log in ours if log.parent.name == "logs" or f"{ROOT}/" in tail(log)]
-    for log in sorted(ours, key=lambda path: path.lstat().st_mtime)[-3:]:
+    report.summary(results, seconds, strict, scope)
+    rest = {}
+    for key, value in manifest.items():
+        if key not in ("packages", "results", "vulnerabilities"):
+            rest[key] = value
+    report.say(f"\n{json.dumps(rest, indent=1)}\n")
+    for package in manifest["packages"]:
+        report.say("{name} {version} {build} {manager}".format(**package))
+    for log in _find_logs():
         written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(log.lstat().st_mtime))
-        print(
-            f"\nThe last lines of {log}, written {written} UTC:",
-            *tail(log).splitlines()[-40:],
-            sep="\n",
-            file=out,
-        )
+        report.say(f"\nThe last lines of {log}, written {written} UTC:")
+        for line in read_tail(log).splitlines()[-LAST_LINES:]:
+            report.say(line)
     return redact(out.getvalue())
 
 
-def tail(log: Path) -> str:
+def _find_logs() -> list[Path]:
+    """The newest logs of a day, oldest first."""
+    found = []
+    for log in default_cache().glob("logs/*.log"):
+        if _is_ours(log):
+            found.append(log)
+    for log in Path(tempfile.gettempdir()).glob("maximalcai-*.log"):
+        if _is_ours(log) and f"{ROOT}/" in read_tail(log):  # not another clone's
+            found.append(log)
+    found.sort(key=lambda log: log.lstat().st_mtime)
+    return found[-LAST_LOGS:]
+
+
+def _is_ours(log: Path) -> bool:
+    """The folder for temporary files is everyone's: no link, and nothing of another user."""
+    if log.is_symlink() or not log.is_file() or not os.access(log, os.R_OK):
+        return False
+    status = log.lstat()
+    return status.st_uid == os.getuid() and status.st_mtime > time.time() - DAY
+
+
+def read_tail(log: Path) -> str:
     """The last 64 kB of a log."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 65536))
+        file.seek(max(0, log.stat().st_size - TAIL))
         return file.read().decode(errors="replace")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
+
+from lockedenv.verify.remedies import Action, command_for
 
 
 class Verdict(str, Enum):
@@ -37,7 +40,8 @@ class Result:
 
     `summary` is one line: what was measured, or what is wrong. `remedy` says what to do about it.
     `measured` has figures by name, each with its unit in the name. `follows_from` is the check
-    whose failure probably is the cause of this one.
+    whose failure probably is the cause of this one. `action` is the kind of the remedy, where it is
+    one that mends the environment.
     """
 
     verdict: Verdict
@@ -48,9 +52,13 @@ class Result:
     check: str = ""
     seconds: float = 0.0
     follows_from: str = ""
+    action: Action | None = None
 
     def __post_init__(self) -> None:
-        self.verdict = Verdict(self.verdict)  # a child's result was JSON; ValueError if it is none
+        # A child's result was JSON: ValueError for what is no verdict and no action.
+        self.verdict = Verdict(self.verdict)
+        if self.action is not None:
+            self.action = Action(self.action)
 
 
 def passed(summary: str, **measured: Any) -> Result:
@@ -63,6 +71,13 @@ def compiled(summary: str, **measured: Any) -> Result:
 
 def failed(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
     return Result(FAIL, summary, remedy, list(details), measured)
+
+
+def damaged(prefix: Path, action: Action, lines: Sequence[str], **measured: Any) -> Result:
+    """A failure that the set-up can mend: its remedy is the command of `action` for this prefix."""
+    result = failed(first(lines), command_for(action, prefix), lines[1:], **measured)
+    result.action = action
+    return result
 
 
 def warned(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Callable
 
 from lockedenv.host.disks import GIB
 from lockedenv.host.gpus import Gpu
 from lockedenv.prefix.records import Installed
-from lockedenv.spec.environment import Environment
-from lockedenv.spec.locks import CondaPackage, PipPackage
+from lockedenv.spec.environment import DEV, Environment
+from lockedenv.spec.locks import CondaPackage, LockError, PipPackage, read_pip_lock
+from lockedenv.spec.wheel_record import record_digest
+from lockedenv.verify.contents import Contents, read_record
+from lockedenv.verify.drift import Finding, conda_findings, pip_findings
 from lockedenv.verify.result import (
     COMPILED,
     FAIL,
@@ -27,6 +30,7 @@ from lockedenv.verify.result import (
     Result,
     Verdict,
     compiled,
+    damaged,
     exit_status,
     failed,
     first,
@@ -35,6 +39,7 @@ from lockedenv.verify.result import (
     verdict,
     warned,
 )
+from lockedenv.verify.strays import Stray, find_strays
 
 __all__ = [
     "COMPILED",
@@ -51,6 +56,7 @@ __all__ = [
     "check",
     "check_each_gpu",
     "compiled",
+    "damaged",
     "exit_status",
     "failed",
     "first",
@@ -99,6 +105,76 @@ class Context:
         if self.gpu_mode != "off" and (self.gpus or self.gpu_error):
             return "cuda"
         return "cpu"
+
+    @cached_property
+    def flash_attn(self) -> PipPackage | None:
+        """The locked flash-attn, where it is installed in the locked version."""
+        if self.lock_error:
+            return None
+        locked = self.environment.flash_attn()
+        if locked and self.installed.version(locked.name) == locked.version:
+            return locked
+        return None
+
+    @cached_property
+    def locked(self) -> set[str]:
+        """The names of the locked packages; of all that are installed if the locks cannot be read."""
+        if self.lock_error:
+            names = {record.name for record in self.installed.conda}
+            return names | {dist.name for dist in self.installed.dists}
+        names = {package.name for package in self.conda_lock}
+        names |= {package.name for package in self.pip_lock}
+        names |= self._tools()
+        if self.flash_attn:
+            names.add(self.flash_attn.name)
+        return names
+
+    def _tools(self) -> set[str]:
+        """The packages of requirements-dev.txt that are installed as it locks them."""
+        if self.installed.backend != "pip":
+            return set()
+        try:
+            pins = {pin.name: pin for pin in read_pip_lock(self.environment.folder / DEV)}
+        except LockError:
+            return set()
+        names = set()
+        for dist in self.installed.dists:
+            pin = pins.get(dist.name)
+            if pin and pin.version == dist.version and pin.record_sha256:
+                if record_digest(read_record(dist)) == pin.record_sha256:
+                    names.add(dist.name)
+        return names
+
+    @cached_property
+    def contents(self) -> Contents:
+        """The paths of the prefix, compared with what should be there."""
+        return Contents(self.installed, self.locked)
+
+    @cached_property
+    def conda_findings(self) -> list[Finding]:
+        """What differs between the conda layer and its lock."""
+        return conda_findings(self.conda_lock, self.installed, self.contents.inventory)
+
+    @cached_property
+    def pip_findings(self) -> list[Finding]:
+        """What differs between the wheels and their lock."""
+        return pip_findings(self.pip_lock, self.installed, self.contents.inventory)
+
+    @cached_property
+    def strays(self) -> list[Stray]:
+        """What lies in the prefix and is of no locked package."""
+        return find_strays(self.contents)
+
+    @cached_property
+    def locked_modules(self) -> set[str]:
+        """SITE/NAME of each module and package at the top of site-packages that is locked."""
+        found = set()
+        for entry in self.contents.expected.entries:
+            for lead in self.contents.sites:
+                if entry.path.startswith(lead) and entry.path.endswith((".py", ".so")):
+                    name = entry.path[len(lead) :].partition("/")[0].partition(".")[0]
+                    found.add(f"{lead}{name}")
+        return found
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from lockedenv.verify.checks import (
     Result,
     check,
     check_each_gpu,
+    damaged,
     failed,
     passed,
     relative,
     verdict,
     within,
 )
-from lockedenv.verify.drift import REMAKE
+from lockedenv.verify.remedies import Action
 
 MODULES = (
     "torch",
@@ -95,7 +96,8 @@ def torch_build(device: str) -> Result:
     locked = environment.find_by_prefix(Path(sys.prefix)).cuda(backend)
     name = f"torch {torch.__version__}"
     if built != locked:
-        return failed(f"{name} is built for CUDA {built or 'none'}, not {locked or 'none'}", REMAKE)
+        text = f"{name} is built for CUDA {built or 'none'}, not {locked or 'none'}"
+        return damaged(Path(sys.prefix), Action.REBUILD, [text])
     if device == "cpu":
         return passed(f"{name}, CUDA {built}; no GPU to match its kernels with")
     if not torch.cuda.is_available():

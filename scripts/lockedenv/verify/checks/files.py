@@ -1,59 +1,107 @@
-"""Every installed file against the hash that its installer recorded, and the files that nobody has recorded."""
+"""Every path of the prefix: as it was installed, and nothing beside it that would be taken first or run."""
 
 from __future__ import annotations
 
-import hashlib
-import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import List, Optional
 
 from lockedenv.host.disks import size_text
-from lockedenv.host.files import read_json
-from lockedenv.prefix.records import INSTALLED, hashes, recorded_files, unrecorded
-from lockedenv.spec.environment import MARK
+from lockedenv.prefix.inventory import (
+    INVENTORY,
+    WRITTEN,
+    Difference,
+    Entry,
+    Inventory,
+    Kind,
+    Layer,
+    Problem,
+    compare_full,
+)
+from lockedenv.verify.bytecode import Fault, find_bad_bytecode
 from lockedenv.verify.checks import (
     FULL,
     Context,
     Result,
     check,
+    damaged,
     failed,
     first,
     passed,
-    verdict,
     warned,
 )
-from lockedenv.verify.drift import REMAKE, REPAIR
+from lockedenv.verify.contents import Contents, describe
+from lockedenv.verify.remedies import Action, remove_command, repair_command
+from lockedenv.verify.strays import Danger, Stray, is_start_file
 
-AT_START = ("sitecustomize", "usercustomize")
-VENV, VENV_LINE = (
-    "_virtualenv.pth",
-    "import _virtualenv",
-)  # what uv puts into a virtual environment that it makes
+# What `uv venv` puts into site-packages, which nothing records: the only line of the .pth file.
+VENV_PTH = "_virtualenv.pth"
+VENV_LINE = "import _virtualenv"
+PERSONAL = ("activate", "pip.conf")  # the set-up writes them, and people may edit them
+CACHE_TAGS = ("CACHEDIR.TAG", ".gitignore")  # uv puts them into what it works on
+LISTED = 4  # strays that are named in one line
+REMOVED = 5  # strays that are named in a command
 
 
-@check("present", "every file and link that the installation left is there")
+@check("present", "every path has the type, size and modification time that were recorded")
 def present(context: Context) -> Result:
-    prefix = context.installed.prefix
-    left, mark = read_json(prefix / INSTALLED), read_json(prefix / MARK)
-    if mark.get("state") == "installed" and not {"files", "links", "records"} <= set(left):
-        return failed(
-            f"{prefix / INSTALLED} is missing or damaged; it says what the installation left",
-            REMAKE,
+    contents = context.contents
+    if contents.inventory_error:
+        return damaged(contents.prefix, Action.REPAIR, [contents.inventory_error])
+    differences, personal = _split(contents.quick_differences)
+    lines = [describe(contents.prefix, found) for found in differences]
+    lines += contents.forged
+    if lines:
+        result = damaged(contents.prefix, _action(contents, differences), lines)
+        result.follows_from = _failed_layer(context, differences)
+        return result
+    if personal:
+        return _personal_change(contents, personal)
+    count = len(contents.expected.entries)
+    if not contents.inventory:
+        return passed(f"{count} paths, compared by the hashes that the packages' records have")
+    if contents.times_changed:
+        return passed(
+            f"{count} paths, compared by hash: the modification times were changed wholesale, "
+            "as by a copy or an image"
         )
-    names = [prefix / name for kind in ("files", "links") for name in left.get(kind, {})]
-    paths = [*names, *(path for path in recorded_files(context.installed) if path.suffix != ".pyc")]
-    gone = [
-        f"{context.installed.inside(path)}: missing" for path in paths if not os.path.lexists(path)
-    ]
-    dead = [
-        name
-        for name in left.get("programs", [])
-        if (prefix / name).is_file() and not os.access(prefix / name, os.X_OK)
-    ]
-    gone += [f"{name}: no program any more, chmod +x makes it one" for name in dead]
-    return verdict(
-        gone, f"{REPAIR}; if something is still missing, {REMAKE}", f"{len(paths)} files and links"
-    )
+    return passed(f"{count} paths: type, size and modification time")
+
+
+@check(
+    "files",
+    "every file and link is byte for byte what was installed, and no bytecode is of another source",
+    level=FULL,
+    explained_by=("present",),
+)
+def files(context: Context) -> Result:
+    contents = context.contents
+    entries = contents.expected.entries
+    hashed = [entry for entry in entries if entry.kind is Kind.FILE and entry.sha256]
+    links = [entry for entry in entries if entry.kind is Kind.LINK]
+    size = sum(max(entry.size, 0) for entry in hashed)
+    measured = {"files": len(hashed), "links": len(links), "bytes": size}
+    differences, personal = _split(contents.full_differences)
+    lines = [describe(contents.prefix, found) for found in differences]
+    if lines:
+        action = _action(contents, differences)
+        result = damaged(contents.prefix, action, lines, **measured)
+        result.follows_from = _failed_layer(context, differences)
+        return result
+    bytecode, compiled = find_bad_bytecode(contents.prefix, contents.recorded_bytecode)
+    if contents.times_changed:  # then every source has another time than its bytecode has noted
+        bytecode = [found for found in bytecode if found.fault is Fault.UNCHECKED]
+    if bytecode:
+        lines = [str(found) for found in bytecode]
+        paths = [found.path for found in bytecode]
+        result = failed(first(lines), _remove(contents.prefix, paths), lines[1:], **measured)
+        result.action = Action.REMOVE
+        return result
+    if personal:
+        return _personal_change(contents, personal)
+    text = f"{len(hashed)} files, {size_text(size)}, and {len(links)} links, all as installed"
+    if compiled:
+        text += f"; {compiled} files of bytecode fit their sources"
+    return passed(text, **measured)
 
 
 @check(
@@ -61,168 +109,171 @@ def present(context: Context) -> Result:
     "what runs at every start of Python, or comes before its packages, is as it was installed",
 )
 def startup(context: Context) -> Result:
-    installed, prefix = context.installed, context.installed.prefix
-    paths = [
-        p
-        for folder in installed.sites
-        for p in folder.iterdir()
-        if p.suffix == ".pth" or p.name.split(".")[0] in AT_START
-    ]
-    if (
-        installed.backend == "conda"
-    ):  # in a virtual environment the standard library is another Python's
-        folders = [
-            folder
-            for site in installed.sites
-            for folder in (site.parent, site.parent / "lib-dynload")
-            if folder.is_dir()
-        ]
-        paths += [
-            p
-            for folder in folders
-            for p in folder.iterdir()
-            if p.suffix in (".py", ".so", ".pyc", ".pth")
-        ]
-        paths += [*prefix.glob("lib/python*.zip"), *prefix.glob("pyvenv.cfg")]
-    left = read_json(prefix / INSTALLED).get("files", {})
-    owned = (
-        {**recorded_files(installed), **{prefix / name: sha for name, sha in left.items()}}
-        if paths
-        else {}
-    )
-    has, wrong = hashes(path for path in paths if owned.get(path)), []
-    for path in paths:
-        by_uv = (
-            not left
-            and path.name == VENV
-            and path.is_file()
-            and path.read_text(errors="replace").strip() == VENV_LINE
-        )
-        if path not in owned and not by_uv:
-            wrong.append(
-                f"{installed.inside(path)}: no package has it, and it runs at every start of Python, or may"
-            )
-        elif path in has and has[path] != owned[path]:
-            wrong.append(
-                f"{installed.inside(path)}: changed since it was installed, and may run at every start of Python"
-            )
-    return verdict(
-        wrong,
-        f"if you put it there, remove it; otherwise {REMAKE}",
-        f"what runs at the start ({len(paths)}) is all of packages",
-    )
+    contents = context.contents
+    entries = [entry for entry in contents.expected.entries if _runs_at_start(contents, entry)]
+    # At each level by hash: these are few, and each of them runs before anything is checked.
+    changed = compare_full(contents.prefix, Inventory((), tuple(entries)))
+    lines = []
+    for difference in changed:
+        if difference.problem is not Problem.MISSING:
+            text = describe(contents.prefix, difference)
+            lines.append(f"{text}, and may run at every start of Python")
+    if lines:
+        return damaged(contents.prefix, _action(contents, changed), lines)
+    strays = [stray for stray in context.strays if stray.danger is Danger.AT_START]
+    unknown = _unknown_venv_file(contents)
+    if unknown:
+        strays.append(unknown)
+    if strays:
+        return _stray_failure(contents, strays)
+    if len(entries) == 1:
+        return passed(f"1 start-up file, of a locked package: {entries[0].path}")
+    return passed(f"{len(entries)} start-up files, all of locked packages")
 
 
-@check(
-    "files",
-    "every file and link of both layers is byte for byte what its installer left",
-    level=FULL,
-)
-def files(context: Context) -> Result:
-    installed, prefix = context.installed, context.installed.prefix
-    left, recorded = read_json(prefix / INSTALLED), recorded_files(installed)
-    wanted = {
-        **{prefix / name: sha for name, sha in left.get("files", {}).items()},
-        **{p: s for p, s in recorded.items() if s},
-    }
-    has = hashes(wanted)
-    wrong = {path: _what(path, has[path]) for path, sha in wanted.items() if has[path] != sha}
-    size = sum(path.stat().st_size for path in wanted if path not in wrong)
-    for name, target in left.get("links", {}).items():
-        path = prefix / name
-        if not path.is_symlink():
-            wrong[path] = "no longer a link" if path.exists() else "missing"
-        elif os.readlink(path) != target:
-            wrong[path] = f"links to {os.readlink(path)}, not to {target}"
-    measured = {"files": len(wanted), "links": len(left.get("links", {})), "bytes": size}
-    noted = [prefix / name for kind in ("files", "links") for name in left.get(kind, {})]
-    nobodys = unrecorded(prefix, [*recorded, *noted])
-    stray, hidden = strays(context, nobodys), shadows(context, [*recorded, *nobodys])
-    if hidden and not wrong:
-        return failed(
-            first(hidden),
-            "remove what brought it: pip uninstall NAME, or the file",
-            hidden[1:] + stray,
-            **measured,
-        )
-    if wrong:
-        wheels = {
-            p
-            for d in installed.dists
-            if d.manager == "pip"
-            for p in recorded_files(installed.only(d))
-        }
-        lines = [f"{installed.inside(path)}: {what}" for path, what in sorted(wrong.items())]
-        return failed(
-            first(lines), REPAIR if set(wrong) <= wheels else REMAKE, lines[1:] + stray, **measured
-        )
-    good = (
-        f"{len(wanted)} files, {size_text(size)}, and {measured['links']} links, all as installed"
-    )
-    if stray:
-        return warned(
-            f"{good}; {first(stray)}", "remove what you did not put there", stray[1:], **measured
-        )
-    return passed(good, **measured)
+@check("strays", "nothing beside the locked files would be taken first, or run, in their place")
+def strays(context: Context) -> Result:
+    contents = context.contents
+    dangerous = []
+    inside = []
+    others = []
+    for stray in context.strays:
+        if stray.danger is Danger.AT_START:
+            continue
+        if stray.danger:
+            dangerous.append(stray)
+        elif not stray.package and _is_in_locked_package(context, stray.path):
+            inside.append(stray)
+        elif not stray.package and stray.path not in CACHE_TAGS:
+            others.append(stray)
+    if dangerous:
+        return _stray_failure(contents, dangerous)
+    own = "no paths of your own"
+    if others:
+        own = f"paths of your own ({len(others)}): {_some(others)}"
+    if inside:
+        lines = [f"{stray.path}: no package has it, beside locked files" for stray in inside]
+        remedy = f"if you did not put it there: {_remove(contents.prefix, _paths(inside))}"
+        return warned(first(lines), remedy, lines[1:])
+    return passed(own, own=_paths(others))
 
 
-def shadows(context: Context, paths: List[Path]) -> List[str]:
-    """Those that Python takes before a locked module: NAME/__init__.py or NAME.so of no locked package, before NAME.py."""
-    inside, owned = context.installed.inside, recorded_files(context.installed.as_locked())
-    modules = {
-        path.with_name(path.name.split(".")[0]): path
-        for path in owned
-        if path.suffix in (".py", ".so")
-    }
-    found = []
-    for path in {
-        path for path in paths if path.suffix in (".py", ".so") and path.exists()
-    }.difference(owned):
-        package = path.name.startswith("__init__.")
-        hidden = modules.get(path.parent if package else path.with_name(path.name.split(".")[0]))
-        if hidden and (package or path.suffix == ".so"):
-            found.append(f"{inside(path)}: Python takes it in place of {inside(hidden)}")
-    return sorted(found)
+# What the checks share
 
 
-def strays(context: Context, paths: List[Path]) -> List[str]:
-    """Those of the files that nothing has installed that are in a locked package's folder, or beside a locked module."""
-    installed = context.installed
-    locked = {p.name for p in context.conda_lock} | {p.name for p in context.pip_lock}
-
-    def module(path: Path) -> Optional[Path]:
-        """SITE/NAME of a file in SITE/NAME/... or SITE/NAME.py."""
-        site = next((site for site in installed.sites if site in path.parents), None)
-        return site / path.relative_to(site).parts[0].split(".")[0] if site else None
-
-    owned = [
-        (record.name, [installed.prefix / path for path in record.hashes])
-        for record in installed.conda
-    ]
-    owned += [
-        (dist.name, [*recorded_files(installed.only(dist))])
-        for dist in installed.dists
-        if dist.manager == "pip"
-    ]
-    code = (".py", ".so")
-    modules = {
-        module(path): name
-        for name, paths in owned
-        if name in locked
-        for path in paths
-        if path.suffix in code
-    }
-    found = [(path, modules.get(module(path))) for path in paths if module(path)]
-    return [
-        f"{installed.inside(path)}: is of no package, beside {name}'s own files"
-        for path, name in found
-        if name
-    ]
+def _split(differences: Iterable[Difference]) -> tuple[list[Difference], list[Difference]]:
+    """Damage, and the lines that people put into a file which is theirs to edit."""
+    damage = []
+    personal = []
+    for difference in differences:
+        changed = difference.problem in (Problem.SIZE, Problem.CONTENT)
+        if difference.path in PERSONAL and changed:
+            personal.append(difference)
+        else:
+            damage.append(difference)
+    return damage, personal
 
 
-def _what(path: Path, sha: str) -> str:
-    if not path.exists():
-        return "missing"
-    if not sha:
-        return "cannot be read"
-    return "empty" if sha == hashlib.sha256().hexdigest() else "changed since it was installed"
+def _personal_change(contents: Contents, changed: list[Difference]) -> Result:
+    lines = []
+    for difference in changed:
+        path = contents.prefix / difference.path
+        lines.append(f"{path} has lines that are not the set-up's")
+    path = contents.prefix / changed[0].path
+    remedy = f"look at it; to have it written again: rm {path} && {repair_command(contents.prefix)}"
+    return warned(first(lines), remedy, lines[1:])
+
+
+def _stray_failure(contents: Contents, found: list[Stray]) -> Result:
+    lines = [str(stray) for stray in found]
+    packages = sorted({stray.package for stray in found if stray.package})
+    paths = [stray.path for stray in found if not stray.package]
+    commands = []
+    if paths:
+        commands.append(_remove(contents.prefix, paths))
+    if packages:
+        python = contents.prefix / "bin/python"
+        commands.append(f"{python} -m pip uninstall -y {' '.join(packages)}")
+    result = failed(first(lines), " && ".join(commands), lines[1:])
+    result.action = Action.REMOVE
+    return result
+
+
+def _remove(prefix: Path, paths: list[str]) -> str:
+    if len(paths) <= REMOVED:
+        return remove_command(prefix, paths)
+    return f"{remove_command(prefix, paths[:REMOVED])}, and so on: --json FILE lists all"
+
+
+def _action(contents: Contents, differences: Iterable[Difference]) -> Action:
+    """post_create.sh puts wheels right and writes what is the set-up's own; the rest needs a rebuild."""
+    wheels = {dist.name for dist in contents.installed.dists if dist.manager == "pip"}
+    if contents.inventory:
+        for package in contents.inventory.packages:
+            if package.layer is Layer.PIP:
+                wheels.add(package.name)
+    mendable = {*WRITTEN, INVENTORY}
+    for difference in differences:
+        if difference.package not in wheels and difference.path not in mendable:
+            return Action.REBUILD
+    return Action.REPAIR
+
+
+def _failed_layer(context: Context, differences: Iterable[Difference]) -> str:
+    """The check of a layer that names every package whose files differ; empty if there is none."""
+    packages = {difference.package for difference in differences}
+    for check_name, findings in (
+        ("conda-layer", context.conda_findings),
+        ("pip-layer", context.pip_findings),
+    ):
+        if findings and packages <= {finding.package for finding in findings}:
+            return check_name
+    return ""
+
+
+def _runs_at_start(contents: Contents, entry: Entry) -> bool:
+    return entry.kind is Kind.FILE and is_start_file(contents, entry.path)
+
+
+def _unknown_venv_file(contents: Contents) -> Stray | None:
+    """uv's start-up file, where no inventory has its hash: its one line is known."""
+    if contents.inventory:
+        return None
+    for site in contents.installed.sites:
+        path = site / VENV_PTH
+        if path.is_file() and path.read_text(errors="replace").strip() != VENV_LINE:
+            return Stray(path.relative_to(contents.prefix).as_posix(), "", Danger.AT_START)
+    return None
+
+
+def _is_in_locked_package(context: Context, path: str) -> bool:
+    """Whether a path lies in a locked package's folder in site-packages, or beside its module."""
+    for lead in context.contents.sites:
+        if path.startswith(lead):
+            name = path[len(lead) :].partition("/")[0].partition(".")[0]
+            return f"{lead}{name}" in context.locked_modules
+    return False
+
+
+def _paths(found: Iterable[Stray]) -> list[str]:
+    return [stray.path for stray in found]
+
+
+def _some(found: list[Stray]) -> str:
+    names = _folded(found)
+    text = ", ".join(names[:LISTED])
+    if len(names) > LISTED:
+        text += f" and {len(names) - LISTED} more"
+    return text
+
+
+def _folded(found: list[Stray]) -> list[str]:
+    """The paths, a folder in place of what lies in one."""
+    names: dict[str, None] = {}
+    for stray in found:
+        first_part, slash, _ = stray.path.partition("/")
+        if first_part in ("lib", "bin", "etc", "share", "include"):
+            names[stray.path] = None
+        else:
+            names[first_part + slash] = None
+    return list(names)

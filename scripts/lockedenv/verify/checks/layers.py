@@ -4,46 +4,60 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import List
 
-from lockedenv.host.files import read_json
 from lockedenv.host.process import ask
-from lockedenv.prefix.lifecycle import edited, moved_from
-from lockedenv.prefix.records import CONSTRAINTS, INSTALLED, file_sha256
+from lockedenv.prefix.lifecycle import moved_from
+from lockedenv.prefix.mark import MadeBy, MarkError, State, read_mark
+from lockedenv.prefix.records import CONSTRAINTS
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.variables import clean
 from lockedenv.verify.checks import (
     Context,
     Result,
     check,
+    damaged,
     failed,
     first,
     passed,
     skipped,
-    verdict,
     warned,
 )
-from lockedenv.verify.drift import (
-    REMAKE,
-    REPAIR,
-    Finding,
-    conda_findings,
-    duplicates,
-    extras,
-    pip_findings,
-)
+from lockedenv.verify.drift import Finding, extras
+from lockedenv.verify.remedies import Action, command_for, rebuild_command
+
+# Without our mark, one of these scripts has the path of the prefix in its first lines.
+SCRIPTS = ("accelerate", "tqdm", "torchrun")
+NAMED = 4  # added packages that are named in one line
+NO_LOCK = "there is no lock to compare with"
 
 
-def _verdict(findings: List[Finding], good: str) -> Result:
-    return verdict(list(map(str, findings)), "; ".join(sorted({f.remedy for f in findings})), good)
+def _verdict(context: Context, findings: Sequence[Finding], good: str) -> Result:
+    if not findings:
+        return passed(good)
+    lines = [str(finding) for finding in findings]
+    action = max((finding.action for finding in findings), key=list(Action).index)
+    remedy = _remedy(context, action, findings)
+    result = failed(first(lines), remedy, lines[1:])
+    result.action = action
+    return result
+
+
+def _remedy(context: Context, action: Action, findings: Iterable[Finding]) -> str:
+    prefix = context.installed.prefix
+    if action is not Action.REMOVE:
+        return command_for(action, prefix)
+    names = sorted({finding.package for finding in findings})
+    return f"{prefix}/bin/python -m pip uninstall -y {' '.join(names)}"
 
 
 @check("locks", "the lock files are there, whole, and of the version that this program knows")
 def locks(context: Context) -> Result:
     if context.lock_error:
+        folder = context.environment.folder
         return failed(
-            context.lock_error, f"restore the locks: git checkout -- {context.environment.folder}"
+            context.lock_error, f"restore the locks: git -C {folder} checkout -- {folder}"
         )
     return passed(f"{len(context.conda_lock)} conda packages, {len(context.pip_lock)} wheels")
 
@@ -51,37 +65,36 @@ def locks(context: Context) -> Result:
 @check("place", "the environment is where it was made: its scripts name that path")
 def place(context: Context) -> Result:
     prefix = context.installed.prefix
-    made = moved_from(prefix)
-    for name in (
-        "accelerate",
-        "tqdm",
-        "torchrun",
-    ):  # without our mark, one of these has the path in its first lines
-        if not (prefix / MARK).exists() and (prefix / "bin" / name).is_file():
-            found = re.search(
-                r"(/.*?)/bin/python",
-                (prefix / "bin" / name).read_text(encoding="utf-8", errors="replace")[:600],
-            )
-            made = found[1] if found and Path(found[1]).resolve() != prefix.resolve() else made
+    try:
+        mark = read_mark(prefix)
+    except MarkError as error:
+        return failed(str(error), f"mv {prefix / MARK} {prefix / MARK}.damaged")
+    made = moved_from(prefix) if mark else _path_in_scripts(prefix)
     if made:
         return failed(
-            f"the environment was made at {made} and moved to {prefix}: its scripts name the old place",
-            f"move it back, or rebuild it: scripts/setup_runpod_environment.sh --force --prefix {prefix}",
+            f"the environment was made at {made} and moved to {prefix}: "
+            "its scripts name the old place",
+            f"move it back (mv {prefix} {made}), or rebuild it: {rebuild_command(prefix)}",
         )
-    mark = read_json(prefix / MARK)
-    if mark.get("made_by") == "setup" and mark.get("state") == "installed":
-        gone = [name for name in ("activate", CONSTRAINTS) if not (prefix / name).is_file()]
-        if gone:
-            return failed(
-                f"{prefix / gone[0]} is missing, which enters the environment or holds its packages",
-                REPAIR,
-            )
-        if prefix / "activate" in edited(prefix):
-            return warned(
-                f"{prefix}/activate has lines that are not the set-up's",
-                f"look at them; after rm {prefix}/activate, scripts/post_create.sh writes it again",
-            )
+    if mark and mark.made_by is MadeBy.SETUP and mark.state is State.INSTALLED:
+        for name in ("activate", CONSTRAINTS):
+            if not (prefix / name).is_file():
+                text = f"{prefix / name} is missing, which enters the environment or holds its packages"
+                return damaged(prefix, Action.REPAIR, [text])
     return passed(f"it was made at {prefix}")
+
+
+def _path_in_scripts(prefix: Path) -> str:
+    """Another path that a script of the prefix names as its own; empty if none does."""
+    for name in SCRIPTS:
+        script = prefix / "bin" / name
+        if not script.is_file():
+            continue
+        text = script.read_text(encoding="utf-8", errors="replace")[:600]
+        found = re.search(r"(/.*?)/bin/python", text)
+        if found and Path(found[1]).resolve() != prefix.resolve():
+            return found[1]
+    return ""
 
 
 @check(
@@ -89,68 +102,56 @@ def place(context: Context) -> Result:
     "each conda package is the locked one: version, build, channel, archive hash, once, not by pip",
 )
 def conda_layer(context: Context) -> Result:
-    if context.installed.backend != "conda":
+    installed = context.installed
+    if installed.backend != "conda":
         return skipped("not a conda prefix: both layers are wheels")
     if context.lock_error:
-        return failed("there is no lock to compare with", "see the check `locks`")
-    broken = [
-        Finding("conda-meta", p, REMAKE) for p in context.installed.problems if "conda record" in p
-    ]
-    findings = broken + conda_findings(context.conda_lock, context.installed)
-    return _verdict(
-        findings, f"{len(context.conda_lock)} packages as locked: version, build, channel, hash"
-    )
+        return failed(NO_LOCK, "see the check `locks`")
+    good = f"{len(context.conda_lock)} packages as locked: version, build, channel, hash"
+    return _verdict(context, context.conda_findings, good)
 
 
-@check("pip-layer", "each wheel is the locked version, once, and not put there by conda")
+@check("pip-layer", "each wheel is the locked one, by version and by its list of files, and once")
 def pip_layer(context: Context) -> Result:
     if context.lock_error:
-        return failed("there is no lock to compare with", "see the check `locks`")
-    findings = [
-        Finding("dist-info", p, REPAIR) for p in context.installed.problems if "METADATA" in p
-    ]
-    findings += pip_findings(context.pip_lock, context.installed, REPAIR)
-    findings += duplicates(context.installed, [p.name for p in context.pip_lock])
-    flash = context.environment.flash_attn()
-    built = [flash] if flash and context.installed.version(flash.name) == flash.version else []
-    noted = read_json(context.installed.prefix / INSTALLED).get("records", {}).get("flash-attn")
-    for dist in [dist for dist in context.installed.dists if dist.name == "flash-attn"]:
-        if noted and file_sha256(dist.path / "RECORD") != noted:
-            findings.append(
-                Finding(
-                    dist.name, "its RECORD is not the one that the install by hash left", REPAIR
-                )
-            )
-    also = "".join(f", and {p.name} {p.version}" for p in built)
-    result = _verdict(findings, f"{len(context.pip_lock)} wheels as locked{also}")
-    extra = extras(context.conda_lock, context.pip_lock + built, context.installed)
-    if extra:
-        result.summary += f"; beyond the lock: {', '.join(extra[:4])}" + (
-            f" and {len(extra) - 4} more" * (len(extra) > 4)
-        )
-        result.measured["extra"] = extra
+        return failed(NO_LOCK, "see the check `locks`")
+    installed = context.installed
+    good = f"{len(context.pip_lock)} wheels as locked"
+    if context.flash_attn:
+        good += f", and {context.flash_attn.name} {context.flash_attn.version}"
+    result = _verdict(context, context.pip_findings, good)
+    added = extras(installed, context.locked)
+    if added:
+        result.summary += f"; beyond the lock: {_some(added)}"
+        result.measured["extra"] = added
     return result
+
+
+def _some(names: Sequence[str]) -> str:
+    text = ", ".join(names[:NAMED])
+    if len(names) > NAMED:
+        text += f" and {len(names) - NAMED} more"
+    return text
 
 
 @check(
     "requirements", "every installed package finds what it requires, in a version that it accepts"
 )
 def requirements(context: Context) -> Result:
-    command = [
-        context.installed.prefix / "bin/uv",
-        *"pip check --no-config --no-cache --python".split(),
-        context.installed.python,
-    ]
-    with tempfile.TemporaryDirectory(
-        prefix="verify-"
-    ) as folder:  # uv leaves its own behind if it is interrupted
-        status, said, why = ask(command, 60, env=clean(context.environ, TMPDIR=folder))
-    lines = re.findall(r"The package .*", said + why)
+    options = ["pip", "check", "--no-config", "--no-cache", "--python", context.installed.python]
+    command = [context.installed.prefix / "bin/uv", *options]
+    # uv leaves its temporary files behind if it is interrupted.
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        status, output, errors = ask(command, 60, env=clean(context.environ, TMPDIR=folder))
+    text = output + errors
+    lines = re.findall(r"The package .*", text)
     if lines:
-        remedy = "first put right what the checks of both layers name; then uninstall what you have added, or take one that fits"
+        remedy = (
+            "first mend what the checks of both layers name; then uninstall what you have added, "
+            "or take a version that fits"
+        )
         return warned(first(lines), remedy, lines[1:])
     if status != 0:
-        return skipped(
-            f"uv does not say ({' '.join((said + why).split())[:120]}); the layers' checks may know why"
-        )
+        answer = " ".join(text.split())[:120]
+        return skipped(f"uv does not say ({answer}); the layers' checks may know why")
     return passed("uv pip check: all requirements are met")

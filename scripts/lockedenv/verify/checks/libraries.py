@@ -3,58 +3,77 @@
 from __future__ import annotations
 
 import re
-from typing import List
 
-from lockedenv.verify.checks import Context, Result, check, failed, passed, skipped, verdict
-from lockedenv.verify.drift import REMAKE
+from lockedenv.verify.checks import Context, Result, check, damaged, passed, skipped, verdict
+from lockedenv.verify.remedies import Action, repair_command
 
 # What conda's packages of NVIDIA's libraries are called.
 NVIDIA = re.compile(
-    r"nvidia-.*|cuda-.*|nccl|(lib)?(cu(blas|dnn|dss|fft|file|rand|solver|sparse)|np[pv]|nv(jitlink|jpeg|fatbin)).*"
+    r"nvidia-.*|cuda-.*|nccl"
+    r"|(lib)?(cu(blas|dnn|dss|fft|file|rand|solver|sparse)|np[pv]|nv(jitlink|jpeg|fatbin)).*"
 )
+OPENMP = ("libgomp.so.1", "libiomp5.so", "libomp.so")
+
+
+def _action(context: Context) -> Action:
+    """On the PyPI backend all libraries are wheels, which are put right one by one."""
+    if context.installed.backend == "conda":
+        return Action.REBUILD
+    return Action.REPAIR
+
+
+def _broken(context: Context, *lines: str) -> Result:
+    return damaged(context.installed.prefix, _action(context), lines)
 
 
 @check("torch-origin", "torch comes from the layer that the lock takes it from")
 def torch_origin(context: Context) -> Result:
-    dists = [d for d in context.installed.dists if d.name == "torch"]
+    dists = [dist for dist in context.installed.dists if dist.name == "torch"]
     if not dists:
-        return failed("torch is not installed", REMAKE)
-    layer = context.environment.torch_layer(context.installed.backend).value
-    wrong = [d for d in dists if d.manager != layer]
-    if wrong:
-        said = f"torch {wrong[0].version} was put there by {wrong[0].manager}, over the locked one"
-        return failed(
-            said,
-            f"something ran `pip install torch` or a package that needs another torch; {REMAKE}",
-        )
-    return passed(f"torch {dists[0].version} from {layer}")
+        return _broken(context, "torch is not installed")
+    wanted = context.environment.torch_layer(context.installed.backend).value
+    for dist in dists:
+        if dist.manager != wanted:
+            text = f"torch {dist.version} was put there by {dist.manager}, over the locked one"
+            return _broken(
+                context, text, "`pip install torch` does that, and packages that ask for another"
+            )
+    return passed(f"torch {dists[0].version} from {wanted}")
 
 
 @check("cuda-libraries", "the CUDA libraries beside torch are those of the lock, and no others")
 def cuda_libraries(context: Context) -> Result:
-    locked = {p.name: p.version for p in context.conda_lock}
-    locked.update((p.name, p.version) for p in context.pip_lock)
-    wheels = [
-        (d.name, d.version)
-        for d in context.installed.dists
-        if d.name.startswith("nvidia-") and d.manager == "pip"
-    ]
-    found = [
-        (r.name, r.version) for r in context.installed.conda if NVIDIA.fullmatch(r.name)
-    ] + wheels
-    why = (
-        "pip's CUDA library beside conda's"
-        if context.installed.backend == "conda"
-        else "not in the lock"
-    )
-    wrong = [
-        f"{name} {version} ({f'locked is {locked[name]}' if name in locked else why})"
-        for name, version in found
-        if locked.get(name) != version
-    ]
+    locked = {package.name: package.version for package in context.conda_lock}
+    locked.update((package.name, package.version) for package in context.pip_lock)
+    found = []
+    for record in context.installed.conda:
+        if NVIDIA.fullmatch(record.name):
+            found.append((record.name, record.version))
+    for dist in context.installed.dists:
+        if dist.name.startswith("nvidia-") and dist.manager == "pip":
+            found.append((dist.name, dist.version))
     if not found and context.cuda:
-        return failed("no CUDA library found", REMAKE)
-    return verdict(wrong, REMAKE, f"{len(found)} libraries of CUDA {context.cuda}, as locked")
+        return _broken(context, "no CUDA library found")
+    wrong = []
+    added = []
+    for name, version in found:
+        if name not in locked:
+            added.append(name)
+            wrong.append(f"{name} {version} ({_why_not_locked(context)})")
+        elif locked[name] != version:
+            wrong.append(f"{name} {version} (locked is {locked[name]})")
+    if wrong and len(added) == len(wrong) and context.installed.backend == "pip":
+        python = context.installed.prefix / "bin/python"
+        return verdict(wrong, f"{python} -m pip uninstall -y {' '.join(added)}", "")
+    if wrong:
+        return _broken(context, *wrong)
+    return passed(f"{len(found)} libraries of CUDA {context.cuda}, as locked")
+
+
+def _why_not_locked(context: Context) -> str:
+    if context.installed.backend == "conda":
+        return "pip's CUDA library beside conda's"
+    return "not in the lock"
 
 
 @check(
@@ -62,31 +81,33 @@ def cuda_libraries(context: Context) -> Result:
     "conda backend: numpy computes with MKL, where the lock asks for it, and no other BLAS is beside it",
 )
 def blas(context: Context) -> Result:
-    if context.installed.backend != "conda":
+    installed = context.installed
+    if installed.backend != "conda":
         return skipped("wheels bring their own BLAS: numpy OpenBLAS, torch MKL")
-    if context.lock_error or not context.environment.mkl:
-        return skipped(context.lock_error or "the lock leaves open which BLAS numpy has")
-    mkl, libblas = context.installed.conda_record("mkl"), context.installed.conda_record("libblas")
-    wants = context.environment.version("conda", "mkl")
-    if (
-        not mkl or mkl.version != wants
-    ):  # another may lack what torch needs: https://github.com/pytorch/pytorch/issues/123097
-        return failed(
-            f"mkl is {mkl.version if mkl else 'missing'}: torch and numpy are locked with {wants}",
-            REMAKE,
-        )
-    if not libblas or "mkl" not in libblas.build:
-        return failed(
-            f"libblas is {libblas.build if libblas else 'missing'}: numpy's BLAS is not MKL", REMAKE
-        )
-    link = context.installed.prefix / "lib" / "libblas.so.3"
+    if context.lock_error:
+        return skipped(context.lock_error)
+    if not context.environment.mkl:
+        return skipped("the lock leaves open which BLAS numpy has")
+    # Another MKL may lack what torch needs: https://github.com/pytorch/pytorch/issues/123097
+    mkl = installed.conda_record("mkl")
+    wanted = context.environment.version("conda", "mkl")
+    if mkl is None:
+        return _broken(context, f"mkl is missing: torch and numpy are locked with {wanted}")
+    if mkl.version != wanted:
+        text = f"mkl is {mkl.version}: torch and numpy are locked with {wanted}"
+        return _broken(context, text)
+    libblas = installed.conda_record("libblas")
+    if libblas is None:
+        return _broken(context, "libblas is missing: numpy's BLAS is not MKL")
+    if "mkl" not in libblas.build:
+        return _broken(context, f"libblas is {libblas.build}: numpy's BLAS is not MKL")
+    link = installed.prefix / "lib" / "libblas.so.3"
     if link.exists() and "mkl" not in link.resolve().name:
-        return failed(f"{link} is {link.resolve().name}: numpy's BLAS is not MKL", REMAKE)
-    numpy = [d for d in context.installed.dists if d.name == "numpy" and d.manager == "pip"]
-    if numpy:
-        return failed(
-            f"numpy {numpy[0].version} was put there by pip: its BLAS is OpenBLAS", REMAKE
-        )
+        return _broken(context, f"{link} is {link.resolve().name}: numpy's BLAS is not MKL")
+    for dist in installed.dists:
+        if dist.name == "numpy" and dist.manager == "pip":
+            text = f"numpy {dist.version} was put there by pip: its BLAS is OpenBLAS"
+            return _broken(context, text)
     return passed(f"MKL {mkl.version} through {libblas.build}")
 
 
@@ -96,32 +117,36 @@ def blas(context: Context) -> Result:
 def openmp(context: Context) -> Result:
     if context.installed.backend != "conda":
         return skipped("wheels carry private copies of their OpenMP runtime")
-    lib = context.installed.prefix / "lib"
-    real = {
-        p.resolve()
-        for p in (lib / n for n in ("libgomp.so.1", "libiomp5.so", "libomp.so"))
-        if p.exists()
-    }
-    if len(real) > 1:
-        said = f"{len(real)} OpenMP runtimes: {', '.join(sorted(p.name for p in real))}"
-        return failed(said, f"_openmp_mutex should link them to one; {REMAKE}")
-    return passed(f"{real.pop().name if real else 'none'} alone")
+    runtimes = set()
+    for name in OPENMP:
+        library = context.installed.prefix / "lib" / name
+        if library.exists():
+            runtimes.add(library.resolve().name)
+    if len(runtimes) > 1:
+        text = f"{len(runtimes)} OpenMP runtimes: {', '.join(sorted(runtimes))}"
+        return _broken(context, text, "_openmp_mutex links them to one")
+    if runtimes:
+        return passed(f"{runtimes.pop()} alone")
+    return passed("none")
 
 
-# torchao older than 0.16: peft raises; 0.16 and newer: made for a torch of its time, on an older one transformers' models do
-# not import (0.18.0 on the default environment's, tried).
+# torchao older than 0.16: peft raises. 0.16 and newer are made for a torch of their time: on an older one
+# transformers' models do not import (0.18.0 on the default environment's, tried).
 @check(
     "companions",
     "no package beside the stack breaks peft and transformers (torchao) or torch.compile (setuptools)",
 )
 def companions(context: Context) -> Result:
-    wrong: List[str] = []
+    prefix = context.installed.prefix
     torchao = context.installed.version("torchao")
+    wrong = []
+    remedies = []
     if torchao and not context.lock_error and "torchao" not in context.environment.names():
         wrong.append(
             f"torchao {torchao}: it is not of the lock, and peft and transformers may fail beside it"
         )
+        remedies.append(f"{prefix}/bin/python -m pip uninstall -y torchao")
     if not context.installed.version("setuptools"):
         wrong.append("setuptools is missing: triton imports it, so torch.compile fails")
-    remedy = "python -m pip uninstall -y torchao" if torchao else "scripts/post_create.sh"
-    return verdict(wrong, remedy, "no torchao; setuptools is there")
+        remedies.append(repair_command(prefix))
+    return verdict(wrong, " && ".join(remedies), "no torchao; setuptools is there")

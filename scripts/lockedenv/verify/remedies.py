@@ -1,0 +1,72 @@
+"""What mends a damaged environment, as commands for this very prefix, the least destructive first."""
+
+from __future__ import annotations
+
+import shlex
+from enum import Enum
+from pathlib import Path
+
+from lockedenv import ROOT
+from lockedenv.prefix.mark import MadeBy, Mark, MarkError, read_mark
+from lockedenv.spec.environment import CONDA_LOCK, REQUIREMENTS, find
+
+DEFAULT = "default"  # the environment that the scripts take where none is named
+
+
+class Action(str, Enum):
+    """What has to be done about a failure, the least destructive first."""
+
+    REMOVE = "remove"
+    REPAIR = "repair"
+    REBUILD = "rebuild"
+
+
+def repair_command(prefix: Path) -> str:
+    """Puts the wheels of the lock right, and what the set-up wrote; keeps all that was added."""
+    words = [f"{ROOT}/scripts/post_create.sh", "--prefix", str(prefix)]
+    words += _environment_option(_read(prefix))
+    return shlex.join(words)
+
+
+def rebuild_command(prefix: Path) -> str:
+    """Makes the environment again, in the way in which it was made."""
+    mark = _read(prefix)
+    if mark and mark.made_by is MadeBy.SETUP:
+        words = [f"{ROOT}/scripts/setup_runpod_environment.sh", "--force", "--prefix", str(prefix)]
+        if mark.backend:
+            words += ["--backend", mark.backend]
+        return shlex.join([*words, *_environment_option(mark)])
+    folder = find(mark.environment if mark else DEFAULT).folder
+    if (prefix / "conda-meta").is_dir():
+        lock = folder / CONDA_LOCK
+        create = shlex.join(["micromamba", "create", "-y", "-p", str(prefix), "-f", str(lock)])
+        return f"{create} && {repair_command(prefix)}"
+    requirements = str(folder / REQUIREMENTS)
+    create = shlex.join(["python3", "-m", "venv", "--clear", str(prefix)])
+    install = shlex.join([f"{prefix}/bin/pip", "install", "-r", requirements])
+    return f"{create} && {install}"
+
+
+def remove_command(prefix: Path, paths: list[str]) -> str:
+    """Removes paths of a prefix."""
+    return shlex.join(["rm", "-r", *(str(prefix / path) for path in paths)])
+
+
+def command_for(action: Action, prefix: Path) -> str:
+    """The command of an action that is one and the same for a whole prefix."""
+    if action is Action.REBUILD:
+        return rebuild_command(prefix)
+    return repair_command(prefix)
+
+
+def _read(prefix: Path) -> Mark | None:
+    try:
+        return read_mark(prefix)
+    except MarkError:
+        return None
+
+
+def _environment_option(mark: Mark | None) -> list[str]:
+    if mark is None or mark.environment == DEFAULT:
+        return []
+    return ["--environment", mark.environment]

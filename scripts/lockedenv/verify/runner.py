@@ -1,0 +1,176 @@
+"""Runs checks: those of the files here, those that load native code in processes of their own, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from lockedenv.host.gpus import find_gpu_nodes
+from lockedenv.host.launchers import child_environment
+from lockedenv.host.limits import cpu_limit, read_memory
+from lockedenv.verify.checks import Check, Context, no_gpu
+from lockedenv.verify.child import LOG, Subject, read_result, run_fresh
+from lockedenv.verify.forks import CannotFork, ForkServer, fork_server
+from lockedenv.verify.result import FAIL, Result, failed, skipped
+
+FEW = 3  # children whose own imports take no longer than the whole stack's
+LOOK = 0.01  # seconds between two looks at a running check
+
+
+class Listener(Protocol):
+    """Who is told what goes on."""
+
+    def result(self, result: Result) -> None:
+        """A result, in the order of the report."""
+
+    def running(self, text: Callable[[], str], begins: bool = False) -> None:
+        """What is running; `begins`: it has just begun."""
+
+
+@dataclass(frozen=True)
+class Children:
+    """How checks are started in processes of their own.
+
+    `environment` names the locks as --environment does; empty for the prefix's own.
+    """
+
+    python: Path
+    device: str
+    environ: Mapping[str, str]
+    environment: str = ""
+    server: ForkServer | None = None
+
+    def run(self, check: Check) -> Result:
+        """The check's result, whatever becomes of its process: a fork, or else a fresh interpreter."""
+        limit = check.timeout
+        if check.each_gpu and self.device == "cuda":
+            limit *= max(1, len(find_gpu_nodes()))
+        limit += check.compile_timeout
+        with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+            subject = Subject(check.name, self.device, self.environment, Path(folder))
+            (subject.folder / LOG).touch()
+            if self.server:
+                with contextlib.suppress(CannotFork):
+                    ended = self.server.run(check.name, folder, limit)
+                    return read_result(check, subject, ended, limit)
+            try:
+                ended = run_fresh(self.python, subject, dict(self.environ), limit)
+            except OSError as error:
+                return failed(f"{self.python} does not start: {error.strerror}", check.remedy)
+            return read_result(check, subject, ended, limit)
+
+
+def run_timed(check: Check, function: Callable[[], Result]) -> Result:
+    """What a function of a check finds, with the check's name and its seconds; a crash is a result."""
+    began = time.monotonic()
+    try:
+        result = function()
+    except Exception as error:
+        text = f"the check itself failed: {type(error).__name__}: {error}"
+        result = failed(text, check.remedy)
+    seconds = result.seconds or time.monotonic() - began
+    return replace(result, check=check.name, seconds=seconds)
+
+
+def run_checks(
+    context: Context, checks: Sequence[Check], listener: Listener, environment: str = ""
+) -> list[Result]:
+    """Runs the checks, children side by side where CPUs and memory allow, and reports them in order."""
+    results: list[Result] = []
+    failures: set[str] = set()
+    with contextlib.closing(_run_all(context, checks, listener, environment)) as found:
+        for result in found:
+            cause = result.follows_from or _find_cause(checks, result, failures)
+            result = replace(result, follows_from=cause)
+            if result.verdict is FAIL:
+                failures.add(result.check)
+            results.append(result)
+            listener.result(result)
+    return results
+
+
+def _find_cause(checks: Iterable[Check], result: Result, failures: set[str]) -> str:
+    """The failed check that probably is the cause of this failure; empty if none is."""
+    if result.verdict is not FAIL:
+        return ""
+    for check in checks:
+        if check.name == result.check:
+            for name in check.explained_by:
+                if name in failures:
+                    return name
+    return ""
+
+
+def _run_all(
+    context: Context, checks: Sequence[Check], listener: Listener, environment: str
+) -> Generator[Result, None, None]:
+    """The results in order: checks here, children side by side, children that measure alone."""
+    missing_gpu = no_gpu(context)
+    children = []
+    for check in checks:
+        if check.child and not (check.gpu and missing_gpu):
+            children.append(check)
+    children.sort(key=lambda check: -check.timeout)  # the longest starts first
+    since: dict[str, float] = {}  # check -> since when
+    with contextlib.ExitStack() as stack:  # an interrupt ends the children
+        starter = _prepare_children(context, children, environment, stack)
+        pool = stack.enter_context(ThreadPoolExecutor(_count_side_by_side(children)))
+        if starter.server:
+            stack.callback(starter.server.stop)
+
+        def run_child(check: Check) -> Result:
+            since[check.name] = time.monotonic()
+            try:
+                return run_timed(check, lambda: starter.run(check))
+            finally:
+                del since[check.name]
+
+        started: dict[str, Future[Result]] = {}
+        for check in children:
+            if not check.alone:
+                started[check.name] = pool.submit(run_child, check)
+        for check in sorted(checks, key=lambda check: (check.child, check.alone)):
+            if not check.child:
+                listener.running(lambda: check.name, begins=True)
+                yield run_timed(check, lambda: check.function(context))
+            elif check.gpu and missing_gpu:
+                yield run_timed(check, lambda: skipped(f"{missing_gpu}, and this has no CPU path"))
+            else:
+                future = started.get(check.name) or pool.submit(run_child, check)
+                yield _await(future, since, listener)
+
+
+def _prepare_children(
+    context: Context, children: list[Check], environment: str, stack: contextlib.ExitStack
+) -> Children:
+    python = context.installed.python
+    environ = child_environment(context.installed.prefix, context.device, context.environ)
+    server = None
+    if len(children) > FEW and python.exists():
+        server = stack.enter_context(fork_server(python, context.device, environment, environ))
+    return Children(python, context.device, environ, environment, server)
+
+
+def _count_side_by_side(children: list[Check]) -> int:
+    """How many children the CPUs and the memory allow at a time."""
+    largest = max((check.memory for check in children), default=1)
+    by_memory = read_memory().total // largest
+    return max(1, min(int(cpu_limit()), by_memory))
+
+
+def _await(future: Future[Result], since: dict[str, float], listener: Listener) -> Result:
+    def describe() -> str:
+        now = time.monotonic()
+        parts = [f"{name} {now - began:.0f} s" for name, began in list(since.items())]
+        return ", ".join(parts)
+
+    while not future.done():
+        listener.running(describe)
+        time.sleep(LOOK)
+    return future.result()

@@ -1,0 +1,296 @@
+"""What lies in a prefix and is of no locked package: which of it Python, the loader or a shell would take first, or run.
+
+A stray is a file that no package has, or a file of a package that was added. Most are harmless: results,
+scripts, modules of other names. The dangerous kinds are listed in Danger.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.prefix.inventory import Kind
+from lockedenv.verify.contents import Contents
+from lockedenv.verify.elf import read_dynamic
+
+
+class Danger(Enum):
+    """Why a stray is a failure; the value is what people read."""
+
+    AT_START = "it runs at every start of Python, or may"
+    SHADOWS = "Python takes it in place of"
+    LIBRARY = "the loader may take it in place of a locked library"
+    PROGRAM = "it is started in place of the machine's or the locked program"
+    HOOK = "a shell runs it when the environment is entered or left"
+
+
+@dataclass(frozen=True)
+class Stray:
+    """`package`: the added package that it is of, or empty. `danger`: None if it is harmless.
+
+    `instead_of`: the locked path that Python would have taken.
+    """
+
+    path: str
+    package: str = ""
+    danger: Danger | None = None
+    instead_of: str = ""
+
+    def __str__(self) -> str:
+        owner = f"is of {self.package}" if self.package else "no package has it"
+        if not self.danger:
+            return f"{self.path}: {owner}"
+        return f"{self.path}: {owner}, and {self.danger.value} {self.instead_of}".rstrip()
+
+
+START_MODULES = ("sitecustomize", "usercustomize")
+# Python's start-up looks for these beside its program, or one folder above it: Modules/getpath.py
+START_FILES = ("pyvenv.cfg", "bin/pyvenv.cfg", "bin/pybuilddir.txt")
+HOOK_FOLDERS = ("etc/conda/activate.d/", "etc/conda/deactivate.d/")
+# What torch.compile, triton and torch.utils.cpp_extension start by name.
+COMPILERS = frozenset(
+    "ar as c++ cc cicc clang clang++ cuobjdump fatbinary g++ gcc hipcc icpx icx ld ld.bfd ld.gold "
+    "ld.lld ldconfig lld make ninja nm nvcc nvdisasm nvlink objcopy ptxas ptxas-blackwell strip".split()
+)
+COMPILER = re.compile(r"(.+-)?(gcc|g\+\+|cc|c\+\+|cpp|clang|clang\+\+|ld|as|ar)(-\d+(\.\d+)*)?")
+INTERPRETER = re.compile(r"python(3(\.\d+)?)?|pip(3(\.\d+)?)?|uv|uvx")
+# `import` in a line of a .pth file runs it: https://docs.python.org/3/library/site.html
+PTH_CODE = re.compile(rb"^import[ \t]", re.M)
+PTH_LIMIT = 1_000_000  # bytes; a longer one counts as code
+LIBRARY = re.compile(r".+\.so(\.\d+)*")
+# The suffixes of a module's file, in the order in which Python looks for them: importlib.machinery.
+MODULE = re.compile(r"([^./]+)(\.cpython-[^.]+\.so|\.abi3\.so|\.so|\.py|\.pyc)")
+SUFFIXES = (".so", ".abi3.so", ".so", ".py", ".pyc")
+LINKED_HOOKS = ("etc", "etc/conda", "etc/conda/activate.d", "etc/conda/deactivate.d")
+
+
+def find_strays(contents: Contents) -> list[Stray]:
+    """Every path that nothing locked has, with its danger, sorted by path."""
+    index = _Index(contents)
+    return [index.classify(path) for path in contents.unlisted]
+
+
+def is_start_file(contents: Contents, path: str) -> bool:
+    """Whether a locked file runs at every start of Python, or lies where Python looks before its packages."""
+    folder, _, name = path.rpartition("/")
+    for site in contents.sites:
+        if f"{folder}/" == site:
+            return name.endswith(".pth") or name.partition(".")[0] in START_MODULES
+    if contents.installed.backend != "conda":
+        return False
+    return bool(re.fullmatch(r"lib/python3\.\d+(/lib-dynload)?/[^/]+\.(py|so|pyc|pth)", path))
+
+
+class _Index:
+    """What the locked paths are, so that each stray is a few look-ups."""
+
+    def __init__(self, contents: Contents) -> None:
+        self.prefix = contents.prefix
+        self.contents = contents
+        self.conda = contents.installed.backend == "conda"
+        self.sites = contents.sites
+        entries = contents.expected.entries
+        self.files = {entry.path for entry in entries if entry.kind is not Kind.FOLDER}
+        self.folders = {entry.path for entry in entries if entry.kind is Kind.FOLDER}
+        self.modules = _locked_modules(self.files)
+        self.library_folders = _library_folders(self.files)
+        self.run_folders: set[str] | None = None
+
+    def classify(self, path: str) -> Stray:
+        """The stray at a path, with its danger."""
+        package = self.contents.owner(path)
+        linked_folder = self._is_linked_folder(path)
+        if self._runs_at_start(path, package):
+            return Stray(path, package, Danger.AT_START)
+        instead_of = self._shadowed(path, package, linked_folder)
+        if instead_of:
+            return Stray(path, package, Danger.SHADOWS, instead_of)
+        if path.startswith(HOOK_FOLDERS) or (linked_folder and path in LINKED_HOOKS):
+            return Stray(path, package, Danger.HOOK)
+        if self._is_first_program(path, package):
+            return Stray(path, package, Danger.PROGRAM)
+        if self._is_first_library(path, linked_folder):
+            return Stray(path, package, Danger.LIBRARY)
+        return Stray(path, package)
+
+    def _is_linked_folder(self, path: str) -> bool:
+        place = self.prefix / path
+        return place.is_symlink() and place.is_dir()
+
+    def _site_of(self, path: str) -> str:
+        """The site-packages folder that a path lies in; empty if it lies in none."""
+        for site in self.sites:
+            if path.startswith(site):
+                return site
+        return ""
+
+    # Python
+
+    def _runs_at_start(self, path: str, package: str) -> bool:
+        if path in START_FILES:
+            return True
+        site = self._site_of(path)
+        if site:
+            inner = path[len(site) :]
+            if "/" not in inner and inner.endswith(".pth"):
+                return not package or self._pth_has_code(path)
+            return inner.partition("/")[0].partition(".")[0] in START_MODULES
+        return self.conda and _in_standard_library(path)
+
+    def _pth_has_code(self, path: str) -> bool:
+        try:
+            content = read_regular(self.prefix / path, PTH_LIMIT)
+        except (OSError, FileRefused):
+            return True
+        return bool(PTH_CODE.search(content))
+
+    def _shadowed(self, path: str, package: str, linked_folder: bool) -> str:
+        """The locked file or folder that Python would have imported; empty if there is none.
+
+        In a folder Python takes the first of: a folder NAME with __init__, an extension module, NAME.py,
+        NAME.pyc, a folder NAME without __init__ (importlib.machinery.FileFinder).
+        """
+        folder, _, name = path.rpartition("/")
+        if path.startswith("bin/"):
+            return self._shadowed_in_programs(path)
+        if not self._site_of(path):
+            return ""
+        if linked_folder:
+            return self.modules.get(path, "")
+        match = MODULE.fullmatch(name)
+        if not match:
+            return ""
+        module = f"{folder}/{match[1]}"
+        if match[1] != "__init__":
+            return self._shadowed_module(path, module)
+        for locked in (self.modules.get(folder), self.modules.get(module)):
+            if locked and _rank(path) < _rank(locked):
+                return locked
+        namespace = folder in self.folders and module not in self.modules
+        if namespace and not package:  # packages may share one, each with the same __init__.py
+            return f"{folder}/"
+        return ""
+
+    def _shadowed_module(self, path: str, module: str) -> str:
+        locked = self.modules.get(module)
+        if locked:
+            return locked if _rank(path) < _rank(locked) else ""
+        is_package = f"{module}/__init__" in self.modules
+        if module in self.folders and not is_package:
+            return f"{module}/"
+        return ""
+
+    def _shadowed_in_programs(self, path: str) -> str:
+        """Python puts the folder of a script, such as bin/torchrun, before all others."""
+        name = path.split("/")[1].partition(".")[0]
+        if not path.endswith((".py", ".pyc", ".so")):
+            return ""
+        if name in getattr(sys, "stdlib_module_names", ()):
+            return f"the standard library's {name}"
+        for site in self.sites:
+            for module in (f"{site}{name}", f"{site}{name}/__init__"):
+                if module in self.modules:
+                    return self.modules[module]
+        return ""
+
+    # Programs and libraries
+
+    def _is_first_program(self, path: str, package: str) -> bool:
+        if os.path.dirname(path) != "bin":
+            return False
+        name = os.path.basename(path)
+        place = self.prefix / path
+        if not place.is_file() or not os.access(place, os.X_OK):
+            return False
+        if name in COMPILERS or COMPILER.fullmatch(name) or INTERPRETER.fullmatch(name):
+            return True
+        if package:
+            return False
+        return shutil.which(name, path=_search_path_without(self.prefix)) is not None
+
+    def _is_first_library(self, path: str, linked_folder: bool) -> bool:
+        folder, _, name = path.rpartition("/")
+        if linked_folder:
+            return any(f"{found}/".startswith(f"{path}/") for found in self._run_folders())
+        if not LIBRARY.fullmatch(name):
+            return False
+        return folder in self.library_folders or folder in self._run_folders()
+
+    def _run_folders(self) -> set[str]:
+        """The folders that the locked libraries name in their RPATH and RUNPATH, whether they exist or not."""
+        if self.run_folders is None:
+            self.run_folders = set()
+            for path in self.files:
+                if ".so" not in path:
+                    continue
+                dynamic = read_dynamic(self.prefix / path)
+                if dynamic:
+                    for folder in dynamic.rpath + dynamic.runpath:
+                        self.run_folders.add(_resolve_origin(folder, path))
+        return self.run_folders
+
+
+def _resolve_origin(folder: str, path: str) -> str:
+    """A folder of an RPATH as a path in the prefix; what leads out of it keeps its absolute form."""
+    origin = os.path.dirname(path)
+    for name in ("$ORIGIN", "${ORIGIN}"):
+        folder = folder.replace(name, origin)
+    return os.path.normpath(folder)
+
+
+def _search_path_without(prefix: Path) -> str:
+    """PATH without the prefix's own programs."""
+    own = {str(prefix / "bin"), os.path.realpath(prefix / "bin")}
+    folders = os.environ.get("PATH", os.defpath).split(":")
+    return ":".join(folder for folder in folders if folder not in own)
+
+
+def _in_standard_library(path: str) -> bool:
+    """In a conda prefix the standard library lies beside site-packages, and comes before it."""
+    if re.fullmatch(r"lib/python3\d+\.zip", path):
+        return True
+    if not re.match(r"lib/python3\.\d+/(?!site-packages/)", path):
+        return False
+    return path.endswith((".py", ".pyc", ".so", ".pth"))
+
+
+def _rank(path: str) -> int:
+    """The order in which Python takes the files of one module's name: __init__ in a folder first."""
+    match = MODULE.fullmatch(os.path.basename(path))
+    if not match:
+        return 100
+    suffix = match[2]
+    rank = 0 if suffix.startswith(".cpython-") else SUFFIXES.index(suffix, 1)
+    return rank if match[1] == "__init__" else 10 + rank
+
+
+def _locked_modules(paths: Iterable[str]) -> dict[str, str]:
+    """Module, as its path without suffixes -> the locked file that Python takes for it."""
+    modules: dict[str, str] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        match = MODULE.fullmatch(name)
+        if not match:
+            continue
+        module = f"{folder}/{match[1]}"
+        known = modules.get(module)
+        if known is None or _rank(path) < _rank(known):
+            modules[module] = path
+    return modules
+
+
+def _library_folders(paths: Iterable[str]) -> set[str]:
+    """The folders with locked libraries that are found by name; extension modules are not."""
+    folders = set()
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if name.startswith("lib") and LIBRARY.fullmatch(name):
+            folders.add(folder)
+    return folders
