@@ -103,8 +103,11 @@ def test_many_wheels_at_once(index: Index) -> None:
 def test_a_wheel_on_this_disk(tmp_path: Path) -> None:
     path = tmp_path / "pack-1-py3-none-any.whl"
     path.write_bytes(make_wheel())
+    sha256 = hashlib.sha256(make_wheel()).hexdigest()
     for url in (str(path), path.as_uri()):
-        assert fetch_record(requests.Session(), WheelFile(url, "0" * 64, 0)) == RECORD
+        assert fetch_record(requests.Session(), WheelFile(url, sha256, 0)) == RECORD
+        with pytest.raises(Stop, match="is another file than the index says"):
+            fetch_record(requests.Session(), WheelFile(url, "0" * 64, 0))
 
 
 @pytest.mark.parametrize("ranges", [True, False])

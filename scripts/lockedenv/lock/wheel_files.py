@@ -146,9 +146,7 @@ def fetch_record(session: requests.Session, wheel: WheelFile) -> str:
     """The text of a wheel's RECORD, from the index. Raises Stop."""
     try:
         if "://" not in wheel.url or wheel.url.startswith("file://"):
-            local = Path(unquote(wheel.url[len("file://") :] if "://" in wheel.url else wheel.url))
-            with local.open("rb") as archive:
-                return record_of_archive(archive, wheel.filename)
+            return _record_of_local_wheel(wheel)
         try:
             remote: Any = RemoteFile(session, wheel)
             return record_of_archive(remote, wheel.filename)
@@ -156,6 +154,18 @@ def fetch_record(session: requests.Session, wheel: WheelFile) -> str:
             return _record_of_whole_wheel(session, wheel)
     except (requests.RequestException, OSError, KeyError, ValueError) as error:
         raise Stop(f"{wheel.filename}: its RECORD cannot be read from the index: {error}") from None
+
+
+def _record_of_local_wheel(wheel: WheelFile) -> str:
+    """As fetch_record, where the index is a folder: by the wheel's hash."""
+    path = Path(unquote(wheel.url[len("file://") :] if "://" in wheel.url else wheel.url))
+    with path.open("rb") as archive:
+        digest = hashlib.sha256()
+        for part in iter(lambda: archive.read(CHUNK), b""):
+            digest.update(part)
+        if digest.hexdigest() != wheel.sha256:
+            raise Stop(f"{path}: is another file than the index says, by its hash")
+        return record_of_archive(archive, wheel.filename)
 
 
 def _record_of_whole_wheel(session: requests.Session, wheel: WheelFile) -> str:
