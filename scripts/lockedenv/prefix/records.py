@@ -383,16 +383,3 @@ def added(installed: Installed) -> List[str]:
             editable = "-e " if url.get("dir_info", {}).get("editable") else f"{dist.name} @ "
             lines.append(editable + url["url"] if "url" in url else f"{dist.name}=={dist.version}")
     return sorted(lines)
-
-
-def record_hash(dist: Dist) -> str:
-    """A sha256 over a dist-info's RECORD that is the same wherever and by whichever installer it was installed."""
-    notes = rf"{re.escape(dist.path.name)}[^,]*/(RECORD|INSTALLER|REQUESTED|(direct_url|uv_cache|uv_build)\.json)(,|$)"
-    # Scripts (their first line names the prefix), bytecode, and the installer's own notes.
-    left_out = re.compile(rf"\.\.|[^,]*__pycache__/|{notes}")
-    with contextlib.suppress(OSError, FileRefused, UnicodeDecodeError):
-        lines = read_regular(dist.path / "RECORD", RECORD_LIMIT).decode("utf-8").splitlines()
-        return hashlib.sha256(
-            "\n".join(sorted(line for line in lines if not left_out.match(line))).encode()
-        ).hexdigest()
-    return ""
