@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT, sh
 from lock_damage import copy_locks, replaced, version_of
-from lockedenv.errors import Stop
+from lockedenv.errors import UsageError
 from lockedenv.lock.diff import changes_text, find_changes
 from lockedenv.spec import locks
 from lockedenv.spec.environment import Environment
@@ -58,13 +58,13 @@ def test_every_change_is_a_row(repository: Path) -> None:
 
 
 def test_a_revision_that_does_not_exist_is_refused(repository: Path) -> None:
-    with pytest.raises(Stop, match="--diff no-such-tag: .* has no such revision"):
+    with pytest.raises(UsageError, match="--diff no-such-tag: .* has no such revision"):
         difference(repository, "no-such-tag")
 
 
 def test_a_folder_that_is_in_no_repository_has_no_revision(tmp_path: Path) -> None:
     copy_locks(tmp_path)
-    with pytest.raises(Stop, match="has no such revision"):
+    with pytest.raises(UsageError, match="has no such revision"):
         difference(tmp_path, "HEAD")
 
 

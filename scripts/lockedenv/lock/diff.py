@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 import yaml
-from lockedenv.errors import Stop
+from lockedenv.errors import UsageError
 from lockedenv.host.process import ask
 from lockedenv.lock.write import TOOLS
 from lockedenv.spec.environment import CONDA_LOCK, DEV, FLASH, PIP, Environment
@@ -40,7 +40,7 @@ class Change:
 def find_changes(environments: list[Environment], revision: str) -> list[Change]:
     """What changed in the locks of these environments since a revision.
 
-    Raises Stop for one that does not exist.
+    Raises UsageError for one that does not exist.
     """
     changes = []
     for env in environments:
@@ -66,7 +66,7 @@ def _require_revision(env: Environment, revision: str) -> None:
         ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], cwd=env.folder
     )
     if status != 0:
-        raise Stop(
+        raise UsageError(
             f"--diff {revision}: {env.folder} has no such revision; "
             "`git log` lists those that it has"
         )
