@@ -5,42 +5,50 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import IO, Callable, Optional
+from typing import IO, Callable
 
 from lockedenv.redaction import redact
+
+ON_A_TERMINAL = 0.2  # seconds between two of its states
+ELSEWHERE = 15.0
+ERASE = "\r\033[K"  # to the beginning of the line, and what stands there is gone
+INDENT = 3  # columns that are left free
 
 
 class Progress:
     """What is going on: on a terminal one line, which is overwritten; elsewhere a line every 15 s."""
 
-    def __init__(self, quiet: bool = False, out: Optional[IO[str]] = None) -> None:
+    def __init__(self, quiet: bool = False, out: IO[str] | None = None) -> None:
         self.out = out or sys.stderr
-        self.quiet, self.terminal, self.drawn, self.shown = (
-            quiet,
-            self.out.isatty(),
-            False,
-            time.monotonic(),
-        )
+        self.quiet = quiet
+        self.terminal = self.out.isatty()
+        self.drawn = False
+        self.shown = time.monotonic()
 
     def show(self, text: Callable[[], str], begins: bool = False) -> None:
-        """`begins`: a terminal shows it at once."""
-        if (
-            self.quiet
-            or time.monotonic() - self.shown < (0.2 if self.terminal else 15)
-            and not (begins and self.terminal)
-        ):
+        """Shows a state, if the last is some time ago. `begins`: a terminal shows it at once."""
+        if self.quiet or not (self._is_due() or (begins and self.terminal)):
             return
-        self.shown, self.drawn = time.monotonic(), self.terminal
+        self.shown = time.monotonic()
         line = redact(text())
-        wide = shutil.get_terminal_size().columns - 3
-        print(
-            f"\r\033[K  {line[:wide]}" if self.terminal else f"  {line}",
-            end="" if self.terminal else "\n",
-            file=self.out,
-            flush=True,
-        )
+        if self.terminal:
+            width = shutil.get_terminal_size().columns - INDENT
+            print(f"{ERASE}  {line[:width]}", end="", file=self.out, flush=True)
+            self.drawn = True
+        else:
+            print(f"  {line}", file=self.out, flush=True)
+
+    def _is_due(self) -> bool:
+        pause = ON_A_TERMINAL if self.terminal else ELSEWHERE
+        return time.monotonic() - self.shown >= pause
 
     def clear(self) -> None:
+        """Takes the line away, before something else is printed."""
         if self.drawn:
-            print("\r\033[K", end="", file=self.out, flush=True)
+            print(ERASE, end="", file=self.out, flush=True)
         self.drawn = False
+
+    def say(self, line: str) -> None:
+        """A line of the program that runs, on standard output, which stays."""
+        self.clear()
+        print(f"      {redact(line)}", flush=True)

@@ -176,8 +176,7 @@ def run(
                 if on_line is not None:
                     doing = on_line(line) or doing
                 elif not quiet and not re.match(hide, line):
-                    progress.clear()
-                    print(f"      {line}", flush=True)
+                    progress.say(line)
 
     pipe = subprocess.PIPE
     with started(command, env=environ, cwd=cwd, stdout=pipe, stderr=subprocess.STDOUT) as process:
