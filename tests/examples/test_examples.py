@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT, sh
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
-SLURM, SKYPILOT = ROOT / "examples/slurm.sbatch", ROOT / "examples/skypilot.yaml"
-# SkyPilot itself needs 50 packages and an older click than the tests' tools. What its schema takes (sky/utils/schemas.py of
-# 0.14.1, get_task_schema and the resources' schema), of the keys that a task like ours could have:
+SLURM = ROOT / "examples/slurm.sbatch"
+SKYPILOT = ROOT / "examples/skypilot.yaml"
+# SkyPilot itself needs 50 packages and an older click than the tests' tools. What its schema takes,
+# of the keys that a task like ours could have (sky/utils/schemas.py of 0.14.1, get_task_schema and
+# the resources' schema):
 TASK = {
     "name": str,
     "workdir": str,
@@ -31,7 +33,8 @@ RESOURCES = {
     "use_spot": bool,
     "network_tier": str,
 }
-# What it sets in each node's `run`: https://docs.skypilot.co/en/latest/running-jobs/environment-variables.html
+# What it sets in each node's `run`:
+# https://docs.skypilot.co/en/latest/running-jobs/environment-variables.html
 SETS = {
     "SKYPILOT_NODE_IPS",
     "SKYPILOT_NUM_NODES",
@@ -49,14 +52,18 @@ def test_the_document_shows_each_example_word_for_word(path: Path) -> None:
     assert path.read_text() in blocks
 
 
-def typed(data: Dict[str, Any], types: Dict[str, type]) -> List[str]:
+def find_wrong_keys(data: dict[str, Any], types: dict[str, type]) -> list[str]:
     """The keys that are not in a schema, or not of its type."""
-    return [key for key, value in data.items() if not isinstance(value, types.get(key, type(None)))]
+    wrong = []
+    for key, value in data.items():
+        if key not in types or not isinstance(value, types[key]):
+            wrong.append(key)
+    return wrong
 
 
 def test_skypilot_takes_its_example() -> None:
     task = yaml.safe_load(SKYPILOT.read_text())
-    assert typed(task, TASK) == [] and typed(task["resources"], RESOURCES) == []
+    assert find_wrong_keys(task, TASK) == [] and find_wrong_keys(task["resources"], RESOURCES) == []
     assert task["num_nodes"] > 1 and re.fullmatch(
         r"[A-Z]+\d+:\d+", task["resources"]["accelerators"]
     )
