@@ -18,7 +18,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Dict, FrozenSet, Iterable, List, Optional
 
-from lockedenv.host.files import FileRefused, read_json, read_regular
+from lockedenv.host.files import read_json, read_regular
 from lockedenv.spec import environment
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.locks import canonical
