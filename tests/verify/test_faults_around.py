@@ -70,9 +70,16 @@ FAULTS = [
     Fault(
         "PYTHONPATH",
         "variables",
-        "PYTHONPATH=/elsewhere is searched before",
+        "elsewhere is searched before",
+        write("../elsewhere/module.py", lambda _: b""),
+        {"PYTHONPATH": "{prefix}/../elsewhere"},
+    ),
+    Fault(
+        "LD_AUDIT",
+        "variables",
+        "LD_AUDIT=/nowhere/audit.so runs in every program",
         lambda env: None,
-        {"PYTHONPATH": "/elsewhere"},
+        {"LD_AUDIT": "/nowhere/audit.so"},
     ),
     Fault(
         "hf-transfer enabled and missing",

@@ -1,0 +1,268 @@
+"""What lies beside the locked files: what would be taken first or run fails by name, all else is listed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import pytest
+from lockedenv.verify.checks import Result, files
+from lockedenv.verify.elf import read_dynamic
+from small_prefix import SITE, SmallPrefix, add_package, elf
+
+RPATH = 15
+RUNPATH = 29
+WITH_RUNPATH = {"demo/loader.so": elf("libother.so.2", "$ORIGIN/../nowhere/lib", RUNPATH)}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallPrefix:
+    return SmallPrefix(tmp_path, WITH_RUNPATH)
+
+
+class Stray(NamedTuple):
+    """`put` puts it there; `check` then fails, and says `said`."""
+
+    name: str
+    put: Callable[[SmallPrefix], object]
+    check: Callable[[object], Result]
+    said: str
+
+
+def program(name: str) -> Callable[[SmallPrefix], object]:
+    return lambda small: small.write(f"bin/{name}", b"#!/bin/sh\n", 0o755)
+
+
+def link_out(path: str) -> Callable[[SmallPrefix], object]:
+    """Replaces a folder by a link to a copy of it elsewhere."""
+
+    def put(small: SmallPrefix) -> None:
+        shutil.move(str(small.path / path), str(small.path.parent / "elsewhere"))
+        (small.path / path).symlink_to(small.path.parent / "elsewhere")
+
+    return put
+
+
+def linked_package(small: SmallPrefix) -> None:
+    elsewhere = small.path.parent / "single"
+    elsewhere.mkdir()
+    (elsewhere / "__init__.py").touch()
+    (small.site / "single").symlink_to(elsewhere)
+
+
+def linked_hooks(small: SmallPrefix) -> None:
+    elsewhere = small.path.parent / "conda"
+    (elsewhere / "activate.d").mkdir(parents=True)
+    (small.path / "etc").mkdir()
+    (small.path / "etc/conda").symlink_to(elsewhere)
+
+
+def added(files: dict[str, bytes]) -> Callable[[SmallPrefix], object]:
+    return lambda small: add_package(small.path, "later", "1.0", files)
+
+
+STRAYS = [
+    Stray(
+        "an extension module beside __init__.py",
+        lambda small: small.write(f"{SITE}/demo/__init__.cpython-311-x86_64-linux-gnu.so"),
+        files.strays,
+        f"and Python takes it in place of {SITE}/demo/__init__.py",
+    ),
+    Stray(
+        "an extension module beside a module",
+        lambda small: small.write(f"{SITE}/single.abi3.so"),
+        files.strays,
+        f"single.abi3.so: no package has it, and Python takes it in place of {SITE}/single.py",
+    ),
+    Stray(
+        "a package before a module",
+        lambda small: small.write(f"{SITE}/demo/core/__init__.py"),
+        files.strays,
+        f"and Python takes it in place of {SITE}/demo/core.py",
+    ),
+    Stray(
+        "a linked package before a module",
+        linked_package,
+        files.strays,
+        f"and Python takes it in place of {SITE}/single.py",
+    ),
+    Stray(
+        "a module before a package without __init__",
+        lambda small: small.write(f"{SITE}/ns.py"),
+        files.strays,
+        f"and Python takes it in place of {SITE}/ns/",
+    ),
+    Stray(
+        "an __init__ in a package without one",
+        lambda small: small.write(f"{SITE}/ns/__init__.py"),
+        files.strays,
+        f"and Python takes it in place of {SITE}/ns/",
+    ),
+    Stray(
+        "a module beside the programs",
+        lambda small: small.write("bin/json.py"),
+        files.strays,
+        "and Python takes it in place of the standard library's json",
+    ),
+    Stray(
+        "a locked package's name beside the programs",
+        lambda small: small.write("bin/demo.py"),
+        files.strays,
+        f"and Python takes it in place of {SITE}/demo/__init__.py",
+    ),
+    Stray("gcc", program("gcc"), files.strays, "bin/gcc: no package has it, and it is started"),
+    Stray("ptxas", program("ptxas"), files.strays, "bin/ptxas: no package has it"),
+    Stray("ninja", program("ninja"), files.strays, "bin/ninja: no package has it"),
+    Stray(
+        "a compiler with a target in its name",
+        program("x86_64-linux-gnu-g++-12"),
+        files.strays,
+        "g++-12: no package has it, and it is started in place of",
+    ),
+    Stray("another python", program("python3.12"), files.strays, "bin/python3.12: no package"),
+    Stray("a program of the machine's", program("ls"), files.strays, "bin/ls: no package has it"),
+    Stray(
+        "a library among locked ones",
+        lambda small: small.write(f"{SITE}/demo/lib/libz.so.1"),
+        files.strays,
+        "libz.so.1: no package has it, and the loader may take it",
+    ),
+    Stray(
+        "a library where a locked one looks, and no folder was",
+        lambda small: small.write(f"{SITE}/nowhere/lib/libother.so.2"),
+        files.strays,
+        "libother.so.2: no package has it, and the loader may take it",
+    ),
+    Stray(
+        "a hook that activate runs",
+        lambda small: small.write("etc/conda/activate.d/later.sh"),
+        files.strays,
+        "activate.d/later.sh: no package has it, and a shell runs it",
+    ),
+    Stray(
+        "a hook that deactivate runs",
+        lambda small: small.write("etc/conda/deactivate.d/later.sh"),
+        files.strays,
+        "deactivate.d/later.sh: no package has it, and a shell runs it",
+    ),
+    Stray("a linked folder of hooks", linked_hooks, files.strays, "and a shell runs it"),
+    Stray(
+        "an added package's module before a locked one",
+        added({"single/__init__.py": b""}),
+        files.strays,
+        f"is of later, and Python takes it in place of {SITE}/single.py",
+    ),
+    Stray(
+        "an added package's compiler",
+        added({"../../../bin/cc": b"#!/bin/sh\n"}),
+        files.strays,
+        "bin/cc: is of later, and it is started in place of",
+    ),
+    Stray(
+        "sitecustomize",
+        lambda small: small.write(f"{SITE}/sitecustomize.py"),
+        files.startup,
+        "sitecustomize.py: no package has it, and it runs at every start",
+    ),
+    Stray(
+        "usercustomize as a package",
+        lambda small: small.write(f"{SITE}/usercustomize/__init__.py"),
+        files.startup,
+        "and it runs at every start",
+    ),
+    Stray(
+        "a .pth file",
+        lambda small: small.write(f"{SITE}/zz.pth", b"/somewhere\n"),
+        files.startup,
+        "zz.pth: no package has it",
+    ),
+    Stray(
+        "an added package's .pth file with code",
+        added({"later.pth": b"import os\n"}),
+        files.startup,
+        "later.pth: is of later, and it runs at every start",
+    ),
+    Stray(
+        "pyvenv.cfg beside the interpreter",
+        lambda small: small.write("bin/pyvenv.cfg"),
+        files.startup,
+        "bin/pyvenv.cfg: no package has it",
+    ),
+    Stray(
+        "site-packages replaced by a link",
+        link_out(SITE),
+        files.present,
+        f"{SITE}: is a link now, to ",
+    ),
+    Stray(
+        "emptied constraints",
+        lambda small: small.write("maximalcai-constraints.txt"),
+        files.present,
+        "maximalcai-constraints.txt: empty",
+    ),
+]
+
+
+@pytest.mark.parametrize("stray", STRAYS, ids=[stray.name for stray in STRAYS])
+def test_what_would_be_taken_first_or_run_is_a_failure_by_name(
+    stray: Stray, small: SmallPrefix
+) -> None:
+    assert stray.check(small.context()).verdict == "pass"
+    if stray.name == "an added package's compiler":
+        add_executable(small, stray)
+    else:
+        stray.put(small)
+    result = stray.check(small.context())
+    assert result.verdict == "fail", result
+    assert stray.said in "\n".join([result.summary, *result.details]), result
+    assert result.remedy and result.action
+
+
+def add_executable(small: SmallPrefix, stray: Stray) -> None:
+    stray.put(small)
+    (small.path / "bin/cc").chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["a .pth file", "gcc", "a hook that activate runs"])
+def test_the_remedy_of_a_stray_mends_it(name: str, small: SmallPrefix) -> None:
+    (stray,) = [stray for stray in STRAYS if stray.name == name]
+    stray.put(small)
+    subprocess.run(stray.check(small.context()).remedy, shell=True, check=True)
+    assert stray.check(small.context()).verdict == "pass"
+
+
+def test_what_harms_nobody_is_listed(small: SmallPrefix) -> None:
+    """Own results, own programs, and an added package with a path in its .pth file."""
+    small.write("results/loss.csv")
+    small.write("notes.txt")
+    small.write("bin/my-own-tool", b"#!/bin/sh\n", 0o755)
+    add_package(small.path, "later", "1.0", {"later.py": b"", "later.pth": b"/somewhere\n"})
+    context = small.context()
+    result = files.strays(context)
+    assert result.verdict == "pass", result
+    assert "bin/my-own-tool" in result.summary and "results/" in result.summary
+    assert files.startup(context).verdict == "pass"
+    assert files.present(context).verdict == "pass"
+
+
+def test_a_module_inside_a_locked_package_is_a_warning(small: SmallPrefix) -> None:
+    small.write(f"{SITE}/demo/new.py")
+    result = files.strays(small.context())
+    assert result.verdict == "warn"
+    assert "demo/new.py: no package has it, beside locked files" in result.summary
+
+
+@pytest.mark.parametrize("tag", [RPATH, RUNPATH])
+def test_where_a_library_looks_is_read_from_its_dynamic_section(tag: int, tmp_path: Path) -> None:
+    library = tmp_path / "libloader.so"
+    library.write_bytes(elf("libother.so.2", "$ORIGIN:/opt/lib", tag))
+    dynamic = read_dynamic(library)
+    assert dynamic and dynamic.needed == ("libother.so.2",)
+    folders = ("$ORIGIN", "/opt/lib")
+    assert (dynamic.rpath, dynamic.runpath) == ((folders, ()) if tag == RPATH else ((), folders))
+    for damaged in (b"", b"text", library.read_bytes()[:100]):
+        library.write_bytes(damaged)
+        found = read_dynamic(library)
+        assert found is None or found.needed == ()
