@@ -26,8 +26,8 @@ from fault_server import FaultServer  # noqa: E402
 from local_channel import WHEELS, build_channels  # noqa: E402
 from lockedenv.backends import uv_program, wheels  # noqa: E402
 from lockedenv.cli.output import Steps  # noqa: E402
+from lockedenv.host.limits import read_memory  # noqa: E402
 from lockedenv.host.locking import holding  # noqa: E402
-from lockedenv.host.machine import memory_limit  # noqa: E402
 from lockedenv.host.places import default_cache  # noqa: E402
 from lockedenv.lock.write import conda_lock_text  # noqa: E402
 from lockedenv.prefix.inventory import (  # noqa: E402
@@ -352,7 +352,7 @@ def import_the_stack(prefix: Path) -> None:
 def in_memory(otherwise: Path) -> Iterator[Path]:
     """A folder for prefixes, thousands of small files each: in memory if there is room, since a disk can need seconds for one."""
     shm = os.statvfs("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
-    free = min(shm.f_bavail * shm.f_frsize, memory_limit()[1]) if shm else 0
+    free = min(shm.f_bavail * shm.f_frsize, read_memory().free) if shm else 0
     if not shm or shm.f_flag & os.ST_NOEXEC or free < 6 << 30:
         yield otherwise
     else:

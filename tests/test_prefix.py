@@ -310,7 +310,7 @@ def test_a_manifest_that_cannot_be_copied_to_the_volume_is_a_warning(machine: Ma
     volume = machine.folder / "volume"
     volume.mkdir()
     (volume / "maximalcai-manifests").touch()  # a file where the folder goes
-    module = machine.project / "scripts/lockedenv/host/machine.py"
+    module = machine.project / "scripts/lockedenv/host/places.py"
     module.write_text(module.read_text().replace('Path("/workspace")', f'Path("{volume}")'))
     done = machine.setup(RUNPOD_POD_ID="x")
     assert (

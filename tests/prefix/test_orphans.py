@@ -62,7 +62,7 @@ def test_a_proc_that_hides_others_does_not_stop_the_run(option: str) -> None:
     """An ordinary user's run ended at once in "/proc/8855/status: No such file or directory"."""
     if os.getuid() != 0:
         pytest.skip("only root mounts /proc anew")
-    program = "from lockedenv.host.process import end_orphans; end_orphans('NO_SUCH=1', []); print('went on')"
+    program = "from lockedenv.host.orphans import end_orphans; end_orphans('NO_SUCH=1', []); print('went on')"
     script = f'mount -t proc -o {option} proc /proc && exec setpriv --reuid 65534 --clear-groups python3 -c "$0"'
     command = [*apart("--mount")[:1], "--mount", "bash", "-c", script, program]
     scripts = Path("/tmp") / f"prefix-hidepid-{os.getpid()}"
@@ -78,7 +78,7 @@ def test_a_proc_that_hides_others_does_not_stop_the_run(option: str) -> None:
 
 
 def test_this_program_and_what_it_was_started_by_are_not_ended() -> None:
-    program = "from lockedenv.host.process import end_orphans; end_orphans('MINE=1', []); print('went on')"
+    program = "from lockedenv.host.orphans import end_orphans; end_orphans('MINE=1', []); print('went on')"
     environ = {**os.environ, "PYTHONPATH": f"{ROOT}/scripts", "MINE": "1"}
     done = sh("bash", "-c", 'python3 -c "$0"; echo still here', program, env=environ)
     assert done.stdout == "went on\nstill here\n"

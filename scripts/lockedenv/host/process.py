@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import shutil
@@ -14,19 +13,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 from lockedenv.errors import FULL_DISK, Stop
-from lockedenv.host.locking import holding as holding  # noqa: F401
-from lockedenv.host.orphans import end_orphans as end_orphans  # noqa: F401
 from lockedenv.output import Progress
 from lockedenv.redaction import redact
-
-if TYPE_CHECKING:
-    from lockedenv.cli.script import ShowVersion as ShowVersion  # noqa: F401
-    from lockedenv.cli.script import run_script as run_script  # noqa: F401
-    from lockedenv.host.repository import git as git  # noqa: F401
-    from lockedenv.spec.variables import clean as clean  # noqa: F401
 
 STARTER = Path(__file__).with_name("die_with_parent.py")
 # Bytes free under which a disk counts as full: a file that did not fit may already be gone again.
@@ -53,7 +44,7 @@ def kill(process: subprocess.Popen[Any]) -> None:
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[object] | int, gentle: bool = False, **options: Any
+    command: Sequence[object], gentle: bool = False, **options: Any
 ) -> Iterator[subprocess.Popen[Any]]:
     """A program in a group of its own, which ends with the block, an interrupt and this program.
 
@@ -61,13 +52,8 @@ def started(
     Popen; standard input is empty if none is given. Raises OSError if it cannot be started.
     """
     _stop_if_interrupted()
-    if isinstance(command, int):
-        words = [""]
-        process: subprocess.Popen[Any] = Adopted(command)  # type: ignore
-        failures = os.open(os.devnull, os.O_RDONLY)
-    else:
-        words = [str(word) for word in command]
-        process, failures = _start(words, options)
+    words = [str(word) for word in command]
+    process, failures = _start(words, options)
     _running[process] = gentle
     try:
         # An interrupt may have come while this thread was starting it. That has ended what was in
@@ -197,10 +183,10 @@ def run(
     if least_free <= FULL or DISK_WORDS.search("\n".join(lines)):
         raise Stop(f"{what}: {FULL_DISK}")
     ended = f"exit {status}" if status > 0 else f"signal {-status}"
-    if quiet and lines:
-        tail = "\n  ".join(lines[-SHOWN:])
-        raise Stop(f"{what} failed ({ended}): {tail}")
-    raise Stop(f"{what} failed ({ended}); its last lines are above")
+    if not quiet:
+        raise Stop(f"{what} failed ({ended}); its last lines are above")
+    tail = "\n  ".join(lines[-SHOWN:])
+    raise Stop(f"{what} failed ({ended}): {tail if tail else 'it said nothing'}")
 
 
 def end_on_interrupts() -> None:
@@ -211,7 +197,7 @@ def end_on_interrupts() -> None:
 
 def _interrupt(number: int, frame: object) -> None:
     _stopped_by.append(number)
-    # Python drops what is raised in a fork's hooks, and shows it; `started` raises it again.
+    # Python drops what is raised in a finalizer, and shows it; `started` raises it again.
     sys.unraisablehook = _show_nothing
     # Whoever waits for one of these, in whatever thread, goes on at once.
     for process, gentle in list(_running.items()):
@@ -235,31 +221,3 @@ def _end_gently(process: subprocess.Popen[Any]) -> None:
         if os.waitid(os.P_PID, process.pid, options) is not None:
             return
         time.sleep(0.02)
-
-
-def __getattr__(name: str) -> Any:
-    """The former names of what lies elsewhere now, until every caller imports it from there."""
-    if name in ("ShowVersion", "run_script"):
-        from lockedenv.cli import script
-
-        return getattr(script, name)
-    if name == "clean":
-        from lockedenv.spec import variables
-
-        return variables.clean
-    if name == "git":
-        from lockedenv.host import repository
-
-        return repository.git
-    raise AttributeError(name)
-
-
-class Adopted(subprocess.Popen):  # type: ignore
-    """A process, by its id, whose parent has left it to this one, its subreaper."""
-
-    def _execute_child(self, pid: int, *options: object) -> None:
-        self.pid = pid
-        self._child_created = True
-
-
-libc = ctypes.CDLL(None)
