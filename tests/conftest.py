@@ -43,6 +43,15 @@ from lockedenv.spec.environment import Environment  # noqa: E402
 from lockedenv.spec.programs import MICROMAMBA  # noqa: E402
 from lockedenv.verify.forks import STACK  # noqa: E402
 
+# A test that uses one of these works on an installed environment; tests/run.sh --fast leaves it out.
+INSTALLED = {
+    "broken",
+    "channel",
+    "conda_environment",
+    "current_environment",
+    "machine",
+    "pip_environment",
+}
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
 MICROMAMBA_PIN = "scripts/lockedenv/spec/micromamba.json"
 PIP_LAYER = [
@@ -82,6 +91,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item
             longest.index(item.path.stem) if item.path.stem in longest else len(longest)
         )
     )
+    for item in items:
+        if INSTALLED & set(getattr(item, "fixturenames", ())):
+            item.add_marker("installed")
     if not config.getoption("--long"):
         kept = [item for item in items if "long" not in item.keywords]
         config.hook.pytest_deselected(items=[item for item in items if "long" in item.keywords])
