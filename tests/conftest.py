@@ -51,6 +51,7 @@ INSTALLED = {
     "current_environment",
     "machine",
     "pip_environment",
+    "real_prefix",
 }
 collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
 MICROMAMBA_PIN = "scripts/lockedenv/spec/micromamba.json"

@@ -15,11 +15,11 @@ from lockedenv import ROOT
 from lockedenv.backends.index import pip_command
 from lockedenv.backends.uv_program import PLATFORM, bring_uv, uv_environment
 from lockedenv.cli.output import Steps
-from lockedenv.host.machine import default_cache
+from lockedenv.host.places import default_cache
 from lockedenv.host.process import ask, run
 from lockedenv.host.pythons import find_python
 from lockedenv.spec.cuda import COMMON_GCC
-from lockedenv.spec.environment import Environment, ours
+from lockedenv.spec.environment import Environment, list_environments
 
 # Program -> the package that has it on Debian and Ubuntu.
 PROGRAMS = {
@@ -42,7 +42,7 @@ def missing_packages(lint_alone: bool) -> list[str]:
     for program, package in PROGRAMS.items():
         if not shutil.which(program):
             missing.append(package)
-    for environment in ours():
+    for environment in list_environments():
         python = find_python(environment.python, os.environ)
         # The distribution's own Python has pip and its headers in packages of their own.
         if python != Path(f"/usr/bin/python{environment.python}"):
@@ -63,7 +63,7 @@ def make_tools() -> list[str]:
     folders = [venv / "bin"]
     known = os.environ["PATH"].split(os.pathsep)
     pythons = {}
-    for environment in ours():
+    for environment in list_environments():
         version = environment.python
         pythons[version] = require_python(version, cache, uv, environ)
         folder = pythons[version].parent
