@@ -11,49 +11,8 @@ from typing import List
 import pytest
 from conftest import ROOT, clean_environ, sh
 from lockedenv.host import places
-from lockedenv.spec import environment
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
-
-
-def test_without_a_python_there_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
-    """As on an air-gapped Debian 13, whose Python is another."""
-    for name in ("scripts", "locks"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ("requirements.txt", "conda-lock.yml"):
-        shutil.copy2(ROOT / name, tmp_path)
-    for name in ("conda-lock.yml", "requirements.txt"):
-        lock = tmp_path / name
-        lock.write_text(
-            re.sub(r'("name": "python", "version": ")[^"]*', r"\g<1>3.19.0", lock.read_text())
-        )
-    command = [
-        tmp_path / "scripts/setup_runpod_environment.sh",
-        "--backend",
-        "pip",
-        "--prefix",
-        tmp_path / "env",
-    ]
-    done = sh(*command, check=False, env=clean_environ())
-    assert (
-        done.returncode == 1
-        and "no Python 3.19 here, and uv could not fetch one: " in done.stdout
-        and "put any python3.19 on PATH" in done.stdout
-    )
-    assert "Traceback" not in done.stdout and not (tmp_path / "env").exists(), done.stdout
-    (tmp_path / "offline/wheels").mkdir(parents=True)
-    for wheel in [
-        f"{pin.name}-{pin.version}-py3-none-any.whl"
-        for pin in environment.Environment(ROOT).wheels("pip")
-    ]:
-        (tmp_path / "offline/wheels" / wheel).touch()
-    for path in places.default_cache().glob("wheels/uv-*.whl"):
-        (tmp_path / "offline/wheels" / path.name).symlink_to(path)
-    done = sh(*command, "--offline", tmp_path / "offline", check=False, env=clean_environ())
-    assert (
-        done.returncode == 1
-        and f"no Python 3.19 here, and {tmp_path}/offline has none: " in done.stdout
-    )
 
 
 def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> None:
