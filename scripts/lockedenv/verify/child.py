@@ -1,12 +1,11 @@
 """Runs one check in a process of its own, so that a crash, a hang or a kill is that check's result.
 
-`python -m lockedenv.verify.child NAME DEVICE ENVIRONMENT FOLDER PARENT` is the child. It writes the
+`python -m lockedenv.verify.child NAME DEVICE ENVIRONMENT FOLDER` is the child. It writes the
 result into its folder; a check has passed only if it wrote so itself.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -30,7 +29,6 @@ ANSWER = "result.json"
 LOG = "log"
 SHOWN = 16  # last lines of a child's output in its result
 TRACE = 8  # last lines of a traceback in a result
-PR_SET_PDEATHSIG = 1
 WORST_FIRST = (FAIL, SKIP, COMPILED, WARN, PASS)
 
 
@@ -51,20 +49,13 @@ class Ended:
     status: int | None
 
 
-def die_with(parent: int) -> None:
-    """This process is killed when its parent ends, also where that one is killed with -9."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended before
-        os._exit(1)
-
-
 # In the verifier
 
 
 def run_fresh(python: Path, subject: Subject, environ: dict[str, str], limit: float) -> Ended:
     """Runs a check in a fresh interpreter. Raises OSError if that does not start."""
     command = [python, "-X", "faulthandler", "-m", "lockedenv.verify.child"]
-    command += [subject.name, subject.device, subject.environment, subject.folder, os.getpid()]
+    command += [subject.name, subject.device, subject.environment, subject.folder]
     with (subject.folder / LOG).open("ab") as log:
         with started(
             command,
@@ -175,8 +166,7 @@ def merge(results: list[Result]) -> Result:
 
 
 if __name__ == "__main__":
-    name, device, environment, folder, parent = sys.argv[1:]
-    die_with(int(parent))
+    name, device, environment, folder = sys.argv[1:]
     run_and_write(Subject(name, device, environment, Path(folder)))
     sys.stdout.flush()
     os._exit(0)  # a library that crashes at exit has nothing more to say about the check

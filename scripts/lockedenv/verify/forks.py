@@ -13,13 +13,14 @@ Nothing outlives the verifier: the kernel kills the server with the process that
 supervisor kills its check's process group when the check's socket closes, whatever closed it. A check
 that runs goes on where the server ends, so that an import which crashes costs no other check.
 
-`python -m lockedenv.verify.forks DEVICE ENVIRONMENT PARENT` is the server; its socket is its
+`python -m lockedenv.verify.forks DEVICE ENVIRONMENT` is the server; its socket is its
 standard input.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import json
@@ -39,7 +40,7 @@ from typing import Any
 
 from lockedenv import ROOT
 from lockedenv.host.process import kill, started
-from lockedenv.verify.child import LOG, Ended, Subject, die_with, run_and_write
+from lockedenv.verify.child import LOG, Ended, Subject, run_and_write
 
 # What is imported before a fork. The first two come before the fork of torch.compile. Not bitsandbytes
 # and what imports it (peft, Trainer): it asks each GPU what it can do, and CUDA does not work in the
@@ -64,6 +65,7 @@ STACK = (
 )
 COMPILE = "torch-compile"
 HEAD_START = 0.1  # seconds that the other checks wait, so that torch.compile is asked for first
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL = 0.02  # seconds between two looks of a supervisor at its check
 LONGEST_MESSAGE = 1 << 16
 # NVML's word on the GPUs is no use of CUDA. No pool of compile workers: they would not be a fork's.
@@ -160,7 +162,7 @@ def fork_server(
     """
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [python, "-X", "faulthandler", "-m", "lockedenv.verify.forks"]
-    command += [device, environment, os.getpid()]
+    command += [device, environment]
     with contextlib.ExitStack() as stack:
         stack.enter_context(control)
         # The server is killed in the end, and leaves what its libraries put into TMPDIR.
@@ -256,6 +258,13 @@ def _wait_or_kill(pid: int, answers: socket.socket) -> int | None:
             return None
 
 
+def die_with(parent: int) -> None:
+    """This process is killed when its parent ends, also where that one is killed with -9."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended before
+        os._exit(1)
+
+
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
@@ -290,6 +299,4 @@ def run_forked(subject: Subject, supervisor: int, environ: dict[str, str]) -> No
 
 
 if __name__ == "__main__":
-    given = dict(os.environ)
-    die_with(int(sys.argv[3]))
-    serve(sys.argv[1], sys.argv[2], given)
+    serve(sys.argv[1], sys.argv[2], dict(os.environ))

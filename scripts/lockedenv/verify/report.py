@@ -53,10 +53,9 @@ class Scope:
 class Report:
     """Says results as they come. `out` is where to; colour and width follow from what it is."""
 
-    def __init__(self, out: IO[str] | None = None, verbose: bool = True) -> None:
+    def __init__(self, out: IO[str] | None = None) -> None:
         # Standard output is None if whoever started this has closed it.
         self.out = out or sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-        self.verbose = verbose
         self.terminal = self.out.isatty()
         colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self.colour = self.terminal and colours

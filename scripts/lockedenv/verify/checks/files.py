@@ -144,7 +144,7 @@ def strays(context: Context) -> Result:
             dangerous.append(stray)
         elif not stray.package and _is_in_locked_package(context, stray.path):
             inside.append(stray)
-        elif not stray.package and stray.path not in CACHE_TAGS:
+        elif not stray.package and _is_worth_naming(contents, stray.path):
             others.append(stray)
     if dangerous:
         return _stray_failure(contents, dangerous)
@@ -253,6 +253,12 @@ def _is_in_locked_package(context: Context, path: str) -> bool:
             name = path[len(lead) :].partition("/")[0].partition(".")[0]
             return f"{lead}{name}" in context.locked_modules
     return False
+
+
+def _is_worth_naming(contents: Contents, path: str) -> bool:
+    """Whether a stray is a file or a link; `python -m venv` makes empty folders, and uv tags."""
+    place = contents.prefix / path
+    return path not in CACHE_TAGS and (place.is_symlink() or not place.is_dir())
 
 
 def _paths(found: Iterable[Stray]) -> list[str]:
