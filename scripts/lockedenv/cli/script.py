@@ -1,4 +1,4 @@
-"""How a script begins and ends: its streams and signals, its exit status, and never with a traceback."""
+"""How a script begins and ends: its streams, signals and exit status, and never a traceback."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python -I -S die_with_parent.py PARENT PIPE LOCALE PROGRAM ARGUMENT...
 
-PARENT is the parent's process id. PIPE is the number of a file descriptor that gets the errno if the
-program cannot be started, and is closed if it can. LOCALE is the program's LC_CTYPE, empty if it has
-none: Python changes that variable for itself where there is no locale (PEP 538).
+PARENT is the parent's process id. PIPE is the number of a file descriptor that gets the errno if
+the program cannot be started, and is closed if it can. LOCALE is the program's LC_CTYPE, empty if
+it has none: Python changes that variable for itself where there is no locale (PEP 538).
 
 This is a program of its own because what has to be done between fork and exec is not safe in Python
 code where the parent has threads (preexec_fn of subprocess).

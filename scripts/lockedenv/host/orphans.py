@@ -14,9 +14,10 @@ from pathlib import Path
 def end_orphans(entry: str, folders: Sequence[Path] = ()) -> None:
     """Ends what a run that was killed with -9 has left working.
 
-    That is what has `entry` (NAME=value) in its environment; and, since micromamba starts programs with an empty
-    one, what runs a program of one of the `folders`, or works in one with an empty environment. Not what this
-    program was started by, and not what has other mounts: in another container the same path is another place.
+    That is what has `entry` (NAME=value) in its environment; and, since micromamba starts programs
+    with an empty one, what runs a program of one of the `folders`, or works in one with an empty
+    environment. Not what this program was started by, and not what has other mounts: in another
+    container the same path is another place.
     What cannot be read is another user's, and not ours.
     """
     deadline = time.monotonic() + 5
@@ -37,7 +38,10 @@ def _process_ids() -> list[int]:
 
 
 def _ancestors() -> list[int]:
-    """This process and those that it was started by, as far as /proc shows them (hidepid hides those of others)."""
+    """This process and those that it was started by, as far as /proc shows them.
+
+    hidepid hides those of others.
+    """
     found = [os.getpid(), os.getppid()]
     while found[-1] > 1:
         try:

@@ -79,7 +79,7 @@ def _start(words: Sequence[str], options: dict[str, Any]) -> tuple[subprocess.Po
     environ = options.get("env")
     if environ is None:
         environ = os.environ
-    # Where there is no locale, Python sets LC_CTYPE for itself (PEP 538); the program is to have ours.
+    # Where there is no locale, Python sets LC_CTYPE for itself (PEP 538). The program has ours.
     locale = environ.get("LC_CTYPE", "")
     starter = [sys.executable, "-I", "-S", str(STARTER), str(os.getpid()), str(writing), locale]
     options = {"stdin": subprocess.DEVNULL, **options}

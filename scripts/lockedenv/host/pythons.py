@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Iterator, Mapping, Sequence
 
 from lockedenv.host.process import ask
-from lockedenv.spec.variables import clean
 
 # What a Python must say of itself to be taken: its version, and the interpreter below any virtual
 # environment. `ensurepip` and `venv` are not asked for: uv needs neither.
@@ -42,7 +41,8 @@ def find_python(
 
 def probe(python: Path, version: str) -> Path | None:
     """The interpreter that a program starts, without the virtual environment around it, if it is of the version."""
-    status, said, _ = ask([python, "-c", PROBE], 20, env=clean(dict(os.environ)))
+    # -I: neither PYTHONHOME nor another of Python's variables decides what it says.
+    status, said, _ = ask([python, "-I", "-c", PROBE], 20)
     lines = said.splitlines()
     if status != 0 or len(lines) != 2 or lines[0] != version:
         return None

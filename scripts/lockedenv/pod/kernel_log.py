@@ -1,4 +1,4 @@
-"""The errors of our GPUs and of the host's NVSwitches in the kernel's log, by NVIDIA's catalogue."""
+"""The kernel's log: errors of our GPUs and of the host's NVSwitches, by NVIDIA's catalogue."""
 
 from __future__ import annotations
 
@@ -73,19 +73,25 @@ def check_kernel_log() -> Finding:
 
 def judge_log(log: str, gpus: Sequence[LoggedGpu]) -> Finding:
     """The verdict on a kernel's log. Errors of other GPUs, another tenant's, do not count."""
-    problems = [_judge_switch(line) for line in read_switch_errors(log) if _is_fatal(line)]
-    xids = read_xids(log)
+    problems = []
+    for switch_line in read_switch_errors(log):
+        if switch_line.severity is SwitchSeverity.FATAL:
+            problems.append(_judge_switch(switch_line))
+    lines_of: dict[str, list[XidLine]] = {gpu.place: [] for gpu in gpus}
+    for line in read_xids(log):
+        if line.place in lines_of:
+            lines_of[line.place].append(line)
     for gpu in gpus:
-        problems += _judge_gpu(gpu, [line for line in xids if line.place == gpu.place])
+        problems += _judge_gpu(gpu, lines_of[gpu.place])
     if not problems:
         return find_good("no error of these GPUs in the kernel's log")
     ranks = list(Severity)
     problems.sort(key=lambda problem: ranks.index(problem.severity))
     worst = problems[0].severity
-    lines = _count_lines(problems)
+    texts = _count_lines(problems)
     if worst is Severity.HOST:
-        return find_bad(lines, worst.value)
-    return find_odd(lines, worst.value)
+        return find_bad(texts, worst.value)
+    return find_odd(texts, worst.value)
 
 
 def _count_lines(problems: Sequence[LogProblem]) -> list[str]:
@@ -96,10 +102,6 @@ def _count_lines(problems: Sequence[LogProblem]) -> list[str]:
     for text, count in counts.items():
         lines.append(text if count == 1 else f"{text} ({count} times)")
     return lines
-
-
-def _is_fatal(line: SwitchLine) -> bool:
-    return line.severity is SwitchSeverity.FATAL
 
 
 def _judge_switch(line: SwitchLine) -> LogProblem:
@@ -113,19 +115,18 @@ def _judge_gpu(gpu: LoggedGpu, lines: Sequence[XidLine]) -> list[LogProblem]:
     for number, line in enumerate(lines):
         if line.code == RECOVERY_CHANGED and line.recovery == RECOVERED:
             last_recovery = number
+    is_recovered_now = gpu.recovery.lower() == RECOVERED.lower()
     problems = []
     followers = []
     for number, line in enumerate(lines):
-        recovered = number <= last_recovery or gpu.recovery.lower() == RECOVERED.lower()
-        problem = _judge_line(line, recovered)
+        problem = _judge_line(line, is_recovered_now or number <= last_recovery)
+        if problem is None:
+            continue
         if line.row is not None and line.row.action is Action.FOLLOW_OTHER:
             followers.append(problem)
         else:
             problems.append(problem)
-    found = [problem for problem in problems if problem is not None]
-    if not found:
-        return [problem for problem in followers if problem is not None]
-    return found
+    return problems if problems else followers
 
 
 def _judge_line(line: XidLine, recovered: bool) -> LogProblem | None:
