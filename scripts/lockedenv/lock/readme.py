@@ -44,7 +44,7 @@ def _column(environment: Environment) -> dict[str, str]:
     """Title of a row -> the cell of an environment."""
     versions = {pin.name: pin.version for pin in environment.wheels("pip")}
     source = environment.flash_attn()
-    if source:
+    if source and "flash-attn-4" not in versions:  # beside it, built only where it is asked for
         versions[source.name] = source.version
     cells = {"CUDA": _cuda(environment), "python": environment.python}
     for name in PACKAGES:
