@@ -12,9 +12,9 @@ import pytest
 from fault_server import Fault, FaultServer, Handler
 from lockedenv.backends import cache, download, uv_program, wheels
 from lockedenv.backends.download import FetchError, Item
+from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host.places import default_cache
-from lockedenv.output import Steps
 from lockedenv.spec.locks import PipPackage
 
 NAME = "package-1.0-0.conda"

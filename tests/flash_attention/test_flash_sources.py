@@ -74,6 +74,7 @@ def test_the_order_of_the_sources() -> None:
         (DEFAULT, {"mode": "build"}, H100, "built for sm_90 with the lock's nvcc and g++, "),
         (CURRENT, {}, H100, "flash-attn-4 4.0.0b36, a wheel of the lock; nothing is built"),
         (CURRENT, {}, [], "flash-attn-4 4.0.0b36, a wheel of the lock; nothing is built"),
+        (CURRENT, {"mode": "build"}, H100, "built for sm_90 with the lock's nvcc and g++, "),
     ],
 )
 def test_the_plan_names_the_source(
@@ -291,8 +292,9 @@ def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
 
 
 def test_in_current_nothing_is_built_unless_asked_for(
-    tmp_path: Path, without_processes: list[list[str]]
+    tmp_path: Path, without_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(provide, "compile_common_kernels", lambda *arguments: None)
     listener = Listener()
     provide.install(make_job(tmp_path, CURRENT), Path("uv"), H100, listener)
     said = ["flash-attn-4 4.0.0b36 is a wheel of the lock: nothing is built"]
