@@ -161,7 +161,7 @@ FAULTS = [
     Fault(
         "a wheel's RECORD shortened",
         "pip-layer",
-        "its RECORD is not the one that the install by hash left",
+        "its RECORD is not the locked wheel's",
         write_info("idna", "RECORD", lambda c: b"\n".join(c.splitlines()[:-2])),
     ),
     Fault(

@@ -1,0 +1,81 @@
+"""A remedy is a command for this very prefix: run on the damage that it is printed for, it mends it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from breaking import SITE, Break, flip, write
+from conftest import CondaEnvironment, clean_environ, sh
+from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
+from lockedenv.verify.remedies import Action, rebuild_command, repair_command
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        write(f"{SITE}/idna/core.py", flip),
+        write("maximalcai-constraints.txt", lambda content: b""),
+        write(f"{SITE}/zz.pth", lambda content: b"import os"),
+    ],
+    ids=["a wheel's file", "constraints", "a stray"],
+)
+def test_the_printed_remedy_mends_the_damage(
+    damage: Break, broken: CondaEnvironment, tmp_path: Path
+) -> None:
+    damage(broken)
+    remedies = find_remedies(broken, tmp_path / "before.json")
+    assert len(remedies) == 1, remedies
+    # The stand-in of torch passes no check of the full level, which the command ends with.
+    sh("bash", "-c", remedies[0], check=False, env=clean_environ(), cwd="/")
+    assert find_remedies(broken, tmp_path / "after.json") == []
+
+
+def find_remedies(environment: CondaEnvironment, target: Path) -> list[str]:
+    """The different remedies of the failures at the quick level that follow from no other one."""
+    environment.verify("--level", "quick", "--json", str(target))
+    found = {}
+    for result in json.loads(target.read_text())["results"]:
+        if result["verdict"] == "fail" and not result["follows_from"]:
+            found[result["remedy"]] = None
+    return list(found)
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> Callable[[Mark], Path]:
+    def mark_folder(mark: Mark) -> Path:
+        write_mark(tmp_path, mark)
+        return tmp_path
+
+    return mark_folder
+
+
+def test_the_set_ups_prefix_is_rebuilt_where_it_is_of_its_environment_and_backend(
+    marked: Callable[[Mark], Path],
+) -> None:
+    mark = Mark(MadeBy.SETUP, State.INSTALLED, backend="pip", environment="current")
+    prefix = marked(mark)
+    command = rebuild_command(prefix)
+    options = f"--force --prefix {prefix} --backend pip --environment current"
+    assert command.endswith(f"scripts/setup_runpod_environment.sh {options}")
+    assert repair_command(prefix).endswith(
+        f"scripts/post_create.sh --prefix {prefix} --environment current"
+    )
+
+
+def test_a_prefix_that_people_made_is_made_again_as_they_made_it(
+    marked: Callable[[Mark], Path],
+) -> None:
+    prefix = marked(Mark(MadeBy.PEOPLE, State.INSTALLED))
+    assert rebuild_command(prefix).startswith(f"python3 -m venv --clear {prefix} && ")
+    (prefix / "conda-meta").mkdir()
+    create, repair = rebuild_command(prefix).split(" && ")
+    assert create.startswith(f"micromamba create -y -p {prefix} -f ")
+    assert create.endswith("/conda-lock.yml")
+    assert repair == repair_command(prefix)
+
+
+def test_the_least_destructive_action_comes_first() -> None:
+    assert list(Action) == [Action.REMOVE, Action.REPAIR, Action.REBUILD]
