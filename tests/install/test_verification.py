@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lockedenv.install.verification import callers_variables, read_verdict
+from lockedenv.verify.result import Verdict
 
 
 def written(folder: Path, status: int, *verdicts: str) -> Path:
@@ -21,6 +22,13 @@ def test_a_verdict_that_was_written_counts(tmp_path: Path) -> None:
     verdict = read_verdict(0, written(tmp_path, 0, "pass", "pass", "warn", "skip"))
     assert verdict.passed and verdict.counts["pass"] == 2 and verdict.counts["warn"] == 1
     assert not read_verdict(1, written(tmp_path, 1, "pass", "fail")).passed
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_every_verdict_of_the_verifier_is_counted(verdict: Verdict, tmp_path: Path) -> None:
+    """One of them was not, so that a finished set-up ended in a KeyError."""
+    counted = read_verdict(0, written(tmp_path, 0, verdict.value)).counts
+    assert counted[verdict.value] == 1
 
 
 def test_exit_status_zero_is_no_verdict(tmp_path: Path) -> None:

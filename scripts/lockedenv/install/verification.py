@@ -22,7 +22,7 @@ MANIFEST = "maximalcai-manifest.json"
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a verification ended. `counts`: how many checks passed, warned, failed and were skipped.
+    """How a verification ended. `counts`: how many checks ended with each verdict.
 
     `problem`: why there is no verdict of the verifier's own, or an empty string.
     """
@@ -84,7 +84,7 @@ def _run(command: list[object], reporter: Reporter) -> int:
 
 def read_verdict(status: int, document: Path) -> Verdict:
     """The verdict: what the verifier wrote, if it ended by itself and says the same as its exit status."""
-    counts = {"pass": 0, "warn": 0, "fail": 0, "skip": 0}
+    counts = {"pass": 0, "compiled": 0, "warn": 0, "fail": 0, "skip": 0}
     if status < 0:
         name = signal.Signals(-status).name
         return Verdict(False, counts, f"the verifier was killed by {name}{_who_kills(-status)}")
