@@ -86,7 +86,7 @@ def pytest_runtest_makereport(
 
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
     # The longest files begin first, so that all workers end together (tests/run.sh: --no-loadscope-reorder).
-    longest = "test_pip_backend test_prefix test_verifier test_flash_cuda test_flash_build test_conda_backend test_ranks_under_torchrun test_mirror".split()
+    longest = "test_pip_backend test_prefix test_verifier test_flash_cuda test_flash_build test_conda_backend test_conda_faults test_ranks_under_torchrun test_mirror".split()
     items.sort(
         key=lambda item: (
             longest.index(item.path.stem) if item.path.stem in longest else len(longest)

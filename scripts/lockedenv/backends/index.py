@@ -61,9 +61,16 @@ CURL_CERTIFICATE = 60
 CURL_SOCKS = 97
 
 
+def is_left_out(program: str) -> bool:
+    """Whether a program of the machine's is not to be used: MAXIMALCAI_WITHOUT names them, such as "pip,uv"."""
+    return program in os.environ.get("MAXIMALCAI_WITHOUT", "").split(",")
+
+
 @functools.lru_cache()
 def pip_command() -> list[str]:
     """This machine's pip: an interpreter's, the one that its virtual environment was made of, or ensurepip's; or empty."""
+    if is_left_out("pip"):
+        return []
     pythons = [sys.executable]
     base = getattr(sys, "_base_executable", sys.executable)
     if base not in pythons:

@@ -21,6 +21,7 @@ from lockedenv.backends.index import (
     INDEX_VARIABLES,
     index_problem,
     index_settings,
+    is_left_out,
     pip_command,
     pip_environment,
     socks_problem,
@@ -173,7 +174,9 @@ def bring_uv(
 
 def _own_uv(prefix: Path | None) -> str:
     """The machine's own uv, or the prefix's, where it is new enough to fetch the locked one; or empty."""
-    programs = [shutil.which("uv")]
+    programs = []
+    if not is_left_out("uv"):
+        programs.append(shutil.which("uv"))
     if prefix is not None:
         programs.append(shutil.which(prefix / "bin/uv"))
     for uv in programs:

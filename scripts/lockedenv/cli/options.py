@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Sequence
@@ -166,6 +167,7 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
         force=getattr(arguments, "force", False),
         keep_extras=not getattr(arguments, "drop_extras", False),
         any_pod=getattr(arguments, "any_pod", False),
+        any_disk=bool(os.environ.get("MAXIMALCAI_ANY_DISK")),
         dry_run=getattr(arguments, "dry_run", False),
     )
 

@@ -222,7 +222,8 @@ def find_problems(
         problems.append(facts.surroundings.compiler)
     if facts.surroundings.pod_refusal and not request.any_pod:
         problems.append(facts.surroundings.pod_refusal)
-    problems += disk_problems(request, backend, disks, facts.volume_disk)
+    if not request.any_disk:
+        problems += disk_problems(request, backend, disks, facts.volume_disk)
     return problems
 
 

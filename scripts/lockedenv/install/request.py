@@ -44,6 +44,7 @@ class Request:
     force: bool = False
     keep_extras: bool = True
     any_pod: bool = False
+    any_disk: bool = False
     dry_run: bool = False
 
 
