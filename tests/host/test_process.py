@@ -120,6 +120,13 @@ def test_arguments_are_passed_as_they_are() -> None:
     assert out.splitlines()[:5] == ["a b", "", "--option", "$HOME", "ä"]
 
 
+def test_programs_start_after_the_environment_of_this_python_was_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/bin/python3")
+    assert ask(["echo", "text"]) == (0, "text\n", "")
+
+
 def test_no_answer_in_time_is_told() -> None:
     assert ask(["sleep", "600"], timeout=0.2) == (None, "", "no answer within 0 s")
 

@@ -81,7 +81,15 @@ def _start(words: Sequence[str], options: dict[str, Any]) -> tuple[subprocess.Po
         environ = os.environ
     # Where there is no locale, Python sets LC_CTYPE for itself (PEP 538). The program has ours.
     locale = environ.get("LC_CTYPE", "")
-    starter = [sys.executable, "-I", "-S", str(STARTER), str(os.getpid()), str(writing), locale]
+    starter = [
+        _find_interpreter(),
+        "-I",
+        "-S",
+        str(STARTER),
+        str(os.getpid()),
+        str(writing),
+        locale,
+    ]
     options = {"stdin": subprocess.DEVNULL, **options}
     options["pass_fds"] = [*options.get("pass_fds", ()), writing]
     try:
@@ -92,6 +100,13 @@ def _start(words: Sequence[str], options: dict[str, Any]) -> tuple[subprocess.Po
     finally:
         os.close(writing)
     return process, reading
+
+
+def _find_interpreter() -> str:
+    """This Python; the machine's where the set-up has removed the environment of this one."""
+    if sys.executable and os.access(sys.executable, os.X_OK):
+        return sys.executable
+    return shutil.which("python3") or "python3"
 
 
 def _raise_if_not_started(process: subprocess.Popen[Any], failures: int, program: str) -> None:
