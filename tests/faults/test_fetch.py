@@ -266,7 +266,7 @@ def test_an_old_curl_settles_files_of_unknown_size(
         assert_exact(tmp_path / "pkgs")
         server.fault = faults.unavailable
         with pytest.raises(FetchError, match="HTTP 503"):
-            fetch_quietly(unsized, tmp_path / "other", rounds=3)
+            fetch_quietly(unsized[:2], tmp_path / "other", rounds=2)
 
 
 def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:

@@ -203,9 +203,11 @@ class _SlownessWatch:
     def find_slowness(self) -> float | None:
         """The rate of the window that has just ended, if the source is to be left for it."""
         now = time.monotonic()
+        size = max(0, file_size(self._transfer.part))
+        if size == self._first:  # nothing has come yet, which curl's own limit judges
+            self._since = now
         if now - self._since < self._window:
             return None
-        size = file_size(self._transfer.part)
         rate = max(0, size - self._bytes) / (now - self._since)
         self._since = now
         self._bytes = size
