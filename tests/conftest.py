@@ -30,13 +30,15 @@ from lockedenv.host.limits import read_memory  # noqa: E402
 from lockedenv.host.locking import holding  # noqa: E402
 from lockedenv.host.places import default_cache  # noqa: E402
 from lockedenv.lock.write import conda_lock_text  # noqa: E402
+from lockedenv.prefix.activation import write_activate, write_guard  # noqa: E402
 from lockedenv.prefix.inventory import (  # noqa: E402
     INVENTORY,
+    complete_inventory,
     locked_packages,
     take_inventory,
     write_inventory,
 )
-from lockedenv.prefix.lifecycle import guard, write_activate  # noqa: E402
+from lockedenv.prefix.place import Prefix  # noqa: E402
 from lockedenv.prefix.records import file_sha256  # noqa: E402
 from lockedenv.spec import environment, locks  # noqa: E402
 from lockedenv.spec.environment import Environment  # noqa: E402
@@ -86,7 +88,7 @@ def pytest_runtest_makereport(
 
 def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
     # The longest files begin first, so that all workers end together (tests/run.sh: --no-loadscope-reorder).
-    longest = "test_pip_backend test_prefix test_verifier test_flash_cuda test_flash_build test_conda_backend test_conda_faults test_ranks_under_torchrun test_mirror".split()
+    longest = "test_pip_backend test_killed test_rebuild test_added test_verifier test_flash_cuda test_flash_build test_conda_backend test_conda_faults test_ranks_under_torchrun test_mirror".split()
     items.sort(
         key=lambda item: (
             longest.index(item.path.stem) if item.path.stem in longest else len(longest)
@@ -528,7 +530,9 @@ class Machine:
     ) -> None:
         assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
         assert VERIFIED in (at or self).verify("--level", "quick")
-        assert (self.folder / "env.old").exists() == old
+        container = self.prefix.with_name(f"{self.prefix.name}.d")
+        if container.is_dir():
+            assert (len([*container.iterdir()]) > 1) == old, [*container.iterdir()]
 
     def slow_verify(self, slow: bool) -> None:
         """Makes the verification last: a check in a child of its own sleeps."""
@@ -583,8 +587,8 @@ def remark(folder: Path, **changes: Any) -> None:
 
 def copy_environment(source: Path, target: Path, links: bool = False) -> Path:
     """A copy of an environment, or one of hard links, that says that it was made at its own place."""
-    sh("cp", "-al" if links else "-a", source, target)
-    remark(target, path=str(target))
+    sh("cp", "-al" if links else "-a", source.resolve(), target)
+    remark(target, path=str(target), id="")
     return target
 
 
@@ -619,10 +623,18 @@ def empty_cache(machine: Machine) -> None:
 def installed(machine: Machine, conda_environment: CondaEnvironment) -> None:
     """The machine after its setup(): a copy of what the same command made, with the links between prefix and cache."""
     shutil.rmtree(machine.cache)
-    sh("cp", "-a", conda_environment.prefix, conda_environment.cache, machine.folder)
-    remark(machine.prefix, path=str(machine.prefix))
-    write_activate(machine.prefix, "conda")
-    (machine.prefix / "pip.conf").write_text(guard(machine.prefix))
+    made = conda_environment.prefix.resolve()
+    container = machine.prefix.with_name(f"{machine.prefix.name}.d")
+    container.mkdir()
+    sh("cp", "-a", made, container)
+    sh("cp", "-a", conda_environment.cache, machine.folder)
+    prefix = Prefix(container / made.name, machine.prefix)
+    machine.prefix.symlink_to(f"{container.name}/{made.name}")
+    remark(prefix.path, path=str(prefix.path))
+    (prefix.path / "pip.conf").unlink()
+    pins = locks.read_pip_lock(machine.project / "requirements.txt")
+    written = write_activate(prefix, "conda") + write_guard(prefix, pins, "conda", True)
+    complete_inventory(prefix.path, [], written)
 
 
 @pytest.fixture(scope="session")

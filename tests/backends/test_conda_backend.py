@@ -100,7 +100,7 @@ def test_download_only_then_offline_without_a_network(
         env=machine.environ,
     )
     assert done.returncode == 1 and "installing pip.txt failed" in done.stdout
-    assert f"the old environment is back at {machine.prefix}" in done.stdout
+    assert f"the old environment is as it was at {machine.prefix}" in done.stdout
     machine.assert_verified(machine.setup())
 
 

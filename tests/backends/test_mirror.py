@@ -17,7 +17,7 @@ from lockedenv.backends.base import Job, Sources
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host.places import default_cache
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import file_sha256
 from lockedenv.spec.environment import Environment
 

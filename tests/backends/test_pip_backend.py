@@ -13,8 +13,10 @@ import pytest
 from conftest import ROOT, VERIFIED, clean_environ, copy_environment, sh
 from lockedenv.backends import uv_program
 from lockedenv.host.places import default_cache
-from lockedenv.prefix.lifecycle import Prefix, write_activate, write_guard
-from lockedenv.prefix.records import added, read_prefix
+from lockedenv.prefix.activation import write_activate, write_guard
+from lockedenv.prefix.extras import list_added
+from lockedenv.prefix.inventory import complete_inventory
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment, locks
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
@@ -183,8 +185,9 @@ def test_what_people_install_leaves_what_is_locked_or_stops(
     """`pip install trl` took transformers and torch away in silence."""
     env = copy_environment(real_prefix, tmp_path / "my env", links=True)
     of, python = environment.find_by_prefix(env), env / "bin/python"
-    write_guard(Prefix(env), of.wheels("pip"))  # in its own place
-    write_activate(env, "pip")
+    copied = Prefix(env)
+    written = write_guard(copied, of.wheels("pip"), "pip", True)  # in its own place
+    complete_inventory(env, [], written + write_activate(copied, "pip"))
     before = sorted(path.name for path in env.glob("lib/python*/site-packages/*.dist-info"))
     settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     enter = ["bash", "-c", f'source "{env}/activate" && "$@"', "bash"]
@@ -228,7 +231,7 @@ def test_what_people_install_leaves_what_is_locked_or_stops(
         python, ROOT / "scripts/verify_environment.py", "--level", "quick", env=clean_environ()
     )
     assert VERIFIED in done.stdout and "beyond the lock: " in done.stdout, done.stdout
-    assert "humanize" in str(added(read_prefix(env)))
+    assert "humanize" in str(list_added(env))
     # Without the guard.
     (env / "pip.conf").unlink()
     done = sh(

@@ -29,7 +29,7 @@ from lockedenv.install.flash_attention.sources import BuiltFromSource, Wanted
 from lockedenv.install.flash_attention.target import GLIBC
 from lockedenv.install.flash_attention.toolchain import Toolchain
 from lockedenv.install.request import FlashRequest, Installation
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment
 
 PROGRAMS = Path(__file__).parent / "programs"

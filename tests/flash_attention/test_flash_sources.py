@@ -31,7 +31,7 @@ from lockedenv.install.flash_attention.sources import (
 )
 from lockedenv.install.flash_attention.target import GLIBC
 from lockedenv.install.request import FlashRequest, Installation
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment
 
 DEFAULT = Environment(ROOT)

@@ -16,14 +16,14 @@ from lockedenv.host.disks import has_links_and_locks
 from lockedenv.install.facts import Disk, Facts, PrefixFacts, read_disk
 from lockedenv.install.plan import DiskNeed, Purpose, disk_problems, needed_disks
 from lockedenv.install.request import Request
-from lockedenv.prefix.lifecycle import ABSENT
+from lockedenv.prefix.lifecycle import Status
 from lockedenv.spec import environment
 
 
 def needed(request: Request) -> List[Tuple[int, str]]:
     """Bytes and purpose of each disk, for the pip backend."""
     found = Facts(
-        PrefixFacts(ABSENT),
+        PrefixFacts(Status.ABSENT),
         prefix_disk=read_disk(request.prefix),
         cache_disk=read_disk(request.cache),
         temporary_disk=read_disk(request.prefix),

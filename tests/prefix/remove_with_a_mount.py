@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lockedenv.prefix.exchange import make_successor, refuse_mounted
+from lockedenv.prefix.lifecycle import make_successor, refuse_mounted
 from lockedenv.prefix.mark import State
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.prefix.removal import RemovalRefused, remove_environment

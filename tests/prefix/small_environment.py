@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-from lockedenv.prefix.exchange import finish_installation, make_successor
 from lockedenv.prefix.inventory import Layer, Package, take_inventory, write_inventory
+from lockedenv.prefix.lifecycle import finish_installation, make_successor
 from lockedenv.prefix.place import Prefix
 
 SITE = "lib/python3.11/site-packages"

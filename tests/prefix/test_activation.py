@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, sh
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.activation import write_activate, write_guard
-from lockedenv.prefix.exchange import finish_installation, make_successor, settle
+from lockedenv.prefix.lifecycle import finish_installation, make_successor, settle
 from lockedenv.prefix.mark import Level, Verdict, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.spec.locks import PipPackage

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from lockedenv.errors import Stop
-from lockedenv.prefix.exchange import (
+from lockedenv.prefix.lifecycle import (
     Status,
     change_mark,
     exchange,
@@ -196,7 +196,7 @@ def test_where_a_disk_cannot_exchange_names_the_old_folder_is_emptied_first(
     old = made_by_version_2_0(place)
     (place / "mine.txt").write_text("mine")
     new = verified(install(old))
-    monkeypatch.setattr("lockedenv.prefix.exchange._swap", lambda *_: False)
+    monkeypatch.setattr("lockedenv.prefix.lifecycle._swap", lambda *_: False)
     settle(new, True, True, print)
     assert place.resolve() == new.path
     assert (next(place.parent.glob("env.kept-*")) / "mine.txt").read_text() == "mine"
@@ -254,7 +254,7 @@ def test_a_moved_environment_names_where_it_was_made(used: Prefix, place: Path) 
     place.rename(elsewhere / "env")
     place.with_name("env.d").rename(elsewhere / "env.d")
     moved = find_prefix(elsewhere / "env")
-    assert read_status(moved) is Status.MOVED and find_move(moved) == str(used.path)
+    assert read_status(moved) is Status.MOVED and find_move(moved) == str(place)
 
 
 def test_a_verdict_is_not_written_into_another_environments_mark(used: Prefix) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, apart, sh
 from lockedenv.prefix import removal
-from lockedenv.prefix.exchange import change_mark, give_up, make_successor
 from lockedenv.prefix.inventory import INVENTORY
+from lockedenv.prefix.lifecycle import change_mark, give_up, make_successor
 from lockedenv.prefix.mark import MadeBy, Mark, State, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.prefix.removal import RemovalRefused, keep_edited, own_paths, remove_environment

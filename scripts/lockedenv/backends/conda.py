@@ -23,6 +23,7 @@ from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem, size_text
 from lockedenv.host.locking import holding
 from lockedenv.host.process import ask, run
+from lockedenv.prefix.place import LONGER_BY
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import CONDA_LOCK, Environment
@@ -85,7 +86,8 @@ class Conda:
         return Offer(True, "its channels answer")
 
     def prefix_problem(self, path: Path) -> Problem | None:
-        length = len(os.fsencode(path))
+        # The environment is in PREFIX.d/ID.
+        length = len(os.fsencode(path)) + LONGER_BY
         if length > LONGEST_PREFIX:
             return Problem(
                 f"the prefix has {length} characters, and conda packages have room for "

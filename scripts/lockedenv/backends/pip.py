@@ -66,7 +66,7 @@ def create_venv(job: Job, uv: Path) -> None:
         version,
         dict(os.environ),
         more=[job.cache / "python"],
-        without=[job.prefix.path, job.prefix.old],
+        without=[job.prefix.name, job.prefix.container],
     )
     try:
         if python is None:

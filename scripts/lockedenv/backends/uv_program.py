@@ -32,7 +32,7 @@ from lockedenv.host.disks import has_links_and_locks, same_filesystem
 from lockedenv.host.locking import holding
 from lockedenv.host.process import ask, run
 from lockedenv.host.versions import version_tuple
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.place import Prefix
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.locks import PipPackage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from lockedenv.host.disks import same_filesystem
 from lockedenv.host.files import read_json
 from lockedenv.host.locking import holding
 from lockedenv.prefix.records import INSTALLED, file_sha256, hashes, read_prefix, recorded_files
+from lockedenv.prefix.removal import keep, keep_edited
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.locks import PipPackage
@@ -131,7 +131,7 @@ def install(job: Job, lock: Path, uv: Path, reporter: Reporter) -> None:
     pins = locks.read_pip_lock(lock)
     environ = uv_environment(job.cache, prefix, os.environ)
     damage = find_damage(prefix, pins)
-    _set_aside(job, damage.without_record, reporter)
+    _set_aside(job, damage, reporter)
     folder = (offline or job.cache) / "wheels"
     unpacked_apart = not same_filesystem(job.cache, prefix)
     if environ["UV_CACHE_DIR"] == str(temporary("uv", prefix)):
@@ -199,14 +199,13 @@ def _explained(error: Stop, offline: bool) -> Stop:
     return Stop(f"{problem}\n  {error}") if problem else error
 
 
-def _set_aside(job: Job, folders: Sequence[Path], reporter: Reporter) -> None:
-    """Moves dist-info folders that list no file out of the prefix."""
-    for folder in folders:
-        aside = job.prefix.beside(f"kept-{time.strftime('%Y%m%d-%H%M%S')}")
-        target = aside / folder.relative_to(job.prefix.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(target)
-        reporter.note(f"{folder.name} lists no files: it is moved to {target}")
+def _set_aside(job: Job, damage: Damage, reporter: Reporter) -> None:
+    """Moves what people edited in the damaged packages out of the prefix, and dist-info folders that list no file."""
+    folders = [str(path.relative_to(job.prefix.path)) for path in damage.without_record]
+    for kept_files in (keep_edited(job.prefix, damage.reinstall), keep(job.prefix, folders)):
+        if kept_files:
+            for line in kept_files.lines():
+                reporter.warn(line)
 
 
 def _drop_damaged_wheels(cache: Path, everything: bool) -> None:

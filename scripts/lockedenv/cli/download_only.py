@@ -17,7 +17,7 @@ from lockedenv.host.disks import free_bytes, size_text
 from lockedenv.host.process import ask
 from lockedenv.install.flash_attention.sources import make_prebuilt_item
 from lockedenv.install.request import Installation
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.programs import MICROMAMBA

@@ -14,6 +14,7 @@ from lockedenv.errors import UsageError
 from lockedenv.host.places import default_cache, home
 from lockedenv.install.flash_attention.target import choose_architectures
 from lockedenv.install.request import FlashRequest, Request
+from lockedenv.prefix.place import find_prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.suggest import did_you_mean
@@ -144,11 +145,8 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
     if arguments.cache:
         cache = arguments.cache.expanduser()
     cache = cache.resolve()
-    try:
-        # Through a link: what it points to.
-        path = prefix.expanduser().resolve()
-    except RuntimeError as error:
-        raise UsageError(f"--prefix {prefix}: {error}; name another") from None
+    # Through a link of people's own: what it points to.
+    path = find_prefix(prefix).name
     offline, address = _offline(arguments.offline, cache)
     wanted = _environment(arguments.environment, path)
     flash = _flash(arguments)

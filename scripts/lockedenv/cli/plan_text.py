@@ -8,21 +8,21 @@ from typing import Any
 
 from lockedenv.host.disks import size_text
 from lockedenv.install.plan import Action, Plan
-from lockedenv.prefix.lifecycle import ABSENT, CHANGED, MAKING
+from lockedenv.prefix.lifecycle import Status
 from lockedenv.redaction import redact_document
 
 SHOWN = 20  # lines of packages or files; the rest is counted
 PAST = {
-    ABSENT: "",
-    CHANGED: " (rebuilt: the locks have changed)",
-    MAKING: " (started anew: an earlier run did not finish)",
+    Status.ABSENT: "",
+    Status.CHANGED: " (rebuilt: the locks have changed)",
+    Status.MAKING: " (started anew: an earlier run did not finish)",
 }
 
 
 def plan_lines(plan: Plan) -> list[str]:
     """What is going to be done, and where."""
     job = plan.job
-    path = job.prefix.path
+    path = job.prefix.name
     lines = [
         f"backend      {plan.backend}: {plan.backend_reason}",
         f"environment  {job.environment.name}: {path}{PAST.get(plan.state, ' (rebuilt)')}",
@@ -51,8 +51,8 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def _rebuild_lines(plan: Plan) -> list[str]:
-    path = plan.job.prefix.path
-    lines = [f"the old environment is kept at {plan.job.prefix.old} until the new one is verified"]
+    path = plan.job.prefix.name
+    lines = [f"{path} stays the old environment until the new one is verified"]
     packages = []
     for package in plan.packages_added:
         if plan.request.keep_extras:
@@ -73,9 +73,9 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     document: dict[str, Any] = {
         "schema_version": 1,
         "environment": plan.job.environment.name,
-        "prefix": str(plan.job.prefix.path),
+        "prefix": str(plan.job.prefix.name),
         "cache": str(plan.job.cache),
-        "state": plan.state,
+        "state": plan.state.value,
         "action": plan.action.value,
         "backend": plan.backend,
     }

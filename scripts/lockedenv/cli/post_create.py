@@ -15,7 +15,9 @@ from lockedenv.errors import Stop
 from lockedenv.install.facts import installation_of
 from lockedenv.install.request import Request
 from lockedenv.install.run import FINISH_STEPS, finish, note_created
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.lifecycle import change_mark, hold
+from lockedenv.prefix.mark import read_mark
+from lockedenv.prefix.place import find_prefix
 from lockedenv.spec.environment import name_in_mark
 
 DESCRIPTION = """\
@@ -47,18 +49,13 @@ def work(arguments: argparse.Namespace) -> int:
     backend = backend_of(request.prefix)
     refuse_misleading_variables(request.prefix, request.environment, backend)
     refuse_other_environment(request)
-    target = Prefix(request.prefix)
-    with target.held():
-        if not target.mark():
-            note_created(target.path)
+    prefix = find_prefix(request.prefix)
+    with hold(prefix):
         # A folder that is not the set-up's is marked as one that may never be removed.
-        first = {
-            "made_by": "you",
-            "path": str(target.path),
-            "state": "installed",
-            "environment": request.environment.argument,
-        }
-        target.write(**{**first, **target.mark(), "backend": backend, "verdicts": {}})
+        if read_mark(prefix.path) is None:
+            note_created(prefix.path)
+            change_mark(prefix, environment=request.environment.argument)
+        change_mark(prefix, backend=backend, verdicts={})
         steps = Steps(FINISH_STEPS, arguments.quiet)
         sources = mirror.read_listings(installation_of(request).sources)
         job = installation_of(request, sources)
@@ -77,7 +74,7 @@ def refuse_other_environment(request: Request) -> None:
     """Raises Stop for a prefix of another environment, or of another Python than the locked one."""
     other = name_in_mark(request.prefix)
     wanted = request.environment
-    if Prefix(request.prefix).mark() and other != wanted.argument:
+    if read_mark(find_prefix(request.prefix).path) is not None and other != wanted.argument:
         raise Stop(
             f"{request.prefix} is of the environment {other}, not {wanted.argument}; choose another "
             "--prefix"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lockedenv import ROOT
 from lockedenv.backends.registry import BACKENDS
-from lockedenv.cli import check_pod, download_only
+from lockedenv.cli import check_pod, download_only, uninstall
 from lockedenv.cli.options import Adder, Parser, main, make_parser, make_request, usual_prefix
 from lockedenv.cli.output import Steps
 from lockedenv.cli.plan_text import plan_json, plan_lines
@@ -21,11 +21,11 @@ from lockedenv.host.disks import existing_parent
 from lockedenv.host.process import ask
 from lockedenv.host.versions import version_tuple
 from lockedenv.install.facts import Facts, PrefixFacts, read_facts, read_prefix_facts
-from lockedenv.install.plan import Action, Plan, is_finished, make_plan, refuse_place
+from lockedenv.install.plan import Action, Plan, is_finished, make_plan, refuse_prefix
 from lockedenv.install.request import Request
 from lockedenv.install.run import SETUP_STEPS, VERIFY_STEPS, carry_out, verify_read_only
-from lockedenv.prefix import lifecycle
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.lifecycle import hold, recover, refuse_place
+from lockedenv.prefix.place import find_prefix
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.platform_tags import GLIBC
 from lockedenv.spec.specification import SPEC
@@ -89,6 +89,16 @@ def parser() -> Parser:
     add.seldom(
         "--any-pod", action="store_true", help="go on where the machine should be given back"
     )
+    add.usual(
+        "--uninstall",
+        action="store_true",
+        help="remove the environment and what was made for it; what is yours is moved or left",
+    )
+    add.seldom(
+        "--cache-too",
+        action="store_true",
+        help="with --uninstall: the cache too, which other environments may be made from",
+    )
     add.usual("--dry-run", action="store_true", help="say what would be done, and do nothing")
     add.seldom(
         "--json", action="store_true", help="with --dry-run: the plan as JSON on standard output"
@@ -108,9 +118,11 @@ def work(arguments: argparse.Namespace) -> int:
     if arguments.download_only:
         return download_only.work(arguments)
     prefix = arguments.prefix or usual_prefix(arguments.environment)
+    if arguments.uninstall:
+        return uninstall.work(arguments, prefix)
     request = make_request(arguments, prefix)
     quiet = arguments.quiet or arguments.json
-    lifecycle.refuse(request.prefix, request.backend, request.cache)
+    refuse_place(find_prefix(request.prefix), request.cache)
     if not arguments.check_pod and is_read_only(request.prefix):
         place = read_prefix_facts(request, ROOT)
         if is_finished(request, place):
@@ -121,18 +133,16 @@ def work(arguments: argparse.Namespace) -> int:
         return check_pod.work(request)
     if request.dry_run:
         return set_up(request, arguments.json, quiet)
-    target = Prefix(request.prefix)
-    with target.held():
-        line = target.recover()
-        if line:
-            print(line, file=sys.stderr)
+    prefix = find_prefix(request.prefix)
+    with hold(prefix):
+        recover(prefix, Steps(0, quiet).warn)
         return set_up(request, arguments.json, quiet)
 
 
 def set_up(request: Request, as_json: bool, quiet: bool) -> int:
     """Plans, and does what the plan says unless only the plan was asked for; gives the exit status."""
     place = read_prefix_facts(request, ROOT)
-    refuse_place(request, place)
+    refuse_prefix(request, place)
     finished = is_finished(request, place)
     steps = Steps(VERIFY_STEPS if finished else SETUP_STEPS, quiet)
     say_if_edited(request.environment, steps)
@@ -188,7 +198,7 @@ def verify_in_place(
 def say_finished(plan: Plan, steps: Steps) -> None:
     assert plan.action is Action.VERIFY
     steps.say(
-        f"{plan.job.prefix.path} is installed, from these locks: it is verified again "
+        f"{plan.job.prefix.name} is installed, from these locks: it is verified again "
         "(--force rebuilds it)"
     )
 
@@ -210,6 +220,10 @@ def refuse_contradictions(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--download-only fetches what --offline later takes everything from: give one of them"
         )
+    if arguments.cache_too and not arguments.uninstall:
+        raise UsageError("--cache-too goes with --uninstall: give both")
+    if arguments.uninstall and (arguments.force or arguments.download_only or arguments.check_pod):
+        raise UsageError("--uninstall goes with --prefix, --cache-too, --dry-run and --quiet alone")
     if arguments.keep_extras and arguments.drop_extras:
         raise UsageError("--keep-extras and --drop-extras: give one of them")
 

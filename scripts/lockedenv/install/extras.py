@@ -12,9 +12,9 @@ from lockedenv.backends.base import Job
 from lockedenv.errors import Stop
 from lockedenv.host.files import write_atomically
 from lockedenv.host.process import run
-from lockedenv.prefix.lifecycle import Prefix
-from lockedenv.prefix.mark import read_mark
-from lockedenv.prefix.records import added, read_prefix
+from lockedenv.prefix.extras import list_added
+from lockedenv.prefix.lifecycle import is_ours
+from lockedenv.prefix.place import Prefix, mark_or_none
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import REQUIREMENTS
 
@@ -24,8 +24,8 @@ TITLE = "# What was in the environment beyond its lock."
 def write_list(prefix: Prefix) -> Path | None:
     """Writes what was added beside the prefix, with what an earlier run could not put back; None if there is nothing."""
     lines = []
-    if prefix.ours():
-        lines = added(read_prefix(prefix.path))
+    if is_ours(prefix):
+        lines = list_added(prefix.path)
     earlier = not_restored(prefix)
     if earlier:
         for line in earlier.read_text(encoding="utf-8").splitlines():
@@ -40,7 +40,7 @@ def write_list(prefix: Prefix) -> Path | None:
 
 def not_restored(prefix: Prefix) -> Path | None:
     """The list of the user's packages that an earlier run could not install again."""
-    mark = read_mark(prefix.path)
+    mark = mark_or_none(prefix.path)
     if mark is None or not mark.missing_packages:
         return None
     listed = Path(mark.missing_packages)

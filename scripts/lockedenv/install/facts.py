@@ -16,9 +16,11 @@ from lockedenv.host.gpus import Gpu, read_gpu_facts
 from lockedenv.host.places import POD_VOLUME
 from lockedenv.install.flash_attention import provide
 from lockedenv.install.request import Installation, Request
-from lockedenv.prefix import lifecycle
-from lockedenv.prefix.lifecycle import Prefix
-from lockedenv.prefix.records import own_files
+from lockedenv.prefix.extras import list_added
+from lockedenv.prefix.lifecycle import Status, find_move, list_mounts, read_status
+from lockedenv.prefix.mark import Level
+from lockedenv.prefix.place import find_prefix, mark_or_none
+from lockedenv.prefix.removal import own_paths
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 
@@ -41,7 +43,7 @@ class Surroundings:
 class PrefixFacts:
     """What lies at the prefix. `added`: packages beyond the lock, as they are shown; `own`: files of the user's."""
 
-    state: str
+    state: Status
     backend: str = ""
     environment: str = ""
     moved_from: str = ""
@@ -87,7 +89,7 @@ def installation_of(request: Request, sources: Sources | None = None) -> Install
         sources = Sources(request.offline, request.address, request.mirrors)
     return Installation(
         environment=request.environment,
-        prefix=Prefix(request.prefix),
+        prefix=find_prefix(request.prefix),
         cache=request.cache,
         sources=sources,
         fresh=request.force,
@@ -97,30 +99,29 @@ def installation_of(request: Request, sources: Sources | None = None) -> Install
 
 def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
     """What lies at the prefix. `clone`: the folder of this repository."""
-    prefix = Prefix(request.prefix)
-    mark = prefix.mark()
-    backend = str(mark.get("backend", "pip"))
-    state = prefix.state(request.environment.digest(backend))
-    if state in (lifecycle.ABSENT, lifecycle.MAKING, lifecycle.FOREIGN):
-        return PrefixFacts(
-            state=state,
-            backend=backend,
-            is_clone=prefix.path == clone,
-            mounts=lifecycle.mounts_in(prefix.path),
-        )
-    verdict = mark.get("verdicts", {}).get("full", {})
-    added = lifecycle.added_as_shown(prefix.path)
-    own = [*own_files(prefix.path), *lifecycle.edited(prefix.path)]
+    prefix = find_prefix(request.prefix)
+    mark = mark_or_none(prefix.path)
+    backend = "pip"
+    if mark is not None and mark.backend:
+        backend = mark.backend
+    state = read_status(prefix, request.environment.digest(backend))
+    mounts = list_mounts(prefix)
+    if mark is None or state in (Status.ABSENT, Status.MAKING, Status.FOREIGN):
+        is_clone = prefix.path == clone
+        return PrefixFacts(state=state, backend=backend, is_clone=is_clone, mounts=mounts)
+    added = list_added(prefix.path, shown=True)
+    verdict = mark.verdicts.get(Level.FULL)
+    # A verdict holds for what there was to be verified.
+    fully_verified = verdict is not None and verdict.passed and list(verdict.added) == added
     return PrefixFacts(
         state=state,
         backend=backend,
         environment=environment.name_in_mark(prefix.path),
-        moved_from=lifecycle.moved_from(prefix.path) or "",
-        # A verdict holds for what there was to be verified.
-        fully_verified=bool(verdict.get("passed")) and verdict.get("added") == added,
+        moved_from=find_move(prefix),
+        fully_verified=fully_verified,
         added=added,
-        own=[str(path.relative_to(prefix.path)) for path in own],
-        mounts=lifecycle.mounts_in(prefix.path),
+        own=own_paths(prefix.path),
+        mounts=mounts,
     )
 
 

@@ -14,7 +14,7 @@ from lockedenv.host.gpus import Gpu
 from lockedenv.host.versions import version_tuple
 from lockedenv.install.facts import Disk, Facts, PrefixFacts, choose_backend, installation_of
 from lockedenv.install.request import Installation, Request
-from lockedenv.prefix.lifecycle import ABSENT, FOREIGN, INSTALLED, MAKING, MOVED, VERIFIED
+from lockedenv.prefix.lifecycle import Status
 from lockedenv.spec import environment, gpu_support
 from lockedenv.spec.commands import setup_command
 from lockedenv.spec.cuda import find_cuda
@@ -72,7 +72,7 @@ class Plan:
 
     request: Request
     job: Installation
-    state: str
+    state: Status
     action: Action
     backend: str
     level: str
@@ -91,7 +91,7 @@ class Plan:
 
 def make_plan(request: Request, facts: Facts) -> Plan:
     """The plan. Raises Stop where nothing may be done at the prefix; `problems` has what else is in the way."""
-    refuse_place(request, facts.prefix)
+    refuse_prefix(request, facts.prefix)
     if is_finished(request, facts.prefix):
         return Plan(
             request=request,
@@ -103,7 +103,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
         )
     backend = choose_backend(facts.offers)
     action = Action.REBUILD
-    if facts.prefix.state in (ABSENT, MAKING):
+    if facts.prefix.state in (Status.ABSENT, Status.MAKING):
         action = Action.INSTALL
     disks = needed_disks(request, facts, backend)
     return Plan(
@@ -129,14 +129,14 @@ def make_plan(request: Request, facts: Facts) -> Plan:
 
 def is_finished(request: Request, prefix: PrefixFacts) -> bool:
     """Whether there is nothing to install: the environment is there, of these locks, and is verified again."""
-    if prefix.state not in (INSTALLED, VERIFIED) or request.force:
+    if prefix.state not in (Status.INSTALLED, Status.VERIFIED) or request.force:
         return False
     return request.backend in ("auto", prefix.backend)
 
 
-def refuse_place(request: Request, prefix: PrefixFacts) -> None:
+def refuse_prefix(request: Request, prefix: PrefixFacts) -> None:
     """Raises Stop where the prefix is somebody's, was moved, or is of another environment."""
-    if prefix.state == FOREIGN:
+    if prefix.state is Status.FOREIGN:
         remedy = "choose another --prefix, or move it away"
         if prefix.is_clone:
             remedy = "it is this clone: give the clone another name"
@@ -144,12 +144,12 @@ def refuse_place(request: Request, prefix: PrefixFacts) -> None:
     if request.force:
         return
     rebuild = setup_command(request.prefix, request.environment.argument, "--force")
-    if prefix.state == MOVED:
+    if prefix.state is Status.MOVED:
         raise Stop(
             f"{request.prefix} was made at {prefix.moved_from}, and its scripts name that place: "
             f"move it back, or rebuild it here with --force: {rebuild}"
         )
-    known = prefix.state not in (ABSENT, MAKING)
+    known = prefix.state not in (Status.ABSENT, Status.MAKING)
     if known and prefix.environment != request.environment.argument:
         raise Stop(
             f"{request.prefix} is of the environment {prefix.environment}, not "
@@ -181,7 +181,12 @@ def needed_disks(request: Request, facts: Facts, backend: str) -> list[DiskNeed]
     archives += space.fetched
     unpacked = unpacked_wheels + space.unpacked
     same_wheels = space.archives == 0 and facts.prefix.backend == backend
-    if same_wheels and together and facts.links_and_locks and facts.prefix.state != ABSENT:
+    if (
+        same_wheels
+        and together
+        and facts.links_and_locks
+        and facts.prefix.state is not Status.ABSENT
+    ):
         # The cache holds what the old prefix links to.
         unpacked //= 4
     needs = []
@@ -213,7 +218,8 @@ def find_problems(
     for mounted in facts.prefix.mounts:
         problems.append(
             Problem(
-                f"{mounted} is mounted in the environment, which is to be moved", "unmount it first"
+                f"{mounted} is mounted in the environment, which is to be removed",
+                f"unmount it first: umount {mounted}",
             )
         )
     problems += facts.surroundings.misleading

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Sequence
 
@@ -23,8 +23,22 @@ from lockedenv.install.flash_attention import provide
 from lockedenv.install.plan import Action, Plan
 from lockedenv.install.request import Installation
 from lockedenv.install.verification import MANIFEST, Verdict, verify
-from lockedenv.prefix.lifecycle import INSTALLED as STATE_INSTALLED
-from lockedenv.prefix.lifecycle import enter_text, write_activate, write_guard
+from lockedenv.prefix.activation import enter_text, write_activate, write_guard
+from lockedenv.prefix.inventory import (
+    complete_inventory,
+    inventory_or_none,
+    locked_packages,
+    take_inventory,
+    write_inventory,
+)
+from lockedenv.prefix.lifecycle import (
+    change_mark,
+    finish_installation,
+    is_ours,
+    make_successor,
+    settle,
+)
+from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import CONSTRAINTS, INSTALLED, file_sha256, read_prefix, snapshot
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
@@ -67,12 +81,14 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
         mirror.bring(job, plan.backend, reporter)
         program = backend.fetch(job, reporter)
     listed = extras.write_list(job.prefix)
-    with job.prefix.replacing(plan.backend, job.environment):
-        with reporter.step(f"Create {job.prefix.path}"):
+    environment = job.environment.argument
+    with make_successor(job.prefix, plan.backend, environment, reporter.warn) as prefix:
+        job = replace(job, prefix=prefix)
+        with reporter.step(f"Create {prefix.name}"):
             backend.create(job, program, reporter)
-            write_activate(job.prefix.path, plan.backend)
-            job.prefix.write(pod=list(plan.pod))
-            note_created(job.prefix.path)
+            write_activate(prefix, plan.backend)
+            change_mark(prefix, pod=tuple(plan.pod))
+            note_created(prefix.path)
         restored = listed if plan.request.keep_extras else None
         status = finish(job, plan.backend, plan.level, reporter, restored)
     if listed and not plan.request.keep_extras:
@@ -96,17 +112,14 @@ def finish(
         uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
         wheels.install(job, lock, uv, reporter)
         note_installed(job.prefix.path, lock)
-        write_guard(job.prefix, guarded(job))
-        job.prefix.write(
-            state=STATE_INSTALLED,
-            environment=job.environment.argument,
-            locks=job.environment.digest(backend),
-            verdicts={},
-        )
+        written = write_guard(job.prefix, guarded(job), backend, is_ours(job.prefix))
+        note_inventory(job, backend, written)
+        digest = job.environment.digest(backend)
+        finish_installation(job.prefix, job.environment.argument, digest)
     with reporter.step("flash-attn"):
         lacking = complete(job, uv, listed or extras.not_restored(job.prefix), reporter)
     for unpacked in (
-        job.prefix.beside("maximalcai-uv"),
+        Prefix(job.prefix.path).beside("maximalcai-uv"),
         private_folders.temporary("uv", job.prefix.path),
     ):
         shutil.rmtree(unpacked, ignore_errors=True)
@@ -161,7 +174,7 @@ def complete(job: Installation, uv: Path, listed: Path | None, reporter: Reporte
             provide.install(job, uv, find_gpus(), reporter)
         except Stop as error:
             reporter.warn(str(error))
-            command = post_create_command(job.prefix.path, job.environment.argument)
+            command = post_create_command(job.prefix.name, job.environment.argument)
             sentences.append(FLASH_MISSING.format(command))
     missing = None
     if listed and not extras.restore(job, listed, uv, reporter):
@@ -189,25 +202,24 @@ def conclude(job: Installation, level: str, lacking: Lacking, reporter: Reporter
     """Verifies; the last lines say what there is, what is missing, and how to enter it. Gives the exit status."""
     prefix = job.prefix
     missing = str(lacking.packages) if lacking.packages else ""
-    prefix.write(lacking=list(lacking.sentences), missing_packages=missing)
-    if prefix.ours() and not (prefix.path / "activate").exists():
-        write_activate(prefix.path, prefix.mark()["backend"])
+    mark = change_mark(prefix, lacking=tuple(lacking.sentences), missing_packages=missing)
+    written = []
+    if is_ours(prefix) and not (prefix.path / "activate").exists():
+        written += write_activate(prefix, mark.backend)
     if not (prefix.path / CONSTRAINTS).exists():
-        write_guard(prefix, guarded(job))
+        written += write_guard(prefix, guarded(job), mark.backend, is_ours(prefix))
+    packages = locked_packages(job.environment, mark.backend)
+    complete_inventory(prefix.path, packages, written)
     with reporter.step(f"Verify, {level} level"):
         verdict = verify(job, level, skipped(job), reporter)
-    if prefix.ours(prefix.old):
-        reporter.note("the old environment is put away, which takes some seconds")
-    line = prefix.settle(verdict.passed, not lacking)
-    if line:
-        reporter.warn(line)
+    job = replace(job, prefix=settle(prefix, verdict.passed, not lacking, reporter.warn))
     keep_manifest(job, reporter)
     return say_verdict(job, verdict, lacking, reporter)
 
 
 def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter: Reporter) -> int:
     """The last lines of a run; gives the exit status."""
-    path = job.prefix.path
+    path = job.prefix.name
     if verdict.passed:
         for line in lacking.shown():
             reporter.warn(f"verified, but not all that was asked for is there: {line}")
@@ -217,8 +229,8 @@ def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter:
         reason = verdict.problem or "see the checks that failed above; do what the first says"
         again = post_create_command(path, job.environment.argument)
         reporter.warn(f"{path} is not verified: {reason}, and run this again: {again}")
-    if job.prefix.ours() and (verdict.passed or lacking):
-        reporter.say(enter_text(path))
+    if is_ours(job.prefix) and (verdict.passed or lacking):
+        reporter.say(enter_text(job.prefix))
     return 0 if verdict.passed and not lacking else 1
 
 
@@ -235,6 +247,14 @@ def keep_manifest(job: Installation, reporter: Reporter) -> None:
         write_atomically(POD_VOLUME / "maximalcai-manifests" / name, text)
     except OSError as error:
         reporter.warn(f"warning: the manifest is in the prefix alone: {disk_text(error)}")
+
+
+def note_inventory(job: Installation, backend: str, written: Sequence[str]) -> None:
+    """Writes the inventory of what is installed now. `written`: what the set-up wrote again."""
+    folder = job.prefix.path
+    packages = locked_packages(job.environment, backend)
+    taken = take_inventory(folder, packages, earlier=inventory_or_none(folder), written=written)
+    write_inventory(folder, taken)
 
 
 def note_created(prefix: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Iterable
 
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.places import default_cache
-from lockedenv.prefix.inventory import compare_quick, read_inventory
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import CONSTRAINTS
 from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER
@@ -41,13 +40,18 @@ NAMES = (
 )
 
 
-def write_activate(prefix: Prefix, backend: str) -> None:
-    """PREFIX/activate: one way in for both backends, which needs nothing but the environment."""
+def write_activate(prefix: Prefix, backend: str) -> list[str]:
+    """PREFIX/activate: one way in for both backends, which needs nothing but the environment.
+
+    Gives the paths that were written, relative to the prefix.
+    """
     write_atomically(prefix.path / "activate", activate_text(prefix, backend))
     # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way in.
     if backend == "pip":
         text = f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.name / 'activate'))}\n"
         write_atomically(prefix.path / "bin/activate", text)
+        return ["activate", "bin/activate"]
+    return ["activate"]
 
 
 def activate_text(prefix: Prefix, backend: str) -> str:
@@ -84,14 +88,18 @@ def _fill(name: str, prefix: Prefix, **values: str) -> str:
     return text
 
 
-def write_guard(prefix: Prefix, locked: Iterable[PipPackage], backend: str, ours: bool) -> None:
+def write_guard(
+    prefix: Prefix, locked: Iterable[PipPackage], backend: str, ours: bool
+) -> list[str]:
     """The constraints, and what makes pip and uv read them: what people install leaves what is locked, or stops.
 
     pip reads PREFIX/pip.conf for this environment alone. One that names the constraints already stays, and any in
     an environment that people made; another one is kept as pip.conf.old. The constraints are named as an address,
     because pip and uv split the setting at spaces. uv reads no such file: `activate` and conda's hooks tell it.
+    Gives the paths that were written, relative to the prefix.
     """
     folder = prefix.path
+    written = [CONSTRAINTS]
     lines = ["# What is locked; `rm pip.conf` beside this file lets pip replace it.\n"]
     for pin in locked:
         lines.append(f"{pin.name}=={pin.version}\n")
@@ -103,10 +111,14 @@ def write_guard(prefix: Prefix, locked: Iterable[PipPackage], backend: str, ours
         if present:
             conf.rename(_free_name(conf))
         write_atomically(conf, guard_text(prefix))
+        written.append("pip.conf")
     if backend == "conda":
-        hooks = folder / "etc/conda"
-        write_atomically(hooks / "activate.d/maximalcai.sh", _fill("guard_on.sh", prefix))
-        write_atomically(hooks / "deactivate.d/maximalcai.sh", _fill("guard_off.sh", prefix))
+        hooks = {"activate.d": "guard_on.sh", "deactivate.d": "guard_off.sh"}
+        for name, text in hooks.items():
+            path = f"etc/conda/{name}/maximalcai.sh"
+            write_atomically(folder / path, _fill(text, prefix))
+            written.append(path)
+    return written
 
 
 def guard_text(prefix: Prefix) -> str:
@@ -117,19 +129,6 @@ def guard_text(prefix: Prefix) -> str:
 def enter_text(prefix: Prefix) -> str:
     """The line that enters an environment, alone: it is copied."""
     return f"enter it with:  source {shlex.quote(str(prefix.name / 'activate'))}"
-
-
-def edited_by_people(folder: Path) -> list[str]:
-    """Of `activate` and `pip.conf`, what is not as the set-up wrote it."""
-    inventory = read_inventory(folder)
-    if inventory is None:
-        return []
-    differences = {difference.path for difference in compare_quick(folder, inventory)}
-    return [
-        name
-        for name in ("activate", "pip.conf")
-        if name in differences and (folder / name).exists()
-    ]
 
 
 def _read(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.prefix.inventory import InventoryError, read_inventory
+from lockedenv.prefix.inventory import inventory_or_none
 from lockedenv.prefix.records import Dist, read_prefix
 from lockedenv.redaction import redact
 from lockedenv.spec import environment
@@ -38,10 +38,7 @@ def list_added(folder: Path, shown: bool = False) -> list[str]:
 
 def _locked_names(folder: Path) -> set[str]:
     """The packages of the inventory; where there is none, of the locks as they are now."""
-    try:
-        inventory = read_inventory(folder)
-    except InventoryError:
-        inventory = None
+    inventory = inventory_or_none(folder)
     if inventory is not None:
         return {package.name for package in inventory.packages}
     return set(environment.find_by_prefix(folder).names())

@@ -46,6 +46,7 @@ NOTES = (
     "maximalcai-manifest.json",
     "maximalcai-installed.json",  # of version 2.0
     ".lock",
+    "CACHEDIR.TAG",  # uv's and rattler's, which keeps a folder out of backups
     "conda-meta/history",
 )
 # What the set-up writes itself.
@@ -60,7 +61,6 @@ WRITTEN = (
 # What `uv venv` and `python -m venv` make. {python} is "python3.11", {site} its site-packages.
 VENV = (
     ".gitignore",
-    "CACHEDIR.TAG",
     "pyvenv.cfg",
     "lib64",
     "bin/python",
@@ -191,11 +191,17 @@ def locked_packages(environment: Environment, backend: str) -> list[Package]:
 
 
 def take_inventory(
-    prefix: Path, packages: Iterable[Package], with_interpreter: bool = True
+    prefix: Path,
+    packages: Iterable[Package],
+    with_interpreter: bool = True,
+    earlier: Inventory | None = None,
+    written: Iterable[str] = (),
 ) -> Inventory:
     """The inventory of a prefix in which these packages were installed. Reads no file that has a recorded hash.
 
-    What was added by people is not in it, whether it is a package, a file or a folder.
+    What was added by people is not in it, whether it is a package, a file or a folder. What `earlier` says of
+    files that no wheel brought stays, so that an edit of one is not taken for ours; but for the paths that
+    the set-up has `written` since.
     """
     locked = tuple(packages)
     installed = read_prefix(prefix)
@@ -206,14 +212,34 @@ def take_inventory(
         found[entry.path] = entry
     for entry in _wheel_entries(installed, locked):
         found[entry.path] = entry
-    entries = [_with_status(prefix, entry) for entry in found.values()]
-    entries = _with_hashes(prefix, entries)
+    kept = _kept_entries(earlier, locked, written)
+    taken = [_with_status(prefix, entry) for entry in found.values() if entry.path not in kept]
+    entries = [*_with_hashes(prefix, taken), *kept.values()]
     entries += _folders(entries)
     interpreter = None
     if with_interpreter and installed.backend == "pip":
         interpreter = read_interpreter(prefix / "bin/python")
     entries.sort()
     return Inventory(locked, tuple(entries), interpreter, time.time_ns())
+
+
+def _kept_entries(
+    earlier: Inventory | None, locked: tuple[Package, ...], written: Iterable[str]
+) -> dict[str, Entry]:
+    """What an earlier inventory says of the files that a repair of the wheels does not touch."""
+    if earlier is None:
+        return {}
+    unchanged = {""}
+    for package in locked:
+        if package.layer is Layer.CONDA and package in earlier.packages:
+            unchanged.add(package.name)
+    rewritten = set(written)
+    kept = {}
+    for entry in earlier.entries:
+        if entry.kind is not Kind.FOLDER and entry.package in unchanged:
+            if entry.path not in rewritten:
+                kept[entry.path] = entry
+    return kept
 
 
 def _written_paths(prefix: Path) -> Iterator[str]:
@@ -509,8 +535,57 @@ def walk(prefix: Path) -> Iterator[str]:
             yield folder.rstrip("/")
 
 
+def inventory_or_none(prefix: Path) -> Inventory | None:
+    """The inventory of a prefix; None where there is none, or a damaged one."""
+    try:
+        return read_inventory(prefix)
+    except InventoryError:
+        return None
+
+
+def complete_inventory(
+    prefix: Path, locked: Iterable[Package], written: Iterable[str] = ()
+) -> None:
+    """Brings the inventory up to what the set-up has `written` since it was taken; nothing else is looked at.
+
+    An inventory that is missing or damaged is taken anew.
+    """
+    inventory = inventory_or_none(prefix)
+    if inventory is None:
+        write_inventory(prefix, take_inventory(prefix, locked))
+        return
+    changed = [Entry(path, Kind.FILE) for path in written]
+    if changed:
+        write_inventory(prefix, _renewed(inventory, prefix, inventory.packages, changed))
+
+
 def with_package(inventory: Inventory, package: Package, prefix: Path) -> Inventory:
-    """The inventory with one more package, which was just installed, in place of an earlier one of its name."""
-    others = [known for known in inventory.packages if known.name != package.name]
-    taken = take_inventory(prefix, [*others, package])
-    return replace(taken, interpreter=inventory.interpreter)
+    """The inventory with one more wheel, which was just installed, in place of an earlier one of its name."""
+    packages = [known for known in inventory.packages if known.name != package.name]
+    packages.append(package)
+    changed: list[Entry] = []
+    for dist in read_prefix(prefix).dists:
+        if dist.name == package.name and dist.manager == "pip":
+            changed += record_entries(prefix, dist)
+    # Which wheel it is.
+    for path in WRITTEN:
+        if path.endswith(package.name) and os.path.lexists(prefix / path):
+            changed.append(Entry(path, Kind.FILE))
+    others = [entry for entry in inventory.entries if entry.package != package.name]
+    return _renewed(replace(inventory, entries=tuple(others)), prefix, packages, changed)
+
+
+def _renewed(
+    inventory: Inventory, prefix: Path, packages: Iterable[Package], changed: Iterable[Entry]
+) -> Inventory:
+    """The inventory with some entries taken anew, as they lie there now."""
+    found: dict[str, Entry] = {}
+    for entry in inventory.entries:
+        if entry.kind is not Kind.FOLDER:
+            found[entry.path] = entry
+    taken = [_with_status(prefix, entry) for entry in changed]
+    for entry in _with_hashes(prefix, taken):
+        found[entry.path] = entry
+    entries = [*found.values(), *_folders(found.values())]
+    entries.sort()
+    return replace(inventory, packages=tuple(packages), entries=tuple(entries))

@@ -1,366 +1,471 @@
-"""The life of a prefix: whose a folder is, what state it is in, how one takes another's place and how it comes back.
+"""The life of an environment: made, installed, verified, exchanged for its successor, removed.
 
     absent -> making -> installed -> verified; changed: made from other locks; moved: its scripts name another place
 
-A folder is ours if MARK lies in it and says that the set-up made it; it is written before anything else. What is not
-ours is never renamed, emptied or deleted. While a successor is made, the old prefix is OLD, beside it; it is given up
-only for a successor that was verified. docs/TECHNICAL_SETUP.md draws who moves a prefix from one state to another.
+A successor is made in PREFIX.d while PREFIX leads to the one that is used. The exchange is one rename of a
+link; a roll-back is nothing at all. The predecessor is removed only after its successor is verified. Kill it
+anywhere: PREFIX is the old environment or the new one, whole, and the next run goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
+import ctypes
 import os
-import shlex
-import shutil
-import sys
-import tempfile
+import re
+import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Callable, Iterator, Mapping
 
 from lockedenv.errors import Stop
-from lockedenv.host.files import read_json, write_atomically
 from lockedenv.host.locking import holding
 from lockedenv.host.orphans import end_orphans
-from lockedenv.prefix.records import CONSTRAINTS, added, file_sha256, own_files, read_prefix
-from lockedenv.redaction import redact
-from lockedenv.spec.environment import MARK, Environment
-from lockedenv.spec.locks import PipPackage
+from lockedenv.prefix.extras import list_added
+from lockedenv.prefix.mark import (
+    Level,
+    MadeBy,
+    Mark,
+    MarkError,
+    State,
+    Verdict,
+    read_mark,
+    write_mark,
+)
+from lockedenv.prefix.place import Prefix, linked_environment, mark_or_none, place_of
+from lockedenv.prefix.removal import (
+    Kept,
+    RemovalRefused,
+    mounts_in,
+    refuse_mounts,
+    remove_environment,
+)
+from lockedenv.spec.environment import MARK
 
-ABSENT, MAKING, INSTALLED, VERIFIED = "absent", "making", "installed", "verified"
-CHANGED, MOVED, FOREIGN, REMOVING = "changed", "moved", "foreign", "removing"
-WORKS_ON = "MAXIMALCAI_WORKS_ON"
-SETUP = "setup"  # in MARK: the set-up made the folder, and may remove it; anything else: it was there before
+WORKS_ON = "MAXIMALCAI_WORKS_ON"  # in the environment of all that a run starts: the prefix that it works on
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2  # linux/fs.h
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """A place for an environment; `path` is absolute and holds no symbolic link."""
+class Status(str, Enum):
+    """What lies at a prefix. The values are those of the plan's JSON."""
 
-    path: Path
+    ABSENT = "absent"
+    MAKING = "making"
+    INSTALLED = "installed"
+    VERIFIED = "verified"
+    CHANGED = "changed"
+    MOVED = "moved"
+    FOREIGN = "foreign"
 
-    @property
-    def old(self) -> Path:
-        return self.beside("old")
 
-    def beside(self, suffix: str) -> Path:
-        """A path beside the prefix, under its name: its lock, its predecessor, what is unpacked for it."""
-        return self.path.with_name(f"{self.path.name}.{suffix}")
+Say = Callable[[str], None]
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds the prefix's lock; what a killed run has left working on it is ended first."""
-        with holding(self.beside("maximalcai-lock"), f"the environment {self.path}"):
-            end_orphans(f"{WORKS_ON}={self.path}")
-            os.environ[WORKS_ON] = str(self.path)  # all that this run starts inherits it
-            try:
-                yield
-            finally:
-                del os.environ[WORKS_ON]
 
-    def mark(self) -> Dict[str, Any]:
-        return read_json(self.path / MARK)
+def read_status(prefix: Prefix, digest: str = "") -> Status:
+    """What lies at a prefix. `digest`: of the locks that it should be made from; empty: they count as unchanged."""
+    folder = prefix.path
+    if not folder.is_dir() or not any(folder.iterdir()):
+        unfinished = [mark for _, mark in prefix.environments() if mark.state is State.MAKING]
+        return Status.MAKING if unfinished else Status.ABSENT
+    mark = mark_or_none(folder)
+    if mark is None or mark.made_by is not MadeBy.SETUP:
+        return Status.FOREIGN
+    if mark.state is not State.INSTALLED:
+        return Status.MAKING if prefix.owns(folder, mark) else Status.FOREIGN
+    if find_move(prefix):
+        return Status.MOVED
+    if not prefix.owns(folder, mark):
+        return Status.FOREIGN
+    if digest and mark.locks != digest:
+        return Status.CHANGED
+    return Status.VERIFIED if mark.verified else Status.INSTALLED
 
-    def write(self, **changes: Any) -> None:
-        """Changes what the mark says; the file is there, whole, at every moment."""
-        write_atomically(self.path / MARK, json.dumps({**self.mark(), **changes}, indent=1) + "\n")
 
-    def ours(self, folder: Optional[Path] = None) -> bool:
-        """Whether the set-up made a folder (the prefix, if none is named) as this prefix."""
-        folder = folder or self.path
-        if folder.is_symlink() or not (folder / MARK).is_file():
-            return False
-        mark = read_json(folder / MARK)
-        return mark.get("made_by") == SETUP and (
-            folder == self.path or mark.get("path") == str(self.path)
-        )
+def find_move(prefix: Prefix) -> str:
+    """The PREFIX that an environment was made at, if that is another one: its scripts name it. Empty if not."""
+    mark = read_mark(prefix.path)
+    if mark is None or not mark.path or mark.path in (str(prefix.path), str(prefix.name)):
+        return ""
+    try:
+        if os.path.samefile(mark.path, prefix.path):
+            return ""
+    except OSError:
+        pass  # nothing is there any more
+    made_at = Path(mark.path)
+    if mark.id and made_at.parent.name.endswith(".d"):
+        made_at = made_at.parent.with_name(made_at.parent.name[:-2])
+    return str(made_at)
 
-    def state(self, digest: str = "") -> str:
-        """The state. `digest` is of the locks that it should have been made from; without it, they count as unchanged."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return ABSENT
-        if not self.ours():
-            return FOREIGN
-        mark = self.mark()
-        if mark.get("state") != INSTALLED:
-            return MAKING
-        if moved_from(self.path):
-            return MOVED
-        changed = digest and mark.get("locks") != digest
-        return CHANGED if changed else VERIFIED if verified(mark) else INSTALLED
 
-    def recover(self) -> Optional[str]:
-        """Puts right what a killed run has left; gives a line for people if there is something to say. Hold the lock."""
-        if not self.ours(self.old):
-            return None
-        state = self.state()
-        if read_json(self.old / MARK).get("state") == REMOVING or state == VERIFIED:
-            return self.give_up(self.old)
-        # Installed: it is to be verified; foreign: someone else's, the old one stays where it is.
-        return self._old_back() if state in (ABSENT, MAKING) else None
+def moved_from(folder: Path) -> str:
+    """The path that the environment in a folder was made at, if that is another one; empty if not."""
+    return find_move(place_of(folder))
 
-    @contextlib.contextmanager
-    def replacing(self, backend: str, environment: Environment) -> Iterator[None]:
-        """The block makes the prefix anew. Until it is installed, whatever ends the block brings the old one back."""
-        if self.old.exists() and any(self.old.iterdir()) and not self.ours(self.old):
-            raise Stop(
-                f"{self.old} is there and was not made by this script; move it away: the old environment goes there"
-            )
-        if self.state() == MAKING:
-            remove(self.path)
-        elif self.ours() and self.ours(self.old):  # two that are not verified: the older one stays
-            print(
-                self.give_up(self.path)
-                or f"{self.path} is removed; the older one stays at {self.old}",
-                file=sys.stderr,
-            )
-        elif self.ours():
-            self.write(path=str(self.path))  # it may have been moved here
-            self.path.rename(self.old)
-            follow(self.path, self.old)
-        # The folder appears with its mark in it: one that a kill has left is never without.
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = Prefix(Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)))
-        new.path.chmod(0o755)
-        new.write(
-            made_by=SETUP,
-            path=str(self.path),
-            backend=backend,
-            state=MAKING,
-            made=time.time_ns(),
-            environment=environment.argument,
-        )
-        new.path.rename(self.path)
+
+def is_ours(prefix: Prefix) -> bool:
+    """Whether the set-up made the environment, and may replace and remove it."""
+    return prefix.owns(prefix.path, mark_or_none(prefix.path))
+
+
+def change_mark(prefix: Prefix, **changes: Any) -> Mark:
+    """Writes the mark of an environment with these fields changed; gives it. A folder without one becomes people's."""
+    mark = read_mark(prefix.path)
+    if mark is None:
+        mark = Mark(MadeBy.PEOPLE, State.INSTALLED, str(prefix.path))
+    mark = replace(mark, **changes)
+    write_mark(prefix.path, mark)
+    return mark
+
+
+@contextlib.contextmanager
+def hold(prefix: Prefix) -> Iterator[None]:
+    """Holds the lock of a prefix; what a killed run has left working on it is ended first."""
+    name = prefix.name
+    with holding(prefix.beside("maximalcai-lock"), f"the environment {name}"):
+        unfinished = []
+        for folder, mark in prefix.environments():
+            if mark.state is State.MAKING:
+                unfinished.append(folder)
+        end_orphans(f"{WORKS_ON}={name}", unfinished)
+        os.environ[WORKS_ON] = str(name)  # all that this run starts inherits it
         try:
             yield
-        except BaseException:
-            if self.state() == MAKING:
-                remove(self.path)
-                if self.ours(self.old):
-                    print(self._old_back(), file=sys.stderr)
-            raise
-
-    def _old_back(self) -> str:
-        said = None
-        if self.ours() and self.mark().get("state") == INSTALLED:
-            said = self.give_up(self.path)
-        elif self.ours():
-            remove(self.path)
-        self.old.rename(self.path)  # over an empty folder, if there is one
-        follow(self.old, self.path)
-        return f"{f'{said}; ' if said else ''}the old environment is back at {self.path}"
-
-    def settle(self, passed: bool, complete: bool) -> Optional[str]:
-        """After a verification, decides which of two stays; says so, or None. `complete`: all that was asked for is there."""
-        if not self.ours(self.old):
-            return None
-        if passed and complete:
-            return self.give_up(self.old)
-        if passed:
-            return f"the old environment stays at {self.old} until all that was asked for is there"
-        if not verified(read_json(self.old / MARK)):
-            return f"neither the new environment nor the old one is verified; the old one stays at {self.old}"
-        return f"the new environment did not verify; {self._old_back()}"
-
-    def give_up(self, folder: Path) -> Optional[str]:
-        """Removes an environment of ours, and moves to PREFIX.kept-TIME what in it is of no package. Gives a line for people."""
-        mark, moved = read_json(folder / MARK), 0
-        names = (
-            f"kept-{time.strftime('%Y%m%d-%H%M%S')}{n and f'-{n}' or ''}" for n in itertools.count()
-        )
-        kept = next(self.beside(name) for name in names if not self.beside(name).exists())
-        for path in [*own_files(folder), *edited(folder)] if mark.get("state") != REMOVING else []:
-            target = kept / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
-            moved += 1
-        write_atomically(folder / MARK, json.dumps({**mark, "state": REMOVING}) + "\n")
-        remove(folder)
-        text = f"{moved} files or folders of your own were in the environment that was removed; they are in {kept}"
-        return text if moved else None
+        finally:
+            del os.environ[WORKS_ON]
 
 
-def verified(mark: Dict[str, Any]) -> bool:
-    """Whether a mark says that all that was asked for is there, and that the last verification at each level passed."""
-    verdicts = mark.get("verdicts", {}).values()
-    return (
-        bool(verdicts)
-        and all(verdict.get("passed") for verdict in verdicts)
-        and not mark.get("lacking")
-    )
+def recover(prefix: Prefix, say: Say) -> None:
+    """Puts right what a killed run has left, and says what it did. Hold the lock.
+
+    What is mounted in a folder keeps it from being removed; then nothing in it is touched.
+    """
+    _drop_unused_links(prefix)
+    _drop_begun_folders(prefix)
+    if prefix.used() is None:
+        folder = _best_installed(prefix)
+        if folder is not None:
+            point(prefix, folder)
+            say(f"{prefix.name} leads to the environment {folder} again")
+    used = prefix.used()
+    used_mark = mark_or_none(used) if used else None
+    for folder, mark in prefix.environments():
+        if folder in (used, prefix.path):
+            continue
+        over = mark.state is not State.INSTALLED
+        # An older one is a predecessor; it stays until its successor is verified.
+        older = used_mark is not None and mark.made < used_mark.made
+        if over or (older and used_mark is not None and used_mark.verified):
+            give_up(prefix, folder, say)
 
 
-def added_as_shown(folder: Path) -> List[str]:
-    """What was installed beyond the lock, without the secrets of its addresses: to be shown and noted."""
-    return [redact(line) for line in added(read_prefix(folder))]
+def _best_installed(prefix: Prefix) -> Path | None:
+    """The environment in PREFIX.d that PREFIX should lead to: a verified one, else the newest."""
+    best = None
+    for folder, mark in prefix.environments():
+        if mark.state is State.INSTALLED and not find_move(Prefix(folder, prefix.name)):
+            if best is None or mark.verified >= best[1].verified:
+                best = (folder, mark)
+    return best[0] if best else None
 
 
-def record_verdict(folder: Path, level: str, good: bool, made: Any = None) -> None:
-    """Notes the outcome of a whole verification in a prefix's mark, if it is still that of the environment `made` then."""
-    mark = read_json(folder / MARK)
-    if mark.get("state") == INSTALLED and mark.get("made") == made:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        verdict = {"passed": good, "time": now, "added": added_as_shown(folder)}
-        with contextlib.suppress(OSError):
-            Prefix(folder).write(verdicts={**mark.get("verdicts", {}), level: verdict})
+def _drop_unused_links(prefix: Prefix) -> None:
+    """Removes links that a run left in PREFIX.d when it was killed between making and renaming one."""
+    if not prefix.container.is_dir():
+        return
+    for path in prefix.container.iterdir():
+        if path.is_symlink() and os.readlink(path).startswith(f"{prefix.container.name}/"):
+            path.unlink()
 
 
-def moved_from(folder: Path) -> Optional[str]:
-    """The path that a prefix was made at, if it is another one: its scripts name that."""
-    made = read_json(folder / MARK).get("path", "")
-    with contextlib.suppress(OSError):  # nothing is there any more
-        if not made or made == str(folder) or os.path.samefile(made, folder):
-            return None
-    return str(made)
+def _drop_begun_folders(prefix: Prefix) -> None:
+    """Removes a folder of an environment in which a killed run had not even written the mark."""
+    if not prefix.container.is_dir():
+        return
+    for folder in prefix.container.iterdir():
+        if folder.is_symlink() or not re.fullmatch("[0-9a-f]{8}", folder.name):
+            continue
+        found = list(folder.iterdir())
+        # What `write_atomically` calls a mark that is not whole yet.
+        if all(path.name.startswith(f".{MARK}.") for path in found):
+            for path in found:
+                path.unlink()
+            folder.rmdir()
 
 
-def remove(folder: Path) -> None:
-    """Empties a folder that has our mark, the mark last, so that a killed removal is still known as ours."""
-    assert (folder / MARK).is_file(), folder
-    for path in folder.iterdir():
-        if path.name != MARK:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    (folder / MARK).unlink()
-    folder.rmdir()
-
-
-def follow(before: Path, now: Path) -> None:
-    """Lets this program go on if its own interpreter was in the folder that was renamed: in an activated environment."""
-
-    def moved(place: str) -> str:
-        real = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
-        return str(now) + real[len(str(before)) :] if f"{real}/".startswith(f"{before}/") else place
-
-    for name in ("executable", "_base_executable", "prefix", "exec_prefix"):
-        setattr(sys, name, moved(getattr(sys, name, None) or ""))
-    for places in [
-        sys.path,
-        *(
-            m.__path__
-            for m in list(sys.modules.values())
-            if isinstance(getattr(m, "__path__", 0), list)
-        ),
-    ]:
-        places[:] = map(moved, places)
-
-
-def mounts_in(path: Path) -> List[str]:
-    """What is mounted below a folder."""
-    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
-        places = [line.split()[1].replace("\\040", " ") for line in file]
-    return [place for place in places if place.startswith(f"{path}/")]
-
-
-def refuse(path: Path, backend: str, cache: Path) -> None:
-    """Raises Stop for a place where no environment can work."""
-    bad = sorted({c for c in str(path) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()})
-    if bad:
-        raise Stop(
-            f"{path}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
-            "choose another --prefix"
-        )
-    length, inside = len(os.fsencode(path)), path / "maximalcai"
-    if backend == "conda" and length > 255:
-        raise Stop(
-            f"the prefix has {length} characters, and conda packages have room for 255; choose a shorter --prefix"
-        )
-    if os.path.ismount(path):
-        raise Stop(
-            f"{path} is a mount point, which cannot be renamed; choose a folder in it, such as --prefix {inside}"
-        )
-    if path in [cache, *cache.parents]:
-        raise Stop(
-            f"the cache {cache} lies in the prefix {path}, and would go with it; choose another with --cache"
-        )
-    if path.exists() and not path.is_dir():
-        raise Stop(f"{path} is there and is not a folder; choose another --prefix")
-
-
-ACTIVATE = """\
-# Enters the environment, in bash and zsh; `deactivate` leaves it.
-if ! [ -e {prefix}/activate ]; then
-  echo "this environment was made at "{prefix}", and has been moved: move it back" >&2
-  return 1
-fi
-if command -v deactivate >/dev/null 2>&1; then deactivate >/dev/null 2>&1 || true; fi
-_maximalcai_path=$PATH _maximalcai_ps1=${{PS1-}} _maximalcai_uv=${{UV_CONSTRAINT-}} _maximalcai_pip=${{PIP_CONSTRAINT-}}
-_maximalcai_hooks() {{
-  for _maximalcai_hook in $(command ls {prefix}/etc/conda/$1 2>/dev/null); do
-    case $_maximalcai_hook in *.sh) . {prefix}/etc/conda/$1/$_maximalcai_hook ;; esac
-  done
-}}
-export {variable}={prefix} PATH={prefix}/bin:$PATH
-if [ -e {prefix}/pip.conf ]; then
-  export UV_CONSTRAINT="${{UV_CONSTRAINT:+$UV_CONSTRAINT }}"{constraints}
-  if [ -n "$_maximalcai_pip" ]; then export PIP_CONSTRAINT="$_maximalcai_pip "{constraints}; fi
-fi
-PS1="("{name}") ${{PS1-}}"
-_maximalcai_hooks activate.d
-deactivate() {{
-  _maximalcai_hooks deactivate.d
-  export PATH=$_maximalcai_path; PS1=$_maximalcai_ps1
-  UV_CONSTRAINT=$_maximalcai_uv; if [ -z "$UV_CONSTRAINT" ]; then unset UV_CONSTRAINT; fi
-  if [ -n "$_maximalcai_pip" ]; then PIP_CONSTRAINT=$_maximalcai_pip; fi
-  unset {variable} _maximalcai_uv _maximalcai_pip _maximalcai_path _maximalcai_ps1 _maximalcai_hook
-  unset -f deactivate _maximalcai_hooks
-}}
-"""
-
-
-def write_activate(path: Path, backend: str) -> None:
-    """PREFIX/activate: one way in for both backends, which needs nothing but the prefix."""
-    variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
-    name, constraints = shlex.quote(path.name), (path / CONSTRAINTS).as_uri()
-    text = ACTIVATE.format(
-        variable=variable,
-        prefix=shlex.quote(str(path)),
-        name=name,
-        constraints=shlex.quote(constraints),
-    )
-    write_atomically(path / "activate", text)
-    Prefix(path).write(activate=file_sha256(path / "activate"))
-
-
-def edited(path: Path) -> List[Path]:
-    """What the set-up wrote for people, `activate` and `pip.conf`, if they have put something of theirs in."""
-    mark, found = read_json(path / MARK), []
-    if (sha := file_sha256(path / "activate")) and sha != mark.get("activate", sha):
-        found.append(path / "activate")
-    if (path / "pip.conf").is_file() and (path / "pip.conf").read_text(errors="replace") != guard(
-        Path(mark.get("path", path))
-    ):
-        found.append(path / "pip.conf")
+def list_mounts(prefix: Prefix) -> list[str]:
+    """What is mounted in the environments that a rebuild would remove: the used one, others, unfinished ones."""
+    folders = [folder for folder, _ in prefix.environments()]
+    if prefix.path not in folders and is_ours(prefix):
+        folders.append(prefix.path)
+    used = prefix.used()
+    found = []
+    for folder in folders:
+        for place in mounts_in(folder):
+            if folder == used:
+                place = str(prefix.name / Path(place).relative_to(folder))
+            found.append(place)
     return found
 
 
-def guard(path: Path) -> str:
-    """What the set-up writes into PREFIX/pip.conf."""
-    return f"[install]\nconstraint = {(path / CONSTRAINTS).as_uri()}\n"
+def refuse_mounted(prefix: Prefix) -> None:
+    """Raises RemovalRefused where something is mounted in an environment that a rebuild would remove."""
+    for place in list_mounts(prefix):
+        raise RemovalRefused(
+            f"{place} is mounted in the environment, which is to be removed; unmount it first: umount {place}"
+        )
 
 
-def write_guard(prefix: Prefix, locked: List[PipPackage]) -> None:
-    """PREFIX/pip.conf, which pip reads for this prefix alone: what people install leaves what is locked, or stops.
+@contextlib.contextmanager
+def make_successor(prefix: Prefix, backend: str, environment: str, say: Say) -> Iterator[Prefix]:
+    """The block makes a new environment in the folder that it is given, in which the mark lies.
 
-    A pip.conf that names them already stays, and any in an environment of yours; another one is kept as pip.conf.old. The
-    constraints are named as an address, because pip and uv split the setting at spaces. UV_CONSTRAINT of PREFIX/activate says
-    the same to uv.
+    `environment`: its name as --environment takes it. Whatever ends the block before `finish_installation` ends
+    the unfinished environment too; PREFIX leads to the old one all the time.
     """
-    path, lines = prefix.path, [f"{pin.name}=={pin.version}\n" for pin in locked]
-    write_atomically(
-        path / CONSTRAINTS,
-        "# What is locked; `rm pip.conf` beside this file lets pip replace it.\n" + "".join(lines),
+    refuse_mounted(prefix)
+    used = prefix.used()
+    if used == prefix.name and not is_ours(Prefix(used)):
+        raise Stop(
+            f"{used} was not made by this set-up, or is a copy of what it made; move it away, or choose another --prefix"
+        )
+    for folder, mark in prefix.environments():
+        if mark.state is not State.INSTALLED or (folder != used and _is_newer(mark, used)):
+            _tell(remove_environment(prefix, folder), say)
+    if used == prefix.name and _state_of(used) is not State.INSTALLED:
+        _tell(remove_environment(prefix, used), say)  # what a killed run of version 2.0 has left
+    new = Prefix(prefix.name, prefix.name).successor()
+    _make_folder(new, backend, environment)
+    try:
+        yield new
+    except BaseException:
+        if _state_of(new.path) is State.MAKING:
+            # The error that ended the block is the one to tell.
+            with contextlib.suppress(Stop):
+                _tell(remove_environment(new, new.path), say)
+            if used is not None:
+                say(f"the old environment is as it was at {prefix.name}")
+        raise
+
+
+def _tell(kept: Kept | None, say: Say) -> None:
+    if kept:
+        for line in kept.lines():
+            say(line)
+
+
+def _state_of(folder: Path | None) -> State | None:
+    mark = mark_or_none(folder) if folder else None
+    return mark.state if mark else None
+
+
+def _is_newer(mark: Mark, used: Path | None) -> bool:
+    known = mark_or_none(used) if used else None
+    return known is None or mark.made > known.made
+
+
+def _make_folder(new: Prefix, backend: str, environment: str) -> None:
+    """Makes the folder and its mark; a kill between the two leaves an empty folder, which holds nothing."""
+    new.path.mkdir(mode=0o755, parents=True)
+    mark = Mark(
+        made_by=MadeBy.SETUP,
+        state=State.MAKING,
+        path=str(new.path),
+        id=new.path.name,
+        backend=backend,
+        made=time.time_ns(),
+        environment=environment,
     )
-    there = (path / "pip.conf").read_text(errors="replace") if (path / "pip.conf").is_file() else ""
-    if not there or prefix.ours() and guard(path).splitlines()[1] not in there.splitlines():
-        if there:
-            (path / "pip.conf").replace(path / "pip.conf.old")
-        write_atomically(path / "pip.conf", guard(path))
+    write_mark(new.path, mark)
 
 
-def enter_text(path: Path) -> str:
-    """The line that enters an environment, alone: it is copied."""
-    return f"enter it with:  source {shlex.quote(str(path / 'activate'))}"
+def finish_installation(prefix: Prefix, environment: str, locks: str) -> None:
+    """Notes that all that is locked was installed. On a first installation PREFIX leads to it from now on."""
+    change_mark(
+        prefix, state=State.INSTALLED, environment=environment, locks=locks, verdicts={}, lacking=()
+    )
+    if prefix.link and prefix.used() is None:
+        point(prefix, prefix.path)
+
+
+def settle(prefix: Prefix, passed: bool, complete: bool, say: Say) -> Prefix:
+    """After a verification of `prefix`, decides which environment is used; gives it. Removes what is given up.
+
+    `complete`: all that was asked for is there.
+    """
+    if prefix.link is None or not is_ours(prefix):
+        return prefix
+    used = prefix.used()
+    if used is not None and used != prefix.path:
+        used_mark = mark_or_none(used)
+        if not passed and used_mark is not None and used_mark.passed:
+            say(
+                f"the new environment did not verify; {prefix.name} is still the old one. Removing the new one"
+            )
+            give_up(prefix, prefix.path, say)
+            return Prefix(used, None if used == prefix.name else prefix.name)
+        exchange(prefix, say)
+    predecessors = [folder for folder, _ in prefix.environments() if folder != prefix.path]
+    if not predecessors:
+        return prefix
+    if passed and complete:
+        for folder in predecessors:
+            say(f"removing the old environment {folder}")
+            give_up(prefix, folder, say)
+    elif passed:
+        say(
+            f"the old environment stays at {predecessors[-1]} until all that was asked for is there"
+        )
+    else:
+        say(
+            "neither the new environment nor the old one is verified; the old one stays at "
+            f"{predecessors[-1]}"
+        )
+    return prefix
+
+
+def give_up(prefix: Prefix, folder: Path, say: Say) -> None:
+    """Removes an environment, or says why it stays."""
+    links = links_to(prefix, folder)
+    if links:
+        say(f"{folder} is no longer used and stays: {links[0]} is a link to it")
+        return
+    try:
+        _tell(remove_environment(prefix, folder), say)
+    except RemovalRefused as error:
+        say(f"{folder} is no longer used and stays: {error}")
+
+
+def links_to(prefix: Prefix, folder: Path) -> list[Path]:
+    """Links beside PREFIX that people made to an environment, as `cp -a PREFIX PREFIX.old` does."""
+    found = []
+    for path in sorted(prefix.name.parent.iterdir()):
+        if path.is_symlink() and path != prefix.name:
+            target = path.parent / os.readlink(path)
+            if target.parent.resolve() / target.name == folder:
+                found.append(path)
+    return found
+
+
+# The exchange
+
+
+def point(prefix: Prefix, folder: Path) -> None:
+    """Makes PREFIX a link to an environment in PREFIX.d, by one rename. Raises Stop where a folder is in its place."""
+    name = prefix.name
+    if name.is_dir() and not name.is_symlink():
+        try:
+            name.rmdir()  # an empty folder holds nothing to lose
+        except OSError:
+            raise Stop(
+                f"{name} appeared while the environment was made, and is not empty: move it away, and run again"
+            ) from None
+    _link(prefix, folder).rename(name)
+
+
+def _link(prefix: Prefix, folder: Path) -> Path:
+    """A link to an environment, in PREFIX.d, with the text that it needs at PREFIX."""
+    link = prefix.container / f".{prefix.name.name}.{secrets.token_hex(8)}"
+    link.symlink_to(Path(prefix.container.name, folder.name))
+    return link
+
+
+def exchange(prefix: Prefix, say: Say) -> None:
+    """Makes PREFIX the environment `prefix.path`."""
+    name = prefix.name
+    if linked_environment(name) or not name.exists():
+        point(prefix, prefix.path)
+        return
+    # An environment of version 2.0: a folder at PREFIX. It gets the id of the place that it is moved to.
+    old = prefix.successor()
+    mark = read_mark(name)
+    if mark is None or not prefix.owns(name, mark):
+        raise Stop(
+            f"{name} is not an environment of this set-up any more; move it away, and run again"
+        )
+    refuse_mounts(prefix, name)
+    write_mark(name, replace(mark, id=old.path.name))
+    link = _link(prefix, prefix.path)
+    link.rename(old.path)
+    if _swap(name, old.path):
+        return
+    old.path.unlink()
+    # The disk cannot exchange two names, or the folder is of an image's lower layer.
+    _tell(remove_environment(prefix, name), say)
+    point(prefix, prefix.path)
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Exchanges two paths in one step; False where this disk cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        renameat2 = libc.renameat2
+    except AttributeError:
+        return False
+    paths = (os.fsencode(first), os.fsencode(second))
+    status = renameat2(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE)
+    return bool(status == 0)
+
+
+# Verdicts
+
+
+def record_verdict(folder: Path, level: str, passed: bool, made: int | None) -> None:
+    """Notes the outcome of a whole verification, if the mark is still that of the environment `made` then.
+
+    On a read-only disk nothing is noted.
+    """
+    mark = mark_or_none(folder)
+    if mark is None or mark.state is not State.INSTALLED or mark.made != (made or 0):
+        return
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    verdict = Verdict(passed, now, tuple(list_added(folder, shown=True)))
+    with contextlib.suppress(OSError):
+        write_mark(folder, mark.with_verdict(Level(level), verdict))
+
+
+# A place where an environment can be
+
+
+def refuse_place(prefix: Prefix, cache: Path) -> None:
+    """Raises Stop for a place where no environment can work."""
+    name = prefix.name
+    bad = sorted({c for c in str(name) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()})
+    if bad:
+        raise Stop(
+            f"{name}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
+            "choose another --prefix"
+        )
+    if os.path.ismount(name) and not name.is_symlink():
+        raise Stop(
+            f"{name} is a mount point, which cannot be replaced; choose a folder in it, such as "
+            f"--prefix {name / 'maximalcai'}"
+        )
+    for folder in (name, prefix.container, prefix.path):
+        if folder in [cache, *cache.parents]:
+            raise Stop(
+                f"the cache {cache} lies in the prefix {folder}, and would be removed with it; choose another "
+                "with --cache"
+            )
+    if name.exists() and not name.is_dir():
+        raise Stop(f"{name} is there and is not a folder; choose another --prefix")
+    if name.is_symlink() and not name.exists() and not linked_environment(name):
+        raise Stop(
+            f"{name} is a symbolic link that leads nowhere; remove it, or choose another --prefix"
+        )
+
+
+def foreign_problem(prefix: Prefix) -> str:
+    """Why a folder at the prefix counts as somebody's; empty for one that simply has no mark."""
+    try:
+        read_mark(prefix.path)
+    except MarkError as error:
+        return str(error)
+    return ""
+
+
+def as_document(mark: Mark | None) -> Mapping[str, Any]:
+    """What the manifest takes from a mark."""
+    return {"pod": list(mark.pod) if mark else []}

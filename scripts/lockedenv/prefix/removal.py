@@ -25,15 +25,14 @@ from lockedenv.prefix.inventory import (
     NOTES,
     Entry,
     Inventory,
-    InventoryError,
     Kind,
     Layer,
     Package,
     Problem,
     compare_full,
     compare_quick,
+    inventory_or_none,
     is_bytecode,
-    read_inventory,
     take_inventory,
     write_inventory,
 )
@@ -179,7 +178,7 @@ def own_paths(folder: Path) -> list[str]:
     """What a removal of this environment would move out of it: people's files and folders, and edited files."""
     mark = read_mark(folder)
     unfinished = mark is not None and mark.state is State.MAKING
-    inventory = read_inventory(folder)
+    inventory = inventory_or_none(folder)
     if inventory is None:
         inventory = _attributed(folder)
     return sorted(_classify(folder, inventory, unfinished).own)
@@ -209,10 +208,7 @@ def keep(prefix: Prefix, paths: Iterable[str]) -> Kept | None:
 
 def _complete_inventory(folder: Path) -> Inventory:
     """The inventory, written if there is none: the records that it is made from are deleted before the end."""
-    try:
-        inventory = read_inventory(folder)
-    except InventoryError:
-        inventory = None
+    inventory = inventory_or_none(folder)
     if inventory is None:
         inventory = _attributed(folder)
         write_inventory(folder, inventory)

@@ -14,7 +14,7 @@ from lockedenv.host.locking import holding
 from lockedenv.install.flash_attention import sources, toolchain
 from lockedenv.install.flash_attention.sources import BuiltFromSource, CachedWheel, Wanted
 from lockedenv.install.request import FlashRequest, Installation
-from lockedenv.prefix.lifecycle import Prefix
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment
 
 cache, prefix, archive = map(Path, sys.argv[1:])
