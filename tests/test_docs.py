@@ -10,9 +10,9 @@ from typing import Iterator, List, Set
 
 import pytest
 from conftest import ROOT
-from lockedenv.cli import lock, post_create, setup
+from lockedenv.cli import lock, post_create, setup, variables_page
 from lockedenv.cli import verify as command
-from lockedenv.lock import readme
+from lockedenv.lock import version_table
 from lockedenv.lock.specification import read_specification
 from lockedenv.spec.environment import list_environments
 from lockedenv.verify.checklist import CHECKS
@@ -36,9 +36,9 @@ def tracked() -> Set[str]:
     return {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
 
 
-def test_the_readme_has_the_table_that_lock_sh_writes() -> None:
-    """If it fails, run scripts/lock.sh: it writes the table between the two marks in README.md."""
-    assert readme.current_table() == readme.version_table(list_environments())
+def test_the_document_has_the_table_that_lock_sh_writes() -> None:
+    """If it fails, run scripts/lock.sh: it writes the table between the two marks in docs/TECHNICAL_SETUP.md."""
+    assert version_table.current_table() == version_table.version_table(list_environments())
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -129,6 +129,36 @@ def test_every_pin_has_its_reason_and_link_in_the_technical_setup() -> None:
 def test_every_check_has_a_name_a_proof_and_a_remedy() -> None:
     for check in CHECKS:
         assert check.proves and check.remedy and re.fullmatch("[a-z0-9-]+", check.name)
+
+
+def test_the_page_of_variables_is_the_table_of_the_code() -> None:
+    """If it fails: PYTHONPATH=scripts python3 -m lockedenv.cli.variables_page > docs/VARIABLES.md."""
+    assert TEXTS["VARIABLES.md"] == variables_page.make_page()
+
+
+LOCKEDENV = ROOT / "scripts/lockedenv"
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "IMPLEMENTATION_REGISTRY.md"])
+def test_every_module_and_function_that_a_page_names_exists(name: str) -> None:
+    """If it fails, a module or function was renamed: change its name in that page too."""
+    spans = re.findall(r"`([a-z_]+(?:/[\w.]*)*(?::\w+)?)`", TEXTS[name])
+    modules = [span for span in spans if "/" in span or ".py" in span]
+    assert len(modules) > 20
+    for span in modules:
+        path, _, function = span.partition(":")
+        place = LOCKEDENV / path
+        if not place.exists():
+            place = ROOT / path
+        assert place.exists(), span
+        if function:
+            assert re.search(rf"^(def|class) {function}\b", place.read_text(), re.M), span
+
+
+def test_every_room_is_on_the_page_of_the_architecture() -> None:
+    for folder in LOCKEDENV.iterdir():
+        if (folder / "__init__.py").exists():
+            assert f"`{folder.name}/`" in TEXTS["ARCHITECTURE.md"], folder.name
 
 
 def test_no_path_of_a_machine_is_committed() -> None:

@@ -78,7 +78,13 @@ def kill_and_run_again(machine: Machine, kills: int) -> int:
     whole = time.monotonic() - started
     chance, killed = random.Random(1), 0
     while killed < kills:
-        sh("rm", "-rf", machine.prefix, f"{machine.prefix}.d", *([machine.cache] if killed % 2 else []))
+        sh(
+            "rm",
+            "-rf",
+            machine.prefix,
+            f"{machine.prefix}.d",
+            *([machine.cache] if killed % 2 else []),
+        )
         killed += run_and_kill(machine, chance.uniform(0.1, whole))
         machine.assert_verified(machine.setup())
     return killed

@@ -76,7 +76,10 @@ def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
     "prefix, said",
     [
         (PrefixFacts(Status.FOREIGN), "was not made by this script; choose another --prefix"),
-        (PrefixFacts(Status.FOREIGN, is_clone=True), "it is this clone: give the clone another name"),
+        (
+            PrefixFacts(Status.FOREIGN, is_clone=True),
+            "it is this clone: give the clone another name",
+        ),
         (
             PrefixFacts(Status.MOVED, moved_from="/old"),
             "was made at /old, and its scripts name that place",

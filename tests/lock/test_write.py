@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conda_lock.lockfile import parse_conda_lock_file
 from conftest import ROOT
-from lockedenv.lock import readme, write
+from lockedenv.lock import version_table, write
 from lockedenv.lock.write import conda_lock_text, requirements_text, write_locks
 from lockedenv.spec import locks
 from lockedenv.spec.environment import PIP, list_environments
@@ -85,17 +85,17 @@ def test_nothing_is_replaced_before_everything_is_written(
     assert (tmp_path / "one.txt").read_text() == "old"
 
 
-def test_the_table_of_the_readme_is_written_between_its_marks(
+def test_the_table_of_versions_is_written_between_its_marks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = tmp_path / "README.md"
-    text = readme.README.read_text()
+    copy = tmp_path / "table.md"
+    text = version_table.DOCUMENT.read_text()
     copy.write_text(text)
-    monkeypatch.setattr(readme, "README", copy)
-    readme.write_table("| new |\n")
-    assert readme.current_table() == "| new |\n"
-    readme.write_table(readme.version_table(list_environments()))
+    monkeypatch.setattr(version_table, "DOCUMENT", copy)
+    version_table.write_table("| new |\n")
+    assert version_table.current_table() == "| new |\n"
+    version_table.write_table(version_table.version_table(list_environments()))
     assert copy.read_text() == text
     copy.write_text("no marks\n")
-    with pytest.raises(readme.Stop, match="the marks around the table of versions are gone"):
-        readme.write_table("| new |\n")
+    with pytest.raises(version_table.Stop, match="the marks around the table of versions are gone"):
+        version_table.write_table("| new |\n")

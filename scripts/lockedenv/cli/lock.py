@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import UsageError
-from lockedenv.lock import audit, readme
+from lockedenv.lock import audit, version_table
 from lockedenv.lock.check import find_stale
 from lockedenv.lock.diff import changes_text, find_changes
 from lockedenv.lock.locking import Locked, lock_environment
@@ -65,8 +65,12 @@ def check(environments: list[Environment]) -> int:
     for env in environments:
         reasons += find_stale(env)
     if set(environment.list_environments()) <= set(environments) and not reasons:
-        if readme.current_table() != readme.version_table(environment.list_environments()):
-            reasons.append(f"{readme.README}: its table of versions is not that of the locks")
+        if version_table.current_table() != version_table.version_table(
+            environment.list_environments()
+        ):
+            reasons.append(
+                f"{version_table.DOCUMENT}: its table of versions is not that of the locks"
+            )
     if not reasons:
         print("the locks are current")
         return 0
@@ -84,7 +88,7 @@ def lock(environments: list[Environment], update: list[str]) -> int:
         if names or not update:
             print(locked_text(lock_environment(env, names)))
     if set(environments) & set(environment.list_environments()):
-        readme.write_table(readme.version_table(environment.list_environments()))
+        version_table.write_table(version_table.version_table(environment.list_environments()))
     return 0
 
 

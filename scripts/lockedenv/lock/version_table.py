@@ -1,4 +1,4 @@
-"""The table of versions in README.md, made from the locks, so that no hand has to follow them."""
+"""The table of versions in docs/TECHNICAL_SETUP.md, made from the locks, so that no hand has to follow them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lockedenv.errors import Stop
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.vulnerabilities import find_vulnerabilities
 
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs/TECHNICAL_SETUP.md"
 BEGIN = "<!-- The table below is written by scripts/lock.sh. -->\n\n"
 END = "\n<!-- End of the table that scripts/lock.sh writes. -->\n"
 PACKAGES = (
@@ -68,19 +68,19 @@ def _cuda(environment: Environment) -> str:
 
 
 def current_table() -> str:
-    """The table that README.md has. Raises Stop where its marks are gone."""
-    _, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    """The table of the document. Raises Stop where its marks are gone."""
+    _, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     table, end, _ = rest.partition(END)
     if not begin or not end:
         raise Stop(
-            f"{README}: the marks around the table of versions are gone; restore them with "
-            f"`git checkout -- {README}`"
+            f"{DOCUMENT}: the marks around the table of versions are gone; restore them with "
+            f"`git checkout -- {DOCUMENT}`"
         )
     return table
 
 
 def write_table(table: str) -> None:
-    """Puts the table between the marks of README.md. Raises Stop."""
+    """Puts the table between the marks of the document. Raises Stop."""
     before = current_table()
-    text = README.read_text(encoding="utf-8")
-    README.write_text(text.replace(BEGIN + before + END, BEGIN + table + END), encoding="utf-8")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    DOCUMENT.write_text(text.replace(BEGIN + before + END, BEGIN + table + END), encoding="utf-8")
