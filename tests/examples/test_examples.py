@@ -45,11 +45,9 @@ SETS = {
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_the_document_shows_each_example_word_for_word(path: Path) -> None:
-    blocks = re.findall(
-        r"^```\w+\n(.*?)^```$", (ROOT / "docs/TECHNICAL_SETUP.md").read_text(), re.S | re.M
-    )
-    assert path.read_text() in blocks
+def test_the_document_links_each_example(path: Path) -> None:
+    text = (ROOT / "docs/TECHNICAL_SETUP.md").read_text()
+    assert f"](../examples/{path.name})" in text
 
 
 def find_wrong_keys(data: dict[str, Any], types: dict[str, type]) -> list[str]:

@@ -11,9 +11,9 @@ from lockedenv.spec.variables import RULES, Treatment
 HEAD = """\
 # Variables of the machine
 
-Written by `python3 -m lockedenv.cli.variables_page` from the table that the code uses. The set-up decides about each variable before
-it starts pip, uv, micromamba, curl or Python. The first row that fits a name decides; a star stands for any ending. A variable that
-is in no row is passed on.
+Written by `python3 -m lockedenv.cli.variables_page` from the table that the code uses. The set-up
+decides about each variable before it starts pip, uv, micromamba, curl or Python. The first row that
+fits a name decides; a star stands for any ending. A variable that is in no row is passed on.
 """
 TITLES = {
     Treatment.CLEARED: "cleared",
