@@ -89,10 +89,7 @@ def test_the_first_remedy_repairs_and_keeps_what_was_added(
     )
     edit(machine.prefix / SITE / "idna/core.py")
     said = machine.verify("--only", "files")
-    assert (
-        "idna/core.py: changed" in said
-        and "> scripts/post_create.sh puts the pip layer right, and keeps" in said
-    ), said
+    assert "idna/core.py: changed" in said and "scripts/post_create.sh --prefix" in said, said
     options = ["--prefix", machine.prefix, "--cache", machine.cache, "--level", "quick"]
     done = sh(
         machine.project / "scripts/post_create.sh", *options, check=False, env=machine.environ

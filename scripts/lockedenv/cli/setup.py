@@ -123,6 +123,11 @@ def work(arguments: argparse.Namespace) -> int:
     request = make_request(arguments, prefix)
     quiet = arguments.quiet or arguments.json
     refuse_place(find_prefix(request.prefix), request.cache)
+    if request.backend in BACKENDS:
+        # Before anything is written: the lock beside the prefix is the first.
+        problem = BACKENDS[request.backend].prefix_problem(request.prefix)
+        if problem:
+            raise Stop(str(problem))
     if not arguments.check_pod and is_read_only(request.prefix):
         place = read_prefix_facts(request, ROOT)
         if is_finished(request, place):
