@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Iterator
+from types import SimpleNamespace
+from typing import Any, Iterator
 
 import pytest
 from lockedenv.backends import index, uv_program
@@ -69,12 +70,19 @@ def no_memory() -> Iterator[None]:
     index.pip_command.cache_clear()
 
 
+def this_python_is(monkeypatch: pytest.MonkeyPatch, executable: str, base: str) -> None:
+    """For the module that looks for pip alone: programs are still started by the real one."""
+    python = SimpleNamespace(executable=executable, _base_executable=base)
+    monkeypatch.setattr(index, "sys", python)
+
+
 def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(
     no_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert index.pip_command()[0] == sys._base_executable  # type: ignore[attr-defined]
-    monkeypatch.setattr(sys, "_base_executable", "/bin/false")
+    base = sys._base_executable  # type: ignore[attr-defined]
+    this_python_is(monkeypatch, "/bin/false", base)
+    assert index.pip_command()[0] == base
+    this_python_is(monkeypatch, "/bin/false", "/bin/false")
     monkeypatch.setenv("PATH", "/nowhere")
     index.pip_command.cache_clear()
     with pytest.raises(
@@ -94,8 +102,7 @@ def test_without_pip_that_is_said_before_anything_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It was said in the second step; --download-only said it after three gigabytes."""
-    for name in ("executable", "_base_executable"):
-        monkeypatch.setattr(sys, name, "/bin/false")
+    this_python_is(monkeypatch, "/bin/false", "/bin/false")
     monkeypatch.setenv("PATH", "/nowhere")
     arguments = setup.parser().parse_args(command.format(tmp_path).split())
     with pytest.raises(
@@ -121,9 +128,31 @@ def test_the_wheels_of_debians_ensurepip_are_a_source_of_pip(
         f"sysconfig.get_config_vars()['WHEEL_PKG_DIR'] = {str(tmp_path)!r}\nexec(sys.argv[2])\n"
     )
     (tmp_path / "python3").chmod(0o755)
-    for name in ("executable", "_base_executable"):
-        monkeypatch.setattr(sys, name, str(tmp_path / "python3"))
+    python = str(tmp_path / "python3")
+    this_python_is(monkeypatch, python, python)
     assert index.pip_command() == [
         str(tmp_path / "python3"),
         f"{tmp_path}/pip-1-py3-none-any.whl/pip",
     ]
+
+
+def test_pip_is_asked_once_for_its_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It takes as long to start as all else that a set-up does before uv installs."""
+    said: list[Any] = []
+
+    def ask(command: Any, **options: Any) -> tuple[int, str, str]:
+        said.append(command)
+        return 0, "global.index-url='https://pypi.example/simple'\n", ""
+
+    monkeypatch.setattr(index, "ask", ask)
+    monkeypatch.setattr(index, "pip_command", lambda: ["pip"])
+    environ = {"HOME": str(tmp_path)}
+    found = [
+        uv_program.uv_environment(tmp_path, tmp_path / name, dict(environ))["UV_DEFAULT_INDEX"]
+        for name in "ab"
+    ]
+    assert found == ["https://pypi.example/simple"] * 2 and len(said) == 1
+    uv_program.uv_environment(tmp_path, tmp_path, {**environ, "PIP_INDEX_URL": "x"})
+    assert len(said) == 2, "of other variables it has other settings"

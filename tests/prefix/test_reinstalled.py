@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict
 
 import pytest
 from conftest import VERIFIED, Machine
-from lockedenv.backends import wheels
 from one_command import SITE, edit
 
 
@@ -102,25 +100,3 @@ def test_the_users_settings_do_not_reach_the_tools(machine: Machine, empty_cache
         "PIP_REQUIRE_VIRTUALENV": "1",
     }
     machine.assert_verified(machine.setup(HOME=str(home), **theirs))
-
-
-def test_pip_is_asked_once_for_its_settings(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """It takes as long to start as all else that a set-up does before uv installs."""
-    said: List[Any] = []
-
-    def ask(command: Any, **options: Any) -> Tuple[int, str, str]:
-        said.append(command)
-        return 0, "global.index-url='https://pypi.example/simple'\n", ""
-
-    monkeypatch.setattr(wheels, "ask", ask)
-    monkeypatch.setattr(wheels, "pip_command", lambda: ["pip"])
-    environ = {"HOME": str(tmp_path)}
-    found = [
-        wheels.uv_environment(tmp_path, tmp_path / name, dict(environ))["UV_DEFAULT_INDEX"]
-        for name in "ab"
-    ]
-    assert found == ["https://pypi.example/simple"] * 2 and len(said) == 1
-    wheels.uv_environment(tmp_path, tmp_path, {**environ, "PIP_INDEX_URL": "x"})
-    assert len(said) == 2, "of other variables it has other settings"
