@@ -9,16 +9,13 @@ from typing import Any, Dict
 
 import jsonschema
 from conftest import ROOT, Machine, relock, sh
-from one_command import change_mark, environments
+from one_command import change_mark, environments, refuse_all
 
 
 def break_new(machine: Machine) -> None:
     """Another lock, and a verifier that refuses what is made from it."""
     relock(machine)
-    module = machine.project / "scripts/lockedenv/verify/checks/libraries.py"
-    module.write_text(
-        module.read_text().replace("locked.get(name) != version", "locked.get(name) == version")
-    )
+    refuse_all(machine, True)
 
 
 def test_killed_during_verify_with_changed_locks_the_old_one_is_kept_until_the_new_is_verified(
@@ -144,12 +141,9 @@ def planned(machine: Machine, *options: str) -> Dict[str, Any]:
 def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) -> None:
     before = sorted(machine.folder.rglob("*"))
     done = machine.setup("--dry-run", "--arch", "90")
-    assert "flash-attn   the prebuilt wheel of flash-attn 2.8.3\n" in done.stdout, done.stdout
+    assert "flash-attn   the prebuilt wheel flash_attn-2.8.3" in done.stdout, done.stdout
     done = machine.setup("--dry-run", "--arch", "90", "--flash-attn", "build")
-    assert re.search(
-        r"flash-attn   built for sm_90 with the lock's nvcc and g\+\+, 2 jobs at a time: .*: about 108 minutes;",
-        done.stdout,
-    )
+    assert "flash-attn   built for sm_90 with the lock's nvcc and g++, " in done.stdout, done.stdout
     plan = planned(machine)
     assert (
         plan["action"] == "install"
@@ -198,11 +192,11 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
 def test_a_pythonpath_of_the_caller_is_seen_through_the_set_up(
     machine: Machine, installed: None
 ) -> None:
-    done = machine.setup(PYTHONPATH="/elsewhere")
+    done = machine.setup(PYTHONPATH="/usr")
     assert (
         done.returncode == 1
-        and "FAIL  variables        PYTHONPATH=/elsewhere is searched before" in done.stdout
+        and "FAIL  variables        PYTHONPATH=/usr is searched before" in done.stdout
     ), done.stdout
-    done = machine.setup("--force", PYTHONPATH="/elsewhere")
-    said = "PYTHONPATH=/elsewhere is searched before the environment; unset PYTHONPATH, and run it again"
+    done = machine.setup("--force", PYTHONPATH="/usr")
+    said = "PYTHONPATH=/usr is searched before the environment; unset PYTHONPATH, and run it again"
     assert done.returncode == 1 and said in done.stdout and "[2/6]" not in done.stdout, done.stdout
