@@ -131,7 +131,9 @@ class GivenWheel:
 
     def prospect(self, wanted: Wanted) -> Prospect:
         address = wanted.job.flash.wheel
-        return Prospect(bool(address), f"{redact(address)}, as given")
+        if not address:
+            return Prospect(False)
+        return Prospect(True, f"{redact(address)}, as given")
 
     def has_given(self, installed: InstalledWheel, job: Installation, key: str) -> bool:
         flash = job.flash
