@@ -55,7 +55,7 @@ def run_nodes(
 
 def copy_with_another_package(prefix: Path, target: Path) -> Path:
     """The same environment in another place, of links, but with another version of idna."""
-    sh("cp", "-al", prefix, target)
+    sh("cp", "-al", prefix.resolve(), target)
     [site] = target.glob("lib/python3.*/site-packages")
     [metadata] = site.glob("idna-*.dist-info/METADATA")
     text = metadata.read_text()

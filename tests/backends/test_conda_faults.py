@@ -214,7 +214,7 @@ def test_a_byte_that_rots_in_a_cache_on_another_disk_is_found_and_fetched_again(
     )
     script = (
         f'mkdir -p {machine.cache} && cd {machine.cache} && mount -t tmpfs -o size=800m none . && cd {machine.cache} && "$@" && '
-        f'rm -rf {machine.prefix} && sha256sum {name} && python3 -c "$0" {name} && '
+        f'rm -rf {machine.prefix} {machine.prefix}.d && sha256sum {name} && python3 -c "$0" {name} && '
         f'{{ "$@" || {{ echo AGAIN; "$@"; }}; }} && sha256sum {name}'
     )
     done = sh(

@@ -98,7 +98,7 @@ def test_two_nodes_each_with_its_own_prefix(pip_environment: Path, other: Path) 
 
 def test_a_slow_node_is_named(pip_environment: Path, tmp_path: Path) -> None:
     """One of three, the last of which has the same environment in a prefix of its own."""
-    sh("cp", "-al", pip_environment, tmp_path / "same")
+    sh("cp", "-al", pip_environment.resolve(), tmp_path / "same")
     prefixes = [pip_environment, pip_environment, tmp_path / "same"]
     done = run_nodes(prefixes, 2, SPOILED, "slow_node")
     assert done.returncode == 0, done.stdout  # it is told, and no more

@@ -145,7 +145,7 @@ FAULTS = [
     Fault(
         "a .pth file edited",
         "startup",
-        "changed since it was installed, and may run at every start",
+        "changed since it was installed (its size), and may run at every start",
         lambda env: next((env.prefix / SITE).glob("*.pth")).write_text("import os"),
     ),
     Fault(

@@ -9,14 +9,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from typing import Any
+from typing import Any, Callable
 
 import psutil
 import torch
 
 
-def touch(*inputs: Any, **options: Any) -> None:
-    raise SystemExit("CUDA was touched")
+def make_touch() -> Callable[..., None]:
+    """One for each name: torch._dynamo keeps a rule for each function, and refuses one of two rules."""
+
+    def touch(*inputs: Any, **options: Any) -> None:
+        raise SystemExit("CUDA was touched")
+
+    return touch
 
 
 # NVML says so, for which PYTORCH_NVML_BASED_CUDA_CHECK is set: it is no use of CUDA.
@@ -29,8 +34,8 @@ for name in (
     "init",
     "_lazy_init",
 ):
-    setattr(torch.cuda, name, touch)
-torch._C._cuda_getDeviceCount = touch
+    setattr(torch.cuda, name, make_touch())
+torch._C._cuda_getDeviceCount = make_touch()
 for module in sys.argv[1:]:
     if importlib.util.find_spec(module.split(".")[0]):
         importlib.import_module(module)
