@@ -154,7 +154,7 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(
     """As on a pod: the cache on the volume, the environment on the container disk. A tmpfs stands in for the volume."""
     script = (
         f'mkdir -p {machine.cache} && mount -t tmpfs -o size=800m none {machine.cache} && "$@" && '
-        f"ls -A {machine.cache} {machine.cache}/wheels {machine.folder} && rm -rf {machine.prefix} && "
+        f"ls -A {machine.cache} {machine.cache}/wheels {machine.folder} && rm -rf {machine.prefix} {machine.prefix}.d && "
         f'exec unshare --net "$@"'
     )
     command = [*apart("--mount"), "bash", "-c", script, "bash", *machine.command()]

@@ -117,7 +117,7 @@ def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_origin(
         assert (
             done.stdout.count("not all is on the mirror: ") == 2 and "s3cr3t" not in done.stdout
         ), done.stdout
-        sh("rm", "-rf", machine.prefix, machine.cache)
+        sh("rm", "-rf", machine.prefix, f"{machine.prefix}.d", machine.cache)
         done = machine.setup("--offline", running.address)
     assert (
         done.returncode == 1

@@ -13,10 +13,7 @@ BROKEN = (
     "the stack does not train here: scripts/verify_environment.py --level quick "
     "says what differs from the lock"
 )
-RESUME = (
-    "resume with accelerate's save_state/load_state, or as "
-    "examples/train_qlora.py shows"
-)
+RESUME = "resume with accelerate's save_state/load_state, or as " "examples/train_qlora.py shows"
 # The logits of this model in bfloat16 are off by about 0.5 %; the bound is ten times that. A model
 # that computes in float32, whatever it was asked for, is off by less than 2^-20.
 BF16_BOUND = 0.05
