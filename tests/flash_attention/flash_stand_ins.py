@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,13 +65,25 @@ def make_flash_attn(folder: Path, python: Path, version: str, code: str) -> Path
 
 
 def pack_as(wheel: Path, target: Path) -> Path:
-    """A wheel of plain Python under the name of a compiled one."""
-    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w") as archive:
-        for name in source.namelist():
-            content = source.read(name)
-            content = content.replace(b"Tag: py3-none-any", b"Tag: cp311-cp311-linux_x86_64")
+    """A wheel of plain Python under the name of a compiled one; its RECORD is of what is in it."""
+    with zipfile.ZipFile(wheel) as source:
+        contents = {name: source.read(name) for name in source.namelist()}
+    [tags] = [name for name in contents if name.endswith(".dist-info/WHEEL")]
+    before = record_row(tags, contents[tags])
+    contents[tags] = contents[tags].replace(b"Tag: py3-none-any", b"Tag: cp311-cp311-linux_x86_64")
+    record = tags.replace("/WHEEL", "/RECORD")
+    assert before in contents[record]
+    contents[record] = contents[record].replace(before, record_row(tags, contents[tags]))
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in contents.items():
             archive.writestr(name, content)
     return target
+
+
+def record_row(name: str, content: bytes) -> bytes:
+    """The row of RECORD for a file."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    return f"{name},sha256={digest},{len(content)}".encode()
 
 
 def make_wheel(path: Path, files: dict[str, str]) -> Path:
