@@ -625,9 +625,8 @@ def installed(machine: Machine, conda_environment: CondaEnvironment) -> None:
     shutil.rmtree(machine.cache)
     made = conda_environment.prefix.resolve()
     container = machine.prefix.with_name(f"{machine.prefix.name}.d")
-    container.mkdir()
-    sh("cp", "-a", made, container)
-    sh("cp", "-a", conda_environment.cache, machine.folder)
+    # One cp, which keeps the links between both.
+    sh("cp", "-a", made.parent, conda_environment.cache, machine.folder)
     prefix = Prefix(container / made.name, machine.prefix)
     machine.prefix.symlink_to(f"{container.name}/{made.name}")
     remark(prefix.path, path=str(prefix.path))
