@@ -106,6 +106,17 @@ def test_an_index_that_does_not_answer_is_named() -> None:
     assert "the package index 127.0.0.1:9 does not answer" in said
 
 
+def test_where_no_index_is_set_it_is_pips_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was written into our code; pip knows it."""
+    monkeypatch.setattr(index, "index_settings", lambda environ: {})
+    assert index.index_address({}).startswith("https://")
+    assert index.index_address({}).endswith("/simple")
+    monkeypatch.setattr(index, "pip_command", lambda: [])
+    index.default_index.cache_clear()
+    assert index.index_address({}) == "" and index.index_problem({}) is None
+    index.default_index.cache_clear()
+
+
 def test_the_password_of_the_index_is_not_shown() -> None:
     said = problem_of({"UV_DEFAULT_INDEX": "http://user:s3cr3t@127.0.0.1:9/simple"})
     assert "s3cr3t" not in said

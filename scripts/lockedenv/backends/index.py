@@ -43,7 +43,6 @@ INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")
 # the last one.
 CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 CERTIFICATE_LIMIT = 16_000_000  # bytes; the machine's authorities have 230,000
-PUBLIC_INDEX = "https://pypi.org/simple"
 # Debian keeps ensurepip's wheels in a folder of their own.
 BUNDLED_PIP = (
     "import ensurepip, glob, os, sysconfig; "
@@ -181,13 +180,24 @@ def socks_problem(environ: Mapping[str, str]) -> Problem | None:
 
 
 def index_address(environ: Mapping[str, str]) -> str:
-    """The address of the first index."""
+    """The address of the first index; pip's default where none is set, empty where there is no pip to ask."""
     found = index_settings(environ)
     for name in INDEX_VARIABLES:
         if found.get(name):
             # UV_INDEX takes NAME=ADDRESS too.
             return re.sub(r"^[\w-]+=", "", found[name].split()[0])
-    return PUBLIC_INDEX
+    return default_index()
+
+
+@functools.lru_cache()
+def default_index() -> str:
+    """The index that pip asks where none is set, from its own help; empty without a pip."""
+    command = pip_command()
+    if not command:
+        return ""
+    said = ask([*command, "download", "--help"])[1]
+    match = re.search(r"--index-url <url>.*?\(default\s+(https?://[^\s)]+)\)", said, re.S)
+    return match[1] if match else ""
 
 
 def index_problem(environ: Mapping[str, str]) -> Problem | None:
