@@ -1,4 +1,8 @@
-"""The list of known vulnerabilities follows pip-audit's reports; the reports in recorded/ are in its format."""
+"""The list of known vulnerabilities follows pip-audit's reports.
+
+In pip_audit/, nothing-audited.json is what pip-audit 2.10.1 wrote of requirements.txt where it reached no database, with
+"No known vulnerabilities found" and exit status 0. The reports by-hand-*.json were written by hand in the same format.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,11 @@ from lockedenv.spec import vulnerabilities
 from lockedenv.spec.environment import list_environments
 from lockedenv.spec.vulnerabilities import find_vulnerabilities, read_entries
 
-RECORDED = Path(__file__).with_name("recorded")
-DEFAULT = RECORDED / "pip-audit-default.json"
-CURRENT = RECORDED / "pip-audit-current.json"
-NEW = RECORDED / "pip-audit-new.json"
+REPORTS = Path(__file__).with_name("pip_audit")
+DEFAULT = REPORTS / "by-hand-default.json"
+CURRENT = REPORTS / "by-hand-current.json"
+NEW = REPORTS / "by-hand-new.json"
+NOTHING_AUDITED = REPORTS / "nothing-audited.json"
 
 
 def no_severity(name: str) -> str:
@@ -60,7 +65,7 @@ def test_what_is_known_is_kept_as_people_wrote_it() -> None:
 def test_an_alias_names_the_same_vulnerability() -> None:
     result = audit.audit([DEFAULT], no_severity)
     by_id = {entry.id: entry for entry in result.entries}
-    assert by_id["CVE-2025-32434"].aliases == ["GHSA-53q9-r3pm-6pq6"]
+    assert by_id["CVE-2025-32434"].aliases == ["GHSA-53q9-r3pm-6pq6", "PYSEC-2025-41"]
     assert by_id["PYSEC-2026-139"].aliases == ["CVE-2026-4538"]
 
 
@@ -83,8 +88,8 @@ def test_a_new_vulnerability_gets_an_entry_with_severity_and_remedy() -> None:
 
 def test_a_severity_that_is_known_is_not_asked_for_again() -> None:
     asked: list[str] = []
-    audit.audit([DEFAULT], lambda name: asked.append(name) or "")  # type: ignore[func-returns-value]
-    assert "CVE-2025-3730" in asked
+    audit.audit([DEFAULT, NEW], lambda name: asked.append(name) or "")  # type: ignore[func-returns-value]
+    assert "PYSEC-2027-7" in asked
     assert "CVE-2025-32434" not in asked
 
 
@@ -118,9 +123,18 @@ def test_a_vulnerability_that_the_list_lacks_is_an_error(
     assert json.loads(list_copy.read_text()) == []
 
 
-def test_a_package_that_was_not_audited_is_an_error() -> None:
-    with pytest.raises(Stop, match=r"pip-audit did not audit torch \(Dependency not found on PyPI"):
-        audit.audit([RECORDED / "pip-audit-skipped.json"], no_severity)
+def test_an_audit_that_reached_no_database_is_an_error_and_no_empty_list() -> None:
+    reason = r"did not audit 75 of 75 packages.* accelerate \(Dependency not found on PyPI"
+    with pytest.raises(Stop, match=reason):
+        audit.audit([NOTHING_AUDITED], no_severity)
+
+
+def test_the_fix_in_a_pre_release_is_the_release() -> None:
+    """As databases have it for CVE-2026-1839; a pre-release would make 5.0.0 itself look older than the fix."""
+    [reported] = [entry for entry in audit.read_report(DEFAULT) if entry.package == "transformers"]
+    assert audit.first_fix(replace(reported, fix_versions=["5.0.0rc3", "5.0.0"])) == "5.0.0"
+    assert audit.first_fix(replace(reported, fix_versions=["5.0.0rc3"])) == "5.0.0"
+    assert audit.first_fix(replace(reported, fix_versions=[])) == ""
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,11 @@
 
 pip-audit says what is known and which version fixes it; the OSV database says how severe it is.
 What people wrote about a vulnerability (`what`, `remedy`) is kept.
+
+The file's present ids, severities and versions come from GitHub's advisories and the OSV database
+as others have published them in November 2026 (https://github.com/advisories,
+https://osv.dev/vulnerability/ID): neither database was reached when it was written. The first
+run of the workflow `relock` compares them with the databases themselves.
 """
 
 from __future__ import annotations
@@ -88,7 +93,9 @@ def read_report(path: Path) -> list[Reported]:
         ) from None
     if skipped:
         raise Stop(
-            f"{path}: pip-audit did not audit {', '.join(skipped)}; " "run it where it reaches PyPI"
+            f"{path}: pip-audit did not audit {len(skipped)} of {len(dependencies)} packages, "
+            f"although it may say that it found nothing: {skipped[0]}; run it where it reaches "
+            "PyPI's JSON pages, or with --vulnerability-service osv"
         )
     return reported
 
@@ -155,10 +162,15 @@ def make_entry(reported: Reported) -> Entry:
 
 
 def first_fix(reported: Reported) -> str:
-    """The lowest version above the installed one that fixes it; empty if none does."""
+    """The lowest release above the installed one that fixes it; empty if none does.
+
+    Databases name pre-releases too, such as 5.0.0rc3: the fix is then in 5.0.0.
+    """
     installed = Version(reported.installed)
     fixes = [version for version in reported.fix_versions if Version(version) > installed]
-    return min(fixes, key=Version, default="")
+    if not fixes:
+        return ""
+    return Version(min(fixes, key=Version)).base_version
 
 
 def first_severity(reported: Reported, find_severity: SeveritySource) -> str:
