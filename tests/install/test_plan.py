@@ -145,6 +145,12 @@ def test_a_driver_too_old_for_cuda_13_is_named_with_what_runs_on_it(driver: str)
     assert "use --environment default, which runs on the driver 525.60.13 and newer" in said
 
 
+def test_the_oldest_driver_of_cuda_13_runs_both_environments() -> None:
+    facts = facts_of(gpus=[gpu_of("H100", "9.0", "580.65.06")])
+    for wanted in environment.list_environments():
+        assert make_plan(request_of(environment=wanted), facts).problems == []
+
+
 def test_a_driver_that_no_environment_runs_on_has_no_such_remedy() -> None:
     said = remedies(make_plan(request_of(), facts_of(gpus=[gpu_of("H100", "9.0", "470.57.02")])))
     assert "older than 525.60.13" in said and "--environment" not in said
