@@ -140,7 +140,7 @@ def test_a_moved_environment_is_said_to_be_moved(machine: Machine, installed: No
     done = sh(*verifier, check=False, env=clean_environ())
     assert (
         done.returncode == 1
-        and f"FAIL  place            the environment was made at {made} and moved to" in done.stdout
+        and f"FAIL  place: the environment was made at {made} and moved to" in done.stdout
     )
     done = sh(
         "bash",

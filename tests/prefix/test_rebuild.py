@@ -195,7 +195,7 @@ def test_a_pythonpath_of_the_caller_is_seen_through_the_set_up(
     done = machine.setup(PYTHONPATH="/usr")
     assert (
         done.returncode == 1
-        and "FAIL  variables        PYTHONPATH=/usr is searched before" in done.stdout
+        and "FAIL  variables: PYTHONPATH=/usr is searched before" in done.stdout
     ), done.stdout
     done = machine.setup("--force", PYTHONPATH="/usr")
     said = "PYTHONPATH=/usr is searched before the environment; unset PYTHONPATH, and run it again"

@@ -187,7 +187,7 @@ def assert_seen(fault: Fault, broken: CondaEnvironment) -> None:
     """The named check fails, says what is wrong and what to do; without that check nothing says it."""
     fault.do(broken)
     environ = {name: value.format(prefix=broken.prefix) for name, value in fault.environ.items()}
-    options = fault.options or ["--level", "quick"]
+    options = ["--verbose", *(fault.options or ["--level", "quick"])]
     done = broken.verify(*options, **environ)
     lines = done.stdout.splitlines()
     found = [line for line in lines if re.match(f"FAIL  {fault.check} ", line)]

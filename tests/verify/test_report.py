@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,18 @@ from lockedenv import output as console
 from lockedenv.host import process
 from lockedenv.output import Progress
 from lockedenv.verify import report as reporting
-from lockedenv.verify.checks import Result, compiled, exit_status, failed, passed, skipped, warned
-from lockedenv.verify.report import Report, to_attach
+from lockedenv.verify.checklist import CHECKS
+from lockedenv.verify.checks import (
+    Group,
+    Result,
+    compiled,
+    exit_status,
+    failed,
+    passed,
+    skipped,
+    warned,
+)
+from lockedenv.verify.report import Report, Scope, to_attach
 
 
 class Terminal(io.StringIO):
@@ -80,6 +92,111 @@ def test_a_long_command_shows_that_it_runs(monkeypatch: pytest.MonkeyPatch, caps
         ["sh", "-c", "echo one; sleep 0.3"], {}, "waiting", on_line=lambda line: f"has said {line}"
     )
     assert drawn and re.fullmatch(r"has said one, \d s", drawn[-1])
+
+
+# The groups
+
+
+def grouped(*results: Result, level: str = "quick") -> list[str]:
+    """The lines of a run of these checks, without the first and the last two."""
+    out = io.StringIO()
+    report = Report(out, grouped=True)
+    scope = Scope(level, tuple(result.check for result in results), True)
+    installed = types.SimpleNamespace(prefix=Path("/env"), backend="pip")
+    context: Any = types.SimpleNamespace(
+        installed=installed, environment=types.SimpleNamespace(name="default"), device="cpu"
+    )
+    report.begin(context, scope)
+    for result in results:
+        report.result(result)
+    report.summary(results, 1.0, scope=scope)
+    return out.getvalue().splitlines()[1:]
+
+
+def named(check: str, result: Result, **fields: Any) -> Result:
+    return replace(result, check=check, **fields)
+
+
+def test_a_group_is_one_line_in_the_order_of_the_groups() -> None:
+    lines = grouped(
+        named("pip-layer", passed("75 wheels as locked")),
+        named("conda-layer", skipped("not a conda prefix")),
+        named("cuda-libraries", passed("12 libraries of CUDA 12.4, as locked")),
+        named("present", passed("9 paths, compared by type, size and modification time")),
+        named("driver", skipped("no NVIDIA GPU on this machine")),
+    )
+    assert lines == [
+        "PASS  packages   75 wheels as locked (skipped: conda-layer)",
+        "PASS  files      9 paths, compared by type, size and modification time",
+        "PASS  CUDA       12 libraries of CUDA 12.4, as locked",
+        "SKIP  machine    no NVIDIA GPU on this machine (skipped: driver)",
+        "3 passed, 0 failed, 2 skipped in 1.0 s; --verbose shows each check",
+        "verified: every check that ran has passed (quick level; 9 paths, compared by type, size "
+        "and modification time)",
+    ]
+
+
+def test_at_the_full_level_the_thorough_check_speaks_and_the_others_are_named() -> None:
+    lines = grouped(
+        named("present", passed("9 paths")),
+        named("files", passed("7 files, all as installed")),
+        named("torch-origin", passed("torch 2.5.1 from pip")),
+        named("torch-build", passed("torch 2.5.1, CUDA 12.4")),
+        named("torch", passed("exact")),
+        named("sdpa", passed("right")),
+        named("flash-attn", compiled("sm_90")),
+        level="full",
+    )
+    assert lines[:3] == [
+        "PASS  files      7 files, all as installed",
+        "PASS  torch      torch 2.5.1, CUDA 12.4; passed: torch",
+        "PASS  attention  passed: sdpa (compiled, not run: flash-attn)",
+    ]
+
+
+def test_damage_comes_with_what_follows_from_it_and_one_remedy_at_the_end() -> None:
+    lines = grouped(
+        named("pip-layer", passed("75 wheels as locked")),
+        named("present", failed("x.py: missing", "repair", ["y.py: missing"]), action="repair"),
+        named("strays", failed("z.so: is taken", "rm -r /env/z.so"), action="remove"),
+        named("files", failed("x.py: missing", "repair"), action="repair", follows_from="present"),
+        named("torch", failed("no torch", "report it"), follows_from="present"),
+        level="full",
+    )
+    repair = f"{ROOT}/scripts/post_create.sh --prefix /env"
+    assert lines[1:] == [
+        "FAIL  files      failed: present, strays, files",
+        "      FAIL  present: x.py: missing",
+        "            - y.py: missing",
+        "      FAIL  strays: z.so: is taken",
+        "      FAIL  files: x.py: missing (probably follows from `present`)",
+        "FAIL  torch      failed: torch",
+        "      FAIL  torch: no torch (probably follows from `present`)",
+        "1 passed, 4 failed in 1.0 s; --verbose shows each check",
+        f"to mend it: rm -r /env/z.so && {repair}",
+        "FAILED: present (x.py: missing), strays (z.so: is taken), and 2 that follow from these",
+    ]
+
+
+def test_a_failure_that_the_set_up_cannot_mend_has_its_own_remedy() -> None:
+    lines = grouped(named("driver", failed("no GPU found", "take another pod")))
+    assert lines[0] == "FAIL  machine    failed: driver"
+    assert lines[1:3] == ["      FAIL  driver: no GPU found", "            > take another pod"]
+    assert lines[-1] == "FAILED: driver (no GPU found)"
+
+
+def test_known_vulnerabilities_are_one_line() -> None:
+    text = "9 known CVEs, mostly of torch 2.5.1: load safetensors only"
+    lines = grouped(named("vulnerabilities", warned(text, "keep to it", ["CVE-1", "CVE-2"])))
+    expected = f"      WARN  vulnerabilities: {text}; --only vulnerabilities lists them"
+    assert lines[1] == expected and len(lines) == 4
+
+
+def test_every_check_has_a_group_with_one_that_speaks_or_names() -> None:
+    assert {check.group for check in CHECKS} == set(Group)
+    names = {check.name for check in CHECKS}
+    for check in CHECKS:
+        assert not check.yields_to or check.yields_to in names
 
 
 def test_skipped_is_never_counted_as_passed() -> None:

@@ -132,7 +132,7 @@ def test_what_was_added_and_does_not_fit_is_a_warning(broken: CondaEnvironment) 
     """`pip check` failed, and the verdict did not say so."""
     assert "PASS  requirements" in broken.verify("--only", "requirements").stdout
     uv("install", "--no-deps", "requests==2.32.3")(broken)
-    done = broken.verify("--level", "quick")
+    done = broken.verify("--level", "quick", "--verbose")
     assert (
         done.returncode == 0
         and "WARN  requirements     The package `requests` requires `" in done.stdout

@@ -63,6 +63,7 @@ class Request:
     gpu: str
     timeout: int
     strict: bool
+    verbose: bool
     with_uuids: bool
     json: str | None
     manifest: str | None
@@ -144,6 +145,7 @@ def parser() -> argparse.ArgumentParser:
         help="time limit of each check (default: its own)",
     )
     add("--strict", action="store_true", help="a warning fails too")
+    add("--verbose", action="store_true", help="a line for each check, not for each group of them")
     add("--list", action="store_true", help="say what each check proves, and run none")
     version = "print the version and the commit"
     add("--version", action=ShowVersion, nargs=0, default=argparse.SUPPRESS, help=version)
@@ -248,7 +250,7 @@ def verify(request: Request) -> int:
     """Runs the checks, and writes what was asked for; gives the exit status."""
     checks = choose_checks(request)
     out = sys.stderr if request.json == STDOUT else sys.stdout
-    report = Report(out)
+    report = Report(out, grouped=not (request.verbose or request.only))
     began = time.monotonic()
     context = make_context(request.prefix, request.gpu)
     installed = context.installed

@@ -1,12 +1,15 @@
-"""All checks, in the order in which they are reported. A new check is one line here."""
+"""All checks, in the order in which they are reported, each with its group. A new check is one line here."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from lockedenv.errors import UsageError
 from lockedenv.spec.suggest import did_you_mean
 from lockedenv.verify.checks import (
     FULL,
     Check,
+    Group,
     attention,
     compilers,
     compute,
@@ -23,48 +26,58 @@ from lockedenv.verify.checks import (
     training,
 )
 
-CHECKS: list[Check] = [
-    layers.locks,
-    layers.place,
-    layers.conda_layer,
-    layers.pip_layer,
-    layers.requirements,
-    files.present,
-    files.startup,
-    files.strays,
-    interpreter.interpreter,
-    files.files,
-    libraries.torch_origin,
-    libraries.cuda_libraries,
-    libraries.blas,
-    libraries.openmp,
-    libraries.companions,
-    surroundings.variables,
-    surroundings.hf_transfer,
-    surroundings.known_vulnerabilities,
-    surroundings.user_site,
-    gpu.driver,
-    gpu.gpu_speed,
-    gpu.gpu_state,
-    compute.imports,
-    compute.torch_build,
-    compute.torch_arithmetic,
-    compute.async_error,
-    compilers.triton_kernel,
-    compilers.torch_compile,
-    attention.sdpa,
-    flash_attention.flash_attn,
-    quantization.bitsandbytes,
-    training.transformers_model,
-    training.qlora,
-    training.accelerate_resume,
-    training.trainer_resume,
-    data.datasets_roundtrip,
-    data.tokenizers_roundtrip,
-    data.hub,
-    hub_kernels.hub_kernels,
-    data.statistics,
+ROWS: list[tuple[Group, Check]] = [
+    (Group.PACKAGES, layers.locks),
+    (Group.PACKAGES, layers.place),
+    (Group.PACKAGES, layers.conda_layer),
+    (Group.PACKAGES, layers.pip_layer),
+    (Group.PACKAGES, layers.requirements),
+    (Group.FILES, files.present),
+    (Group.FILES, files.startup),
+    (Group.FILES, files.strays),
+    (Group.FILES, interpreter.interpreter),
+    (Group.FILES, files.files),
+    (Group.TORCH, libraries.torch_origin),
+    (Group.CUDA, libraries.cuda_libraries),
+    (Group.CUDA, libraries.blas),
+    (Group.CUDA, libraries.openmp),
+    (Group.PACKAGES, libraries.companions),
+    (Group.MACHINE, surroundings.variables),
+    (Group.DATA, surroundings.hf_transfer),
+    (Group.PACKAGES, surroundings.known_vulnerabilities),
+    (Group.FILES, surroundings.user_site),
+    (Group.MACHINE, gpu.driver),
+    (Group.MACHINE, gpu.gpu_speed),
+    (Group.MACHINE, gpu.gpu_state),
+    (Group.TORCH, compute.imports),
+    (Group.TORCH, compute.torch_build),
+    (Group.TORCH, compute.torch_arithmetic),
+    (Group.TORCH, compute.async_error),
+    (Group.TORCH, compilers.triton_kernel),
+    (Group.TORCH, compilers.torch_compile),
+    (Group.ATTENTION, attention.sdpa),
+    (Group.ATTENTION, flash_attention.flash_attn),
+    (Group.TRAINING, quantization.bitsandbytes),
+    (Group.TRAINING, training.transformers_model),
+    (Group.TRAINING, training.qlora),
+    (Group.TRAINING, training.accelerate_resume),
+    (Group.TRAINING, training.trainer_resume),
+    (Group.DATA, data.datasets_roundtrip),
+    (Group.DATA, data.tokenizers_roundtrip),
+    (Group.DATA, data.hub),
+    (Group.DATA, hub_kernels.hub_kernels),
+    (Group.DATA, data.statistics),
 ]
+
+
+def _make_checks() -> list[Check]:
+    checks = []
+    for group, check in ROWS:
+        checks.append(replace(check, group=group))
+    return checks
+
+
+CHECKS = _make_checks()
 
 
 def find_check(name: str) -> Check:

@@ -1,4 +1,4 @@
-"""What the verifier says, in words: a line a check, the remedy under what failed, the verdict in the last line."""
+"""What the verifier says, in words: a line a group or a check, what failed in full, the verdict in the last line."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lockedenv.host.places import default_cache
 from lockedenv.output import Progress
 from lockedenv.redaction import redact
 from lockedenv.verify.checks import QUICK, Context
+from lockedenv.verify.groups import Section, Sections
 from lockedenv.verify.remedies import Action, command_for
 from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict
 
@@ -39,6 +40,7 @@ LAST_LINES = 40  # of a log in a report
 LAST_LOGS = 3
 NAMED = 6  # checks that the last line names
 DAY = 86_400  # seconds
+PRESENT = "present"  # the check that says how the quick level compared
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,13 @@ class Scope:
 
 
 class Report:
-    """Says results as they come. `out` is where to; colour and width follow from what it is."""
+    """Says results as they come. `out` is where to; colour and width follow from what it is.
 
-    def __init__(self, out: IO[str] | None = None) -> None:
+    `grouped`: one line for each group of checks, and in full what warned or failed, with one
+    remedy at the end.
+    """
+
+    def __init__(self, out: IO[str] | None = None, grouped: bool = False) -> None:
         # Standard output is None if whoever started this has closed it.
         self.out = out or sys.stdout or open(os.devnull, "w")  # noqa: SIM115
         self.terminal = self.out.isatty()
@@ -64,6 +70,8 @@ class Report:
             self.width = max(60, shutil.get_terminal_size().columns)
         self.progress = Progress(out=self.out)
         self.prefix: Path | None = None
+        self.grouped = grouped
+        self.sections: Sections | None = None
 
     def say(self, text: str) -> None:
         self.progress.clear()
@@ -72,6 +80,8 @@ class Report:
     def begin(self, context: Context, scope: Scope) -> None:
         """The first line: what is verified, and how."""
         self.prefix = context.installed.prefix
+        if self.grouped:
+            self.sections = Sections(scope.checks)
         self.say(
             f"{context.installed.backend} prefix {self.prefix}, "
             f"environment {context.environment.name}, {scope.level} level, on the {context.device}"
@@ -81,21 +91,52 @@ class Report:
         self.progress.show(text, begins)
 
     def result(self, result: Result) -> None:
+        """Says a result, or the groups that it completes."""
+        if self.sections is None:
+            self._say_result(result)
+            return
+        for section in self.sections.add(result):
+            self._say_section(section)
+
+    def _say_section(self, section: Section) -> None:
+        """One line for a group, and what warned or failed in it."""
+        word = self._paint(section.verdict, section.verdict.value.upper())
+        self.say(f"{word}  {section.group.value:<10} {section.summary()}".rstrip())
+        for result in section.problems:
+            self._say_problem(result, section.find_check(result).brief)
+
+    def _say_problem(self, result: Result, brief: bool) -> None:
+        """What warned or failed. What the one remedy at the end mends has none here."""
+        lead = f"      {result.verdict.value.upper()}  {result.check}: "
+        if brief:
+            self._wrap(lead, f"{result.summary}; --only {result.check} lists them")
+        elif result.follows_from:
+            self._wrap(lead, f"{result.summary} (probably follows from `{result.follows_from}`)")
+        else:
+            self._wrap(lead, result.summary)
+            self._say_details(result, "            ")
+            if result.remedy and not result.action:
+                self._wrap("            > ", result.remedy)
+
+    def _say_result(self, result: Result) -> None:
         """One line for a result; under one that warned or failed its details and its remedy."""
         seconds = f" ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
         word = self._paint(result.verdict, result.verdict.value.upper())
         self.say(f"{word}  {result.check:<16} {result.summary}{seconds}")
         if result.verdict not in (FAIL, WARN):
             return
-        for line in result.details[:SHOWN_DETAILS]:
-            self._wrap("      - ", line)
-        hidden = len(result.details) - SHOWN_DETAILS
-        if hidden > 0:
-            self.say(f"      - and {hidden} more; --json FILE has them all")
+        self._say_details(result, "      ")
         if result.follows_from:
             self._wrap("      > ", f"probably follows from `{result.follows_from}`")
         elif result.remedy:
             self._wrap("      > ", result.remedy)
+
+    def _say_details(self, result: Result, indent: str) -> None:
+        for line in result.details[:SHOWN_DETAILS]:
+            self._wrap(f"{indent}- ", line)
+        hidden = len(result.details) - SHOWN_DETAILS
+        if hidden > 0:
+            self.say(f"{indent}- and {hidden} more; --json FILE has them all")
 
     def summary(
         self,
@@ -110,7 +151,10 @@ class Report:
         for verdict, word in WORDS.items():
             if counts[verdict] or verdict in (PASS, FAIL):
                 parts.append(f"{counts[verdict]} {word}")
-        self.say(f"{', '.join(parts)} in {seconds:.1f} s")
+        text = f"{', '.join(parts)} in {seconds:.1f} s"
+        if self.sections:
+            text += "; --verbose shows each check"
+        self.say(text)
         failures = [result for result in results if result.verdict is FAIL]
         remedy = self._find_remedy(failures)
         if remedy:
@@ -118,18 +162,20 @@ class Report:
         self.say(self._verdict(results, counts, failures, strict, scope))
 
     def _find_remedy(self, failures: Sequence[Result]) -> str:
-        """The one command that mends all of the damage: of what the failures need, the most that one needs."""
-        if self.prefix is None or len(failures) < 2:
+        """The one command that mends all of the damage, the least destructive that does."""
+        if self.prefix is None or (len(failures) < 2 and self.sections is None):
             return ""
-        causes = [result for result in failures if not result.follows_from]
-        actions = [result.action for result in causes if result.action]
-        if not actions:
-            return ""
-        action = max(actions, key=list(Action).index)
-        if action is Action.REMOVE:
-            remedies = {result.remedy: None for result in causes if result.action}
-            return " && ".join(remedies)
-        return command_for(action, self.prefix)
+        causes = [result for result in failures if not result.follows_from and result.action]
+        actions = {result.action for result in causes}
+        if Action.REBUILD in actions:
+            return command_for(Action.REBUILD, self.prefix)
+        commands: dict[str, None] = {}
+        for result in causes:
+            if result.action is Action.REMOVE:
+                commands[result.remedy] = None
+        if Action.REPAIR in actions:
+            commands[command_for(Action.REPAIR, self.prefix)] = None
+        return " && ".join(commands)
 
     def _verdict(
         self,
@@ -154,7 +200,7 @@ class Report:
         if counts[PASS]:
             text = "verified: every check that ran has passed"
             if scope and scope.level == QUICK:
-                text += " (quick level)"
+                text += f" (quick level{_describe_comparison(results)})"
             return self._paint(PASS, text)
         if counts[COMPILED]:
             return "nothing was run: machine code for a GPU was compiled, and no check passed"
@@ -173,6 +219,14 @@ class Report:
         for line in lines or [""]:
             self.say(lead + line)
             lead = " " * len(lead)
+
+
+def _describe_comparison(results: Sequence[Result]) -> str:
+    """How the quick level compared the files of the prefix."""
+    for result in results:
+        if result.check == PRESENT and result.verdict is PASS:
+            return f"; {result.summary}"
+    return ""
 
 
 def _name_failures(failures: Sequence[Result]) -> list[str]:

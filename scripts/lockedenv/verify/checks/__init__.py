@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property, partial
 from typing import Any, Callable
 
@@ -51,6 +52,7 @@ __all__ = [
     "WARN",
     "Check",
     "Context",
+    "Group",
     "Result",
     "Verdict",
     "check",
@@ -76,6 +78,19 @@ COMPARE_WITH_LOCK = (
     "compare with the lock: scripts/verify_environment.py --level quick; "
     "if that passes, report it with --json"
 )
+
+
+class Group(Enum):
+    """What a check is about: the report has one line for each group, in this order."""
+
+    PACKAGES = "packages"
+    FILES = "files"
+    CUDA = "CUDA"
+    TORCH = "torch"
+    ATTENTION = "attention"
+    TRAINING = "training"
+    DATA = "data"
+    MACHINE = "machine"
 
 
 @dataclass
@@ -188,6 +203,9 @@ class Check:
     `timeout`: seconds that it may take on each GPU. `compile_timeout`: seconds on top of them for all
     GPUs together, for what is compiled when it is first used. `memory`: bytes that its process needs at most.
     `explained_by`: the checks whose failure probably is the cause where this one fails too.
+    `speaks`: its summary stands in the line of its group, where it passed. `yields_to`: the check
+    that speaks in its place, where that has passed too.
+    `brief`: its details are shown only where it is asked for by name, or with --verbose.
     """
 
     name: str
@@ -203,6 +221,10 @@ class Check:
     compile_timeout: int = 0
     memory: int = 2 * GIB
     explained_by: tuple[str, ...] = ()
+    speaks: bool = False
+    yields_to: str = ""
+    brief: bool = False
+    group: Group = Group.MACHINE
 
     def __call__(self, about: Any) -> Result:
         """Runs it here: on a device, or a Context."""

@@ -85,6 +85,7 @@ def imports(device: str) -> Result:
     "torch is built for the locked CUDA, has code for this GPU, and finds the GPU",
     FULL,
     child=True,
+    speaks=True,
 )
 def torch_build(device: str) -> Result:
     import torch

@@ -42,7 +42,12 @@ LISTED = 4  # strays that are named in one line
 REMOVED = 5  # strays that are named in a command
 
 
-@check("present", "every path has the type, size and modification time that were recorded")
+@check(
+    "present",
+    "every path has the type, size and modification time that were recorded",
+    speaks=True,
+    yields_to="files",
+)
 def present(context: Context) -> Result:
     contents = context.contents
     if contents.inventory_error:
@@ -64,7 +69,7 @@ def present(context: Context) -> Result:
             f"{count} paths, compared by hash: the modification times were changed wholesale, "
             "as by a copy or an image"
         )
-    return passed(f"{count} paths: type, size and modification time")
+    return passed(f"{count} paths, compared by type, size and modification time")
 
 
 @check(
@@ -72,6 +77,7 @@ def present(context: Context) -> Result:
     "every file and link is byte for byte what was installed, and no bytecode is of another source",
     level=FULL,
     explained_by=("present",),
+    speaks=True,
 )
 def files(context: Context) -> Result:
     contents = context.contents
@@ -131,7 +137,11 @@ def startup(context: Context) -> Result:
     return passed(f"{len(entries)} start-up files, all of locked packages")
 
 
-@check("strays", "nothing beside the locked files would be taken first, or run, in their place")
+@check(
+    "strays",
+    "nothing beside the locked files would be taken first, or run, in their place",
+    speaks=True,
+)
 def strays(context: Context) -> Result:
     contents = context.contents
     dangerous = []

@@ -31,7 +31,11 @@ WARM_UP = 20  # rounds that are not counted
 ROUNDS = 40
 
 
-@check("driver", "there is a GPU that answers, with a driver new enough for the locked CUDA")
+@check(
+    "driver",
+    "there is a GPU that answers, with a driver new enough for the locked CUDA",
+    speaks=True,
+)
 def driver(context: Context) -> Result:
     reason = no_gpu(context)
     if reason and context.gpu_mode == "require":

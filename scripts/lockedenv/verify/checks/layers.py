@@ -100,6 +100,7 @@ def _path_in_scripts(prefix: Path) -> str:
 @check(
     "conda-layer",
     "each conda package is the locked one: version, build, channel, archive hash, once, not by pip",
+    speaks=True,
 )
 def conda_layer(context: Context) -> Result:
     installed = context.installed
@@ -111,7 +112,11 @@ def conda_layer(context: Context) -> Result:
     return _verdict(context, context.conda_findings, good)
 
 
-@check("pip-layer", "each wheel is the locked one, by version and by its list of files, and once")
+@check(
+    "pip-layer",
+    "each wheel is the locked one, by version and by its list of files, and once",
+    speaks=True,
+)
 def pip_layer(context: Context) -> Result:
     if context.lock_error:
         return failed(NO_LOCK, "see the check `locks`")

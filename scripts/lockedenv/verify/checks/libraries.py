@@ -26,7 +26,12 @@ def _broken(context: Context, *lines: str) -> Result:
     return damaged(context.installed.prefix, _action(context), lines)
 
 
-@check("torch-origin", "torch comes from the layer that the lock takes it from")
+@check(
+    "torch-origin",
+    "torch comes from the layer that the lock takes it from",
+    speaks=True,
+    yields_to="torch-build",
+)
 def torch_origin(context: Context) -> Result:
     dists = [dist for dist in context.installed.dists if dist.name == "torch"]
     if not dists:
@@ -41,7 +46,11 @@ def torch_origin(context: Context) -> Result:
     return passed(f"torch {dists[0].version} from {wanted}")
 
 
-@check("cuda-libraries", "the CUDA libraries beside torch are those of the lock, and no others")
+@check(
+    "cuda-libraries",
+    "the CUDA libraries beside torch are those of the lock, and no others",
+    speaks=True,
+)
 def cuda_libraries(context: Context) -> Result:
     locked = {package.name: package.version for package in context.conda_lock}
     locked.update((package.name, package.version) for package in context.pip_lock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +12,13 @@ from typing import NamedTuple
 from lockedenv.host.versions import version_tuple
 from lockedenv.prefix.inventory import Kind
 from lockedenv.prefix.records import site_folders
-from lockedenv.spec.vulnerabilities import find_vulnerabilities
+from lockedenv.spec.vulnerabilities import Vulnerability, find_vulnerabilities
 from lockedenv.verify.checks import Context, Result, check, failed, passed, verdict, warned
 from lockedenv.verify.remedies import repair_command
 from lockedenv.verify.search_path import find_taken
 
 ENABLED = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py
+SEVERITIES = ("unknown", "low", "moderate", "medium", "high", "critical")  # the least first
 NO_HF_TRANSFER = (1,)  # from this version on the hub does not use hf-transfer
 
 
@@ -155,21 +157,36 @@ def hf_transfer(context: Context) -> Result:
 @check(
     "vulnerabilities",
     "no installed package has a known vulnerability; what to do about those that have one",
+    brief=True,
 )
 def known_vulnerabilities(context: Context) -> Result:
     found = find_vulnerabilities(context.installed.version)
     if not found:
         return passed("none of the known ones applies")
     lines = []
-    packages = set()
+    packages: Counter[str] = Counter()
     for known in found:
-        packages.add(f"{known.package} {known.installed}")
+        packages[f"{known.package} {known.installed}"] += 1
         lines.append(
             f"{known.id} ({known.package} {known.installed}): {known.what}; {known.remedy}"
         )
-    names = " and ".join(sorted(packages))
+    worst = max(found, key=_rank_severity)
     remedy = "known, and accepted with these versions (README, Limits): keep to the remedy of each"
-    return warned(f"{len(found)} known vulnerabilities of {names}", remedy, lines)
+    text = f"{len(found)} known CVEs, {_describe_owners(packages)}: {worst.remedy}"
+    return warned(text, remedy, lines)
+
+
+def _rank_severity(known: Vulnerability) -> int:
+    if known.severity in SEVERITIES:
+        return SEVERITIES.index(known.severity)
+    return 0
+
+
+def _describe_owners(packages: Counter[str]) -> str:
+    ((most, _),) = packages.most_common(1)
+    if len(packages) == 1:
+        return f"all of {most}"
+    return f"mostly of {most}"
 
 
 @check("user-site", "no package in the user's own site folder comes before the environment's")
