@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer, Handler
-from lockedenv.host.finding import Verdict
+from lockedenv.backends.base import Origin
+from lockedenv.host.finding import Finding, Verdict, find_good
 from lockedenv.host.gpus import Gpu
 from lockedenv.pod import rates
 from lockedenv.pod.rates import measure_disk, measure_rates, measure_server
@@ -49,28 +50,96 @@ def test_the_rates_of_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "cannot be written" in measure_disk(Path("/proc/self")).summary
 
 
-def send_slowly(handler: Handler, content: bytes, start: int) -> bool:
+def origin_of(server: FaultServer, name: str = "file", size: int = 64 << 20) -> Origin:
+    return Origin("the channel x", f"{server.address}/{name}", size, 10**9)
+
+
+def send_at(handler: Handler, rate: float) -> bool:
+    """Sends eight megabytes at so many bytes a second, whatever was asked for."""
     handler.send_response(206)
-    handler.send_header("Content-Length", str(len(content)))
+    handler.send_header("Content-Length", str(8 << 20))
     handler.end_headers()
-    for place in range(0, len(content), 1 << 18):
-        handler.wfile.write(content[place : place + (1 << 18)])
-        time.sleep(0.1)
+    for _ in range(32):
+        handler.wfile.write(bytes(1 << 18))
+        time.sleep((1 << 18) / rate)
     return True
 
 
 def test_the_rates_of_servers(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(os.urandom(8 << 20))
     with FaultServer(tmp_path) as server:
-        fast = measure_server("the channel x", f"{server.address}/file")
+        fast = measure_server(origin_of(server, size=8 << 20))
         assert fast.verdict is Verdict.PASS, fast
         assert fast.measured["bytes_per_s"] > rates.NETWORK
-        server.fault = send_slowly
-        crawling = measure_server("the channel x", f"{server.address}/file")
+        server.fault = lambda handler, content, start: send_at(handler, 1.5e6)
+        crawling = measure_server(origin_of(server))
         assert crawling.verdict is Verdict.WARN and "--mirror" in crawling.remedy, crawling
-        gone = measure_server("the channel x", f"{server.address}/none")
+        server.fault = None
+        gone = measure_server(origin_of(server, "none"))
     assert gone.verdict is Verdict.WARN and gone.summary == "the channel x does not answer"
     assert "404" in gone.remedy
+
+
+def test_streams_that_are_limited_each_are_counted_together(tmp_path: Path) -> None:
+    """One stream of 4 MB/s was called "fetching will take long", of a server that gives 16 MB/s to four."""
+    (tmp_path / "file").write_bytes(b"")
+    with FaultServer(tmp_path) as server:
+        server.fault = lambda handler, content, start: send_at(handler, 4e6)
+        found = measure_server(origin_of(server))
+    assert found.verdict is Verdict.PASS and "in 4 streams" in found.summary, found
+    assert found.measured["bytes_per_s"] < 20e6
+
+
+def test_a_server_that_is_slow_to_start_is_not_slow(tmp_path: Path) -> None:
+    """A file's first byte may take seconds, of one stream or of all; it was counted into the rate."""
+    (tmp_path / "file").write_bytes(b"")
+
+    def start_late(handler: Handler, content: bytes, start: int) -> bool:
+        time.sleep(2.5)
+        return send_at(handler, 1e9)
+
+    def start_one_late(handler: Handler, content: bytes, start: int) -> bool:
+        if start:
+            return send_at(handler, 1e9)
+        return start_late(handler, content, start)
+
+    with FaultServer(tmp_path) as server:
+        for fault in (start_late, start_one_late):
+            server.fault = fault
+            found = measure_server(origin_of(server))
+            assert found.measured["bytes_per_s"] > 13.4e6, found  # what 32 MB in 2.5 s would be
+
+
+def test_servers_share_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four silent channels took 6 s each. The last has its time, however slow those before it are."""
+    given = []
+
+    def measure(origin: Origin, seconds: float) -> Finding:
+        given.append(seconds)
+        clock[0] += seconds
+        return find_good(origin.name)
+
+    clock = [0.0]
+    monkeypatch.setattr(rates.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(rates, "measure_server", measure)
+    rates._measure_servers([Origin(name, "", 1, 1) for name in "abcde"])
+    assert given == [2.0, 2.0, 2.0, 2.0, 2.0]
+    given.clear()
+    rates._measure_servers([Origin(name, "", 1, 1) for name in "ab"])
+    assert given == [6.0, 2.0]
+
+
+def test_a_server_that_sends_nothing_in_its_time(tmp_path: Path) -> None:
+    def stay_silent(handler: Handler, content: bytes, start: int) -> bool:
+        time.sleep(2)
+        return True
+
+    (tmp_path / "file").write_bytes(b"")
+    with FaultServer(tmp_path) as server:
+        server.fault = stay_silent
+        found = measure_server(origin_of(server), 1)
+    assert found.verdict is Verdict.WARN and found.summary == "the channel x: 0 B came in 1 s"
+    assert "timed out" in found.remedy
 
 
 def test_a_cause_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,18 +147,21 @@ def test_a_cause_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "curl: (60) SSL certificate problem: " + "a long way to say it; " * 9 + "self-signed"
 
     def fail(*command: object, **options: object) -> tuple[int, str, str]:
-        return 60, "0 0", why
+        return 60, "0 0 0", why
 
     monkeypatch.setattr(rates, "ask", fail)
-    assert "self-signed; --mirror or --offline" in measure_server("x", "https://x").remedy
+    assert (
+        "self-signed; --mirror or --offline"
+        in measure_server(Origin("x", "https://x", 1, 1)).remedy
+    )
 
 
 def test_how_long_the_set_up_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates, "SAMPLE", 1 << 20)
     (tmp_path / "file").write_bytes(os.urandom(8 << 20))
     with FaultServer(tmp_path) as server:
-        urls = {"the index": f"{server.address}/file"}
-        found = measure_rates([tmp_path, tmp_path], urls, 10**9, 3 * 10**9)
+        origins = [origin_of(server, size=8 << 20)]
+        found = measure_rates([tmp_path, tmp_path], origins, 10**9, 3 * 10**9)
     assert [finding.check for finding in found] == [
         "pod-network",
         "pod-disk",
@@ -97,4 +169,4 @@ def test_how_long_the_set_up_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "pod-ready",
     ]
     assert "s to an installed environment: 1.0 GB to fetch, 3.0 GB to write" in found[-1].summary
-    assert [finding.check for finding in measure_rates([tmp_path], {}, 1, 1)] == ["pod-disk"]
+    assert [finding.check for finding in measure_rates([tmp_path], [], 1, 1)] == ["pod-disk"]

@@ -73,6 +73,19 @@ class Space:
     unpacked_beside: int = 0
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where files come from: a channel, a package index, a mirror.
+
+    `address` is that of its largest file, which has `size` bytes; `needed` bytes come from there in all.
+    """
+
+    name: str
+    address: str
+    size: int
+    needed: int
+
+
 class Backend(Protocol):
     """One way to make an environment."""
 
@@ -100,8 +113,8 @@ class Backend(Protocol):
     def space(self, job: Job) -> Space:
         """The bytes that it needs."""
 
-    def largest_files(self, job: Job) -> dict[str, str]:
-        """The address of a large file of each origin of its own, by the origin's name: to measure its rate."""
+    def origins(self, job: Job) -> list[Origin]:
+        """Each origin of its own, such as a channel, to measure its rate."""
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:
         """Brings what `create` needs into the cache; gives the program that creates. Raises Stop."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockedenv.backends import download as fetch
-from lockedenv.backends.base import Job, Offer, Problem, Space
+from lockedenv.backends.base import Job, Offer, Origin, Problem, Space
 from lockedenv.backends.cache import (
     Program,
     extract_program,
@@ -120,16 +120,17 @@ class Conda:
             fetched=missing, archives=total, unpacked=int(total * GROWTH), unpacked_beside=total
         )
 
-    def largest_files(self, job: Job) -> dict[str, str]:
-        largest: dict[str, CondaPackage] = {}
+    def origins(self, job: Job) -> list[Origin]:
+        channels: dict[str, list[CondaPackage]] = {}
         for package in job.environment.conda():
-            known = largest.setdefault(package.channel, package)
-            if package.size > known.size:
-                largest[package.channel] = package
-        urls = {}
-        for channel, package in largest.items():
-            urls[channel] = archive_items([package], job.sources.mirrors)[0].sources[0]
-        return urls
+            channels.setdefault(package.channel, []).append(package)
+        origins = []
+        for channel, packages in channels.items():
+            largest = max(packages, key=lambda package: package.size)
+            address = archive_items([largest], job.sources.mirrors)[0].sources[0]
+            needed = sum(package.size for package in packages)
+            origins.append(Origin(channel, address, largest.size, needed))
+        return origins
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:
         """Every archive of the conda layer into the cache, whole and right; gives micromamba."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockedenv.backends import mirror, uv_program
-from lockedenv.backends.base import Job, Offer, Problem, Space
+from lockedenv.backends.base import Job, Offer, Origin, Problem, Space
 from lockedenv.errors import Stop
 from lockedenv.host.process import run
 from lockedenv.host.pythons import find_python, how_to_get
@@ -39,8 +39,8 @@ class Pip:
     def space(self, job: Job) -> Space:
         return Space(fetched=0, archives=0, unpacked=0)
 
-    def largest_files(self, job: Job) -> dict[str, str]:
-        return {}
+    def origins(self, job: Job) -> list[Origin]:
+        return []
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:
         return uv_program.bring_uv(job.cache, reporter, job.sources.offline)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from urllib.parse import quote
 
 from lockedenv.backends import mirror, uv_program
+from lockedenv.backends.base import Origin
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
@@ -28,9 +30,9 @@ def work(request: Request) -> int:
     needed = mirror.list_needed_files(job.environment, backend)
     odd: list[Finding] = []
     try:
-        urls = addresses_to_measure(job, backend)
+        origins = list_origins(job, backend)
     except Stop as error:
-        urls = {}
+        origins = []
         silent = find_odd(
             [f"the package index gives nothing: {' '.join(str(error).split())}"],
             "see to it, or use --offline",
@@ -41,7 +43,7 @@ def work(request: Request) -> int:
     results = [
         *pod.inspect_machine(),
         *odd,
-        *measure_rates(places, urls, fetched, written_bytes(job, backend)),
+        *measure_rates(places, origins, fetched, written_bytes(job, backend)),
     ]
     for result in results:
         report.result(as_result(result))
@@ -50,24 +52,36 @@ def work(request: Request) -> int:
     return 1 if conclusion.verdict is Verdict.FAIL else 0
 
 
-def addresses_to_measure(job: Installation, backend: str) -> dict[str, str]:
-    """A large file of each origin, by the origin's name. Raises Stop if the package index does not answer."""
-    urls: dict[str, str] = {}
+def list_origins(job: Installation, backend: str) -> list[Origin]:
+    """The origins that have a server. Raises Stop if the package index does not answer."""
     if job.sources.listings or job.sources.offline:
-        needed = mirror.list_needed_files(job.environment, backend)
-        for address, listing in job.sources.listings.items():
-            listed = [sha256 for sha256 in listing if sha256 in needed]
-            if listed:
-                largest = max(listed, key=lambda sha256: needed[sha256].size)
-                urls[redact(address)] = f"{address}/{listing[largest]}"
+        origins = _list_mirrors(job, backend)
     else:
-        urls.update(BACKENDS[backend].largest_files(job))
-        uv = uv_program.bring_uv(job.cache, Steps(1, True))
-        pins = job.environment.wheels(backend)
-        largest_wheel = max(pins, key=lambda pin: pin.size)
-        found = uv_program.locate([largest_wheel], uv, job.environment.python)
-        urls["the package index"] = found[0].sources[0]
-    return {name: url for name, url in urls.items() if not url.startswith("file:")}
+        origins = [*BACKENDS[backend].origins(job), _find_index(job, backend)]
+    return [origin for origin in origins if not origin.address.startswith("file:")]
+
+
+def _list_mirrors(job: Installation, backend: str) -> list[Origin]:
+    """The served folders. What several of them list counts for the first."""
+    needed = dict(mirror.list_needed_files(job.environment, backend))
+    origins = []
+    for address, listing in job.sources.listings.items():
+        files = {path: needed.pop(sha256) for sha256, path in listing.items() if sha256 in needed}
+        if files:
+            largest = max(files, key=lambda path: files[path].size)
+            size = files[largest].size
+            total = sum(file.size for file in files.values())
+            origins.append(Origin(redact(address), f"{address}/{quote(largest)}", size, total))
+    return origins
+
+
+def _find_index(job: Installation, backend: str) -> Origin:
+    uv = uv_program.bring_uv(job.cache, Steps(1, True))
+    pins = job.environment.wheels(backend)
+    largest = max(pins, key=lambda pin: pin.size)
+    found = uv_program.locate([largest], uv, job.environment.python)
+    total = sum(pin.size for pin in pins)
+    return Origin("the package index", found[0].sources[0], largest.size, total)
 
 
 def written_bytes(job: Installation, backend: str) -> int:

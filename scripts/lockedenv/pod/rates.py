@@ -7,11 +7,12 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lockedenv.backends.base import Origin
 from lockedenv.host.disks import existing_parent, size_text
 from lockedenv.host.finding import Finding, find_good, find_odd
 from lockedenv.host.limits import cpu_limit
@@ -25,13 +26,18 @@ UNPACK = 7e-9
 NETWORK = 10e6  # bytes a second, under which 3.5 GB take six minutes
 SAMPLE = 128 << 20  # bytes written for the rate of a disk
 FEW = 300  # small files written for it
-SECONDS = 3  # for each of the two, at most
-RANGE = 24 << 20  # bytes of a file that are fetched for the rate of a server
+SECONDS = 1  # for each of the two, at most
+# A set-up fetches several files at a time, and many servers limit each stream.
+STREAMS = 4
+RANGE = 16 << 20  # bytes that each stream fetches
 CURL = (
     "curl --disable --netrc-optional --config - --location --fail --silent --show-error "
-    "--connect-timeout 5 --max-time 6"
+    "--connect-timeout 5"
 )
-PATIENCE = 10  # seconds for curl
+TIMED_OUT = 28  # curl's exit status
+SERVERS = 8.0  # seconds for all servers
+SHARE = 2.0  # of them, which each server has, however slow those before it were
+TELLING = 1e6  # bytes, without which a transfer that was cut off says nothing of a rate
 
 
 def measure_disk(place: Path) -> Finding:
@@ -79,53 +85,104 @@ def _write_small(folder: Path) -> float:
     return count / (time.monotonic() - began)
 
 
-def measure_server(name: str, url: str) -> Finding:
-    """The rate of the first megabytes of a file that a set-up would fetch; they are discarded."""
-    options = ["--range", f"0-{RANGE}", "--output", os.devnull]
-    options += ["--write-out", "%{size_download} %{speed_download}"]
-    # To curl's standard input: an address may hold a token, and `ps` shows arguments.
-    config = f"url = {json.dumps(url, ensure_ascii=False)}\n"
-    status, out, err = ask([*CURL.split(), *options], PATIENCE, config)
-    size = 0.0
-    rate = 0.0
-    if re.fullmatch(r"[\d.]+ [\d.]+", out):
-        size, rate = [float(number) for number in out.split()]
-    if size < 1e6 and status != 0:
-        why = " ".join(err.split())
-        return find_odd(
-            [f"{name} does not answer"], f"{why}; --mirror or --offline bring the files another way"
-        )
-    text = f"{name}: {rate / 1e6:.0f} MB/s"
+@dataclass(frozen=True)
+class _Stream:
+    """What one stream has brought: between its first byte and its end, in seconds of one clock."""
+
+    size: float
+    first_byte: float
+    end: float
+    problem: str
+    timed_out: bool = False
+
+
+def measure_server(origin: Origin, seconds: float = SERVERS) -> Finding:
+    """The rate of several streams of a large file, counted while bytes came; they are discarded.
+
+    The time until the first byte does not count: a server may take seconds to find a file.
+    """
+    streams = _run_streams(origin, seconds)
+    size = sum(stream.size for stream in streams)
+    problems = [stream.problem for stream in streams if stream.problem]
+    if size < TELLING and problems:
+        remedy = f"{problems[0]}; --mirror or --offline bring the files another way"
+        summary = f"{origin.name} does not answer"
+        if all(stream.timed_out for stream in streams):
+            summary = f"{origin.name}: {size_text(int(size))} came in {seconds:.0f} s"
+        return find_odd([summary], remedy)
+    rate = size / max(_busy_seconds(streams), 1e-3)
+    text = f"{origin.name}: {rate / 1e6:.0f} MB/s in {len(streams)} streams"
     if rate < NETWORK:
         remedy = "fetching will take long; a cache on a volume, or --mirror, saves it"
         return find_odd([text], remedy, bytes_per_s=rate)
     return find_good(text, bytes_per_s=rate)
 
 
+def _run_streams(origin: Origin, seconds: float) -> list[_Stream]:
+    """Fetches several ranges of a file at the same time; one, where it is small."""
+    count = max(1, min(STREAMS, origin.size // RANGE))
+    starts = [number * origin.size // count for number in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda start: _run_stream(origin.address, start, seconds), starts))
+
+
+def _run_stream(address: str, start: int, seconds: float) -> _Stream:
+    options = ["--max-time", f"{seconds:.1f}"]
+    options += ["--range", f"{start}-{start + RANGE - 1}", "--output", os.devnull]
+    options += ["--write-out", "%{size_download} %{time_starttransfer} %{time_total}"]
+    # To curl's standard input: an address may hold a token, and `ps` shows arguments.
+    config = f"url = {json.dumps(address, ensure_ascii=False)}\n"
+    status, out, err = ask([*CURL.split(), *options], seconds + 3, config)
+    ended = time.monotonic()
+    problem = "" if status == 0 else " ".join(err.split())
+    if not re.fullmatch(r"[\d.]+ [\d.]+ [\d.]+", out):
+        return _Stream(0, ended, ended, problem)
+    size, first_byte, total = [float(number) for number in out.split()]
+    # curl counts from its own start.
+    return _Stream(size, ended - total + first_byte, ended, problem, status == TIMED_OUT)
+
+
+def _busy_seconds(streams: Sequence[_Stream]) -> float:
+    """How long at least one stream was bringing bytes."""
+    busy = 0.0
+    counted_until = 0.0
+    for stream in sorted(streams, key=lambda stream: stream.first_byte):
+        if not stream.size:
+            continue
+        begin = max(stream.first_byte, counted_until)
+        busy += max(0.0, stream.end - begin)
+        counted_until = max(counted_until, stream.end)
+    return busy
+
+
+def _measure_servers(origins: Sequence[Origin]) -> list[Finding]:
+    """One after the other, as they share the network of this machine; in SERVERS seconds, if few."""
+    findings = []
+    end = time.monotonic() + SERVERS
+    for number, origin in enumerate(origins):
+        after = len(origins) - number - 1
+        seconds = max(SHARE, end - time.monotonic() - SHARE * after)
+        findings.append(measure_server(origin, seconds))
+    return findings
+
+
 def measure_rates(
-    places: Sequence[Path], urls: Mapping[str, str], needed: int, unpacked: int
+    places: Sequence[Path], origins: Sequence[Origin], needed: int, unpacked: int
 ) -> list[Finding]:
-    """The rates of the origins, by name, and of disks.
+    """The rates of the origins and of disks.
 
     The last finding, where it can be told, is how long the set-up will take: `needed` bytes are
     fetched, and `unpacked` bytes are written to the first place.
     """
-    with ThreadPoolExecutor(max(1, len(urls))) as pool:
-        servers = list(pool.map(measure_server, urls.keys(), urls.values()))
+    servers = _measure_servers(origins)
     disks = [measure_disk(place) for place in places]
     findings = [replace(finding, check="pod-network") for finding in servers]
     findings += [replace(finding, check="pod-disk") for finding in disks]
-    rates = []
-    for finding in servers:
-        rate = finding.measured.get("bytes_per_s", 0)
-        if rate:
-            rates.append(rate)
-    if rates and disks[0].measured:
-        seconds = (
-            needed / min(rates)
-            + unpacked / disks[0].measured["bytes_per_s"]
-            + needed * UNPACK / cpu_limit()
-        )
+    rates = [finding.measured.get("bytes_per_s", 0.0) for finding in servers]
+    if rates and all(rates) and disks[0].measured:
+        seconds = unpacked / disks[0].measured["bytes_per_s"] + needed * UNPACK / cpu_limit()
+        for origin, rate in zip(origins, rates):
+            seconds += origin.needed / rate
         sizes = f"{size_text(needed)} to fetch, {size_text(unpacked)} to write"
         ready = find_good(f"about {seconds:.0f} s to an installed environment: {sizes}")
         findings.append(replace(ready, check="pod-ready"))
