@@ -13,19 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lockedenv.cli.certificate import write_certificate
-from lockedenv.cli.compare import compare_documents
-from lockedenv.cli.distributed import check_ranks
 from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import Stop, UsageError
 from lockedenv.host.files import write_atomically
 from lockedenv.host.gpus import GpuError, find_gpus
 from lockedenv.host.launchers import cleared_variables
+from lockedenv.prefix.extras import added_requirements
 from lockedenv.prefix.lifecycle import record_verdict
 from lockedenv.prefix.mark import MarkError, read_mark
 from lockedenv.prefix.records import read_prefix
-from lockedenv.provenance.documents import DocumentError
-from lockedenv.provenance.gather import make_manifest
 from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
 from lockedenv.spec.environment import MARK
@@ -183,6 +179,9 @@ def _split_names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
+# What only one mode needs is imported there: the quick level is asked for most, and takes a second.
+
+
 def work(request: Request) -> int:
     """Does what is asked for, one function a mode; gives the exit status."""
     if request.list:
@@ -190,18 +189,30 @@ def work(request: Request) -> int:
     if request.environment:
         environment.compare_with(request.environment)
     if request.compare:
-        try:
-            return compare_documents(list(request.compare), request.json, request.prefix)
-        except DocumentError as error:
-            raise UsageError(str(error)) from None
+        return compare(request)
     for target in _targets(request):
         refuse_target(target)
     if request.distributed:
+        from lockedenv.cli.distributed import check_ranks
+
         timeout = request.timeout or RANKS_TIMEOUT
         return check_ranks(request.prefix, request.gpu, timeout, request.certificate)
     if request.certificate:
+        from lockedenv.cli.certificate import write_certificate
+
         return write_certificate(request.prefix, request.gpu, Path(request.certificate))
     return verify(request)
+
+
+def compare(request: Request) -> int:
+    """Says what differs between documents. Raises UsageError for what is none."""
+    from lockedenv.cli.compare import compare_documents
+    from lockedenv.provenance.documents import DocumentError
+
+    try:
+        return compare_documents(list(request.compare), request.json, request.prefix)
+    except DocumentError as error:
+        raise UsageError(str(error)) from None
 
 
 def _targets(request: Request) -> list[str]:
@@ -267,12 +278,12 @@ def verify(request: Request) -> int:
     report.summary(results, seconds, request.strict, scope)
     status = exit_status(results, request.strict)
     if request.whole:
-        record_verdict(installed.prefix, request.level, exit_status(results) == 0, made)
+        added = added_requirements(installed, context.contents.inventory)
+        record_verdict(installed.prefix, request.level, exit_status(results) == 0, made, added)
     if request.json:
         write_json(request.json, as_json(context, request.level, results, seconds, status))
     if request.manifest or request.report:
-        rows = [asdict(result) for result in results]
-        document = make_manifest(installed, context.gpus, rows).document(request.with_uuids)
+        document = describe_session(request, context, results)
     if request.manifest:
         text = json.dumps(redact_document(document), indent=1) + "\n"
         write_atomically(Path(request.manifest), text)
@@ -280,6 +291,16 @@ def verify(request: Request) -> int:
         text = to_attach(document, results, seconds, request.strict, scope)
         write_atomically(Path(request.report), text)
     return status
+
+
+def describe_session(
+    request: Request, context: Context, results: Sequence[Result]
+) -> dict[str, Any]:
+    """The session manifest, with the results of the checks that ran."""
+    from lockedenv.provenance.gather import make_manifest
+
+    rows = [asdict(result) for result in results]
+    return make_manifest(context.installed, context.gpus, rows).document(request.with_uuids)
 
 
 def choose_checks(request: Request) -> list[Check]:
@@ -332,7 +353,7 @@ def refuse_other_python(request: Request, context: Context) -> int:
     if not request.report:
         raise Stop(text)
     scope = Scope(request.level, (), False)
-    document = make_manifest(context.installed, context.gpus).document(request.with_uuids)
+    document = describe_session(request, context, [])
     report = to_attach(document, [], 0.0, request.strict, scope, text)
     write_atomically(Path(request.report), report)
     raise Stop(f"{text}. {request.report} is written, without results of checks")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.prefix.inventory import inventory_or_none
-from lockedenv.prefix.records import Dist, read_prefix
+from lockedenv.prefix.inventory import Inventory, inventory_or_none
+from lockedenv.prefix.records import Dist, Installed, read_prefix
 from lockedenv.redaction import redact
 from lockedenv.spec import environment
 
@@ -21,24 +21,27 @@ def list_added(folder: Path, shown: bool = False) -> list[str]:
 
     `shown`: without the secrets of its addresses, to be shown and noted.
     """
-    names = _locked_names(folder)
-    installed = read_prefix(folder)
+    lines = added_requirements(read_prefix(folder), inventory_or_none(folder))
+    if shown:
+        lines = [redact(line) for line in lines]
+    return lines
+
+
+def added_requirements(installed: Installed, inventory: Inventory | None) -> list[str]:
+    """The same of an environment that was read already, with its inventory if it has one."""
+    names = _locked_names(installed.prefix, inventory)
     lines = []
     for record in installed.conda:
         if record.name not in names:
             lines.append(f"# by conda: {record.name}={record.version}")
     for dist in installed.dists:
         if dist.manager == "pip" and dist.name not in names:
-            lines.append(requirement(dist, folder))
-    lines.sort()
-    if shown:
-        lines = [redact(line) for line in lines]
-    return lines
+            lines.append(requirement(dist, installed.prefix))
+    return sorted(lines)
 
 
-def _locked_names(folder: Path) -> set[str]:
+def _locked_names(folder: Path, inventory: Inventory | None) -> set[str]:
     """The packages of the inventory; where there is none, of the locks as they are now."""
-    inventory = inventory_or_none(folder)
     if inventory is not None:
         return {package.name for package in inventory.packages}
     return set(environment.find_by_prefix(folder).names())

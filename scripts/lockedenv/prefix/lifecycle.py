@@ -18,12 +18,11 @@ import time
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from lockedenv.errors import Stop
 from lockedenv.host.locking import holding
 from lockedenv.host.orphans import end_orphans
-from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.mark import (
     Level,
     MadeBy,
@@ -42,6 +41,7 @@ from lockedenv.prefix.removal import (
     refuse_mounts,
     remove_environment,
 )
+from lockedenv.redaction import redact
 from lockedenv.spec.environment import MARK
 
 WORKS_ON = "MAXIMALCAI_WORKS_ON"  # in the environment of all that a run starts: the prefix that it works on
@@ -412,16 +412,18 @@ def _swap(first: Path, second: Path) -> bool:
 # Verdicts
 
 
-def record_verdict(folder: Path, level: str, passed: bool, made: int | None) -> None:
+def record_verdict(
+    folder: Path, level: str, passed: bool, made: int | None, added: Sequence[str] = ()
+) -> None:
     """Notes the outcome of a whole verification, if the mark is still that of the environment `made` then.
 
-    On a read-only disk nothing is noted.
+    `added`: what was installed beyond the lock, as requirements. On a read-only disk nothing is noted.
     """
     mark = mark_or_none(folder)
     if mark is None or mark.state is not State.INSTALLED or mark.made != (made or 0):
         return
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    verdict = Verdict(passed, now, tuple(list_added(folder, shown=True)))
+    verdict = Verdict(passed, now, tuple(redact(line) for line in added))
     with contextlib.suppress(OSError):
         write_mark(folder, mark.with_verdict(Level(level), verdict))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import contextlib
 import csv
 import functools
@@ -262,7 +262,9 @@ def decode_hash(text: str) -> str:
     """The sha256 of a RECORD's row (sha256=URLSAFE-BASE64) in hex; empty if it has none. Raises ValueError."""
     if not text.startswith("sha256="):
         return ""
-    return base64.urlsafe_b64decode(text[7:] + "==").hex()
+    # As base64.urlsafe_b64decode, which takes three times as long for 25,000 of them.
+    encoded = text[7:].replace("-", "+").replace("_", "/")
+    return binascii.a2b_base64(f"{encoded}==").hex()
 
 
 @functools.lru_cache(maxsize=None)  # several checks want them, and 25,000 take a third of a second
