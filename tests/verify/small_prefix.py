@@ -44,7 +44,7 @@ def add_package(prefix: Path, name: str, version: str, files: dict[str, bytes]) 
         target.write_bytes(content)
         rows.append(f"{path},sha256={hashed(content)},{len(content)}")
     info = site / f"{name}-{version}.dist-info"
-    info.mkdir()
+    info.mkdir(exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (info / "INSTALLER").write_text("uv\n")
     record = info / "RECORD"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import clean_environ, sh
 from lockedenv.verify.checks import within
-from lockedenv.verify.checks.surroundings import compile_problem, misleading
+from lockedenv.verify.checks.surroundings import compile_problem
+from lockedenv.verify.variables import misleading
 
 
 def test_within_names_what_is_out_of_its_bound() -> None:
@@ -73,7 +74,7 @@ def test_which_libraries_on_ld_library_path_are_blamed(
 def test_what_is_blamed_is_what_torch_takes_from_ld_library_path(
     pip_environment: Path, tmp_path: Path
 ) -> None:
-    """The experiment of surroundings.misleading: copies of the libraries on LD_LIBRARY_PATH, and which of them are mapped."""
+    """The experiment of variables.misleading: copies of the libraries on LD_LIBRARY_PATH, and which of them are mapped."""
     found = sorted((pip_environment / "lib").glob("python3*/site-packages/nvidia/*/lib/lib*.so*"))
     for library in found:
         (

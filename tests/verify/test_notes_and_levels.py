@@ -12,7 +12,7 @@ import pytest
 from lockedenv.prefix.interpreter import Interpreter
 from lockedenv.prefix.inventory import INVENTORY
 from lockedenv.verify.checks import files, interpreter, layers
-from small_prefix import SITE, SmallPrefix, hashed
+from small_prefix import SITE, SmallPrefix, add_package, hashed
 
 CORE = f"{SITE}/demo/core.py"
 
@@ -213,3 +213,19 @@ def test_a_start_up_file_of_the_base_interpreter_fails_where_none_was_recorded(
     assert f"{start} runs at every start of Python" in result.summary
     start.write_bytes(interpreter.UBUNTU)
     assert interpreter.interpreter(small.context()).verdict == "pass"
+
+
+def test_a_row_of_an_added_package_that_is_no_hash_stops_no_check(small: SmallPrefix) -> None:
+    record = add_package(small.path, "later", "1.0", {"later.py": b""})
+    record.write_text("later.py,sha256=z,0\n" + record.read_text())
+    for check in (files.present, files.files, files.strays):
+        assert check(small.context()).verdict == "pass"
+
+
+def test_a_damaged_hash_in_a_locked_record_is_named(small: SmallPrefix) -> None:
+    text = small.record.read_text()
+    small.record.write_text(text.replace(hashed(b"two\n"), "z"))
+    result = layers.pip_layer(small.context())
+    assert result.verdict == "fail"
+    assert "demo: its RECORD is not the locked wheel's" in result.summary
+    assert files.present(small.context()).verdict == "fail"

@@ -52,6 +52,25 @@ def linked_package(small: SmallPrefix) -> None:
     (small.site / "single").symlink_to(elsewhere)
 
 
+def linked_beside_programs(small: SmallPrefix) -> None:
+    elsewhere = small.path.parent / "json"
+    elsewhere.mkdir()
+    (elsewhere / "__init__.py").touch()
+    (small.path / "bin/json").symlink_to(elsewhere)
+
+
+def linked_libraries(small: SmallPrefix) -> None:
+    (small.path.parent / "x86-64-v3").mkdir()
+    (small.site / "demo/lib/glibc-hwcaps").symlink_to(small.path.parent)
+
+
+def start_in_another_folder(small: SmallPrefix) -> None:
+    folder = small.path.parent / "src"
+    folder.mkdir()
+    (folder / "sitecustomize.py").touch()
+    add_package(small.path, "later", "1.0", {"later.pth": f"{folder}\n".encode()})
+
+
 def linked_hooks(small: SmallPrefix) -> None:
     elsewhere = small.path.parent / "conda"
     (elsewhere / "activate.d").mkdir(parents=True)
@@ -111,6 +130,66 @@ STRAYS = [
         lambda small: small.write("bin/demo.py"),
         files.strays,
         f"and Python takes it in place of {SITE}/demo/__init__.py",
+    ),
+    Stray(
+        "a linked package beside the programs",
+        linked_beside_programs,
+        files.strays,
+        "bin/json: no package has it, and Python takes it in place of the standard library's json",
+    ),
+    Stray(
+        "a library for this processor",
+        lambda small: small.write(f"{SITE}/demo/lib/glibc-hwcaps/x86-64-v3/libdemo.so.1"),
+        files.strays,
+        "x86-64-v3/libdemo.so.1: no package has it, and the loader may take it",
+    ),
+    Stray(
+        "a library for this processor, before glibc 2.37",
+        lambda small: small.write(f"{SITE}/nowhere/lib/tls/haswell/libother.so.2"),
+        files.strays,
+        "haswell/libother.so.2: no package has it, and the loader may take it",
+    ),
+    Stray(
+        "libraries for this processor, by a link",
+        linked_libraries,
+        files.strays,
+        "demo/lib/glibc-hwcaps: no package has it, and the loader may take it",
+    ),
+    Stray("nvidia-smi", program("nvidia-smi"), files.strays, "bin/nvidia-smi: no package has it"),
+    Stray(
+        "an added package that torch imports",
+        added({"later-1.0.dist-info/entry_points.txt": b"[torch.backends]\nlater = later:load\n"}),
+        files.strays,
+        "entry_points.txt: is of later, and what it names runs whenever a locked package is",
+    ),
+    Stray(
+        "a locked package's new entry points",
+        lambda small: small.write(
+            f"{SITE}/demo-1.0.dist-info/entry_points.txt", b" [bitsandbytes.backends] \na = b:c\n"
+        ),
+        files.strays,
+        "demo-1.0.dist-info/entry_points.txt: no package has it, and what it names runs",
+    ),
+    Stray(
+        "an added package's .pth file to a folder with sitecustomize",
+        start_in_another_folder,
+        files.startup,
+        "later.pth: is of later, and it runs at every start",
+    ),
+    Stray(
+        "emptied activate", lambda small: small.write("activate"), files.present, "activate: empty"
+    ),
+    Stray(
+        "a changed line of activate",
+        lambda small: small.write("activate", b"export A=2\n"),
+        files.present,
+        "activate: changed since it was installed",
+    ),
+    Stray(
+        "a file that nobody may read",
+        lambda small: (small.site / "single.py").chmod(0),
+        files.present,
+        "single.py: cannot be read",
     ),
     Stray("gcc", program("gcc"), files.strays, "bin/gcc: no package has it, and it is started"),
     Stray("ptxas", program("ptxas"), files.strays, "bin/ptxas: no package has it"),
@@ -245,6 +324,42 @@ def test_what_harms_nobody_is_listed(small: SmallPrefix) -> None:
     assert "bin/my-own-tool" in result.summary and "results/" in result.summary
     assert files.startup(context).verdict == "pass"
     assert files.present(context).verdict == "pass"
+
+
+@pytest.mark.parametrize("place", ["after", "before"])
+def test_lines_that_people_add_to_activate_are_listed(place: str, small: SmallPrefix) -> None:
+    content = b"export A=1\nexport HF_HOME=/workspace/hf\n"
+    if place == "before":
+        content = b"export HF_HOME=/workspace/hf\nexport A=1\n"
+    small.write("activate", content)
+    for check in (files.present, files.files):
+        result = check(small.context())
+        assert result.verdict == "warn", result
+        assert "activate has lines that are not the set-up's" in result.summary
+
+
+def test_what_ordinary_use_leaves_in_a_prefix_is_no_failure(small: SmallPrefix) -> None:
+    """Packages with plugins that are loaded by name, a kernel of Jupyter's, results, caches."""
+    entry_points = b"[console_scripts]\nlater = later:main\n[pandas_plotting_backends]\na = later\n"
+    module = {"later/__init__.py": b"", "later-1.0.dist-info/entry_points.txt": entry_points}
+    add_package(small.path, "later", "1.0", {**module, "../../../bin/later": b"#!/bin/sh\n"})
+    (small.path / "bin/later").chmod(0o755)
+    for path in (
+        "share/jupyter/kernels/mine/kernel.json",
+        "etc/jupyter/jupyter_server_config.py",
+        "wandb/run-1/files/output.log",
+        "outputs/checkpoint-1/libstate.so",
+        "outputs/train.py",
+        ".cache/huggingface/token",
+        "lib/libmine.so.1",
+        f"{SITE}/later/__pycache__/__init__.cpython-311.pyc",
+    ):
+        small.write(path, b"mine")
+    context = small.context()
+    for check in (files.present, files.startup, files.strays):
+        assert check(context).verdict == "pass", check(context)
+    own = files.strays(context).measured["own"]
+    assert "lib/libmine.so.1" in own and "outputs/train.py" in own
 
 
 def test_a_module_inside_a_locked_package_is_a_warning(small: SmallPrefix) -> None:

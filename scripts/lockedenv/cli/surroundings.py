@@ -12,7 +12,8 @@ from lockedenv.install.facts import Surroundings
 from lockedenv.install.verification import callers_variables
 from lockedenv.pod import verdict as pod
 from lockedenv.spec.environment import Environment
-from lockedenv.verify.checks.surroundings import compile_problem, misleading
+from lockedenv.verify.checks.surroundings import compile_problem
+from lockedenv.verify.variables import misleading
 
 NO_COMPILER = Problem(
     "there is no g++ for torch.compile, and CXX is not set",

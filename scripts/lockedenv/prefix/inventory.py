@@ -82,6 +82,9 @@ VENV = (
 )
 
 
+READABLE = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+
 class Kind(Enum):
     """What a path is; the value stands in the file."""
 
@@ -293,10 +296,17 @@ def record_entries(prefix: Path, dist: Dist) -> Iterator[Entry]:
     for row in rows:
         if not row or not row[0]:
             continue
-        path = os.path.normpath(os.path.join(site, row[0]))
-        if not is_inside(path) or is_bytecode(path):
+        path = f"{site}/{row[0]}"
+        if row[0][0] in "./" or "//" in path or "/." in path:
+            path = os.path.normpath(os.path.join(site, row[0]))
+            if not is_inside(path):
+                continue
+        if path.endswith(".pyc") and is_bytecode(path):
             continue
-        sha256 = decode_hash(row[1]) if len(row) > 1 else ""
+        try:
+            sha256 = decode_hash(row[1]) if len(row) > 1 else ""
+        except ValueError:  # no locked wheel's: its digest says so
+            sha256 = ""
         size = int(row[2]) if len(row) > 2 and row[2].isdigit() else -1
         yield Entry(path, Kind.FILE, size=size, sha256=sha256, package=dist.name)
 
@@ -493,6 +503,8 @@ def _compare_status(root: str, entry: Entry, times: bool) -> Problem | None:
             return Problem.KIND
         if status.st_size != entry.size and entry.size >= 0:
             return Problem.SIZE
+        if not mode & READABLE:
+            return Problem.UNREADABLE
         if times and status.st_mtime_ns != entry.mtime_ns:
             return Problem.TIME
         if entry.executable and not mode & stat.S_IXUSR:

@@ -43,6 +43,15 @@ KEPT = Treatment.KEPT
 SET = Treatment.SET
 REFUSED = Treatment.REFUSED
 
+# triton starts these programs, and reads this library, in place of its own: triton/knobs.py, and
+# backends/nvidia/compiler.py before triton 3.3.
+TRITON_TOOLS = (
+    "TRITON_PTXAS_PATH",
+    "TRITON_PTXAS_BLACKWELL_PATH",
+    "TRITON_CUOBJDUMP_PATH",
+    "TRITON_NVDISASM_PATH",
+    "TRITON_LIBDEVICE_PATH",
+)
 # The first rule that matches a name decides: an exception stands above its family.
 RULES = (
     # uv
@@ -129,6 +138,9 @@ RULES = (
     Rule("LD_PRELOAD", "the loader", REFUSED, "a library before every other: warned of"),
     Rule("BNB_CUDA_VERSION", "bitsandbytes", REFUSED, "where it names another CUDA"),
     Rule("TMPDIR", "everything", REFUSED, "where it is no folder that may be written to"),
+    *(Rule(name, "triton", REFUSED, "where it names a file") for name in TRITON_TOOLS),
+    Rule("GCONV_PATH", "the C library", REFUSED, "it loads converters from there"),
+    Rule("OPENSSL_*", "OpenSSL", REFUSED, "it may load code from there"),
 )
 
 

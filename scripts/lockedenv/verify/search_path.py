@@ -19,9 +19,13 @@ SYSTEM = (
     "/lib",
     "/usr/lib",
 )
+# Below each folder that it searches, the loader looks here first for what fits the processor: ld.so(8).
+HWCAPS = "glibc-hwcaps/*"
+# Before glibc 2.37 also here, in any combination: sysdeps/x86/dl-hwcap.h.
+LEGACY_HWCAPS = frozenset({"tls", "haswell", "xeon_phi", "avx512_1", "x86_64"})
 # The driver's libraries come from the host, into whatever folder the container's runtime names.
 DRIVER = re.compile(r"lib(cuda|cudadebugger|nvidia-.*|nvcuvid|nvoptix)\.so.*")
-# What of NVIDIA's is taken was found by experiment, with versions: surroundings._find_other_version.
+# What of NVIDIA's is taken was found by experiment, with versions: variables._find_other_version.
 BY_EXPERIMENT = re.compile(r"lib(cu|nv|npp|nccl|cupti).*\.so.*")
 
 
@@ -69,11 +73,19 @@ def _list_candidates(prefix: Path, folders: Iterable[Path]) -> dict[str, Path]:
         place = folder.resolve()
         if own in (place, *place.parents) or not place.is_dir():
             continue
-        for path in sorted(folder.glob("*.so*")):
+        for path in [*sorted(folder.glob(f"{HWCAPS}/*.so*")), *sorted(folder.glob("*.so*"))]:
             by_rule = DRIVER.fullmatch(path.name) or BY_EXPERIMENT.fullmatch(path.name)
             if not by_rule:
                 candidates.setdefault(path.name, path)
     return candidates
+
+
+def find_searched_folder(folder: str) -> str:
+    """The folder for which the loader looks into this one: itself, or one above it."""
+    searched = folder.partition("/glibc-hwcaps")[0]
+    while os.path.basename(searched) in LEGACY_HWCAPS:
+        searched = os.path.dirname(searched)
+    return searched
 
 
 def _is_in_rpath(library: Path, dynamic: Dynamic, name: str) -> bool:

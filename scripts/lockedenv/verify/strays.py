@@ -19,6 +19,7 @@ from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.inventory import Kind
 from lockedenv.verify.contents import Contents
 from lockedenv.verify.elf import read_dynamic
+from lockedenv.verify.search_path import find_searched_folder
 
 
 class Danger(Enum):
@@ -29,6 +30,7 @@ class Danger(Enum):
     LIBRARY = "the loader may take it in place of a locked library"
     PROGRAM = "it is started in place of the machine's or the locked program"
     HOOK = "a shell runs it when the environment is entered or left"
+    PLUGIN = "what it names runs whenever a locked package is imported"
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,20 @@ COMPILERS = frozenset(
     "ar as c++ cc cicc clang clang++ cuobjdump fatbinary g++ gcc hipcc icpx icx ld ld.bfd ld.gold "
     "ld.lld ldconfig lld make ninja nm nvcc nvdisasm nvlink objcopy ptxas ptxas-blackwell strip".split()
 )
+# What the verifier and the locked packages ask for the machine's state, whether the machine has it or not.
+ASKED = frozenset({"nvidia-smi", "git"})
 COMPILER = re.compile(r"(.+-)?(gcc|g\+\+|cc|c\+\+|cpp|clang|clang\+\+|ld|as|ar)(-\d+(\.\d+)*)?")
 INTERPRETER = re.compile(r"python(3(\.\d+)?)?|pip(3(\.\d+)?)?|uv|uvx")
 # `import` in a line of a .pth file runs it: https://docs.python.org/3/library/site.html
 PTH_CODE = re.compile(rb"^import[ \t]", re.M)
-PTH_LIMIT = 1_000_000  # bytes; a longer one counts as code
+TEXT_LIMIT = 1_000_000  # bytes; a longer .pth file counts as code
+# The groups of entry points that torch, bitsandbytes, triton and networkx load when they are imported.
+# Other groups are only read, or loaded by name when somebody asks for it.
+PLUGINS = re.compile(
+    rb"^\s*\[+(torch\.backends|bitsandbytes\.backends|triton\.backends|networkx\.backend_info)\]+\s*$",
+    re.M,
+)
+ENTRY_POINTS = re.compile(r"[^/]+\.(dist|egg)-info/entry_points\.txt")
 LIBRARY = re.compile(r".+\.so(\.\d+)*")
 # The suffixes of a module's file, in the order in which Python looks for them: importlib.machinery.
 MODULE = re.compile(r"([^./]+)(\.cpython-[^.]+\.so|\.abi3\.so|\.so|\.py|\.pyc)")
@@ -73,16 +84,17 @@ LINKED_HOOKS = ("etc", "etc/conda", "etc/conda/activate.d", "etc/conda/deactivat
 
 def find_strays(contents: Contents) -> list[Stray]:
     """Every path that nothing locked has, with its danger, sorted by path."""
+    if not contents.unlisted:
+        return []
     index = _Index(contents)
     return [index.classify(path) for path in contents.unlisted]
 
 
 def is_start_file(contents: Contents, path: str) -> bool:
     """Whether a locked file runs at every start of Python, or lies where Python looks before its packages."""
-    folder, _, name = path.rpartition("/")
-    for site in contents.sites:
-        if f"{folder}/" == site:
-            return name.endswith(".pth") or name.partition(".")[0] in START_MODULES
+    folder, slash, name = path.rpartition("/")
+    if folder + slash in contents.sites:
+        return name.endswith(".pth") or name.partition(".")[0] in START_MODULES
     if contents.installed.backend != "conda":
         return False
     return bool(re.fullmatch(r"lib/python3\.\d+(/lib-dynload)?/[^/]+\.(py|so|pyc|pth)", path))
@@ -118,6 +130,8 @@ class _Index:
             return Stray(path, package, Danger.PROGRAM)
         if self._is_first_library(path, linked_folder):
             return Stray(path, package, Danger.LIBRARY)
+        if self._is_plugin(path):
+            return Stray(path, package, Danger.PLUGIN)
         return Stray(path, package)
 
     def _is_linked_folder(self, path: str) -> bool:
@@ -140,16 +154,35 @@ class _Index:
         if site:
             inner = path[len(site) :]
             if "/" not in inner and inner.endswith(".pth"):
-                return not package or self._pth_has_code(path)
+                return not package or self._pth_runs(path)
             return inner.partition("/")[0].partition(".")[0] in START_MODULES
         return self.conda and _in_standard_library(path)
 
-    def _pth_has_code(self, path: str) -> bool:
+    def _pth_runs(self, path: str) -> bool:
+        """Whether a .pth file has code, or adds a folder with a module that Python imports at its start."""
+        if self._may_contain(path, PTH_CODE):
+            return True
+        place = self.prefix / path
+        for line in place.read_text(errors="replace").splitlines():
+            for name in START_MODULES:
+                if any((place.parent / line.strip()).glob(f"{name}*")):
+                    return True
+        return False
+
+    def _is_plugin(self, path: str) -> bool:
+        """Whether it names code that a locked package loads by itself."""
+        site = self._site_of(path)
+        if not site or not ENTRY_POINTS.fullmatch(path[len(site) :]):
+            return False
+        return self._may_contain(path, PLUGINS)
+
+    def _may_contain(self, path: str, pattern: re.Pattern[bytes]) -> bool:
+        """Whether a file has the pattern; so has one that cannot be read."""
         try:
-            content = read_regular(self.prefix / path, PTH_LIMIT)
+            content = read_regular(self.prefix / path, TEXT_LIMIT)
         except (OSError, FileRefused):
             return True
-        return bool(PTH_CODE.search(content))
+        return bool(pattern.search(content))
 
     def _shadowed(self, path: str, package: str, linked_folder: bool) -> str:
         """The locked file or folder that Python would have imported; empty if there is none.
@@ -159,7 +192,7 @@ class _Index:
         """
         folder, _, name = path.rpartition("/")
         if path.startswith("bin/"):
-            return self._shadowed_in_programs(path)
+            return self._shadowed_in_programs(path, linked_folder)
         if not self._site_of(path):
             return ""
         if linked_folder:
@@ -187,10 +220,10 @@ class _Index:
             return f"{module}/"
         return ""
 
-    def _shadowed_in_programs(self, path: str) -> str:
+    def _shadowed_in_programs(self, path: str, linked_folder: bool) -> str:
         """Python puts the folder of a script, such as bin/torchrun, before all others."""
         name = path.split("/")[1].partition(".")[0]
-        if not path.endswith((".py", ".pyc", ".so")):
+        if not linked_folder and not path.endswith((".py", ".pyc", ".so")):
             return ""
         if name in getattr(sys, "stdlib_module_names", ()):
             return f"the standard library's {name}"
@@ -211,6 +244,8 @@ class _Index:
             return False
         if name in COMPILERS or COMPILER.fullmatch(name) or INTERPRETER.fullmatch(name):
             return True
+        if name in ASKED:
+            return True
         if package:
             return False
         return shutil.which(name, path=_search_path_without(self.prefix)) is not None
@@ -218,9 +253,14 @@ class _Index:
     def _is_first_library(self, path: str, linked_folder: bool) -> bool:
         folder, _, name = path.rpartition("/")
         if linked_folder:
+            searched = find_searched_folder(path)
+            if searched != path and self._is_searched(searched):
+                return True
             return any(f"{found}/".startswith(f"{path}/") for found in self._run_folders())
-        if not LIBRARY.fullmatch(name):
-            return False
+        return bool(LIBRARY.fullmatch(name)) and self._is_searched(find_searched_folder(folder))
+
+    def _is_searched(self, folder: str) -> bool:
+        """Whether the loader looks into a folder for the libraries of locked ones."""
         return folder in self.library_folders or folder in self._run_folders()
 
     def _run_folders(self) -> set[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from lockedenv.host.disks import size_text
+from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.inventory import (
     INVENTORY,
     WRITTEN,
@@ -36,7 +38,8 @@ from lockedenv.verify.strays import Danger, Stray, is_start_file
 # What `uv venv` puts into site-packages, which nothing records: the only line of the .pth file.
 VENV_PTH = "_virtualenv.pth"
 VENV_LINE = "import _virtualenv"
-PERSONAL = ("activate", "pip.conf")  # the set-up writes them, and people may edit them
+PERSONAL = ("activate", "pip.conf")  # the set-up writes them, and people may add lines
+OWN_LIMIT = 1_000_000  # bytes of one of these
 CACHE_TAGS = ("CACHEDIR.TAG", ".gitignore")  # uv puts them into what it works on
 LISTED = 4  # strays that are named in one line
 REMOVED = 5  # strays that are named in a command
@@ -52,7 +55,7 @@ def present(context: Context) -> Result:
     contents = context.contents
     if contents.inventory_error:
         return damaged(contents.prefix, Action.REPAIR, [contents.inventory_error])
-    differences, personal = _split(contents.quick_differences)
+    differences, personal = _split(contents, contents.quick_differences)
     lines = [describe(contents.prefix, found) for found in differences]
     lines += contents.forged
     if lines:
@@ -86,7 +89,7 @@ def files(context: Context) -> Result:
     links = [entry for entry in entries if entry.kind is Kind.LINK]
     size = sum(max(entry.size, 0) for entry in hashed)
     measured = {"files": len(hashed), "links": len(links), "bytes": size}
-    differences, personal = _split(contents.full_differences)
+    differences, personal = _split(contents, contents.full_differences)
     lines = [describe(contents.prefix, found) for found in differences]
     if lines:
         action = _action(contents, differences)
@@ -171,17 +174,32 @@ def strays(context: Context) -> Result:
 # What the checks share
 
 
-def _split(differences: Iterable[Difference]) -> tuple[list[Difference], list[Difference]]:
+def _split(
+    contents: Contents, differences: Iterable[Difference]
+) -> tuple[list[Difference], list[Difference]]:
     """Damage, and the lines that people put into a file which is theirs to edit."""
     damage = []
     personal = []
     for difference in differences:
         changed = difference.problem in (Problem.SIZE, Problem.CONTENT)
-        if difference.path in PERSONAL and changed:
+        if difference.path in PERSONAL and changed and _keeps_our_lines(contents, difference.path):
             personal.append(difference)
         else:
             damage.append(difference)
     return damage, personal
+
+
+def _keeps_our_lines(contents: Contents, path: str) -> bool:
+    """Whether what the set-up wrote into a file is still there, with lines before or after it."""
+    for entry in contents.expected.entries:
+        if entry.path == path:
+            try:
+                content = read_regular(contents.prefix / path, OWN_LIMIT)
+            except (OSError, FileRefused):
+                return False
+            parts = (content[: entry.size], content[-entry.size :])
+            return any(hashlib.sha256(part).hexdigest() == entry.sha256 for part in parts)
+    return False
 
 
 def _personal_change(contents: Contents, changed: list[Difference]) -> Result:

@@ -7,89 +7,26 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from lockedenv.host.versions import version_tuple
 from lockedenv.prefix.inventory import Kind
 from lockedenv.prefix.records import site_folders
 from lockedenv.spec.vulnerabilities import Vulnerability, find_vulnerabilities
-from lockedenv.verify.checks import Context, Result, check, failed, passed, verdict, warned
+from lockedenv.verify.checks import Context, Result, check, failed, first, passed, warned
 from lockedenv.verify.remedies import repair_command
 from lockedenv.verify.search_path import find_taken
+from lockedenv.verify.variables import (
+    Misleading,
+    judge_preloaded,
+    library_folders,
+    misleading,
+    noted,
+    preloaded,
+)
 
 ENABLED = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py
 SEVERITIES = ("unknown", "low", "moderate", "medium", "high", "critical")  # the least first
 NO_HF_TRANSFER = (1,)  # from this version on the hub does not use hf-transfer
-
-
-class Misleading(NamedTuple):
-    """A variable that puts something else before what the prefix holds."""
-
-    problem: str
-    remedy: str
-
-
-def misleading(prefix: Path, environ: Mapping[str, str], cuda: str, cudnn: str) -> list[Misleading]:
-    """The variables that put something else before what the prefix holds.
-
-    `cuda` and `cudnn`: the versions that the prefix's torch is built for; empty for a CPU build.
-    """
-    found = []
-    for folder in _split(environ.get("LD_LIBRARY_PATH", "")):
-        library = _find_other_version(prefix, folder, cuda, cudnn)
-        if library:
-            problem = (
-                f"LD_LIBRARY_PATH has {folder}, whose {library} is found before the locked one"
-            )
-            found.append(Misleading(problem, "unset LD_LIBRARY_PATH"))
-    if environ.get("LD_AUDIT", "").strip():
-        problem = (
-            f"LD_AUDIT={environ['LD_AUDIT']} runs in every program, and may replace any library"
-        )
-        found.append(Misleading(problem, "unset LD_AUDIT"))
-    built = cuda.replace(".", "")
-    chosen = environ.get("BNB_CUDA_VERSION", built)
-    if chosen != built:
-        problem = f"BNB_CUDA_VERSION={chosen}: bitsandbytes would load another CUDA's library"
-        found.append(Misleading(problem, "unset BNB_CUDA_VERSION"))
-    # A folder that does not exist is searched for nothing.
-    if any(os.path.exists(folder) for folder in _split(environ.get("PYTHONPATH", ""))):
-        problem = f"PYTHONPATH={environ['PYTHONPATH']} is searched before the environment"
-        found.append(Misleading(problem, "unset PYTHONPATH"))
-    if environ.get("PYTHONHOME"):
-        problem = f"PYTHONHOME={environ['PYTHONHOME']} replaces the standard library"
-        found.append(Misleading(problem, "unset PYTHONHOME"))
-    return found
-
-
-def _split(text: str) -> list[str]:
-    return [part for part in text.split(":") if part]
-
-
-# What the locked libraries take of NVIDIA's from LD_LIBRARY_PATH before the prefix, by experiment with
-# copies of all of them on it: nvJitLink (cusparse and cusolver have DT_RUNPATH, which comes after it)
-# and cuDNN's sub-libraries (opened by name). With nvJitLink older than torch's CUDA `import torch`
-# fails (undefined symbol __nvJitLinkComplete_...), with a newer one it works; other cuDNN
-# sub-libraries are used in silence, or do not load beside cuDNN. Not taken: cudart, cublas, cudnn
-# itself, cufft, curand, cusolver, cusparse, cupti, nccl, nvrtc (torch's DT_RPATH comes first).
-def _find_other_version(prefix: Path, folder: str, cuda: str, cudnn: str) -> str:
-    """The first library of a folder that torch would take and that does not fit; empty if none."""
-    place = Path(folder).resolve()
-    own = prefix.resolve()
-    if not cuda or own in (place, *place.parents):
-        return ""
-    wrong = []
-    for path in place.glob(f"libnvJitLink.so.{cuda.split('.')[0]}"):
-        if _version_in_name(path) < version_tuple(cuda):
-            wrong.append(path.name)
-    for path in place.glob("libcudnn_*.so*"):
-        if _version_in_name(path)[:3] != version_tuple(cudnn)[:3]:
-            wrong.append(path.name)
-    return min(wrong, default="")
-
-
-def _version_in_name(library: Path) -> tuple[int, ...]:
-    return version_tuple(library.resolve().name.partition(".so")[2])
 
 
 def compile_problem(prefix: Path, backend: str, environ: Mapping[str, str]) -> str | None:
@@ -109,27 +46,42 @@ def compile_problem(prefix: Path, backend: str, environ: Mapping[str, str]) -> s
 @check("variables", "no environment variable puts another CUDA, Python package or library first")
 def variables(context: Context) -> Result:
     environ = context.environ
+    prefix = context.installed.prefix
     cudnn = "" if context.lock_error else context.environment.cudnn(context.installed.backend)
-    found = misleading(context.installed.prefix, environ, context.cuda, cudnn)
+    found = misleading(prefix, environ, context.cuda, cudnn)
     found += _taken_libraries(context)
-    preloaded = environ.get("LD_PRELOAD", "").strip()
-    if preloaded and not found:
-        text = f"LD_PRELOAD={environ['LD_PRELOAD']} comes before every library"
-        return warned(text, "unset LD_PRELOAD, if you do not know why it is set")
-    problems = [variable.problem for variable in found]
-    remedies = dict.fromkeys(variable.remedy for variable in found)
-    good = "LD_LIBRARY_PATH, BNB_CUDA_VERSION and PYTHONPATH leave the locked libraries first"
-    return verdict(problems, "; ".join(remedies), good)
+    before_all = list(preloaded(environ))
+    names = set()
+    if before_all:
+        names = {os.path.basename(library) for library in _locked_libraries(context)}
+    replacing, others = judge_preloaded(prefix, before_all, names)
+    found += replacing
+    others += noted(environ)
+    lines = [variable.problem for variable in [*found, *others]]
+    if found:
+        remedies = dict.fromkeys(variable.remedy for variable in found)
+        return failed(first(lines), "; ".join(remedies), lines[1:])
+    if others:
+        remedies = dict.fromkeys(variable.remedy for variable in others)
+        return warned(first(lines), "; ".join(remedies), lines[1:])
+    return passed(
+        "LD_LIBRARY_PATH, BNB_CUDA_VERSION and PYTHONPATH leave the locked libraries first"
+    )
+
+
+def _locked_libraries(context: Context) -> list[str]:
+    libraries = []
+    for entry in context.contents.expected.entries:
+        if entry.kind is not Kind.FOLDER and ".so" in entry.path:
+            libraries.append(entry.path)
+    return libraries
 
 
 def _taken_libraries(context: Context) -> Iterator[Misleading]:
-    folders = [Path(part) for part in _split(context.environ.get("LD_LIBRARY_PATH", ""))]
+    folders = library_folders(context.environ)
     if not any(folder.is_dir() for folder in folders):
         return
-    libraries = []
-    for entry in context.contents.expected.entries:
-        if entry.kind is Kind.FILE and ".so" in entry.path:
-            libraries.append(entry.path)
+    libraries = _locked_libraries(context)
     for taken in find_taken(context.installed.prefix, libraries, folders):
         problem = f"LD_LIBRARY_PATH has {taken.path}, which {taken.loaded_by} then loads"
         yield Misleading(problem, "unset LD_LIBRARY_PATH")
@@ -189,11 +141,14 @@ def _describe_owners(packages: Counter[str]) -> str:
     return f"mostly of {most}"
 
 
-@check("user-site", "no package in the user's own site folder comes before the environment's")
+@check("user-site", "no package of the user's own site folder comes before the environment's")
 def user_site(context: Context) -> Result:
     prefix = context.installed.prefix
+    here = _describe_current_folder(context)
     folders = [folder for folder in site_folders(prefix) if prefix not in folder.parents]
     if not folders:
+        if here:
+            return _judge_current_folder(context, here)
         return passed("packages come from the prefix alone")
     names = set()
     for site in context.installed.sites:
@@ -206,13 +161,47 @@ def user_site(context: Context) -> Result:
         for path in folder.iterdir():
             if _comes_first(path, names):
                 return failed(f"{text}, and its {path.name} comes first", remedy)
-    return warned(text, remedy)
+    return warned(text, remedy, here)
 
 
 def _comes_first(path: Path, names: set[str]) -> bool:
     """Whether Python runs a path of a site folder at its start, or it is named as one of `names`."""
-    if path.suffix not in ("", ".py", ".so", ".pth"):
+    if path.suffix not in ("", ".py", ".pyc", ".so", ".pth"):
         return False
     if path.suffix == ".pth" or "customize" in path.name:
         return True
     return path.name.partition(".")[0] in names
+
+
+def _describe_current_folder(context: Context) -> list[str]:
+    """The modules of the current folder that have the name of a locked one."""
+    prefix = context.installed.prefix.resolve()
+    try:
+        here = Path.cwd()
+        entries = sorted(here.iterdir())
+    except OSError:
+        return []
+    if context.environ.get("PYTHONSAFEPATH") or prefix in (here, *here.parents):
+        return []
+    names = {module.rpartition("/")[2] for module in context.locked_modules}
+    lines = []
+    for path in entries:
+        if path.name.partition(".")[0] in names and _is_module(path):
+            lines.append(f"{path} comes before the locked module in a Python that starts here")
+    return lines
+
+
+def _is_module(path: Path) -> bool:
+    """Whether Python would import it; a folder without __init__ comes after every other module."""
+    if path.is_dir():
+        return any(path.glob("__init__.*"))
+    return path.suffix in (".py", ".pyc", ".so")
+
+
+def _judge_current_folder(context: Context, lines: list[str]) -> Result:
+    searched = context.environ.get("PYTHONPATH", "")
+    if searched and "" in searched.split(":"):
+        text = f"PYTHONPATH has an empty part, which is the current folder: {first(lines)}"
+        return failed(text, "unset PYTHONPATH", lines[1:])
+    remedy = "rename it, start in another folder, or export PYTHONSAFEPATH=1"
+    return warned(first(lines), remedy, lines[1:])

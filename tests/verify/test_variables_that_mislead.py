@@ -1,0 +1,165 @@
+"""Variables of the machine that change what runs: a failure by name if they replace what is locked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lockedenv.verify.checks import Result, surroundings
+from lockedenv.verify.search_path import find_taken
+from lockedenv.verify.variables import judge_preloaded, misleading, preloaded
+from small_prefix import SITE, SmallPrefix, elf
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallPrefix:
+    return SmallPrefix(tmp_path, {})
+
+
+def judge(small: SmallPrefix, **environ: str) -> Result:
+    context = small.context()
+    context.lock_error = "the locks are not the point here"
+    context.environ = environ
+    return surroundings.variables(context)
+
+
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        ("LD_PRELOAD", "{folder}/libdemo.so.1", "comes in place of the locked libdemo.so.1"),
+        ("LD_PRELOAD", "/a.so:{folder}/libdemo.so.1", "in place of the locked libdemo.so.1"),
+        ("LD_PRELOAD", "libdemo.so.1", "comes in place of the locked libdemo.so.1"),
+        ("PYTHONPLATLIBDIR", "lib64", "replaces the standard library"),
+        ("TRITON_PTXAS_PATH", "{folder}/ptxas", "triton takes it in place of its own"),
+        ("TRITON_LIBDEVICE_PATH", "{folder}/ptxas", "triton takes it in place of its own"),
+    ],
+)
+def test_what_replaces_something_locked_fails(
+    name: str, value: str, said: str, small: SmallPrefix, tmp_path: Path
+) -> None:
+    for file in ("libdemo.so.1", "ptxas"):
+        (tmp_path / file).touch()
+    result = judge(small, **{name: value.format(folder=tmp_path)})
+    assert result.verdict == "fail", result
+    assert said in result.summary
+    assert result.remedy == f"unset {name}"
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("LD_PRELOAD", "/usr/lib/libtcmalloc.so.4"),
+        ("LD_PRELOAD", "{prefix}/lib/python3.11/site-packages/demo/lib/libdemo.so.1"),
+        ("LD_PRELOAD", "/nowhere/libdemo.so.1"),
+        ("PYTHONSTARTUP", "/home/me/start.py"),
+        ("PYTHONINSPECT", "1"),
+        ("PYTHONOPTIMIZE", "2"),
+        ("PYTHONPYCACHEPREFIX", "/tmp/bytecode"),
+        ("GCONV_PATH", "/nowhere"),
+        ("OPENSSL_CONF", "/nowhere/openssl.cnf"),
+    ],
+)
+def test_what_runs_beside_what_is_locked_is_named(
+    name: str, value: str, small: SmallPrefix
+) -> None:
+    result = judge(small, **{name: value.format(prefix=small.path)})
+    assert result.verdict == "warn", result
+    assert result.summary.startswith(f"{name}=") and result.remedy.startswith(f"unset {name}, if")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"PYTHONPATH": "/nowhere", "PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"},
+        {"LD_LIBRARY_PATH": "/usr/local/nvidia/lib:/usr/local/nvidia/lib64:"},
+        {"TRITON_PTXAS_PATH": "/nowhere/ptxas", "TRITON_CACHE_DIR": "/tmp/triton"},
+        {"LD_PRELOAD": " "},
+    ],
+)
+def test_what_changes_nothing_passes(environ: dict[str, str], small: SmallPrefix) -> None:
+    assert judge(small, **environ).verdict == "pass"
+
+
+def test_what_is_noted_does_not_hide_behind_a_failure(small: SmallPrefix) -> None:
+    result = judge(small, LD_AUDIT="/a.so", LD_PRELOAD="/b.so", PYTHONSTARTUP="/c.py")
+    assert result.verdict == "fail"
+    assert [line.partition("=")[0] for line in result.details] == ["LD_PRELOAD", "PYTHONSTARTUP"]
+
+
+def test_the_machines_own_list_of_preloaded_libraries_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "ld.so.preload"
+    file.write_text("# ours\n/opt/libwatch.so  /opt/libgomp.so.1\n")
+    (tmp_path / "libgomp.so.1").touch()
+    file.write_text(f"# ours\n/opt/libwatch.so {tmp_path}/libgomp.so.1\n")
+    found = preloaded({}, file)
+    replacing, others = judge_preloaded(tmp_path / "env", found, {"libgomp.so.1"})
+    assert "libgomp.so.1, which comes in place of the locked" in replacing[0].problem
+    assert "libwatch.so, which comes before every library" in others[0].problem
+    assert list(preloaded({}, tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize("folder", ["", "glibc-hwcaps/x86-64-v3"])
+@pytest.mark.parametrize("separator", [":", ";"])
+def test_each_folder_that_the_loader_searches_is_looked_into(
+    folder: str, separator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty part of LD_LIBRARY_PATH is the current folder."""
+    (tmp_path / "here" / folder).mkdir(parents=True)
+    (tmp_path / "here" / folder / "libnvJitLink.so.12").touch()
+    (tmp_path / "here" / folder / "libother.so.2").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    environ = {"LD_LIBRARY_PATH": f"/nowhere{separator}"}
+    (wrong,) = misleading(tmp_path / "env", environ, "12.4", "9.1.0")
+    assert "whose libnvJitLink.so.12 is found before the locked one" in wrong.problem
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env/libloader.so").write_bytes(elf("libother.so.2", "$ORIGIN", 29))
+    (taken,) = find_taken(tmp_path / "env", ["libloader.so"], [Path(".")])
+    assert taken.path.name == "libother.so.2"
+
+
+# The current folder, and the user's own site folder
+
+
+@pytest.mark.parametrize("name", ["demo.py", "single/__init__.py", "demo.abi3.so"])
+def test_a_module_of_the_current_folder_is_named(
+    name: str, small: SmallPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    (work / name).parent.mkdir(parents=True)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(surroundings, "site_folders", lambda prefix: [])
+    context = small.context()
+    (work / "demo").mkdir(exist_ok=True)  # a folder of that name is no module
+    (work / "train.py").touch()
+    assert surroundings.user_site(context).verdict == "pass"
+    (work / name).touch()
+    result = surroundings.user_site(context)
+    assert result.verdict == "warn", result
+    assert "comes before the locked module in a Python that starts here" in result.summary
+    context.environ = {"PYTHONPATH": ":/nowhere"}
+    result = surroundings.user_site(context)
+    assert result.verdict == "fail" and result.remedy == "unset PYTHONPATH"
+    context.environ = {"PYTHONSAFEPATH": "1"}
+    assert surroundings.user_site(context).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    "name, verdict",
+    [
+        ("usercustomize.py", "fail"),
+        ("usercustomize.pyc", "fail"),
+        ("start.pth", "fail"),
+        ("demo.pyc", "fail"),
+        ("other.py", "warn"),
+    ],
+)
+def test_what_of_the_users_own_site_folder_comes_first_fails(
+    name: str, verdict: str, small: SmallPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "user/site-packages"
+    own.mkdir(parents=True)
+    (own / name).touch()
+    monkeypatch.setattr(surroundings, "site_folders", lambda prefix: [own, small.path / SITE])
+    result = surroundings.user_site(small.context())
+    assert result.verdict == verdict, result
