@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fault_server import FaultServer, Handler
+from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends.download import Item, fetch
 from measuring import compare
 

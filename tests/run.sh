@@ -36,7 +36,7 @@ lint() {
   isort --check --diff --quiet scripts tests benchmarks
   flake8 --max-line-length 130 --extend-ignore E203,E704,W503 --per-file-ignores "tests/*:E501,E128" scripts tests benchmarks
   mypy
-  shellcheck scripts/*.sh tests/*.sh .github/*.sh examples/slurm.sbatch .ci/run
+  shellcheck scripts/*.sh tests/*.sh tests/*/*.sh .github/*.sh examples/slurm.sbatch .ci/run
   # What must start on an old Python; scripts/lockedenv/lock runs in conda-lock's.
   find scripts -name '*.py' ! -path '*/lock/*' -exec vermin --quiet --no-tips --target=3.9- --violations {} +
   hadolint Dockerfile

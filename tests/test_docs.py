@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterator, List, Set
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.cli import lock, post_create, setup, variables_page
 from lockedenv.cli import verify as command
 from lockedenv.host.launchers import FAMILIES, NAMES

@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, VERIFIED, LocalChannel, Machine, clean_environ, sh
+from fixtures.channel import LocalChannel
+from fixtures.commands import ROOT, VERIFIED, clean_environ, sh
+from fixtures.machine import Machine
 from lockedenv.errors import Stop
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment

@@ -13,17 +13,11 @@ from pathlib import Path
 from typing import Dict
 
 import pytest
-from conftest import (
-    MICROMAMBA_PIN,
-    ROOT,
-    VERIFIED,
-    CondaEnvironment,
-    LocalChannel,
-    Machine,
-    apart,
-    sh,
-)
-from fault_server import FaultServer
+from fixtures.channel import MICROMAMBA_PIN, LocalChannel
+from fixtures.commands import ROOT, VERIFIED, apart, sh
+from fixtures.conda_environment import CondaEnvironment
+from fixtures.fault_server import FaultServer
+from fixtures.machine import Machine
 
 
 def test_one_command_ends_in_a_verified_conda_environment(

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import VERIFIED, Machine, apart, relock, sh
-from fault_server import FaultServer, Handler
+from fixtures.commands import VERIFIED, apart, sh
+from fixtures.fault_server import FaultServer, Handler
+from fixtures.machine import Machine, relock
 
 
 def test_random_network_faults_end_in_the_exact_environment(

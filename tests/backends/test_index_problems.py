@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.backends import index, uv_program
 from lockedenv.errors import Stop
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
-from conftest import MICROMAMBA_PIN, ROOT, LocalChannel, Machine, sh
-from fault_server import FaultServer
+from fixtures.channel import MICROMAMBA_PIN, LocalChannel
+from fixtures.commands import ROOT, sh
+from fixtures.fault_server import FaultServer
+from fixtures.machine import Machine
 from lockedenv.backends import mirror, pip, uv_program
 from lockedenv.backends.base import Job, Sources
 from lockedenv.cli.output import Steps

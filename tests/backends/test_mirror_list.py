@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from fault_server import FaultServer, Handler
+from fixtures.commands import ROOT
+from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends import mirror
 from lockedenv.backends.mirror import (
     NeededFile,

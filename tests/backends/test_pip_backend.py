@@ -10,7 +10,8 @@ from typing import Any, Dict
 
 import jsonschema
 import pytest
-from conftest import ROOT, VERIFIED, clean_environ, copy_environment, sh
+from fixtures.commands import ROOT, VERIFIED, clean_environ, sh
+from fixtures.conda_environment import copy_environment
 from lockedenv.backends import uv_program
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.activation import write_activate, write_guard

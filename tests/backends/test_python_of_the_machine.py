@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.backends import pip
 from lockedenv.backends.base import Job, Sources
 from lockedenv.errors import Stop

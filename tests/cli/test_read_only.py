@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from conftest import VERIFIED, Machine
+from fixtures.commands import VERIFIED
+from fixtures.machine import Machine
 
 
 def test_a_finished_environment_on_a_read_only_disk_is_verified(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, clean_environ
+from fixtures.commands import ROOT, clean_environ
 
 PROGRAM = ROOT / "tests/cli/programs/run_work.py"
 ENVIRON = clean_environ(PYTHONPATH=str(ROOT / "scripts"), PYTHONDONTWRITEBYTECODE="1")

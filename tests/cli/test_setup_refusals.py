@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import List
 
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.host import places
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"

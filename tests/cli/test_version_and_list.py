@@ -9,7 +9,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import ROOT, CondaEnvironment, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
+from fixtures.conda_environment import CondaEnvironment
 from lockedenv import VERSION
 
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"

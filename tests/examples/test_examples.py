@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, sh
+from fixtures.commands import ROOT, sh
 
 EXAMPLES = sorted((ROOT / "examples").iterdir())
 SLURM = ROOT / "examples/slurm.sbatch"

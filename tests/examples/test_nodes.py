@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from torchrun import copy_with_another_package
+from fixtures.commands import ROOT
+from fixtures.torchrun import copy_with_another_package
 from two_nodes import ADDRESSES, Nodes, wait
 
 pytestmark = pytest.mark.long

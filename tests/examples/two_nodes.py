@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import clean_environ, sh
-from torchrun import torchrun
+from fixtures.commands import clean_environ, sh
+from fixtures.torchrun import torchrun
 
 ADDRESSES = {"node1": "10.77.0.1", "node2": "10.77.0.2"}
 ENVIRON = clean_environ(OMP_NUM_THREADS="1")

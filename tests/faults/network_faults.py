@@ -6,7 +6,7 @@ import hashlib
 import random
 from pathlib import Path
 
-from fault_server import Fault, Handler
+from fixtures.fault_server import Fault, Handler
 from lockedenv.backends import download
 from lockedenv.backends.download import Item
 

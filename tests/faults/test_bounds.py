@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_server import Fault, FaultServer, Handler
+from fixtures.fault_server import Fault, FaultServer, Handler
 from lockedenv.backends import cache, download, uv_program, wheels
 from lockedenv.backends.download import FetchError, Item
 from lockedenv.cli.output import Steps

@@ -14,8 +14,8 @@ from typing import Iterable
 
 import network_faults as faults
 import pytest
-from conftest import apart, sh
-from fault_server import Fault, FaultServer, Handler
+from fixtures.commands import apart, sh
+from fixtures.fault_server import Fault, FaultServer, Handler
 from lockedenv.backends import cache, download
 from lockedenv.backends.cache import read_archive_hashes
 from lockedenv.backends.download import FetchError

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 
 BY_SETUP = ["setup_runpod_environment.sh", "--backend", "pip"]
 BY_POST_CREATE = ["post_create.sh"]  # hashes all of the prefix each time

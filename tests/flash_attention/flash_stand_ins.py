@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator
 
-from conftest import sh
+from fixtures.commands import sh
 from lockedenv.host.gpus import Gpu
 from lockedenv.install.flash_attention.target import Torch
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from conftest import ROOT, CondaEnvironment, apart, clean_environ, sh
+from fixtures.commands import ROOT, apart, clean_environ, sh
+from fixtures.conda_environment import CondaEnvironment
 from flash_stand_ins import TORCH, Listener
 from lockedenv.errors import Stop
 from lockedenv.install.flash_attention import build, sources, toolchain

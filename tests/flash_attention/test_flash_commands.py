@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
 import pytest
-from conftest import ROOT, clean_environ, copy_environment, sh
-from fault_server import FaultServer
+from fixtures.commands import ROOT, clean_environ, sh
+from fixtures.conda_environment import copy_environment
+from fixtures.fault_server import FaultServer
 from flash_commands import BY_SETUP, copy_project, provide
 from flash_stand_ins import PREBUILT, RIGHT, TORCH, make_flash_attn, pack_as
 from lockedenv.backends.cache import find_by_hash

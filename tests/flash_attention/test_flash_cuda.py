@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environ, copy_environment, sh
+from fixtures.commands import ROOT, clean_environ, sh
+from fixtures.conda_environment import copy_environment
 from flash_commands import BY_POST_CREATE, copy_project, provide
 from lockedenv.host.orphans import end_orphans
 from lockedenv.host.places import default_cache
@@ -25,7 +26,9 @@ PACKAGE = Path(__file__).parent / "cuda_package"
 def cuda_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nvcc 12 from the distribution and PyPI, kept in the user's cache (about 100 MB to fetch, 10 s)."""
     folder = default_cache() / "tests-cuda-12"
-    done = sh(ROOT / "tests/cuda_toolkit.sh", folder, check=False, env=clean_environ())
+    done = sh(
+        ROOT / "tests/flash_attention/cuda_toolkit.sh", folder, check=False, env=clean_environ()
+    )
     if done.returncode == 3:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from conftest import ROOT
-from fault_server import FaultServer
+from fixtures.commands import ROOT
+from fixtures.fault_server import FaultServer
 from flash_stand_ins import PREBUILT, TORCH, Listener, make_gpus, make_wheel
 from lockedenv.errors import Stop
 from lockedenv.install.flash_attention import provide, sources

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gpu_stand_ins import make_smi
+from fixtures.gpu_stand_ins import make_smi
 from lockedenv.host import gpu_state
 from lockedenv.host.finding import Finding, Verdict
 from lockedenv.host.gpu_state import (

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, clean_environ, sh
-from gpu_stand_ins import make_smi
+from fixtures.commands import ROOT, clean_environ, sh
+from fixtures.gpu_stand_ins import make_smi
 from lockedenv.errors import Stop
 from lockedenv.host import gpus as host_gpus
 from lockedenv.host.gpus import GpuError, Trouble, find_gpus, read_gpu_facts

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environ
+from fixtures.commands import ROOT, clean_environ
 from lockedenv.errors import Stop
 from lockedenv.host.locking import holding
 

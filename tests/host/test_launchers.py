@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.host.launchers import child_environment, cleared_variables
 
 VERIFY = ROOT / "scripts/verify_environment.py"

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environ
+from fixtures.commands import ROOT, clean_environ
 from lockedenv.errors import Stop
 from lockedenv.host.process import ask, run, started
 

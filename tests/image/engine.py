@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from conftest import ROOT, sh
+from fixtures.commands import ROOT, sh
 from lockedenv.backends import index as package_index
 
 HERE = Path(__file__).parent

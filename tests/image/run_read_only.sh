@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # As `docker run --read-only --network none --tmpfs /tmp:exec` runs a container whose files are in $root.
 # $2: where it is mounted, $3: its working folder, $4: its user, then NAME=VALUE... and the command.
 # shellcheck disable=SC2154  # root is the image of the script before it

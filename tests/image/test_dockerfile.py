@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environ
+from fixtures.commands import ROOT, clean_environ
 
 SETUP = "scripts/setup_runpod_environment.sh"
 PREFIX = "/opt/environment/maximalcai"

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from conftest import ROOT, VERIFIED
 from engine import Engine, Image
+from fixtures.commands import ROOT, VERIFIED
 from lockedenv.spec.environment import Environment
 
 pytestmark = pytest.mark.long

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, List, Tuple
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.backends import private_folders, uv_program
 from lockedenv.errors import Stop
 from lockedenv.host.disks import has_links_and_locks

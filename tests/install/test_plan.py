@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.backends.base import Offer, Problem
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu

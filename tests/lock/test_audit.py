@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, sh
+from fixtures.commands import ROOT, sh
 from lockedenv.cli import lock
 from lockedenv.errors import Stop
 from lockedenv.lock import audit

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, apart, sh
-from lock_damage import FILES, Change, copy_locks, replaced, resealed
+from fixtures.commands import ROOT, apart, sh
+from fixtures.lock_damage import FILES, Change, copy_locks, replaced, resealed
 from lockedenv.lock import check
 from lockedenv.spec.environment import Environment
 

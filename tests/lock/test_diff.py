@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, sh
-from lock_damage import copy_locks, replaced, version_of
+from fixtures.commands import ROOT, sh
+from fixtures.lock_damage import copy_locks, replaced, version_of
 from lockedenv.errors import UsageError
 from lockedenv.lock.diff import changes_text, find_changes
 from lockedenv.spec import locks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lock_damage import copy_locks, replaced
+from fixtures.lock_damage import copy_locks, replaced
 from lockedenv.cli.output import Steps
 from lockedenv.cli.setup import say_if_edited
 from lockedenv.spec.environment import Environment

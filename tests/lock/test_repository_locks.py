@@ -9,8 +9,8 @@ from typing import Callable
 import pytest
 import rattler
 import yaml
-from conftest import ROOT
-from lock_damage import Change, copy_locks, replaced, version_of
+from fixtures.commands import ROOT
+from fixtures.lock_damage import Change, copy_locks, replaced, version_of
 from lockedenv.lock import check
 from lockedenv.lock.solve import PROGRAMS
 from lockedenv.lock.specification import pypi_name

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import LocalChannel, Machine, clean_environ, sh
+from fixtures.channel import LocalChannel
+from fixtures.commands import clean_environ, sh
+from fixtures.machine import Machine
 from lockedenv.lock.specification import SpecificationError, read_specification
 from lockedenv.spec import locks
 from rattler.index import index_fs

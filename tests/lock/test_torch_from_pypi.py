@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, VERIFIED, LocalChannel, Machine, clean_environ, sh
+from fixtures.channel import LocalChannel
+from fixtures.commands import ROOT, VERIFIED, clean_environ, sh
+from fixtures.machine import Machine
 from lockedenv.spec.environment import Environment, Layer
 from rattler.index import index_fs
 

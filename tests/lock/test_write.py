@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conda_lock.lockfile import parse_conda_lock_file
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.lock import version_table, write
 from lockedenv.lock.write import conda_lock_text, requirements_text, write_locks
 from lockedenv.spec import locks

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 
 PACKAGE = ROOT / "scripts/lockedenv"
 # Modules that lie in no room, below all of them.

@@ -10,8 +10,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import ROOT, Machine
-from gpu_stand_ins import make_driver, make_smi
+from fixtures.commands import ROOT
+from fixtures.gpu_stand_ins import make_driver, make_smi
+from fixtures.machine import Machine
 from lockedenv.host.finding import Finding, Verdict, find_bad, find_good, find_odd
 from lockedenv.host.gpus import Gpu
 from lockedenv.pod import cuda

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gpu_stand_ins import make_smi
+from fixtures.gpu_stand_ins import make_smi
 from lockedenv.host.finding import Verdict
 from lockedenv.pod.kernel_log import LoggedGpu, check_kernel_log, judge_log
 from lockedenv.spec.xids import CATALOGUE, Action, Fault, read_switch_errors, read_xids

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_server import FaultServer, Handler
+from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends.base import Origin
 from lockedenv.host.finding import Finding, Verdict, find_good
 from lockedenv.host.gpus import Gpu

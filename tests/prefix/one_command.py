@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import Machine, clean_environ, sh
+from fixtures.commands import clean_environ, sh
+from fixtures.machine import Machine
 from lockedenv.spec.environment import MARK
 
 SITE = "lib/python3.11/site-packages"

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, sh
+from fixtures.commands import ROOT, sh
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.activation import write_activate, write_guard
 from lockedenv.prefix.lifecycle import finish_installation, make_successor, settle

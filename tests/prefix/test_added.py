@@ -8,7 +8,8 @@ import re
 import time
 from pathlib import Path
 
-from conftest import Machine, clean_environ, sh
+from fixtures.commands import clean_environ, sh
+from fixtures.machine import Machine
 from lockedenv.prefix.inventory import INVENTORY
 from lockedenv.prefix.records import MARK
 from one_command import SITE, edit

@@ -10,7 +10,9 @@ import subprocess
 import time
 
 import pytest
-from conftest import ROOT, CondaEnvironment, Machine, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
+from fixtures.conda_environment import CondaEnvironment
+from fixtures.machine import Machine
 from one_command import change_mark, refuse_all
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, apart, sh
+from fixtures.commands import ROOT, apart, sh
 
 
 def kill(folder: Path, kills: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from conftest import ROOT, apart, sh
+from fixtures.commands import ROOT, apart, sh
 from lockedenv.host.orphans import end_orphans
 
 SLEEP = shutil.which("sleep") or "/bin/sleep"

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Machine, clean_environ, sh
+from fixtures.commands import clean_environ, sh
+from fixtures.machine import Machine
 from lockedenv.errors import Stop
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.inventory import INVENTORY

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Dict
 
 import jsonschema
-from conftest import ROOT, Machine, relock, sh
+from fixtures.commands import ROOT, sh
+from fixtures.machine import Machine, relock
 from one_command import change_mark, environments, refuse_all
 
 

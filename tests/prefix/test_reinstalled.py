@@ -7,7 +7,7 @@ import shutil
 from typing import Any, Callable, Dict
 
 import pytest
-from conftest import Machine
+from fixtures.machine import Machine
 from one_command import SITE, edit
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, apart, sh
+from fixtures.commands import ROOT, apart, sh
 from lockedenv.prefix import removal
 from lockedenv.prefix.inventory import INVENTORY
 from lockedenv.prefix.lifecycle import change_mark, give_up, make_successor

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.prefix.place import Prefix, find_prefix
 from small_environment import SITE, contents, fill, install
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator
 
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.prefix.interpreter import Interpreter
 from lockedenv.provenance.certificate.document import (
     Certificate,

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.provenance.certificate import make
 from lockedenv.provenance.certificate.document import certificate_from, certificate_text
 from lockedenv.provenance.certificate.judge import compare_certificates

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.errors import Stop
 from lockedenv.prefix.records import read_prefix
 from lockedenv.provenance.certificate import make

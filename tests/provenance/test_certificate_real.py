@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.provenance.certificate.document import Certificate, certificate_from
 from lockedenv.provenance.certificate.judge import TOLERANCE
 from lockedenv.provenance.documents import read_document

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.provenance import documents
 from lockedenv.provenance.certificate.document import certificate_from
 from lockedenv.provenance.documents import DocumentError, Fields, read_document

@@ -11,7 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 import referencing
-from conftest import ROOT, CondaEnvironment, LocalChannel, clean_environ, sh
+from fixtures.channel import LocalChannel
+from fixtures.commands import ROOT, clean_environ, sh
+from fixtures.conda_environment import CondaEnvironment
 from lockedenv.prefix.records import read_prefix
 from lockedenv.provenance import gather
 from lockedenv.provenance.difference import find_differences

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.prefix.records import read_prefix
 from lockedenv.provenance.difference import Group, Verdict, find_differences, judge
 from lockedenv.provenance.documents import DocumentError

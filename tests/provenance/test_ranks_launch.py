@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from conftest import ROOT, clean_environ, sh
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.errors import Stop
 from lockedenv.provenance.ranks.launch import Launch, choose_gpu, read_launch
 

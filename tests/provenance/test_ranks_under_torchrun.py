@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import sh
+from fixtures.commands import sh
+from fixtures.torchrun import ENVIRON, VERIFIER, copy_with_another_package, run_nodes, run_ranks
 from lockedenv.provenance.ranks.bandwidth import Way
-from torchrun import ENVIRON, VERIFIER, copy_with_another_package, run_nodes, run_ranks
 
 SPOILED = Path(__file__).parent / "programs/spoiled_rank.py"
 

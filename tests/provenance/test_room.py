@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 
 SCRIPTS = ROOT / "scripts"
 PROVENANCE = "lockedenv.provenance"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.spec import environment
 from lockedenv.spec.cuda import VERSIONS, find_cuda
 from lockedenv.spec.environment import Environment, Layer

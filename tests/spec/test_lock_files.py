@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv.spec import locks
 
 LOCK = (ROOT / "conda-lock.yml").read_text()

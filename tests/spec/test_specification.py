@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from lock_damage import copy_locks, replaced
+from fixtures.commands import ROOT
+from fixtures.lock_damage import copy_locks, replaced
 from lockedenv.spec.environment import Environment, list_environments
 from lockedenv.spec.specification import meaningful_lines, specification_digest, strip_comment
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, sh
+from fixtures.commands import ROOT, sh
 from lockedenv.spec.locks import PipPackage, read_pip_lock
 from lockedenv.spec.wheel_record import record_digest
 

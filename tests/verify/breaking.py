@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-from conftest import CondaEnvironment, clean_environ, sh
+from fixtures.commands import clean_environ, sh
+from fixtures.conda_environment import CondaEnvironment
 
 SITE = "lib/python3.11/site-packages"
 Break = Callable[[CondaEnvironment], Any]

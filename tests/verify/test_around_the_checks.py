@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import clean_environ, sh
+from fixtures.commands import clean_environ, sh
 from lockedenv.verify.checks import within
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.variables import misleading

@@ -17,7 +17,7 @@ from breaking import (
     uv,
     write,
 )
-from conftest import CondaEnvironment, remark
+from fixtures.conda_environment import CondaEnvironment, remark
 
 FAULTS = [
     Fault(

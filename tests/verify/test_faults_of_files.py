@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from breaking import FILES, SITE, STRAYS, Fault, assert_seen, both, flip, link, owned_by, write
-from conftest import CondaEnvironment
+from fixtures.conda_environment import CondaEnvironment
 
 FAULTS = [
     Fault(

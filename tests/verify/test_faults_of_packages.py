@@ -22,7 +22,7 @@ from breaking import (
     uv,
     write_info,
 )
-from conftest import CondaEnvironment
+from fixtures.conda_environment import CondaEnvironment
 
 FAULTS = [
     Fault(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from conftest import ROOT, clean_environ
+from fixtures.commands import ROOT, clean_environ
 from lockedenv.host import process as processes
 from lockedenv.verify import forks
 from lockedenv.verify.checks import Check, Result

@@ -8,7 +8,8 @@ from typing import Callable
 
 import pytest
 from breaking import SITE, Break, flip, write
-from conftest import CondaEnvironment, clean_environ, sh
+from fixtures.commands import clean_environ, sh
+from fixtures.conda_environment import CondaEnvironment
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
 from lockedenv.verify.remedies import Action, rebuild_command, repair_command
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from fixtures.commands import ROOT
 from lockedenv import output as console
 from lockedenv.host import process
 from lockedenv.output import Progress

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from breaking import SITE, dist, uv, write
-from conftest import CondaEnvironment, clean_environ, sh
+from fixtures.commands import clean_environ, sh
+from fixtures.conda_environment import CondaEnvironment
 from lockedenv.prefix.records import read_prefix
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A CUDA 12 compiler without a conda channel, for the tests: nvcc and CCCL from the distribution's packages, headers from
 # PyPI's NVIDIA wheels, put together in NVIDIA's own layout. Nothing is installed on the machine.
-#   tests/cuda_toolkit.sh FOLDER     makes FOLDER/bin/nvcc, with the uv on PATH; exit status 3: no package fits this distribution
+#   tests/flash_attention/cuda_toolkit.sh FOLDER     makes FOLDER/bin/nvcc, with the uv on PATH; exit status 3: no package fits this distribution
 set -euo pipefail
 
 main() {
