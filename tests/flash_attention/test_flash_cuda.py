@@ -18,6 +18,7 @@ from flash_commands import BY_POST_CREATE, copy_project, provide
 from lockedenv.host.orphans import end_orphans
 from lockedenv.host.places import default_cache
 from lockedenv.install.flash_attention.target import GLIBC
+from lockedenv.spec.environment import Environment
 
 PACKAGE = Path(__file__).parent / "cuda_package"
 
@@ -100,13 +101,16 @@ def test_flash_attn_itself(cuda_home: Path, pip_environment: Path, tmp_path: Pat
     """The whole of flash-attn for sm_90, over an hour on two cores; then again from the cache, as a ratio."""
     options = ["--cache", tmp_path / "cache", "--arch", "90", "--flash-attn", "build"]
     environ = {"CUDA_HOME": str(cuda_home), "XDG_STATE_HOME": str(tmp_path / "state")}
+    pin = Environment(ROOT).flash_attn()
+    assert pin
     seconds = []
     for name in ("first", "second"):
         prefix = copy_environment(pip_environment, tmp_path / name, links=True)
         started = time.monotonic()
         provide(prefix, *options, **environ)
         seconds.append(time.monotonic() - started)
-        sh(prefix / "bin/python", "-c", "import flash_attn; print(flash_attn.__version__)")
+        program = "import flash_attn; print(flash_attn.__version__)"
+        assert sh(prefix / "bin/python", "-c", program).stdout == f"{pin.version}\n"
     first, second = seconds
     print(f"\nfirst build {first:.0f} s, from the cache {second:.1f} s: {first / second:.0f} times")
 
