@@ -24,6 +24,7 @@ FILES = {
     "demo/__init__.py": b"one\n",
     "demo/core.py": b"two\n",
     "demo/lib/libdemo.so.1": b"library",
+    "demo/include/demo.h": b"header",
     "single.py": b"three\n",
     "ns/part.py": b"four\n",
     "../../../bin/demo": b"#!/bin/sh\n",

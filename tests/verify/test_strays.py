@@ -59,6 +59,13 @@ def linked_beside_programs(small: SmallPrefix) -> None:
     (small.path / "bin/json").symlink_to(elsewhere)
 
 
+def linked_back_end(small: SmallPrefix) -> None:
+    elsewhere = small.path.parent / "other"
+    elsewhere.mkdir()
+    (small.site / "triton/backends").mkdir(parents=True)
+    (small.site / "triton/backends/other").symlink_to(elsewhere)
+
+
 def linked_libraries(small: SmallPrefix) -> None:
     (small.path.parent / "x86-64-v3").mkdir()
     (small.site / "demo/lib/glibc-hwcaps").symlink_to(small.path.parent)
@@ -154,6 +161,30 @@ STRAYS = [
         linked_libraries,
         files.strays,
         "demo/lib/glibc-hwcaps: no package has it, and the loader may take it",
+    ),
+    Stray(
+        "a back end of triton's",
+        lambda small: small.write(f"{SITE}/triton/backends/other/compiler.py"),
+        files.strays,
+        "other/compiler.py: no package has it, and a locked package imports whatever lies in this",
+    ),
+    Stray(
+        "a linked back end of triton's",
+        linked_back_end,
+        files.strays,
+        "triton/backends/other: no package has it, and a locked package imports whatever lies",
+    ),
+    Stray(
+        "an added package's back end of torch.compile",
+        added({"torch/_dynamo/backends/later.py": b""}),
+        files.strays,
+        "torch/_dynamo/backends/later.py: is of later, and a locked package imports whatever lies",
+    ),
+    Stray(
+        "a header",
+        lambda small: small.write(f"{SITE}/demo/include/x/include/types.h"),
+        files.strays,
+        "demo/include/x/include/types.h: no package has it, and a compiler takes it before",
     ),
     Stray("nvidia-smi", program("nvidia-smi"), files.strays, "bin/nvidia-smi: no package has it"),
     Stray(
@@ -352,6 +383,8 @@ def test_what_ordinary_use_leaves_in_a_prefix_is_no_failure(small: SmallPrefix) 
         "outputs/train.py",
         ".cache/huggingface/token",
         "lib/libmine.so.1",
+        "include/mine.h",
+        "triton/backends/mine/compiler.py",
         f"{SITE}/later/__pycache__/__init__.cpython-311.pyc",
     ):
         small.write(path, b"mine")

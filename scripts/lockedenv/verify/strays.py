@@ -30,6 +30,8 @@ class Danger(Enum):
     LIBRARY = "the loader may take it in place of a locked library"
     PROGRAM = "it is started in place of the machine's or the locked program"
     HOOK = "a shell runs it when the environment is entered or left"
+    DISCOVERED = "a locked package imports whatever lies in this folder"
+    HEADER = "a compiler takes it before the machine's headers, for torch.compile too"
     PLUGIN = "what it names runs whenever a locked package is imported"
 
 
@@ -75,6 +77,13 @@ PLUGINS = re.compile(
     re.M,
 )
 ENTRY_POINTS = re.compile(r"[^/]+\.(dist|egg)-info/entry_points\.txt")
+# The folders whose modules are imported because they lie there, relative to site-packages:
+# triton/backends/__init__.py; `import_submodule` in torch/_dynamo/backends/registry.py and
+# torch/_inductor/lowering.py; torch/_inductor/autoheuristic/learned_heuristic_controller.py.
+DISCOVERED = re.compile(
+    r"(triton/backends/[^/]+|torch/_dynamo/backends|torch/_inductor/kernel"
+    r"|torch/_inductor/autoheuristic/artifacts)/[^/]+\.(py|pyc|so)"
+)
 LIBRARY = re.compile(r".+\.so(\.\d+)*")
 # The suffixes of a module's file, in the order in which Python looks for them: importlib.machinery.
 MODULE = re.compile(r"([^./]+)(\.cpython-[^.]+\.so|\.abi3\.so|\.so|\.py|\.pyc)")
@@ -132,6 +141,10 @@ class _Index:
             return Stray(path, package, Danger.LIBRARY)
         if self._is_plugin(path):
             return Stray(path, package, Danger.PLUGIN)
+        if self._is_discovered(path, linked_folder):
+            return Stray(path, package, Danger.DISCOVERED)
+        if not package and self._is_header(path):
+            return Stray(path, package, Danger.HEADER)
         return Stray(path, package)
 
     def _is_linked_folder(self, path: str) -> bool:
@@ -175,6 +188,13 @@ class _Index:
         if not site or not ENTRY_POINTS.fullmatch(path[len(site) :]):
             return False
         return self._may_contain(path, PLUGINS)
+
+    def _is_discovered(self, path: str, linked_folder: bool) -> bool:
+        site = self._site_of(path)
+        inner = path[len(site) :]
+        if linked_folder:
+            inner = f"{inner}/__init__.py"
+        return bool(site) and bool(DISCOVERED.fullmatch(inner))
 
     def _may_contain(self, path: str, pattern: re.Pattern[bytes]) -> bool:
         """Whether a file has the pattern; so has one that cannot be read."""
@@ -233,7 +253,15 @@ class _Index:
                     return self.modules[module]
         return ""
 
-    # Programs and libraries
+    # Programs, headers and libraries
+
+    def _is_header(self, path: str) -> bool:
+        """Whether it lies in a folder of locked headers, which compilers are told to search."""
+        parts = path.split("/")
+        for index, part in enumerate(parts[:-1]):
+            if part == "include" and "/".join(parts[: index + 1]) in self.folders:
+                return True
+        return False
 
     def _is_first_program(self, path: str, package: str) -> bool:
         if os.path.dirname(path) != "bin":
