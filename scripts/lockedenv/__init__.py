@@ -1,4 +1,4 @@
-"""What the entry points in scripts/ share: the locks as data, what a prefix holds, and the difference.
+"""The rules and the code behind the scripts. docs/ARCHITECTURE.md shows the rooms.
 
 Runs on any Python >= 3.9 with the standard library alone; only lockedenv.lock and the bodies of the checks need more.
 """

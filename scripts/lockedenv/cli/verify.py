@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import Stop, UsageError
@@ -266,7 +266,7 @@ def verify(request: Request) -> int:
     context = make_context(request.prefix, request.gpu)
     installed = context.installed
     if not request.only and not is_environment(context):
-        return refuse_other_python(request, context)
+        refuse_other_python(request, context)
     made = _made(request.prefix)
     scope = Scope(request.level, tuple(check.name for check in checks), request.whole)
     report.begin(context, scope)
@@ -343,8 +343,8 @@ def is_environment(context: Context) -> bool:
     return installed.version("torch") is not None
 
 
-def refuse_other_python(request: Request, context: Context) -> int:
-    """Says that this is no environment of a lock; --report is written all the same. Gives the exit status."""
+def refuse_other_python(request: Request, context: Context) -> NoReturn:
+    """Says that this is no environment of a lock; --report is written nevertheless. Raises Stop."""
     text = (
         f"this is {sys.executable}, where no lock was installed; run the environment's own: "
         f"source ~/maximalcai/activate, or PREFIX/bin/python {sys.argv[0]}; "

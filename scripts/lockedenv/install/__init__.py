@@ -1,1 +1,1 @@
-"""A bare machine -> an environment: the order of steps, the two backends, fetching, flash-attn."""
+"""Plans a set-up, and carries it out."""

@@ -152,14 +152,7 @@ def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
     pin = uv_program.uv_pin()
     if not job.sources.address or find_by_hash(job.cache / "wheels", "uv-*.whl", pin.sha256):
         return job
-    found = Installation(
-        environment=job.environment,
-        prefix=job.prefix,
-        cache=job.cache,
-        sources=mirror.read_listings(job.sources),
-        fresh=job.fresh,
-        flash=job.flash,
-    )
+    found = replace(job, sources=mirror.read_listings(job.sources))
     mirror.bring(found, "", reporter)
     return found
 

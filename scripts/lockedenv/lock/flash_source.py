@@ -1,7 +1,4 @@
-"""locks/flash-attn.in: which flash-attn 2 an environment has.
-
-It names the source, and may name a wheel that flash-attn's own project has built.
-"""
+"""Reads locks/flash-attn.in: the source of flash-attn 2, and a wheel that its project has built."""
 
 from __future__ import annotations
 

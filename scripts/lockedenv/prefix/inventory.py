@@ -33,7 +33,8 @@ from lockedenv.prefix.records import (
     hashes,
     read_prefix,
 )
-from lockedenv.spec.environment import MARK, Environment
+from lockedenv.spec.commands import post_create_command
+from lockedenv.spec.environment import MARK, Environment, name_in_mark
 
 INVENTORY = "maximalcai-inventory.json"
 LIMIT = 64_000_000  # bytes; 25,000 paths take about 4,000,000
@@ -174,9 +175,8 @@ class InventoryError(Stop):
     """An inventory is damaged; the message names the file and the remedy."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(
-            f"{path} is damaged: {problem}. Write it anew: scripts/post_create.sh --prefix {path.parent}"
-        )
+        again = post_create_command(path.parent, name_in_mark(path.parent))
+        super().__init__(f"{path} is damaged: {problem}. Write it again: {again}")
 
 
 # Taking it

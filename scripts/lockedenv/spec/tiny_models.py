@@ -1,6 +1,4 @@
-"""The tiny models that the checks and the certificate train.
-
-Always the same ones, and nothing is downloaded.
+"""The tiny models that the checks and the certificate train. Nothing is downloaded.
 
 torch and transformers are imported only when a model is made, in the prefix's interpreter.
 """

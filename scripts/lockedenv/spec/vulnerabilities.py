@@ -1,6 +1,4 @@
-"""Which known vulnerabilities apply.
-
-Vulnerabilities.json beside this file, compared with installed versions.
+"""The known vulnerabilities that apply to the installed versions.
 
 The file is written by `scripts/lock.sh --audit`, from what pip-audit reports of the locks.
 """

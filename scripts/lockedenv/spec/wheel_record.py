@@ -1,6 +1,4 @@
-"""The digest of a wheel's RECORD.
-
-The same in the archive and wherever pip, uv or micromamba unpacked it.
+"""The digest of a wheel's RECORD, the same in the archive and wherever it was unpacked.
 
 A wheel lists its files with their hashes in `NAME-VERSION.dist-info/RECORD`, and an installer
 carries this list over into the prefix. So a digest of the list in the lock tells whether an

@@ -23,13 +23,12 @@ from lockedenv.host.process import started
 from lockedenv.spec import environment as environments
 from lockedenv.verify.checklist import find_check
 from lockedenv.verify.checks import Check
-from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, WARN, Result, failed
+from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, Result, failed, is_worse
 
 ANSWER = "result.json"
 LOG = "log"
 SHOWN = 16  # last lines of a child's output in its result
 TRACE = 8  # last lines of a traceback in a result
-WORST_FIRST = (FAIL, SKIP, COMPILED, WARN, PASS)
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def merge(results: list[Result]) -> Result:
         return failed("torch finds no GPU", "see the checks `driver` and `torch-build`")
     index = 0
     for number, result in enumerate(results):
-        if WORST_FIRST.index(result.verdict) < WORST_FIRST.index(results[index].verdict):
+        if is_worse(result, results[index]):
             index = number
     worst = results[index]
     if worst.verdict is PASS and len(results) == 1:

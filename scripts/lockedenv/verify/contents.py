@@ -175,7 +175,7 @@ class Contents:
     @functools.cached_property
     def quick_differences(self) -> list[Difference]:
         """By type, size and modification time; by the hash where that is another time or none was recorded."""
-        if not self.inventory:
+        if not self.inventory or self.times_changed:
             return self.full_differences
         differences = []
         touched = {}
@@ -184,8 +184,6 @@ class Contents:
                 touched[difference.path] = difference
             else:
                 differences.append(difference)
-        if self.times_changed:
-            return self.full_differences
         entries = [entry for entry in self.expected.entries if entry.path in touched]
         differences += compare_full(self.prefix, Inventory((), tuple(entries)))
         return differences

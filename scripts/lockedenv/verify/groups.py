@@ -9,7 +9,7 @@ from lockedenv.verify.checklist import find_check
 from lockedenv.verify.checks import FULL, Check, Group
 from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict
 
-WORST_FIRST = (FAIL, WARN, PASS, COMPILED, SKIP)
+SHOWN_FIRST = (FAIL, WARN, PASS, COMPILED, SKIP)
 NOT_RUN = {COMPILED: "compiled, not run", SKIP: "skipped"}
 WORDS = {FAIL: "failed", WARN: "warned", PASS: "passed", **NOT_RUN}
 
@@ -24,9 +24,9 @@ class Section:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the results; a group of which nothing ran has not passed."""
+        """What the line of the group shows; a group of which nothing ran has not passed."""
         verdicts = {result.verdict for result in self.results}
-        for verdict in WORST_FIRST:
+        for verdict in SHOWN_FIRST:
             if verdict in verdicts:
                 return verdict
         return SKIP

@@ -28,6 +28,12 @@ def repair_command(prefix: Path) -> str:
     return shlex.join(words)
 
 
+def verify_command(prefix: Path, *options: str) -> str:
+    """Runs the verifier in the environment's own Python."""
+    words = [f"{prefix}/bin/python", f"{ROOT}/scripts/verify_environment.py", *options]
+    return shlex.join(words)
+
+
 def rebuild_command(prefix: Path) -> str:
     """Makes the environment again, in the way in which it was made."""
     mark = _read(prefix)

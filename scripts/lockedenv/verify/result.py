@@ -32,6 +32,8 @@ COMPILED = Verdict.COMPILED
 WARN = Verdict.WARN
 FAIL = Verdict.FAIL
 SKIP = Verdict.SKIP
+# What was not looked at is worse than what was looked at and is odd.
+WORST_FIRST = (FAIL, SKIP, COMPILED, WARN, PASS)
 
 
 @dataclass
@@ -100,6 +102,11 @@ def verdict(wrong: Sequence[str], remedy: str, good: str) -> Result:
     if wrong:
         return failed(first(wrong), remedy, wrong[1:])
     return passed(good)
+
+
+def is_worse(result: Result, other: Result) -> bool:
+    """Whether the first of two results is the one to show where they become one."""
+    return WORST_FIRST.index(result.verdict) < WORST_FIRST.index(other.verdict)
 
 
 def exit_status(results: Iterable[Result], strict: bool = False) -> int:

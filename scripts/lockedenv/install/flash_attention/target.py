@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
+from lockedenv import ROOT
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import ask
@@ -63,7 +64,7 @@ def probe_torch(prefix: Path) -> Torch:
         last_line = "".join(error.strip().splitlines()[-1:])
         raise Stop(
             f"torch cannot be imported in {prefix} ({last_line}); "
-            f"{python} scripts/verify_environment.py says what is wrong"
+            f"to see what is wrong: {python} {ROOT}/scripts/verify_environment.py"
         )
     fields = json.loads(answer.strip().splitlines()[-1])
     for name in ("version", "cuda", "python", "platform"):

@@ -8,10 +8,12 @@ they are reported, is lockedenv/verify/checklist.py.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Callable
 
 from lockedenv.host.disks import GIB
@@ -22,6 +24,7 @@ from lockedenv.spec.locks import CondaPackage, LockError, PipPackage, read_pip_l
 from lockedenv.spec.wheel_record import record_digest
 from lockedenv.verify.contents import Contents, read_record
 from lockedenv.verify.drift import Finding, conda_findings, pip_findings
+from lockedenv.verify.remedies import verify_command
 from lockedenv.verify.result import (
     COMPILED,
     FAIL,
@@ -75,7 +78,7 @@ QUICK = "quick"
 FULL = "full"
 DAMAGE = ("present", "files")  # the checks whose failure explains why a library does not work
 COMPARE_WITH_LOCK = (
-    "compare with the lock: scripts/verify_environment.py --level quick; "
+    f"compare with the lock: {verify_command(Path(sys.prefix), '--level', 'quick')}; "
     "if that passes, report it with --json"
 )
 

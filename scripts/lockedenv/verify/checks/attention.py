@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable
 
 from lockedenv.verify.checks import Result, check_each_gpu, failed, within
+from lockedenv.verify.remedies import verify_command
 
 # Attention is held to flash-attn's own criterion: 2.8 compares outputs with twice, gradients with
 # three times, the error of plain attention in the same precision: tests/test_flash_attn.py,
@@ -23,8 +26,8 @@ NO_PLAN = (
     "cuDNN Frontend error",
 )
 ANOTHER_BACKEND = (
-    "use another backend (torch.nn.attention.sdpa_kernel), and take another pod: "
-    "scripts/verify_environment.py --only sdpa checks it"
+    "use another backend (torch.nn.attention.sdpa_kernel), and take another pod; to check one: "
+    + verify_command(Path(sys.prefix), "--only", "sdpa")
 )
 
 

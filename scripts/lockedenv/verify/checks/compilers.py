@@ -31,8 +31,10 @@ from lockedenv.verify.checks import (
 )
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.machine_code import read_cubin_architecture
+from lockedenv.verify.remedies import repair_command
 
-REINSTALL = f"install triton again: scripts/post_create.sh {sys.prefix}"
+REPAIR = repair_command(Path(sys.prefix))
+REINSTALL = f"install triton again: {REPAIR}"
 BLOCK = 1024
 SCALE = 3
 WARP = 32  # threads
@@ -113,7 +115,7 @@ def run_kernel(device: str) -> Result:
     child=True,
     timeout=240,
     remedy="torch.compile needs g++, the Python headers and setuptools; "
-    "the conda backend has them, and scripts/post_create.sh names what is missing",
+    f"the conda backend has them; what is missing is named by: {REPAIR}",
 )
 def torch_compile(device: str) -> Result:
     import torch

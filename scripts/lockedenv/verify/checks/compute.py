@@ -23,7 +23,7 @@ from lockedenv.verify.checks import (
     verdict,
     within,
 )
-from lockedenv.verify.remedies import Action
+from lockedenv.verify.remedies import Action, repair_command
 
 MODULES = (
     "torch",
@@ -75,7 +75,7 @@ def imports(device: str) -> Result:
             wrong.append(f"import {module}: {type(error).__name__}: {error}")
     return verdict(
         wrong,
-        "reinstall the packages named: scripts/setup_runpod_environment.sh --force",
+        f"install them again: {repair_command(Path(sys.prefix))}",
         f"{len(imported)} modules: {', '.join(imported)}",
     )
 

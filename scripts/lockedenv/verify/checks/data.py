@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from lockedenv.verify.checks import FULL, Result, check, failed, passed, warned, within
+from lockedenv.verify.remedies import repair_command
 
-REINSTALL = f"scripts/post_create.sh {sys.prefix}"
+REINSTALL = repair_command(Path(sys.prefix))
 
 
 @check(

@@ -1,7 +1,4 @@
-"""FlashAttention 2 (flash_attn) and 4 (flash_attn.cute) against float32.
-
-Without a GPU, 4 is compiled for one.
-"""
+"""FlashAttention 2 and 4 compared with float32. Without a GPU, FlashAttention 4 is compiled for one."""
 
 from __future__ import annotations
 
@@ -38,11 +35,8 @@ from lockedenv.spec.gpu_target import (
     target_variables,
 )
 from lockedenv.verify.checks import (
-    COMPILED,
     FAIL,
     PASS,
-    SKIP,
-    WARN,
     Result,
     check_each_gpu,
     compiled,
@@ -58,19 +52,20 @@ from lockedenv.verify.checks.attention import (
     run_with_gradients,
 )
 from lockedenv.verify.machine_code import find_cubin_architectures, find_fat_binary_architectures
+from lockedenv.verify.remedies import repair_command, verify_command
+from lockedenv.verify.result import is_worse
 
-VERIFY = f"{sys.prefix}/bin/python scripts/verify_environment.py"
+REPAIR = repair_command(Path(sys.prefix))
 FALLBACK = (
     'use torch\'s own kernels in its place: attn_implementation="sdpa"; '
-    f"{VERIFY} --skip flash-attn verifies the rest"
+    f"to verify the rest: {verify_command(Path(sys.prefix), '--skip', 'flash-attn')}"
 )
 REBUILD = (
-    "the build is wrong for this GPU: delete its wheel from the cache, scripts/post_create.sh; "
-    "until then " + FALLBACK
+    "the build is wrong for this GPU: delete its wheel from the cache and install it again: "
+    f"{REPAIR}; until then {FALLBACK}"
 )
-REINSTALL = f"install it again: scripts/post_create.sh {sys.prefix}"
+REINSTALL = f"install it again: {REPAIR}"
 CLOCK_TOLERANCE = 1.0  # seconds: a file system's times are coarser than the clock
-SEVERITY = (FAIL, WARN, SKIP, COMPILED, PASS)  # the worst first
 LENGTHS = (17, 256, 99)  # of the sequences that are packed into one
 
 
@@ -142,7 +137,7 @@ def join_results(results: list[Result]) -> Result:
     """The results of one version or two as one: the worst verdict, with what both say."""
     worst = results[0]
     for result in results[1:]:
-        if SEVERITY.index(result.verdict) < SEVERITY.index(worst.verdict):
+        if is_worse(result, worst):
             worst = result
     summaries = [result.summary for result in results]
     joined = replace(worst, summary="; ".join(summaries))

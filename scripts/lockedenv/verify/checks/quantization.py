@@ -10,8 +10,9 @@ from typing import Any
 from lockedenv.spec.gpu_target import ARCHITECTURE_VARIABLE, find_target
 from lockedenv.verify.checks import PASS, Result, check_each_gpu, failed, relative, within
 from lockedenv.verify.machine_code import find_fat_binary_architectures
+from lockedenv.verify.remedies import repair_command
 
-REINSTALL = f"reinstall bitsandbytes: scripts/post_create.sh {sys.prefix}"
+REINSTALL = f"reinstall bitsandbytes: {repair_command(Path(sys.prefix))}"
 ANOTHER_POD = "the kernels compute wrongly here: take another pod"
 # On normally distributed weights nf4 is off by 9.2 % and int8 by row by 0.7 % (root mean square);
 # the bounds leave a tenth and a half more. https://arxiv.org/abs/2305.14314,

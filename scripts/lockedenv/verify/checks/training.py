@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lockedenv.spec.tiny_models import batch, qlora_model, tiny_llama
 from lockedenv.verify.checks import Result, check_each_gpu, failed, passed, relative, warned, within
+from lockedenv.verify.remedies import verify_command
 
-BROKEN = (
-    "the stack does not train here: scripts/verify_environment.py --level quick "
-    "says what differs from the lock"
+BROKEN = "the stack does not train here; to see what differs from the lock: " + verify_command(
+    Path(sys.prefix), "--level", "quick"
 )
-RESUME = "resume with accelerate's save_state/load_state, or as " "examples/train_qlora.py shows"
+RESUME = "resume with accelerate's save_state/load_state, or as examples/train_qlora.py shows"
 # The logits of this model in bfloat16 are off by about 0.5 %; the bound is ten times that. A model
 # that computes in float32, whatever it was asked for, is off by less than 2^-20.
 BF16_BOUND = 0.05
