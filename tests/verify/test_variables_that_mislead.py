@@ -75,6 +75,7 @@ def test_what_runs_beside_what_is_locked_is_named(
         {"LD_LIBRARY_PATH": "/usr/local/nvidia/lib:/usr/local/nvidia/lib64:"},
         {"TRITON_PTXAS_PATH": "/nowhere/ptxas", "TRITON_CACHE_DIR": "/tmp/triton"},
         {"LD_PRELOAD": " "},
+        {"PYTHONPLATLIBDIR": "lib"},
     ],
 )
 def test_what_changes_nothing_passes(environ: dict[str, str], small: SmallPrefix) -> None:
@@ -116,6 +117,22 @@ def test_each_folder_that_the_loader_searches_is_looked_into(
     (tmp_path / "env/libloader.so").write_bytes(elf("libother.so.2", "$ORIGIN", 29))
     (taken,) = find_taken(tmp_path / "env", ["libloader.so"], [Path(".")])
     assert taken.path.name == "libother.so.2"
+
+
+def test_what_micromamba_sets_when_it_activates_is_judged_too(small: SmallPrefix) -> None:
+    small.write("conda-meta/history")
+    assert judge(small).verdict == "pass"
+    small.write("etc/conda/env_vars.d/later.json", b'{"LD_AUDIT": "/nowhere/audit.so"}')
+    small.write("conda-meta/state", b'{"env_vars": {"PYTHONSTARTUP": "/x.py", "HF_HOME": "/hf"}}')
+    result = judge(small)
+    assert result.verdict == "fail"
+    assert result.summary.startswith("etc/conda/env_vars.d/later.json sets LD_AUDIT=")
+    assert result.remedy == f"remove it from {small.path}/etc/conda/env_vars.d/later.json"
+    (line,) = result.details
+    assert line.startswith("conda-meta/state sets PYTHONSTARTUP=/x.py")
+    small.write("etc/conda/env_vars.d/later.json", b"[1]")
+    small.write("conda-meta/state", b'{"env_vars": 3}')
+    assert judge(small).verdict == "pass"
 
 
 # The current folder, and the user's own site folder

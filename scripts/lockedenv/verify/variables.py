@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import sysconfig
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from lockedenv.host.files import read_json
 from lockedenv.host.versions import version_tuple
 from lockedenv.spec.variables import TRITON_TOOLS
 from lockedenv.verify.search_path import HWCAPS
@@ -66,7 +68,8 @@ def misleading(prefix: Path, environ: Mapping[str, str], cuda: str, cudnn: str) 
         problem = f"PYTHONPATH={environ['PYTHONPATH']} is searched before the environment"
         found.append(Misleading(problem, "unset PYTHONPATH"))
     for name in ("PYTHONHOME", "PYTHONPLATLIBDIR"):
-        if environ.get(name):
+        # The name with which this Python was built changes nothing.
+        if environ.get(name) and environ[name] != sysconfig.get_config_var("PLATLIBDIR"):
             problem = f"{name}={environ[name]} replaces the standard library"
             found.append(Misleading(problem, f"unset {name}"))
     for name in TRITON_TOOLS:
@@ -95,6 +98,24 @@ def library_folders(environ: Mapping[str, str]) -> list[Path]:
     return [Path(part or ".") for part in re.split("[:;]", text)]
 
 
+def activation_variables(prefix: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """What `micromamba activate` and `micromamba run` set: the file in the prefix, and its variables.
+
+    https://docs.conda.io/projects/conda/en/latest/dev-guide/deep-dives/activation.html
+    """
+    folder = prefix / "etc/conda/env_vars.d"
+    for path in [*sorted(folder.glob("*.json")), prefix / "conda-meta/state"]:
+        document = read_json(path)
+        if path.name == "state":
+            document = document.get("env_vars", {})
+        values = {}
+        if isinstance(document, dict):
+            for name, value in document.items():
+                values[name] = str(value)
+        if values:
+            yield path.relative_to(prefix).as_posix(), values
+
+
 class Preloaded(NamedTuple):
     """A library that the loader puts before all others. `setting`: the variable or file that says so."""
 
@@ -102,17 +123,15 @@ class Preloaded(NamedTuple):
     library: str
 
 
-def preloaded(environ: Mapping[str, str], file: Path = PRELOAD_FILE) -> Iterator[Preloaded]:
-    """The libraries of LD_PRELOAD, and of /etc/ld.so.preload, which every program reads."""
+def preloaded(environ: Mapping[str, str], file: Path | None = None) -> Iterator[Preloaded]:
+    """The libraries of LD_PRELOAD, and of a file such as /etc/ld.so.preload, which every program reads."""
     value = environ.get("LD_PRELOAD", "").strip()
     for library in re.split("[ :]+", value):
         if library:
             yield Preloaded(f"LD_PRELOAD={value}", library)
-    try:
-        lines = file.read_text(errors="replace").splitlines()
-    except OSError:
+    if file is None or not file.is_file():
         return
-    for line in lines:
+    for line in file.read_text(errors="replace").splitlines():
         for library in re.split("[ \t:]+", line.partition("#")[0]):
             if library:
                 yield Preloaded(f"{file} has {library}, which", library)

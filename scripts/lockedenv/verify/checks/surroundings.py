@@ -16,7 +16,9 @@ from lockedenv.verify.checks import Context, Result, check, failed, first, passe
 from lockedenv.verify.remedies import repair_command
 from lockedenv.verify.search_path import find_taken
 from lockedenv.verify.variables import (
+    PRELOAD_FILE,
     Misleading,
+    activation_variables,
     judge_preloaded,
     library_folders,
     misleading,
@@ -45,18 +47,13 @@ def compile_problem(prefix: Path, backend: str, environ: Mapping[str, str]) -> s
 
 @check("variables", "no environment variable puts another CUDA, Python package or library first")
 def variables(context: Context) -> Result:
-    environ = context.environ
-    prefix = context.installed.prefix
-    cudnn = "" if context.lock_error else context.environment.cudnn(context.installed.backend)
-    found = misleading(prefix, environ, context.cuda, cudnn)
-    found += _taken_libraries(context)
-    before_all = list(preloaded(environ))
-    names = set()
-    if before_all:
-        names = {os.path.basename(library) for library in _locked_libraries(context)}
-    replacing, others = judge_preloaded(prefix, before_all, names)
-    found += replacing
-    others += noted(environ)
+    found, others = _judge_variables(context, context.environ, PRELOAD_FILE)
+    if context.installed.backend == "conda":
+        for path, values in activation_variables(context.installed.prefix):
+            remedy = f"remove it from {context.installed.prefix / path}"
+            replacing, beside = _judge_variables(context, values)
+            found += [Misleading(f"{path} sets {row.problem}", remedy) for row in replacing]
+            others += [Misleading(f"{path} sets {row.problem}", remedy) for row in beside]
     lines = [variable.problem for variable in [*found, *others]]
     if found:
         remedies = dict.fromkeys(variable.remedy for variable in found)
@@ -69,6 +66,22 @@ def variables(context: Context) -> Result:
     )
 
 
+def _judge_variables(
+    context: Context, environ: Mapping[str, str], preload_file: Path | None = None
+) -> tuple[list[Misleading], list[Misleading]]:
+    """The variables that replace something locked, and those that change something beside it."""
+    prefix = context.installed.prefix
+    cudnn = "" if context.lock_error else context.environment.cudnn(context.installed.backend)
+    found = misleading(prefix, environ, context.cuda, cudnn)
+    found += _taken_libraries(context, environ)
+    before_all = list(preloaded(environ, preload_file))
+    names = set()
+    if before_all:
+        names = {os.path.basename(library) for library in _locked_libraries(context)}
+    replacing, others = judge_preloaded(prefix, before_all, names)
+    return found + replacing, others + noted(environ)
+
+
 def _locked_libraries(context: Context) -> list[str]:
     libraries = []
     for entry in context.contents.expected.entries:
@@ -77,8 +90,8 @@ def _locked_libraries(context: Context) -> list[str]:
     return libraries
 
 
-def _taken_libraries(context: Context) -> Iterator[Misleading]:
-    folders = library_folders(context.environ)
+def _taken_libraries(context: Context, environ: Mapping[str, str]) -> Iterator[Misleading]:
+    folders = library_folders(environ)
     if not any(folder.is_dir() for folder in folders):
         return
     libraries = _locked_libraries(context)
