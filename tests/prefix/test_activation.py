@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,59 @@ def test_constraints_that_contradict_the_lock_are_left_out(shell: str, tmp_path:
     ours = (prefix.name / "maximalcai-constraints.txt").as_uri()
     said = run(shell, script, PIP_CONSTRAINT=both, UV_CONSTRAINT=str(image))
     assert said == [f"{fits} {ours}", ours, both]
+
+
+@pytest.mark.parametrize(
+    "line, fits",
+    [
+        ("numpy>=3", False),
+        ("numpy<3,>=2", True),
+        ("numpy==2.4.6  # the company's", True),
+        ("numpy==2.4.6 --hash=sha256:00", True),
+        ("numpy==2.*", True),
+        ("NumPy~=1.0", False),
+        ("numpy @ https://example.com/numpy-2.4.6-py3-none-any.whl", False),
+        ('numpy==1.0; python_version < "3"', True),
+        ("--index-url https://example.com", True),
+        ("urllib3==2.0", True),
+    ],
+)
+def test_every_form_of_a_constraint_is_compared_with_the_lock(
+    line: str, fits: bool, tmp_path: Path
+) -> None:
+    """A range, a marker or a comment was not understood: installs failed, or a file that fits was left out."""
+    prefix = make(tmp_path, "pip")
+    file = tmp_path / "of the image.txt"
+    file.write_text(f"{line}\n")
+    ours = (prefix.name / "maximalcai-constraints.txt").as_uri()
+    script = f'source {prefix.name}/activate; echo "$UV_CONSTRAINT"; echo "$UV_OVERRIDE"'
+    said = run("bash", script, UV_CONSTRAINT=file.as_uri(), UV_OVERRIDE=file.as_uri())
+    expected = f"{file.as_uri()} " if fits else ""
+    assert said == [f"{expected}{ours}", expected]
+
+
+def test_a_constraint_that_is_not_there_is_left_to_pip_to_name(tmp_path: Path) -> None:
+    prefix = make(tmp_path, "pip")
+    script = f'source {prefix.name}/activate; echo "$PIP_CONSTRAINT"'
+    (said,) = run("bash", script, PIP_CONSTRAINT="/nowhere/c.txt")
+    assert said.startswith("/nowhere/c.txt file://")
+
+
+@pytest.mark.parametrize("section", ["global", "install"])
+@pytest.mark.parametrize("setting", ["target", "prefix", "root"])
+def test_pips_own_file_leads_no_installation_elsewhere(
+    section: str, setting: str, tmp_path: Path
+) -> None:
+    """As PIP_TARGET does, which `activate` clears: a pip.conf of the user's said the same, and was followed."""
+    prefix = make(tmp_path, "pip")
+    (prefix.path / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    conf = tmp_path / "home/.config/pip/pip.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text(f"[{section}]\n{setting} = {tmp_path}/elsewhere\n")
+    command = [prefix.path / "bin/python", "-m", "pip", "config", "list"]
+    said = sh(*command, env={"HOME": str(tmp_path / "home")}).stdout
+    assert f"{section}.{setting}=''" in said and "elsewhere" not in said, said
+    assert f"{section}.user='false'" in said, said
 
 
 def test_hooks_are_sourced_in_conda_prefixes_alone(shell: str, tmp_path: Path) -> None:

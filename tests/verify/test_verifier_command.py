@@ -95,6 +95,11 @@ def test_what_may_be_meant_so_is_a_warning(broken: CondaEnvironment) -> None:
         in done.stdout
     )
     assert "WARN  variables        LD_PRELOAD=libm.so.6 comes before every library" in done.stdout
+    conf = broken.prefix / "company.conf"
+    conf.write_text("[install]\ntarget = /data\n")
+    done = broken.verify("--only", "variables", PIP_CONFIG_FILE=str(conf))
+    said = f"WARN  variables        pip or uv installs elsewhere, by target = /data in {conf}"
+    assert said in done.stdout, done.stdout
 
 
 def test_wrong_usage_exits_2(conda_environment: CondaEnvironment, tmp_path: Path) -> None:

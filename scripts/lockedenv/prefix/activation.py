@@ -18,6 +18,8 @@ from lockedenv.spec.locks import PipPackage
 
 SHELL = Path(__file__).with_name("shell")
 LIMIT = 1_000_000  # bytes of a pip.conf
+# pip's settings that choose another place.
+ELSEWHERE = ("target", "prefix", "root", "python")
 # Saved when an environment is entered, and given back when it is left.
 NAMES = (
     "UV_SYSTEM_PYTHON",
@@ -25,6 +27,7 @@ NAMES = (
     "UV_TARGET",
     "UV_PREFIX",
     "UV_CONSTRAINT",
+    "UV_OVERRIDE",
     "PIP_PYTHON",
     "PIP_TARGET",
     "PIP_PREFIX",
@@ -106,7 +109,7 @@ def write_guard(
     write_atomically(folder / CONSTRAINTS, "".join(lines))
     conf = folder / "pip.conf"
     present = _read(conf)
-    setting = guard_text(prefix).splitlines()[1]
+    setting = _constraint_setting(prefix)
     if not present or (ours and setting not in present.splitlines()):
         if present:
             conf.rename(_free_name(conf))
@@ -122,8 +125,23 @@ def write_guard(
 
 
 def guard_text(prefix: Prefix) -> str:
-    """What the set-up writes into pip.conf."""
-    return f"[install]\nconstraint = {(prefix.path / CONSTRAINTS).as_uri()}\n"
+    """What the set-up writes into pip.conf.
+
+    pip reads it after the user's and the machine's, in which these settings would lead every
+    installation elsewhere. An empty one takes back what they say.
+    """
+    lines = []
+    for section in ("global", "install"):
+        lines.append(f"[{section}]")
+        for setting in ELSEWHERE:
+            lines.append(f"{setting} =")
+        lines.append("user = false")
+    lines.append(_constraint_setting(prefix))
+    return "\n".join(lines) + "\n"
+
+
+def _constraint_setting(prefix: Prefix) -> str:
+    return f"constraint = {(prefix.path / CONSTRAINTS).as_uri()}"
 
 
 def enter_text(prefix: Prefix) -> str:

@@ -15,6 +15,7 @@ from lockedenv.spec.vulnerabilities import Vulnerability, find_vulnerabilities
 from lockedenv.verify.checks import Context, Result, check, failed, first, passed, warned
 from lockedenv.verify.remedies import repair_command
 from lockedenv.verify.search_path import find_taken
+from lockedenv.verify.tool_files import find_elsewhere
 from lockedenv.verify.variables import (
     PRELOAD_FILE,
     Misleading,
@@ -48,6 +49,9 @@ def compile_problem(prefix: Path, backend: str, environ: Mapping[str, str]) -> s
 @check("variables", "no environment variable puts another CUDA, Python package or library first")
 def variables(context: Context) -> Result:
     found, others = _judge_variables(context, context.environ, PRELOAD_FILE)
+    for setting in find_elsewhere(context.environ):
+        problem = f"pip or uv installs elsewhere, by {setting}"
+        others.append(Misleading(problem, "take that line out while you install into this one"))
     if context.installed.backend == "conda":
         for path, values in activation_variables(context.installed.prefix):
             remedy = f"remove it from {context.installed.prefix / path}"
