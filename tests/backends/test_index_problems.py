@@ -16,6 +16,23 @@ from lockedenv.backends import index, uv_program
 from lockedenv.errors import Stop
 
 LOGIN = b"<html><body><form action='/login'>Welcome to the hotel</form></body></html>"
+CA_SETTINGS = """
+[ca]
+default_ca = own
+[own]
+database = {0}/index.txt
+serial = {0}/serial
+new_certs_dir = {0}
+private_key = {0}/key.pem
+default_md = sha256
+policy = any
+x509_extensions = names
+[any]
+commonName = supplied
+[names]
+subjectAltName = DNS:localhost
+basicConstraints = CA:true
+"""
 NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
 
@@ -104,6 +121,64 @@ def test_tls_inspection_is_named(inspected: str) -> None:
 def test_an_index_that_does_not_answer_is_named() -> None:
     said = problem_of({"UV_DEFAULT_INDEX": NOWHERE})
     assert "the package index 127.0.0.1:9 does not answer" in said
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("scheme", ["http", "socks5h"])
+def test_a_proxy_that_does_not_answer_is_named(
+    variable: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said that the index does not answer."""
+    monkeypatch.setenv(variable, f"{scheme}://user:s3cr3t@127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    if variable == "HTTP_PROXY":
+        # curl reads the lower case alone; both are set as a rule.
+        monkeypatch.setenv("http_proxy", f"{scheme}://user:s3cr3t@127.0.0.1:9")
+    said = problem_of({"UV_DEFAULT_INDEX": "http://index.invalid/simple"})
+    assert "does not answer through the proxy" in said and "HTTPS_PROXY" in said, said
+    assert "s3cr3t" not in said
+    monkeypatch.setenv("NO_PROXY", "index.invalid")
+    assert "proxy http" not in problem_of({"UV_DEFAULT_INDEX": "http://index.invalid/simple"})
+
+
+@pytest.mark.parametrize(
+    "verified, said",
+    [
+        ("9", "not valid at the time of this machine's clock"),
+        ("10", "not valid at the time of this machine's clock"),
+        ("62", "not that of index.invalid"),
+        ("19", "signed by an authority that this machine does not believe"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_told_apart(
+    verified: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock in the past was told as an authority that is not believed."""
+    answer = (60, f"\n000 {verified}", "curl: (60) SSL certificate problem")
+    monkeypatch.setattr(index, "ask", lambda *a, **options: answer)
+    assert said in problem_of({"UV_DEFAULT_INDEX": "https://index.invalid/simple"})
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here to make a certificate")
+def test_a_certificate_of_tomorrow_means_that_the_clock_is_wrong(
+    login_page: http.server.HTTPServer, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.cnf").write_text(CA_SETTINGS.format(tmp_path))
+    (tmp_path / "index.txt").touch()
+    (tmp_path / "serial").write_text("01\n")
+    request = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    sh(*request, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "request.pem")
+    sign = ["openssl", "ca", "-batch", "-selfsign", "-notext", "-config", tmp_path / "ca.cnf"]
+    sign += ["-startdate", "20480101000000Z", "-enddate", "20490101000000Z"]
+    sh(*sign, "-in", tmp_path / "request.pem", "-out", tmp_path / "certificate.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    login_page.socket = context.wrap_socket(login_page.socket, server_side=True)
+    address = f"https://localhost:{login_page.server_address[1]}/simple"
+    environ = {"UV_DEFAULT_INDEX": address, "SSL_CERT_FILE": str(tmp_path / "certificate.pem")}
+    said = problem_of(environ)
+    assert "not valid at the time of this machine's clock" in said, said
 
 
 def test_where_no_index_is_set_it_is_pips_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ import os
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Mapping
 from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 from lockedenv.backends.base import Problem
 from lockedenv.backends.private_folders import refuse_foreign, temporary
@@ -58,6 +60,11 @@ CURL_CONNECT = 7
 CURL_TIMEOUT = 28
 CURL_CERTIFICATE = 60
 CURL_SOCKS = 97
+# What OpenSSL finds wrong with a certificate (X509_V_ERR_... in openssl/x509_vfy.h.in). The dates are
+# compared with this machine's clock.
+NOT_YET_VALID = 9
+EXPIRED = 10
+OTHER_HOST = 62
 
 
 def is_left_out(program: str) -> bool:
@@ -213,29 +220,59 @@ def index_problem(environ: Mapping[str, str]) -> Problem | None:
     certificates = index_settings(environ).get("SSL_CERT_FILE")
     if certificates:
         config += f'cacert = "{certificates}"\n'
-    status, text, why = ask([*CURL, "--write-out", "\n%{http_code}"], 30, config)
+    wanted = "\n%{http_code} %{ssl_verify_result}"
+    status, text, why = ask([*CURL, "--write-out", wanted], 30, config)
+    page, _, numbers = text.rpartition("\n")
+    code, _, verified = numbers.partition(" ")
     host = redact(urlsplit(address).netloc).rpartition("@")[2]
     said = redact(" ".join(why.split()))
     if status == 0:
-        page, _, code = text.rpartition("\n")
         return _page_problem(host, page, code)
     if status == CURL_CERTIFICATE:
+        return _certificate_problem(host, said, verified)
+    proxy = _find_proxy(address)
+    if proxy and status in (CURL_PROXY, CURL_SOCKS, CURL_CONNECT, CURL_TIMEOUT):
         return Problem(
-            f"the certificate of {host} is signed by an authority that this machine does not "
-            f"believe, as behind a proxy that inspects TLS ({said})",
-            "ask for the authority's file, and name it: export SSL_CERT_FILE=/path/to/company-ca.pem",
-        )
-    if status in (CURL_PROXY, CURL_SOCKS):
-        return Problem(
-            f"the proxy does not answer ({said})", "check HTTPS_PROXY and ALL_PROXY, or unset them"
+            f"the package index {host} does not answer through the proxy {redact(proxy)} ({said})",
+            "check HTTPS_PROXY and ALL_PROXY, or unset them",
         )
     if status in (CURL_HOST, CURL_CONNECT, CURL_TIMEOUT):
         return Problem(
             f"the package index {host} does not answer ({said})",
-            "check the network and the proxy (HTTPS_PROXY), or name an index that this machine "
-            "reaches: export UV_DEFAULT_INDEX=https://...",
+            "check the network, or name an index that this machine reaches: export "
+            "UV_DEFAULT_INDEX=https://..., or a proxy: export HTTPS_PROXY=http://...",
         )
     return None
+
+
+def _find_proxy(address: str) -> str:
+    """The proxy that the variables of this process name for an address; empty if there is none."""
+    parts = urlsplit(address)
+    if proxy_bypass_environment(parts.hostname or ""):
+        return ""
+    proxies = getproxies_environment()
+    return proxies.get(parts.scheme, proxies.get("all", ""))
+
+
+def _certificate_problem(host: str, said: str, verified: str) -> Problem:
+    """Why a certificate is not accepted. `verified`: OpenSSL's number, as curl gives it."""
+    if verified in (str(NOT_YET_VALID), str(EXPIRED)):
+        now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        return Problem(
+            f"the certificate of {host} is not valid at the time of this machine's clock, {now} UTC "
+            f"({said})",
+            "if the clock is wrong, set it (date, timedatectl)",
+        )
+    if verified == str(OTHER_HOST):
+        return Problem(
+            f"the certificate that came is not that of {host}, as from a login page ({said})",
+            "log in with a browser, or check the address and the proxy",
+        )
+    return Problem(
+        f"the certificate of {host} is signed by an authority that this machine does not "
+        f"believe, as behind a proxy that inspects TLS ({said})",
+        "ask for the authority's file, and name it: export SSL_CERT_FILE=/path/to/company-ca.pem",
+    )
 
 
 def _page_problem(host: str, page: str, code: str) -> Problem | None:
