@@ -25,15 +25,24 @@ USAGE
 
 main() {
   case ${1:-} in -h | --help) usage; exit 0 ;; esac
-  local root conda_lock
+  local root conda_lock python get_tools
   root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+  # As scripts/lockedenv/lock/tools.py says it; a test holds both together.
+  get_tools="conda env create -f $root/environment-dev.yml && conda activate maximalcai-dev; or without conda:"
+  get_tools+=" python3 -m venv ~/lock-tools && ~/lock-tools/bin/pip install conda-lock==4.0.3 uv &&"
+  get_tools+=" curl -Ls https://micro.mamba.pm/api/micromamba/linux-64/2.5.0 | tar -xj -C ~/lock-tools bin/micromamba &&"
+  get_tools+=" export PATH=~/lock-tools/bin:\$PATH"
   conda_lock=$(command -v conda-lock) || {
-    echo "lock.sh: conda-lock is not on PATH; conda-lock 4.0, uv and micromamba 2.5.0, which locking needs, come with:" \
-      "conda env create -f environment-dev.yml && conda activate maximalcai-dev" >&2
+    echo "lock.sh: conda-lock is not on PATH; all that locking needs, micromamba 2.5.0 too, comes with: $get_tools" >&2
     exit 2
   }
   # conda-lock's own interpreter has the YAML and packaging libraries that the locking uses.
-  PYTHONPATH=$root/scripts PYTHONDONTWRITEBYTECODE=1 exec "$(dirname "$(readlink -f "$conda_lock")")/python" -m lockedenv.cli.lock "$@"
+  python=$(dirname "$(readlink -f "$conda_lock")")/python
+  "$python" -c 'import tomllib' 2>/dev/null || {
+    echo "lock.sh: $conda_lock runs in a Python older than 3.11, or in none; a newer one comes with: $get_tools" >&2
+    exit 2
+  }
+  PYTHONPATH=$root/scripts PYTHONDONTWRITEBYTECODE=1 exec "$python" -m lockedenv.cli.lock "$@"
 }
 
 main "$@"

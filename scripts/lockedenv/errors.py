@@ -27,3 +27,16 @@ def disk_text(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return where + (FULL_DISK if full else f"{error.strerror or error}; mend it and run again")
+
+
+def printable(text: str) -> str:
+    """A text from outside, safe to print on one line: what is not printable is escaped."""
+    if text.isprintable():
+        return text
+    shown = []
+    for character in text:
+        if character.isprintable():
+            shown.append(character)
+        else:
+            shown.append(character.encode("unicode_escape").decode("ascii"))
+    return "".join(shown)

@@ -43,6 +43,11 @@ def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> N
             2,
             "--environment curent: there are default and current, and any folder with an environment.yml; this is none of them; did you mean current?",
         ),
+        (
+            ["--environment", str(ROOT / "environment.yml")],
+            2,
+            "environment.yml: is a file; give its folder, in which it has the name environment.yml",
+        ),
         (["--prefix", "/proc/env"], 1, "/proc/env cannot be made"),
         (
             ["--offline", "/nowhere"],

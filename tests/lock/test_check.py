@@ -217,8 +217,26 @@ def test_what_locking_needs_is_said_up_front(clone: Path) -> None:
     (tools / "conda-lock").symlink_to(shutil.which("conda-lock") or "")
     done = sh(clone / "scripts/lock.sh", check=False, env={"PATH": f"{tools}:/usr/bin:/bin"})
     assert done.returncode == 1
-    needed = "uv, micromamba 2.5.0 not on PATH; all that locking needs comes with: conda env create"
-    assert needed in done.stdout
-    done = sh(clone / "scripts/lock.sh", check=False, env={"PATH": "/usr/bin:/bin"})
+    missing, how = done.stdout.split("comes with: ")
+    assert "uv, micromamba 2.5.0 not on PATH; all that locking needs " in missing
+    for part in ("conda env create -f", "pip install conda-lock==4.0.3 uv", "bin/micromamba"):
+        assert part in how
+    mine = ["--environment", clone]
+    done = sh(clone / "scripts/lock.sh", *mine, check=False, env={"PATH": "/usr/bin:/bin"})
     assert done.returncode == 2
-    assert "conda-lock is not on PATH; conda-lock 4.0, uv and micromamba 2.5.0" in done.stdout
+    missing, how_again = done.stdout.split("comes with: ")
+    assert missing.startswith("lock.sh: conda-lock is not on PATH") and "micromamba" in missing
+    assert how_again == how, "one line, whichever is missing"
+
+
+def test_a_conda_lock_in_an_old_python_is_named(clone: Path) -> None:
+    tools = clone / "old/bin"
+    tools.mkdir(parents=True)
+    for name, text in (("conda-lock", ""), ("python", "echo ModuleNotFoundError >&2; exit 1")):
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    environ = {"PATH": f"{tools}:/usr/bin:/bin"}
+    done = sh(clone / "scripts/lock.sh", "--check", check=False, env=environ)
+    assert done.returncode == 2
+    assert f"{tools}/conda-lock runs in a Python older than 3.11" in done.stdout
+    assert len(done.stdout.splitlines()) == 1

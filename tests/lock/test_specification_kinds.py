@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import textwrap
 from pathlib import Path
 
@@ -103,6 +104,50 @@ READ = [
         {"numpy": "numpy"},
         {},
     ),
+    (
+        "two pip sections and an empty one",
+        with_dependencies("- numpy", "- pip: [peft]", "- pip: [trl]", "- pip: []"),
+        {"numpy": "numpy"},
+        {"peft": "peft", "trl": "trl"},
+    ),
+    (
+        "anchors",
+        HEAD + "dependencies:\n  - &n numpy\n  - scipy\n  - pip: &p [peft]\n",
+        {"numpy": "numpy", "scipy": "scipy"},
+        {"peft": "peft"},
+    ),
+    (
+        "a local version",
+        with_pip("- torch==2.5.1+cu124"),
+        {"python": "python=3.12"},
+        {"torch": "torch==2.5.1+cu124"},
+    ),
+    ("a name as a list", "name: [a]\n" + with_dependencies("- x")[11:], {"x": "x"}, {}),
+    (
+        "all forms of a spec",
+        with_dependencies(
+            "- a=1.2.*=py312*_0",
+            "- b 1.2 h1234_0",
+            "- c>=1.2|1.1,!=1.5",
+            "- d ~=1.2",
+            "- e=*=*mkl",
+            "- f ==1!2.0+g1",
+            "- _g_mutex",
+            "- 7zip",
+        ),
+        {
+            "a": "a=1.2.*=py312*_0",
+            "b": "b 1.2 h1234_0",
+            "c": "c>=1.2|1.1,!=1.5",
+            "d": "d ~=1.2",
+            "e": "e=*=*mkl",
+            "f": "f ==1!2.0+g1",
+            "_g_mutex": "_g_mutex",
+            "7zip": "7zip",
+        },
+        {},
+    ),
+    ("JSON", '{"channels": ["conda-forge"], "dependencies": ["numpy"]}', {"numpy": "numpy"}, {}),
 ]
 
 
@@ -181,7 +226,7 @@ REFUSED = [
         "remove the line",
     ),
     ("another option", with_pip("- --trusted-host x"), 6, "options of pip", "remove it"),
-    ("an option behind a name", with_pip("- peft --pre"), 6, "options of pip", "remove it"),
+    ("an option behind a name", with_pip("- peft --pre"), 6, "peft --pre", "name==2.0rc1"),
     (
         "a repository",
         with_pip("- git+https://github.com/huggingface/peft"),
@@ -283,6 +328,142 @@ REFUSED = [
     ),
     ("no YAML", HEAD + "dependencies:\n\t- numpy\n", 4, "is no YAML", "mend this line"),
     ("nothing", "", 1, "is not a conda environment file", "`dependencies:`"),
+    (
+        "a section twice",
+        HEAD + "dependencies: [numpy]\ndependencies: [scipy]\n",
+        4,
+        "has `dependencies:` twice",
+        "into one section",
+    ),
+    (
+        "channels twice",
+        HEAD + "channels: [nvidia]\ndependencies: [scipy]\n",
+        3,
+        "has `channels:` twice",
+        "into one section",
+    ),
+    (
+        "a misspelt section",
+        HEAD + "dependancies: [numpy]\n",
+        3,
+        "`dependancies:` is not carried into a lock",
+        "did you mean dependencies?",
+    ),
+    ("a list as a key", HEAD + "? [a]\n: b\n", 3, "a list before a colon", "write one name"),
+    (
+        "a template as an entry",
+        with_dependencies("- {{ numpy }}"),
+        4,
+        "a list before a colon",
+        "write one name",
+    ),
+    ("an empty mapping", with_dependencies("- {}"), 4, "is empty", "remove this line"),
+    (
+        "lists without end",
+        HEAD + "dependencies: " + "[" * 5000,
+        0,
+        "lists in lists without end",
+        "it needs `channels:`",
+    ),
+    (
+        "an anchor in itself",
+        HEAD + "dependencies: &a [*a]\n",
+        3,
+        "has to be one name",
+        "numpy>=1.24",
+    ),
+    ("tabs behind a name", with_dependencies("- numpy\t>=1"), 4, "is no YAML", "mend this line"),
+    ("two documents", with_dependencies("- x") + "---\n", 5, "another document", "mend this line"),
+    (
+        "a character of no text",
+        with_dependencies("- num\0py"),
+        4,
+        "it has the character U+0000",
+        "remove it",
+    ),
+    ("a number", with_dependencies("- 3.12"), 4, "3.12 is no name", "such as numpy>=1.24"),
+    ("a number under pip", with_pip("- 2.5"), 6, "2.5 is no name", "such as numpy>=1.24"),
+    ("null", with_dependencies("- null"), 4, "null is no name", "such as numpy>=1.24"),
+    ("a tag", with_dependencies("- !env numpy"), 4, "numpy is no name", "such as numpy>=1.24"),
+    ("letters", with_dependencies("- nümpy"), 4, "nümpy cannot be locked", "such as numpy=1.26"),
+    ("a hard space", with_dependencies("- numpy\u00a0>=1"), 4, "cannot be", "such as numpy=1.26"),
+    (
+        "an unseen character",
+        with_dependencies("- numpy\u200b"),
+        4,
+        r"numpy\u200b cannot be locked",
+        "such as numpy=1.26",
+    ),
+    (
+        "a terminal's command",
+        with_dependencies('- "numpy\\e[31m"'),
+        4,
+        r"numpy\x1b[31m cannot be locked",
+        "such as numpy=1.26",
+    ),
+    ("two names", with_dependencies("- numpy scipy"), 4, "cannot be locked", "numpy=1.26"),
+    ("names and a comma", with_dependencies("- numpy, scipy"), 4, "cannot be locked", "numpy=1.26"),
+    (
+        "a bound reversed",
+        with_dependencies("- numpy=>1.2"),
+        4,
+        "cannot be locked",
+        "numpy>=1.24,<3",
+    ),
+    (
+        "a bound without end",
+        with_dependencies("- numpy>="),
+        4,
+        "cannot be locked",
+        "numpy>=1.24,<3",
+    ),
+    ("a marker for conda", with_dependencies("- x; python_version>'3'"), 4, "cannot be", "x"),
+    ("an option of conda", with_dependencies("- -c conda-forge x"), 4, "cannot be", "numpy=1.26"),
+    ("a variable", with_dependencies("- numpy=${V}"), 4, "cannot be locked", "numpy=1.26"),
+    (
+        "a package of defaults",
+        with_dependencies("- defaults::numpy"),
+        4,
+        "terms exclude",
+        "write numpy alone",
+    ),
+    ("main", "channels: [main]\n" + NO_CHANNELS, 1, "its terms exclude", "write conda-forge"),
+    (
+        "Anaconda's channel by its address",
+        "channels: ['https://conda.anaconda.org/anaconda']\n" + NO_CHANNELS,
+        1,
+        "its terms exclude",
+        "write conda-forge",
+    ),
+    (
+        "a channel with a question mark",
+        "channels: ['https://x.example/c?token=ab']\n" + NO_CHANNELS,
+        1,
+        "the lock would publish",
+        "take a channel that needs none",
+    ),
+    (
+        "a folder as a channel",
+        "channels: ['file:///srv/channel']\n" + NO_CHANNELS,
+        1,
+        "is a folder of this machine",
+        "serve it over HTTP",
+    ),
+    (
+        "a hash",
+        with_pip("- torch==2.5.1 --hash=sha256:ab"),
+        6,
+        "lock.sh finds the hashes",
+        "write the version alone",
+    ),
+    (
+        "torch at an address",
+        with_pip("- torch @ https://download.pytorch.org/whl/cu124/torch-2.5.1.whl"),
+        6,
+        "locks name no address",
+        "name a release on PyPI",
+    ),
+    ("a mapping under pip", with_dependencies("- pip: {x: 1}"), 4, "has to be a list", "`- ` line"),
 ]
 
 
@@ -300,9 +481,36 @@ def test_a_kind_that_is_refused_in_one_message(
     assert cause in message and remedy in message, message
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecificationError, match="cannot be read"):
-        read_specification(tmp_path / "environment.yml")
+def refusal(path: Path) -> str:
+    with pytest.raises(SpecificationError) as error:
+        read_specification(path)
+    return str(error.value).replace(str(path), "environment.yml")
+
+
+def test_what_is_no_text_file_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "environment.yml"
+    assert refusal(path) == "environment.yml: cannot be read: No such file or directory"
+    path.mkdir()
+    assert refusal(path) == "environment.yml: cannot be read: Is a directory"
+    path.rmdir()
+    os.mkfifo(path)
+    assert "cannot be read: it is not a regular file" in refusal(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert "cannot be read: it is not a regular file" in refusal(path)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(100_000_000)
+    assert "cannot be read: it has more than 1,000,000 bytes" in refusal(path)
+
+
+def test_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "environment.yml"
+    text = with_dependencies("- numpy  # für alle")
+    path.write_text(text, encoding="latin-1")
+    assert refusal(path) == "environment.yml:4: is not UTF-8; save the file as UTF-8"
+    path.write_text(text, encoding="utf-16")
+    assert refusal(path) == "environment.yml:1: is not UTF-8; save the file as UTF-8"
 
 
 MANY_KINDS = """\
@@ -325,19 +533,49 @@ dependencies:
 """
 
 
+def prepare_locking(
+    machine: Machine, channel: LocalChannel, mine: Path, text: str
+) -> dict[str, str]:
+    """Writes an environment.yml over the local channel; gives the variables of lock.sh."""
+    for name in ("pytorch", "nvidia", "conda-forge"):
+        asyncio.run(index_fs(channel.root / name))
+    mine.mkdir()
+    (mine / "environment.yml").write_text(text.format(address=machine.address))
+    mapping = mine.with_name("mapping.json")
+    mapping.write_text("{}")
+    return clean_environ(
+        CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"),
+        PYPI_TO_CONDA_MAPPING=mapping.as_uri(),
+    )
+
+
+LOCAL_VERSION = """\
+channels: ["{address}/conda-forge"]
+dependencies:
+  - python=3.11
+  - pip: [torch==2.5.1+cu124]
+"""
+
+
+def test_a_build_that_the_index_lacks_is_named_with_what_to_write(
+    machine: Machine, channel: LocalChannel, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    environ = prepare_locking(machine, channel, mine, LOCAL_VERSION)
+    lock = machine.project / "scripts/lock.sh"
+    done = sh(lock, "--environment", mine, env=environ, check=False)
+    assert done.returncode == 1
+    cause = "torch==2.5.1+cu124 is a build that PyPI does not have: leave out the +"
+    assert f"{mine}/environment.yml: conda has solved" in done.stdout and cause in done.stdout
+    assert "Traceback" not in done.stdout
+    assert [path.name for path in mine.iterdir()] == ["environment.yml"]
+
+
 def test_a_file_of_many_kinds_locks_and_is_current(
     machine: Machine, channel: LocalChannel, tmp_path: Path
 ) -> None:
-    for name in ("pytorch", "nvidia", "conda-forge"):
-        asyncio.run(index_fs(channel.root / name))
     mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "environment.yml").write_text(MANY_KINDS.format(address=machine.address))
-    (tmp_path / "mapping.json").write_text("{}")
-    environ = clean_environ(
-        CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"),
-        PYPI_TO_CONDA_MAPPING=(tmp_path / "mapping.json").as_uri(),
-    )
+    environ = prepare_locking(machine, channel, mine, MANY_KINDS)
     lock = machine.project / "scripts/lock.sh"
     done = sh(lock, "--environment", mine, env=environ)
     assert "mine: locked 7 conda and 1 pip packages" in done.stdout, done.stdout

@@ -37,6 +37,14 @@ def test_an_edit_of_the_specification_is_seen(
     assert env.edited_since_locked() is True
 
 
+def test_a_specification_in_another_encoding_is_an_edited_one(tmp_path: Path) -> None:
+    """lock.sh refuses it, with its line; the set-up goes on with the locks, and says so."""
+    copy_locks(tmp_path)
+    with (tmp_path / "environment.yml").open("ab") as file:
+        file.write("  - größe\n".encode("latin-1"))
+    assert Environment(tmp_path).edited_since_locked() is True
+
+
 def test_a_lock_that_does_not_say_what_it_is_of_is_not_called_old(tmp_path: Path) -> None:
     copy_locks(tmp_path)
     replaced("conda-lock.yml", "# Specification.*\n", "")(tmp_path)

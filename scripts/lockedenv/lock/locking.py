@@ -8,6 +8,7 @@ made.
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -119,8 +120,7 @@ def _resolve_wheels(
     except Stop as error:
         raise Stop(
             f"{asked.path}: conda has solved its layer, and PyPI has no wheels that fit its "
-            "versions; bound what uv names in environment.yml, such as mpmath<1.4 among conda's "
-            f"packages, and run it again.\n{error}"
+            f"versions; {_find_remedy(asked)}, and run it again.\n{error}"
         ) from None
 
     versions = ("-c", versions_file)
@@ -146,6 +146,17 @@ def _resolve_wheels(
         tools = resolve.resolve(python, "--group", "tools", *resolve.WHEELS_ONLY)
         resolution.entries[TOOLS] = tools
     return resolution
+
+
+def _find_remedy(asked: Specification) -> str:
+    """What to edit where uv finds no wheels."""
+    for text in asked.pip.values():
+        if re.search(r"==\s*[^;,]*\+", text):  # PEP 440's local version: torch==2.5.1+cu124
+            return (
+                f"{text} is a build that PyPI does not have: leave out the + and what follows, or "
+                "set UV_INDEX to the address of the index that has it"
+            )
+    return "bound what uv names in environment.yml, such as mpmath<1.4 among conda's packages"
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> Path:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lockedenv.errors import Stop
+from lockedenv.errors import Stop, printable
+from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.spec.locks import canonical
+from lockedenv.spec.suggest import did_you_mean
 from packaging.requirements import InvalidRequirement, Requirement
 
 PYPI_NAMES = {"pytorch": "torch", "torchtriton": "triton"}
@@ -23,8 +25,26 @@ PYPI_NAMES = {"pytorch": "torch", "torchtriton": "triton"}
 OUR_SELECTORS = {"linux", "linux64", "unix"}
 OTHER_SELECTORS = {"osx", "osx64", "arm64", "win", "win64", "aarch64", "ppc64le"}
 _SELECTOR = re.compile(r"#.*\[([^\[\]]+)\][^()]*$")
-_CONDA_NAME = re.compile(r"(?:([^\s:]+)::)?([A-Za-z0-9._-]+)")
-_IGNORED_KEYS = {"name", "prefix"}  # what a prefix is called and where it lies is the set-up's
+
+LARGEST = 1_000_000  # bytes; exports of whole environments have 20,000
+_KEYS = ("channels", "dependencies", "platforms")
+_IGNORED_KEYS = ("name", "prefix")  # what a prefix is called and where it lies is the set-up's
+_STRING = "tag:yaml.org,2002:str"
+
+# A spec of conda: a name, then versions that are bounded or begin with a digit, then a build.
+# https://docs.conda.io/projects/conda/en/stable/user-guide/concepts/pkg-specs.html
+_BOUND = r"\s*(?:==|>=|<=|!=|~=|=|<|>)\s*[A-Za-z0-9*][A-Za-z0-9.*_+!-]*"
+_VERSION = r"\s*[0-9*][A-Za-z0-9.*_+!-]*"
+_BUILD = r"(?:\s*=\s*|\s+)[A-Za-z0-9_.*]+"
+_CONDA_SPEC = re.compile(
+    r"(?:(?P<channel>[^\s:]+)::)?(?P<name>[A-Za-z0-9_][A-Za-z0-9._-]*)"
+    rf"(?:(?:{_BOUND}|\s{_VERSION})(?:\s*[,|](?:{_BOUND}|{_VERSION}))*(?:{_BUILD})?)?",
+    re.ASCII,
+)
+
+# Channels of Anaconda, Inc., whose terms exclude larger organisations.
+_ANACONDA = {"defaults", "main", "r", "msys2", "anaconda", "pro", "free"}
+_ANACONDA_HOST = re.compile(r"repo\.anaconda\.com|conda\.anaconda\.org/(main|r|anaconda)(/|$)")
 
 # Lines of a pip section that are no requirements, with what to do. Each names something that has
 # no hash, or another place.
@@ -54,6 +74,7 @@ _PIP_OPTIONS = {
         "nothing of this section is built: only wheels are locked; remove the line"
     ),
     "--pre": "write the version that is wanted instead, such as name==2.0rc1",
+    "--hash": "lock.sh finds the hashes of all files itself; write the version alone",
 }
 _ANY_OPTION = "options of pip cannot be locked; remove it"
 
@@ -66,7 +87,8 @@ class SpecificationError(Stop):
 
     def __init__(self, path: Path, line: int, problem: str) -> None:
         place = f"{path}:{line}" if line else str(path)
-        super().__init__(f"{place}: {problem}")
+        lines = [printable(line) for line in problem.split("\n")]
+        super().__init__(f"{place}: " + "\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -93,26 +115,13 @@ def pypi_name(name: str) -> str:
 
 def read_specification(path: Path) -> Specification:
     """environment.yml (or environment-dev.yml), parsed. Raises SpecificationError."""
-    try:
-        root = yaml.compose(_without_other_platforms(path, path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecificationError(path, 0, f"cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 0
-        problem = getattr(error, "problem", None) or error
-        raise SpecificationError(path, line, f"is no YAML: {problem}; mend this line") from None
+    root = _parse(path, _without_other_platforms(path, _read_text(path)))
     if not isinstance(root, yaml.MappingNode):
         raise SpecificationError(
             path, 1, "is not a conda environment file: it needs `channels:` and `dependencies:`"
         )
     specification = Specification(path)
-    sections = {key.value: value for key, value in root.value}
-    for key, value in root.value:
-        if key.value not in ("channels", "dependencies", "platforms", *_IGNORED_KEYS):
-            raise SpecificationError(
-                path, _line(key), f"`{key.value}:` is not carried into a lock; remove it"
-            )
+    sections = _read_sections(path, root)
     if "dependencies" not in sections:
         raise SpecificationError(
             path, 0, "is not a conda environment file: it has no `dependencies:`"
@@ -122,6 +131,69 @@ def read_specification(path: Path) -> Specification:
     _read_channels(specification, sections.get("channels"))
     _read_dependencies(specification, sections["dependencies"])
     return specification
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = read_regular(path, LARGEST)
+    except OSError as error:
+        raise SpecificationError(path, 0, f"cannot be read: {error.strerror}") from None
+    except FileRefused as error:
+        raise SpecificationError(
+            path, 0, f"cannot be read: {error}; a conda environment file is a small text file"
+        ) from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SpecificationError(path, line, "is not UTF-8; save the file as UTF-8") from None
+
+
+def _parse(path: Path, text: str) -> yaml.Node | None:
+    """The document of a text; None if it is empty."""
+    try:
+        root: yaml.Node | None = yaml.compose(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        problem = f"is no YAML: it has the character U+{error.character:04X}; remove it"
+        raise SpecificationError(path, line, problem) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        problem = f"is no YAML: {error.problem}; mend this line"
+        raise SpecificationError(path, line, problem) from None
+    except RecursionError:
+        raise SpecificationError(
+            path, 0, "has lists in lists without end; it needs `channels:` and `dependencies:`"
+        ) from None
+    return root
+
+
+def _read_sections(path: Path, root: yaml.MappingNode) -> dict[str, yaml.Node]:
+    """Name of a section -> what is in it."""
+    sections = {}
+    for key, value in root.value:
+        name = _key(path, key)
+        if name not in (*_KEYS, *_IGNORED_KEYS):
+            raise SpecificationError(
+                path,
+                _line(key),
+                f"`{name}:` is not carried into a lock; remove it{did_you_mean(name, _KEYS)}",
+            )
+        if name in sections:
+            raise SpecificationError(
+                path, _line(key), f"has `{name}:` twice; write both into one section"
+            )
+        sections[name] = value
+    return sections
+
+
+def _key(path: Path, node: yaml.Node) -> str:
+    """The word before a colon."""
+    if not isinstance(node, yaml.ScalarNode):
+        raise SpecificationError(
+            path, _line(node), "has a list before a colon; write one name there"
+        )
+    return str(node.value)
 
 
 def _line(node: yaml.Node) -> int:
@@ -170,6 +242,10 @@ def _text(path: Path, node: yaml.Node) -> str:
     text: str = re.split(r"(?:^|\s)#", node.value)[0].strip()
     if not text:
         raise SpecificationError(path, _line(node), "is empty; remove this line")
+    if node.tag != _STRING:  # a number, yes or no, null, a tag of some program
+        raise SpecificationError(
+            path, _line(node), f"{text} is no name; write one with its version, such as numpy>=1.24"
+        )
     return text
 
 
@@ -187,7 +263,7 @@ def _read_channels(specification: Specification, node: yaml.Node | None) -> None
     for item in items:
         channel = _text(path, item)
         where = _line(item)
-        if channel == "defaults" or "repo.anaconda.com" in channel:
+        if channel.split("/")[0] in {*_ANACONDA, "pkgs"} or _ANACONDA_HOST.search(channel):
             raise SpecificationError(
                 path,
                 where,
@@ -195,12 +271,19 @@ def _read_channels(specification: Specification, node: yaml.Node | None) -> None
                 "(https://www.anaconda.com/legal/terms/terms-of-service) and its name stands for "
                 "several addresses; write conda-forge in its place",
             )
-        if "$" in channel or re.search(r"://[^/]*@|/t/[^/]+/", channel):
+        if re.search(r"[$?]|://[^/]*@|/t/[^/]+/", channel):
             raise SpecificationError(
                 path,
                 where,
                 "the address of this channel has a password or token, which the lock would "
                 "publish; take a channel that needs none, or a proxy that adds it",
+            )
+        if channel == "local" or re.match(r"[./~]|file:", channel):
+            raise SpecificationError(
+                path,
+                where,
+                f"the channel {channel} is a folder of this machine, which others have not; "
+                "serve it over HTTP and write its address",
             )
         specification.channels.append(channel)
     if not [channel for channel in specification.channels if channel != "nodefaults"]:
@@ -216,13 +299,15 @@ def _read_dependencies(specification: Specification, node: yaml.Node) -> None:
     path = specification.path
     for item in _items(path, node, "dependencies"):
         if isinstance(item, yaml.MappingNode):
+            if not item.value:
+                raise SpecificationError(path, _line(item), "is empty; remove this line")
             for key, value in item.value:
-                if key.value != "pip":
+                name = _key(path, key)
+                if name != "pip":
                     raise SpecificationError(
                         path,
                         _line(key),
-                        f"`{key.value}:` is no package manager here; "
-                        f"write {key.value}=VERSION, or `pip:`",
+                        f"`{name}:` is no package manager here; write {name}=VERSION, or `pip:`",
                     )
                 for requirement in _items(path, value, "pip"):
                     _read_requirement(specification, requirement)
@@ -238,16 +323,23 @@ def _read_dependencies(specification: Specification, node: yaml.Node) -> None:
 def _read_conda_spec(specification: Specification, node: yaml.Node) -> None:
     path = specification.path
     text = _text(path, node)
-    match = _CONDA_NAME.match(text)
-    if not match or re.search(r"[\[\]@/]|://", text[match.end() :]) or "://" in text:
+    match = _CONDA_SPEC.fullmatch(text)
+    if not match or "://" in text:
         raise SpecificationError(
             path,
             _line(node),
-            f"{text} cannot be locked: write a name, a version and a build, such as numpy=1.26 or "
-            "libblas=*=*mkl",
+            f"{text} cannot be locked: write a name, a version and a build, such as numpy=1.26, "
+            "numpy>=1.24,<3 or libblas=*=*mkl",
         )
-    channel, name = match.groups()
+    channel = match["channel"]
+    name = match["name"]
     known = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in specification.channels}
+    if channel in _ANACONDA:
+        raise SpecificationError(
+            path,
+            _line(node),
+            f"{text} is of a channel whose terms exclude larger organisations; write {name} alone",
+        )
     if channel and channel not in {*known, *specification.channels}:
         raise SpecificationError(
             path, _line(node), f"{text} is of the channel {channel}; add it to `channels:`"
@@ -266,8 +358,10 @@ def _read_requirement(specification: Specification, node: yaml.Node) -> None:
         option = re.split(r"[\s=]", text)[0]
         remedy = _PIP_OPTIONS.get(option, _ANY_OPTION)
         raise SpecificationError(path, _line(node), f"{text}: {remedy}")
-    if re.search(r"\s--\w", text):
-        raise SpecificationError(path, _line(node), f"{text}: {_ANY_OPTION}")
+    behind = re.search(r"\s(--[\w-]+)", text)
+    if behind:
+        remedy = _PIP_OPTIONS.get(behind[1], _ANY_OPTION)
+        raise SpecificationError(path, _line(node), f"{text}: {remedy}")
     if re.match(r"(git|hg|svn|bzr)\+", text) or re.search(r"@\s*(git|hg|svn|bzr)\+", text):
         raise SpecificationError(
             path,

@@ -13,7 +13,13 @@ from lockedenv.host.process import ask
 
 # conda-lock cannot read the output of micromamba 2.6 and newer:
 #   https://github.com/conda/conda-lock/issues/906
-GET_TOOLS = "conda env create -f environment-dev.yml && conda activate maximalcai-dev"
+MICROMAMBA = "https://micro.mamba.pm/api/micromamba/linux-64/2.5.0"
+GET_TOOLS = (
+    f"conda env create -f {ROOT}/environment-dev.yml && conda activate maximalcai-dev; or without "
+    "conda: python3 -m venv ~/lock-tools && ~/lock-tools/bin/pip install conda-lock==4.0.3 uv && "
+    f"curl -Ls {MICROMAMBA} | tar -xj -C ~/lock-tools bin/micromamba && "
+    "export PATH=~/lock-tools/bin:$PATH"
+)
 _FRAMES = re.compile(r"^  File .*\n    .*\n(?: *\^+\n)?", re.M)
 _LINES = 25
 

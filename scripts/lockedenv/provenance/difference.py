@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from lockedenv.provenance.documents import printable
+from lockedenv.errors import printable
 from lockedenv.provenance.manifest import Manifest, packages_fingerprint
 from lockedenv.provenance.packages import FLASH_ATTN, InstalledPackage
 

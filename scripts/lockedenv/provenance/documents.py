@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, TypeVar
 
-from lockedenv.errors import UsageError
+from lockedenv.errors import UsageError, printable
 
 LIMIT = 16_000_000  # bytes; a certificate has 50,000, a manifest of 200 packages 60,000
 DIGITS = 18  # of a whole number: more does not fit into 64 bits
@@ -190,19 +190,6 @@ def enumerate_names(items: list[Any]) -> Iterator[tuple[str, Any]]:
     """(name, item) of a list's items; a name is such as "[3]"."""
     for index, item in enumerate(items):
         yield f"[{index}]", item
-
-
-def printable(text: str) -> str:
-    """A text from a document, safe to print on one line: what is not printable is escaped."""
-    if text.isprintable():
-        return text
-    shown = []
-    for character in text:
-        if character.isprintable():
-            shown.append(character)
-        else:
-            shown.append(character.encode("unicode_escape").decode("ascii"))
-    return "".join(shown)
 
 
 def _read_bounded(path: Path) -> bytes:

@@ -189,6 +189,10 @@ def find(text: str) -> Environment:
         if text == environment.name:
             return environment
     folder = Path(os.path.realpath(os.path.expanduser(text)))
+    if folder.is_file():
+        raise UsageError(
+            f"--environment {text}: is a file; give its folder, in which it has the name {SPEC}"
+        )
     if not (folder / SPEC).is_file():
         names = [environment.name for environment in list_environments()]
         raise UsageError(

@@ -33,14 +33,20 @@ def specification_digest(folder: Path) -> str:
     Comments, blank lines and spaces at the ends of lines do not count; flash-attn.in may be
     missing.
     """
-    lines = meaningful_lines((folder / SPEC).read_text(encoding="utf-8"))
-    lines += meaningful_lines(find_virtual_packages(folder).read_text(encoding="utf-8"))
+    lines = meaningful_lines(_read_text(folder / SPEC))
+    lines += meaningful_lines(_read_text(find_virtual_packages(folder)))
     flash = folder / FLASH_ASKED
     if flash.exists():  # what stands behind a # there says what the prebuilt wheel needs
-        for line in flash.read_text(encoding="utf-8").splitlines():
+        for line in _read_text(flash).splitlines():
             if line.strip() and not line.startswith("#"):
                 lines.append(line.rstrip())
-    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    text = "".join(f"{line}\n" for line in lines)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file; what is not UTF-8 has a digest too, and lock.sh refuses it."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def meaningful_lines(text: str) -> list[str]:

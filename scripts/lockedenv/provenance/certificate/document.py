@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Mapping
 
-from lockedenv.provenance.documents import (
-    DocumentError,
-    Fields,
-    ShapeError,
-    parse_document,
-    printable,
-)
+from lockedenv.errors import printable
+from lockedenv.provenance.documents import DocumentError, Fields, ShapeError, parse_document
 
 SCHEMA_VERSION = 1
 MOST_STEPS = 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lockedenv.errors import printable
 from lockedenv.provenance.certificate.document import Certificate, Precision
 from lockedenv.provenance.certificate.judge import (
     SLACK,
@@ -13,7 +14,6 @@ from lockedenv.provenance.certificate.judge import (
     RowJudgement,
     RowVerdict,
 )
-from lockedenv.provenance.documents import printable
 
 WIDTH = 28  # of the column of names
 SHOWN_TENSORS = 3

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lockedenv.errors import printable
 from lockedenv.provenance.difference import shown
-from lockedenv.provenance.documents import printable
 from lockedenv.provenance.ranks.bandwidth import Bandwidth, SlowNode, Way, find_slow_nodes
 from lockedenv.provenance.ranks.certify import Certified
 from lockedenv.provenance.ranks.collectives import NAMES, WrongValues
