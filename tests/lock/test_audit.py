@@ -15,7 +15,7 @@ import pytest
 from fixtures.commands import ROOT, sh
 from lockedenv.cli import lock
 from lockedenv.errors import Stop
-from lockedenv.lock import audit
+from lockedenv.lock import audit, version_table
 from lockedenv.spec import vulnerabilities
 from lockedenv.spec.environment import list_environments
 from lockedenv.spec.vulnerabilities import find_vulnerabilities, read_entries
@@ -99,6 +99,12 @@ def list_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy.write_text(vulnerabilities.KNOWN.read_text())
     monkeypatch.setattr(vulnerabilities, "KNOWN", copy)
     monkeypatch.setattr(audit, "KNOWN", copy)
+    tables = []
+    for table in version_table.TABLES:
+        document = tmp_path / table.document.name
+        document.write_text(table.document.read_text())
+        tables.append(replace(table, document=document))
+    monkeypatch.setattr(version_table, "TABLES", tables)
     return copy
 
 
@@ -113,6 +119,7 @@ def test_a_vulnerability_that_the_list_lacks_is_an_error(
     assert "| CVE-2027-1000 | jinja2 | unknown | 3.1.7 | update it to 3.1.7 or newer" in text
     assert "New: PYSEC-2027-7, CVE-2027-1000." in text
     assert "No longer reported: " in text
+    assert version_table.find_stale_tables(list_environments()) == [], "they count them"
     assert lock.audit_locks([DEFAULT, NEW]) == 0
     assert "New: " not in capsys.readouterr().out
     installed = {"jinja2": "3.1.6", "idna": "3.20"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,14 +89,21 @@ def test_nothing_is_replaced_before_everything_is_written(
 def test_the_table_of_versions_is_written_between_its_marks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = tmp_path / "table.md"
-    text = version_table.DOCUMENT.read_text()
-    copy.write_text(text)
-    monkeypatch.setattr(version_table, "DOCUMENT", copy)
-    version_table.write_table("| new |\n")
-    assert version_table.current_table() == "| new |\n"
-    version_table.write_table(version_table.version_table(list_environments()))
-    assert copy.read_text() == text
+    tables = []
+    for table in version_table.TABLES:
+        copy = tmp_path / table.document.name
+        copy.write_text(table.document.read_text())
+        tables.append(replace(table, document=copy))
+    monkeypatch.setattr(version_table, "TABLES", tables)
+    texts = [table.document.read_text() for table in tables]
+    assert version_table.find_stale_tables(list_environments()) == []
+    for table in tables:
+        table.write("| new |\n")
+        assert table.read() == "| new |\n"
+    stale = version_table.find_stale_tables(list_environments())
+    assert [path.name for path in stale] == ["TECHNICAL_SETUP.md", "README.md"]
+    version_table.write_tables(list_environments())
+    assert [table.document.read_text() for table in tables] == texts
     copy.write_text("no marks\n")
     with pytest.raises(version_table.Stop, match="the marks around the table of versions are gone"):
-        version_table.write_table("| new |\n")
+        version_table.write_tables(list_environments())

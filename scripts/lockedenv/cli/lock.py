@@ -65,12 +65,8 @@ def check(environments: list[Environment]) -> int:
     for env in environments:
         reasons += find_stale(env)
     if set(environment.list_environments()) <= set(environments) and not reasons:
-        if version_table.current_table() != version_table.version_table(
-            environment.list_environments()
-        ):
-            reasons.append(
-                f"{version_table.DOCUMENT}: its table of versions is not that of the locks"
-            )
+        for document in version_table.find_stale_tables(environment.list_environments()):
+            reasons.append(f"{document}: its table of versions is not that of the locks")
     if not reasons:
         print("the locks are current")
         return 0
@@ -88,17 +84,18 @@ def lock(environments: list[Environment], update: list[str]) -> int:
         if names or not update:
             print(locked_text(lock_environment(env, names)))
     if set(environments) & set(environment.list_environments()):
-        version_table.write_table(version_table.version_table(environment.list_environments()))
+        version_table.write_tables(environment.list_environments())
     return 0
 
 
 def audit_locks(reports: list[Path]) -> int:
-    """Writes spec/vulnerabilities.json from pip-audit's reports and prints them.
+    """Writes spec/vulnerabilities.json and the tables that count it from pip-audit's reports.
 
     The exit status is 1 if the file lacked any of them.
     """
     result = audit.audit(reports)
     audit.write_entries(result.entries)
+    version_table.write_tables(environment.list_environments())  # they count the vulnerabilities
     print(audit.audit_text(result))
     return 1 if result.new else 0
 

@@ -1,13 +1,17 @@
-"""The table of versions in docs/TECHNICAL_SETUP.md, made from the locks, so that no hand has to follow them."""
+"""The tables of versions in documents, made from the locks, so that no hand has to follow them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
 from lockedenv import ROOT
 from lockedenv.errors import Stop
+from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.vulnerabilities import find_vulnerabilities
 
-DOCUMENT = ROOT / "docs/TECHNICAL_SETUP.md"
 BEGIN = "<!-- The table below is written by scripts/lock.sh. -->\n\n"
 END = "\n<!-- End of the table that scripts/lock.sh writes. -->\n"
 PACKAGES = (
@@ -25,15 +29,83 @@ PACKAGES = (
     "flash-attn",
     "flash-attn-4",
 )
+PURPOSES = {
+    "default": "published results, code for torch 2.5",
+    "current": "today's models, Blackwell",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table between two marks of a document, and what makes its text."""
+
+    document: Path
+    make: Callable[[list[Environment]], str]
+
+    def read(self) -> str:
+        """The table as it is there. Raises Stop where its marks are gone."""
+        _, begin, rest = self.document.read_text(encoding="utf-8").partition(BEGIN)
+        table, end, _ = rest.partition(END)
+        if not begin or not end:
+            raise Stop(
+                f"{self.document}: the marks around the table of versions are gone; restore them "
+                f"with `git checkout -- {self.document}`"
+            )
+        return table
+
+    def write(self, table: str) -> None:
+        """Puts a table between the marks. Raises Stop."""
+        before = self.read()
+        text = self.document.read_text(encoding="utf-8")
+        text = text.replace(BEGIN + before + END, BEGIN + table + END)
+        self.document.write_text(text, encoding="utf-8")
+
+
+def find_stale_tables(environments: list[Environment]) -> list[Path]:
+    """The documents whose table is not that of the locks. Raises Stop."""
+    return [table.document for table in TABLES if table.read() != table.make(environments)]
+
+
+def write_tables(environments: list[Environment]) -> None:
+    """Writes the tables of all documents. Raises Stop."""
+    for table in TABLES:
+        table.write(table.make(environments))
+
+
+def make_overview(environments: list[Environment]) -> str:
+    """The README's table: a row an environment."""
+    lines = ["| | for | torch, CUDA | driver | known vulnerabilities |", "|---|---|---|---|---|"]
+    for environment in environments:
+        cuda = environment.cuda("pip")
+        cells = [
+            _title(environment),
+            PURPOSES.get(environment.name, ""),
+            f"{environment.torch('pip')}, {cuda}",
+            find_cuda(cuda).driver,
+            _known_vulnerabilities(environment),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _title(environment: Environment) -> str:
+    if environment.name == "default":
+        return "default"
+    return f"`--environment {environment.name}`"
+
+
+def _known_vulnerabilities(environment: Environment) -> str:
+    versions = {pin.name: pin.version for pin in environment.wheels("pip")}
+    number = len(find_vulnerabilities(versions.get))
+    if not number:
+        return "none"
+    return f"{number}: load only models that you trust"
 
 
 def version_table(environments: list[Environment]) -> str:
     """The Markdown table: a row a package, a column an environment."""
     columns = [_column(environment) for environment in environments]
-    titles = []
-    for environment in environments:
-        default = environment.name == "default"
-        titles.append("default" if default else f"`--environment {environment.name}`")
+    titles = [_title(environment) for environment in environments]
     lines = [f"| | {' | '.join(titles)} |", "|---" * (len(columns) + 1) + "|"]
     for row in columns[0]:
         lines.append(f"| {row} | {' | '.join(column[row] for column in columns)} |")
@@ -67,20 +139,7 @@ def _cuda(environment: Environment) -> str:
     return f"{conda} from conda, {pip} from PyPI"
 
 
-def current_table() -> str:
-    """The table of the document. Raises Stop where its marks are gone."""
-    _, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-    table, end, _ = rest.partition(END)
-    if not begin or not end:
-        raise Stop(
-            f"{DOCUMENT}: the marks around the table of versions are gone; restore them with "
-            f"`git checkout -- {DOCUMENT}`"
-        )
-    return table
-
-
-def write_table(table: str) -> None:
-    """Puts the table between the marks of the document. Raises Stop."""
-    before = current_table()
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(text.replace(BEGIN + before + END, BEGIN + table + END), encoding="utf-8")
+TABLES = (
+    Table(ROOT / "docs/TECHNICAL_SETUP.md", version_table),
+    Table(ROOT / "README.md", make_overview),
+)
