@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.audit_reports import write_reports
 from fixtures.commands import ROOT, sh
 from lockedenv.cli import lock
 from lockedenv.errors import Stop
@@ -109,25 +110,53 @@ def list_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_vulnerability_that_the_list_lacks_is_an_error(
-    list_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    list_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     """The first run writes it and fails; the second finds the list complete."""
+    reports = write_reports(tmp_path, DEFAULT, NEW)
     monkeypatch.setattr(audit, "ask_osv", no_severity)
     monkeypatch.setattr(audit.audit, "__defaults__", (no_severity,))
-    assert lock.audit_locks([DEFAULT, NEW]) == 1
+    assert lock.audit_locks(reports) == 1
     text = capsys.readouterr().out
     assert "| CVE-2027-1000 | jinja2 | unknown | 3.1.7 | update it to 3.1.7 or newer" in text
     assert "New: PYSEC-2027-7, CVE-2027-1000." in text
     assert "No longer reported: " in text
     assert version_table.find_stale_tables(list_environments()) == [], "they count them"
-    assert lock.audit_locks([DEFAULT, NEW]) == 0
+    assert lock.audit_locks(reports) == 0
     assert "New: " not in capsys.readouterr().out
     installed = {"jinja2": "3.1.6", "idna": "3.20"}
     found = find_vulnerabilities(installed.get)
     assert [entry.id for entry in found] == ["PYSEC-2027-7", "CVE-2027-1000"]
-    assert lock.audit_locks([CURRENT]) == 0
+    assert lock.audit_locks(write_reports(tmp_path)) == 0
     assert capsys.readouterr().out.startswith("No known vulnerability.")
     assert json.loads(list_copy.read_text()) == []
+
+
+def test_an_environment_without_a_report_is_an_error_and_its_entries_stay(
+    list_copy: Path, tmp_path: Path
+) -> None:
+    """As when pip-audit broke off for one lock and wrote nothing."""
+    before = list_copy.read_text()
+    for path in write_reports(tmp_path, DEFAULT):
+        with pytest.raises(Stop, match=r"no report has .* in all\); give pip-audit's report"):
+            lock.audit_locks([path])
+    assert list_copy.read_text() == before
+
+
+def test_what_a_newer_lock_does_not_have_is_fixed_there() -> None:
+    """Some advisories name the last version that is affected and no fix: current must not be called affected."""
+    old = audit.Reported("PYSEC-2027-9", ["CVE-2027-9"], "torch", "2.5.1", [], "It breaks.")
+    reports = [audit.Report({"torch": "2.5.1"}, [old]), audit.Report({"torch": "2.15.0"}, [])]
+    [entry] = audit.compare(reports, [], no_severity).new
+    assert (entry.id, entry.fixed_in) == ("CVE-2027-9", "2.15.0")
+    assert "update it to 2.15.0 or newer" in entry.remedy
+    new = replace(old, installed="2.15.0")
+    reports[1] = audit.Report({"torch": "2.15.0"}, [new])
+    [entry] = audit.compare(reports, [], no_severity).new
+    assert entry.fixed_in == "" and "no version fixes it" in entry.remedy
 
 
 def test_an_audit_that_reached_no_database_is_an_error_and_no_empty_list() -> None:
@@ -138,7 +167,8 @@ def test_an_audit_that_reached_no_database_is_an_error_and_no_empty_list() -> No
 
 def test_the_fix_in_a_pre_release_is_the_release() -> None:
     """As databases have it for CVE-2026-1839; a pre-release would make 5.0.0 itself look older than the fix."""
-    [reported] = [entry for entry in audit.read_report(DEFAULT) if entry.package == "transformers"]
+    listed = audit.read_report(DEFAULT).reported
+    [reported] = [entry for entry in listed if entry.package == "transformers"]
     assert audit.first_fix(replace(reported, fix_versions=["5.0.0rc3", "5.0.0"])) == "5.0.0"
     assert audit.first_fix(replace(reported, fix_versions=["5.0.0rc3"])) == "5.0.0"
     assert audit.first_fix(replace(reported, fix_versions=[])) == ""
@@ -199,7 +229,7 @@ def test_a_database_that_does_not_answer_leaves_the_severity_unknown(
 
     monkeypatch.setattr(audit.requests, "get", fail)
     assert audit.ask_osv("GHSA-x") == ""
-    [reported] = [entry for entry in audit.read_report(NEW) if entry.package == "idna"]
+    [reported] = [entry for entry in audit.read_report(NEW).reported if entry.package == "idna"]
     assert audit.first_severity(reported, audit.ask_osv) == audit.UNKNOWN
     assert audit.first_fix(replace(reported, fix_versions=["3.19", "3.21", "4"])) == "3.21"
 

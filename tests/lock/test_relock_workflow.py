@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, clean_environ, sh
+from fixtures.audit_reports import write_reports
+from fixtures.commands import ROOT, clean_environ, sh
 
 WORKFLOW: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/relock.yml").read_text())
 REPORTS = Path(__file__).with_name("pip_audit")
@@ -41,7 +42,9 @@ while (($#)); do
   case $1 in --output) output=$2 ;; --requirement) lock=$2 ;; esac
   shift
 done
-case $lock in environments/*) cp "$REPORTS/by-hand-current.json" "$output" ;; *) cp "$REPORTS/$DEFAULT" "$output"; exit 1 ;; esac
+case $lock in environments/*) name=current ;; *) name=default ;; esac
+if [[ -f $REPORTS/audit-$name.json ]]; then cp "$REPORTS/audit-$name.json" "$output"; fi
+exit 1
 """
 
 
@@ -100,11 +103,13 @@ def test_a_set_up_that_fails_is_red_and_a_row_of_the_text(status: int, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "report, new", [("by-hand-default.json", False), ("by-hand-new.json", True)]
+    "by_hand, without, red",
+    [(["default"], "", False), (["default", "new"], "", True), (["default"], "current", True)],
 )
 def test_a_vulnerability_that_the_list_lacks_is_in_the_patch_and_red(
-    report: str, new: bool, tmp_path: Path
+    by_hand: list[str], without: str, red: bool, tmp_path: Path
 ) -> None:
+    """And where pip-audit broke off for an environment, it is red, and the list stays."""
     clone = tmp_path / "clone"
     sh("git", "clone", "--quiet", ROOT, clone)
     for name in sh("git", "ls-files", "--modified", cwd=ROOT).stdout.split():
@@ -114,30 +119,30 @@ def test_a_vulnerability_that_the_list_lacks_is_in_the_patch_and_red(
     put_program(programs / "uv", UV)
     temp = tmp_path / "temp"
     temp.mkdir()
+    write_reports(tmp_path, *(REPORTS / f"by-hand-{name}.json" for name in by_hand))
+    (tmp_path / f"audit-{without}.json").unlink(missing_ok=True)
     path = f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin"
     (tmp_path / ".bash_profile").write_text(f"export PATH={path}\n")  # it is a login shell
     environ = {
         "HOME": str(tmp_path),
         "RUNNER_TEMP": str(temp),
-        "REPORTS": str(REPORTS),
-        "DEFAULT": report,
+        "REPORTS": str(tmp_path),
         "HTTPS_PROXY": "http://127.0.0.1:9",
     }
     done = run_step("lock", "Known vulnerabilities of what is locked now", clone, **environ)
     assert done.returncode == 0, done.stdout
-    assert (temp / "relock/audit-status").read_text() == f"{int(new)}\n"
-    assert (
-        "| id | package | severity | fixed in | what to do |"
-        in (temp / "relock/audit.md").read_text()
-    )
+    assert (temp / "relock/audit-status").read_text() == f"{int(red)}\n"
+    table = "| id | package | severity | fixed in | what to do |"
+    assert (table in (temp / "relock/audit.md").read_text()) == (not without)
     assert (temp / "relock/changes.md").exists()
     last = find_step_that_runs("nothing-unknown", "audit-status")
     results = {"LOCKED": "success", "VERIFIED": "success"}
-    assert run_script(last, temp, **results).returncode == int(new)
+    assert run_script(last, temp, **results).returncode == int(red)
     assert run_script(last, temp, **{**results, "VERIFIED": "failure"}).returncode == 1
     assert run_script(last, temp, **{**results, "LOCKED": "failure"}).returncode == 1
     listed = json.loads((clone / "scripts/lockedenv/spec/vulnerabilities.json").read_text())
-    assert ("CVE-2027-1000" in [entry["id"] for entry in listed]) == new
+    ids = [entry["id"] for entry in listed]
+    assert "CVE-2025-32434" in ids and ("CVE-2027-1000" in ids) == ("new" in by_hand)
 
 
 def find_step_that_runs(job: str, words: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lockedenv.errors import Stop
 from lockedenv.lock.resolve import list_wheel_files, pin, rank_wheel
-from lockedenv.lock.solve import _wrap_solver, read_solver_sizes
+from lockedenv.lock.solve import _wrap_solver, read_problems, read_solver_sizes
 from lockedenv.lock.tools import run_tool
 
 
@@ -74,6 +74,23 @@ def test_the_sizes_are_what_the_solver_says() -> None:
 )
 def test_a_solver_that_says_no_sizes(printed: str) -> None:
     assert read_solver_sizes(printed) == {}
+
+
+@pytest.mark.parametrize(
+    "printed, problems",
+    [
+        (
+            '{"solver_problems": ["nothing provides\\n  requested x"], "success": false}',
+            ["nothing provides requested x"],
+        ),
+        ('log\n{"error": "E", "message": "No candidates for x"}\n', ["No candidates for x"]),
+        ('{"actions": {}, "success": true}', []),
+        ("killed", []),
+        ("{}", []),
+    ],
+)
+def test_why_a_solver_found_nothing(printed: str, problems: list[str]) -> None:
+    assert read_problems(printed) == problems
 
 
 def test_the_path_of_a_solver_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -557,6 +557,20 @@ dependencies:
 """
 
 
+def test_a_package_that_no_channel_has_is_named_in_one_message(
+    machine: Machine, channel: LocalChannel, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    text = LOCAL_VERSION.replace("  - python=3.11\n", "  - python=3.11\n  - no-such-package\n")
+    environ = prepare_locking(machine, channel, mine, text)
+    lock = machine.project / "scripts/lock.sh"
+    done = sh(lock, "--environment", mine, env=environ, check=False)
+    assert done.returncode == 1
+    [line] = done.stdout.splitlines()
+    start = f"lock.sh: {mine}/environment.yml: the solver finds no packages for it: "
+    assert line.startswith(start) and "no-such-package" in line and "mend the names" in line
+
+
 def test_a_build_that_the_index_lacks_is_named_with_what_to_write(
     machine: Machine, channel: LocalChannel, tmp_path: Path
 ) -> None:

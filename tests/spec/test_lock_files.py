@@ -159,8 +159,23 @@ def test_a_malformed_lock_is_refused_with_the_remedy(
     with pytest.raises(locks.LockError, match=re.escape(message)) as error:
         locks.read_conda_lock(path)
     assert str(error.value).startswith(f"{path}:")
-    remedy = f"restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh"
-    assert remedy in str(error.value)
+    assert f"; write it with scripts/lock.sh --environment {tmp_path}" in str(error.value)
+
+
+def test_a_lock_of_the_repository_comes_back_from_git() -> None:
+    for name in ("conda-lock.yml", "locks/pip.txt", "environments/current/requirements.txt"):
+        path = ROOT / name
+        remedy = f"restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh"
+        assert str(locks.LockError("is cut short", path)) == f"{path}: is cut short; {remedy}"
+
+
+def test_an_environment_that_was_not_locked_is_told_how(tmp_path: Path) -> None:
+    folder = tmp_path / "my own"
+    for name in ("conda-lock.yml", "locks/pip.txt"):
+        with pytest.raises(locks.LockError) as error:
+            locks.read_seal(folder / name)
+        how = f"write it with scripts/lock.sh --environment '{folder}'"
+        assert str(error.value) == f"{folder / name}: is not there; {how}"
 
 
 def test_a_lock_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:

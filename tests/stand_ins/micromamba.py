@@ -33,7 +33,12 @@ def solve() -> None:
     specs = [
         rattler.MatchSpec(word) for word in others if not word.startswith("-") and "/" not in word
     ]
-    records = asyncio.run(rattler.solve(channels, specs, platforms=["linux-64", "noarch"]))
+    try:
+        records = asyncio.run(rattler.solve(channels, specs, platforms=["linux-64", "noarch"]))
+    except rattler.exceptions.SolverError as error:
+        print(json.dumps({"solver_problems": [str(error)], "success": False}))
+        sys.stdout.flush()
+        os._exit(1)
     actions = []
     for r in records:
         hashes = {"md5": r.md5.hex() if r.md5 else "", "sha256": r.sha256.hex() if r.sha256 else ""}

@@ -19,6 +19,7 @@ from lockedenv.lock.locking import Locked, lock_environment
 from lockedenv.lock.specification import Specification, read_specification
 from lockedenv.lock.tools import require_tools
 from lockedenv.spec import environment
+from lockedenv.spec.commands import LOCK, lock_command
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.specification import SPEC
 from lockedenv.spec.suggest import did_you_mean
@@ -70,7 +71,10 @@ def check(environments: list[Environment]) -> int:
     if not reasons:
         print("the locks are current")
         return 0
-    print("\n".join([*reasons, "run scripts/lock.sh"]))
+    if len(environments) == 1:
+        print("\n".join([*reasons, f"run {lock_command(environments[0].argument)}"]))
+    else:
+        print("\n".join([*reasons, f"run {LOCK}"]))
     return 1
 
 
@@ -93,9 +97,11 @@ def audit_locks(reports: list[Path]) -> int:
 
     The exit status is 1 if the file lacked any of them.
     """
+    environments = environment.list_environments()
+    audit.require_complete([audit.read_report(path) for path in reports], environments)
     result = audit.audit(reports)
     audit.write_entries(result.entries)
-    version_table.write_tables(environment.list_environments())  # they count the vulnerabilities
+    version_table.write_tables(environments)  # they count the vulnerabilities
     print(audit.audit_text(result))
     return 1 if result.new else 0
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Sequence
 
 import requests
 from lockedenv.errors import Stop
+from lockedenv.spec.environment import REQUIREMENTS, Environment
 from lockedenv.spec.locks import canonical
 from lockedenv.spec.vulnerabilities import KNOWN, Entry, read_entries
 from packaging.version import Version
@@ -27,6 +28,7 @@ OSV_LIMIT = 1 << 20  # bytes of an answer
 TIMEOUT = 30
 UNKNOWN = "unknown"
 DESCRIPTION_LENGTH = 200
+SHOWN = 3  # packages in a message
 
 SeveritySource = Callable[[str], str]
 
@@ -48,6 +50,14 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Report:
+    """One report. `audited`: package -> the version that was looked up."""
+
+    audited: dict[str, str]
+    reported: list[Reported]
+
+
+@dataclass(frozen=True)
 class Audit:
     """What an audit found, beside the file of the repository.
 
@@ -60,7 +70,7 @@ class Audit:
     gone: list[Entry] = field(default_factory=list)
 
 
-def read_report(path: Path) -> list[Reported]:
+def read_report(path: Path) -> Report:
     """pip-audit's JSON.
 
     Raises Stop for a file that is none, and where a package was not audited.
@@ -68,12 +78,14 @@ def read_report(path: Path) -> list[Reported]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         dependencies: list[dict[str, Any]] = document["dependencies"]
+        audited = {}
         reported = []
         skipped = []
         for dependency in dependencies:
             if "skip_reason" in dependency:
                 skipped.append(f"{dependency['name']} ({dependency['skip_reason']})")
                 continue
+            audited[canonical(dependency["name"])] = str(dependency["version"])
             for vulnerability in dependency["vulns"]:
                 reported.append(
                     Reported(
@@ -97,32 +109,46 @@ def read_report(path: Path) -> list[Reported]:
             f"although it may say that it found nothing: {skipped[0]}; run it where it reaches "
             "PyPI's JSON pages, or with --vulnerability-service osv"
         )
-    return reported
+    return Report(audited, reported)
 
 
-def compare(
-    reports: Iterable[Reported], known: list[Entry], find_severity: SeveritySource
-) -> Audit:
+def require_complete(reports: Sequence[Report], environments: Sequence[Environment]) -> None:
+    """Raises Stop unless every locked wheel of every environment was audited.
+
+    What is not audited would disappear from the list.
+    """
+    for environment in environments:
+        lacking = []
+        for pin in environment.wheels("pip"):
+            if not any(report.audited.get(pin.name) == pin.version for report in reports):
+                lacking.append(f"{pin.name} {pin.version}")
+        if lacking:
+            raise Stop(
+                f"{environment.folder / REQUIREMENTS}: no report has {', '.join(lacking[:SHOWN])} "
+                f"({len(lacking)} in all); give pip-audit's report of this file too"
+            )
+
+
+def compare(reports: Sequence[Report], known: list[Entry], find_severity: SeveritySource) -> Audit:
     """What the reports say, as entries of the file.
 
     `find_severity` gives the severity of an id, or an empty text.
     """
     entries: dict[str, Entry] = {}
     new = []
-    for reported in reports:
+    for reported in [reported for report in reports for reported in report.reported]:
         entry = find_entry(reported, [*entries.values(), *known])
+        fix = first_fix(reported)
         if entry is None:
-            entry = make_entry(reported)
+            fix = fix or first_unaffected(reported, reports)
+            entry = make_entry(reported, fix)
             new.append(entry.id)
         severity = entry.severity
         if severity == UNKNOWN:
             severity = first_severity(reported, find_severity)
         aliases = sorted({*entry.aliases, *reported.all_ids} - {entry.id})
         entries[entry.id] = replace(
-            entry,
-            aliases=aliases,
-            fixed_in=first_fix(reported) or entry.fixed_in,
-            severity=severity,
+            entry, aliases=aliases, fixed_in=fix or entry.fixed_in, severity=severity
         )
     result = sorted(entries.values(), key=lambda entry: (entry.package, entry.id))
     return Audit(
@@ -140,11 +166,10 @@ def find_entry(reported: Reported, entries: list[Entry]) -> Entry | None:
     return None
 
 
-def make_entry(reported: Reported) -> Entry:
+def make_entry(reported: Reported, fix: str) -> Entry:
     """An entry with what the report says; people may write `what` and `remedy` better."""
     numbers = sorted(name for name in reported.all_ids if name.startswith("CVE-"))
     name = numbers[0] if numbers else reported.id
-    fix = first_fix(reported)
     if fix:
         remedy = f"update it to {fix} or newer: scripts/lock.sh --update {reported.package}"
     else:
@@ -171,6 +196,20 @@ def first_fix(reported: Reported) -> str:
     if not fixes:
         return ""
     return Version(min(fixes, key=Version)).base_version
+
+
+def first_unaffected(reported: Reported, reports: Sequence[Report]) -> str:
+    """The lowest newer version that was audited and does not have it; empty if there is none.
+
+    Some advisories name the last version that is affected, and none that fixes it.
+    """
+    found = []
+    for report in reports:
+        version = report.audited.get(reported.package, "")
+        affected = any(other.all_ids & reported.all_ids for other in report.reported)
+        if version and not affected and Version(version) > Version(reported.installed):
+            found.append(version)
+    return min(found, key=Version, default="")
 
 
 def first_severity(reported: Reported, find_severity: SeveritySource) -> str:
@@ -200,10 +239,7 @@ def ask_osv(name: str) -> str:
 
 def audit(paths: list[Path], find_severity: SeveritySource = ask_osv) -> Audit:
     """What these reports of pip-audit say beside the file of the repository. Raises Stop."""
-    reports = []
-    for path in paths:
-        reports += read_report(path)
-    return compare(reports, read_entries(), find_severity)
+    return compare([read_report(path) for path in paths], read_entries(), find_severity)
 
 
 def write_entries(entries: list[Entry]) -> None:

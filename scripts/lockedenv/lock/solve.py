@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lockedenv.errors import Stop
 from lockedenv.lock.specification import Specification, pypi_name
 from lockedenv.lock.tools import find_solver, run_tool
 from lockedenv.spec.environment import CONDA_LOCK, Environment
@@ -63,11 +64,37 @@ def _run_conda_lock(
     for name in update:
         if name in asked.conda:
             command += ["--update", name]
-    run_tool(*command)
+    try:
+        run_tool(*command)
+    except Stop as error:
+        problems = [text for output in _read_outputs(folder) for text in read_problems(output)]
+        if not problems:
+            raise
+        raise Stop(
+            f"{asked.path}: the solver finds no packages for it: {'; '.join(problems)}; mend the "
+            "names and bounds of the conda packages, or add the channel that has them"
+        ) from error
     sizes: dict[str, int] = {}
-    for output in sorted(folder.glob("solver.*")):
-        sizes.update(read_solver_sizes(output.read_text(encoding="utf-8")))
+    for output in _read_outputs(folder):
+        sizes.update(read_solver_sizes(output))
     return sizes
+
+
+def _read_outputs(folder: Path) -> list[str]:
+    """What the solver printed in each of its runs."""
+    return [path.read_text(encoding="utf-8") for path in sorted(folder.glob("solver.*"))]
+
+
+def read_problems(output: str) -> list[str]:
+    """Why a solver found nothing, out of what it printed: micromamba's list, or conda's message."""
+    try:
+        printed = json.loads(output[output.index("{") : output.rindex("}") + 1])
+    except ValueError:
+        return []
+    problems = printed.get("solver_problems") or []
+    if not problems and not printed.get("success"):
+        problems = [printed.get("message") or ""]
+    return [" ".join(str(problem).split()) for problem in problems if problem]
 
 
 def _wrap_solver(folder: Path, solver: str) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 SETUP = "scripts/setup_runpod_environment.sh"
 POST_CREATE = "scripts/post_create.sh"
+LOCK = "scripts/lock.sh"
 
 
 def setup_command(prefix: Path, environment: str, *options: str) -> str:
@@ -17,6 +18,11 @@ def setup_command(prefix: Path, environment: str, *options: str) -> str:
 def post_create_command(prefix: Path, environment: str, *options: str) -> str:
     """What puts the pip layer right, and verifies."""
     return _command(POST_CREATE, prefix, environment, options)
+
+
+def lock_command(environment: str) -> str:
+    """What locks one environment. `environment`: as --environment takes it."""
+    return f"{LOCK} --environment {shlex.quote(environment)}"
 
 
 def _command(script: str, prefix: Path, environment: str, options: tuple[str, ...]) -> str:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from lockedenv import ROOT
 from lockedenv.errors import Stop
+from lockedenv.spec.commands import LOCK, lock_command
 
 MAX_RECORD_BYTES = 1 << 25  # torch's RECORD has 2 MB
 CHANNEL_ALIAS = "https://conda.anaconda.org"  # where a channel is that is given by its name
@@ -57,10 +59,18 @@ class LockError(Stop):
 
     def __init__(self, problem: str, path: Path, number: int = 0) -> None:
         place = f"{path}:{number}" if number else str(path)
-        super().__init__(
-            f"{place}: {problem}; restore it with `git checkout -- {path}` "
-            "or write it anew with scripts/lock.sh"
-        )
+        super().__init__(f"{place}: {problem}; {_find_remedy(path)}")
+
+
+def _find_remedy(path: Path) -> str:
+    """What brings a lock back."""
+    folder = path.parent
+    if folder.name == "locks":
+        folder = folder.parent
+    ours = folder == ROOT or folder.parent == ROOT / "environments"
+    if ours:
+        return f"restore it with `git checkout -- {path}` or write it anew with {LOCK}"
+    return f"write it with {lock_command(str(folder))}"
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,8 @@ def read_prebuilt(path: Path) -> PrebuiltWheel | None:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LockError("is not there", path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise LockError(f"cannot be read ({error})", path) from None
 
