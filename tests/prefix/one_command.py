@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def refuse_all(machine: Machine, refuse: bool) -> None:
     if refuse:
         text += REFUSES
     module.write_text(text)
+
+
+def set_up_with(
+    machine: Machine, case: str, *options: Any, **environ: str
+) -> "subprocess.CompletedProcess[str]":
+    """The set-up where one thing is other than on this machine: programs/set_up_with.py has the cases."""
+    program = Path(__file__).with_name("programs") / "set_up_with.py"
+    command = ["python3", program, case, *machine.command(*options)[1:]]
+    environ = {"PYTHONPATH": str(machine.project / "scripts"), **environ}
+    return sh(*command, check=False, env={**machine.environ, **environ})
 
 
 def change_mark(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fixtures.commands import clean_environ, sh
 from fixtures.machine import Machine
 from lockedenv.prefix.inventory import INVENTORY
-from lockedenv.prefix.records import MARK
+from lockedenv.spec.environment import MARK
 from one_command import SITE, edit
 
 

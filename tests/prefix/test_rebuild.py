@@ -10,7 +10,7 @@ from typing import Any, Dict
 import jsonschema
 from fixtures.commands import ROOT, sh
 from fixtures.machine import Machine, relock
-from one_command import change_mark, environments, refuse_all
+from one_command import change_mark, environments, refuse_all, set_up_with
 
 
 def break_new(machine: Machine) -> None:
@@ -70,9 +70,7 @@ def test_a_manifest_that_cannot_be_copied_to_the_volume_is_a_warning(machine: Ma
     volume = machine.folder / "volume"
     volume.mkdir()
     (volume / "maximalcai-manifests").touch()  # a file where the folder goes
-    module = machine.project / "scripts/lockedenv/host/places.py"
-    module.write_text(module.read_text().replace('Path("/workspace")', f'Path("{volume}")'))
-    done = machine.setup(RUNPOD_POD_ID="x")
+    done = set_up_with(machine, f"volume={volume}", RUNPOD_POD_ID="x")
     assert (
         "warning: the manifest is in the prefix alone" in done.stdout and done.returncode == 0
     ), done.stdout

@@ -24,7 +24,7 @@ from typing import IO, Iterable, Iterator
 
 from lockedenv.errors import Stop
 from lockedenv.host.files import read_json, write_atomically
-from lockedenv.prefix.records import file_sha256, hashes, record_entries
+from lockedenv.prefix.records import file_sha256, hashes, record_hashes
 
 ARCHIVE_HASHES = "hashes.json"
 UNPACKED = "unpacked.json"
@@ -168,10 +168,9 @@ def is_whole_wheel(folder: Path) -> bool:
     if not records:
         return False
     try:
-        entries = record_entries(records[0])
+        wanted = record_hashes(records[0])
     except (OSError, ValueError):
         return False
-    wanted = {path: sha256 for path, sha256 in entries.items() if sha256}
     for path in folder.rglob("*"):
         if path.is_file() and path.parent != records[0].parent and path not in wanted:
             return False

@@ -6,7 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
 from lockedenv.backends import download as fetch
 from lockedenv.backends.base import Job
@@ -22,10 +22,18 @@ from lockedenv.backends.private_folders import temporary
 from lockedenv.backends.uv_program import PLATFORM, locate, run_uv, uv_environment
 from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem
-from lockedenv.host.files import read_json
 from lockedenv.host.locking import holding
-from lockedenv.prefix.records import INSTALLED, file_sha256, hashes, read_prefix, recorded_files
+from lockedenv.prefix.inventory import Layer, inventory_or_none
+from lockedenv.prefix.records import (
+    Dist,
+    file_sha256,
+    hashes,
+    info_name,
+    read_prefix,
+    record_hashes,
+)
 from lockedenv.prefix.removal import keep, keep_edited
+from lockedenv.prefix.version_2 import read_note
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.locks import PipPackage
@@ -45,6 +53,14 @@ class Damage:
 
     reinstall: Sequence[str]
     without_record: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class NotedWheel:
+    """What was noted of a wheel when it was installed: its hash, and that of the RECORD it left. Empty: not known."""
+
+    sha256: str
+    record_sha256: str
 
 
 def fetch_files(
@@ -85,39 +101,73 @@ def _certificates_for_curl() -> Iterator[None]:
 
 def find_damage(prefix: Path, pins: Sequence[PipPackage]) -> Damage:
     """What the prefix holds of the locked wheels and is not as the lock has it; nothing is changed."""
-    installed = read_prefix(prefix)
     locked = {pin.name: pin for pin in pins}
-    noted = read_json(prefix / INSTALLED)
+    noted = read_noted_wheels(prefix)
     reinstall = []
     without_record = []
-    for dist in installed.dists:
+    for dist in read_prefix(prefix).dists:
         if dist.name not in locked or dist.manager != "pip":
             continue
-        files = {}
-        for path, sha256 in recorded_files(installed.only(dist)).items():
-            if sha256:
-                files[path] = sha256
-        if not files:
+        if _lists_no_file(dist):
             without_record.append(dist.path)
-        whole = bool(files) and hashes(files) == files
-        # A wheel from somewhere else than the index says so there.
-        elsewhere = (dist.path / "direct_url.json").exists()
-        if not whole or elsewhere or not _is_locked(dist.path, locked[dist.name], noted):
+        if not _is_whole(dist) or not _is_locked(dist, locked[dist.name], noted.get(dist.name)):
             reinstall.append(dist.name)
     return Damage(reinstall, without_record)
 
 
-def _is_locked(dist_info: Path, pin: PipPackage, noted: Mapping[str, Any]) -> bool:
-    """Whether a RECORD is that of the locked wheel: by the lock's digest of it, otherwise by the note of its install."""
+def read_noted_wheels(prefix: Path) -> dict[str, NotedWheel]:
+    """By the name of the package, what the inventory, or version 2.0's note, says of the wheels."""
+    inventory = inventory_or_none(prefix)
+    noted = {}
+    if inventory is None:
+        note = read_note(prefix)
+        for name in {*note.wheels, *note.records}:
+            noted[name] = NotedWheel(note.wheels.get(name, ""), note.records.get(name, ""))
+        return noted
+    records = {}
+    for entry in inventory.entries:
+        folder, _, name = entry.path.rpartition("/")
+        if name == "RECORD" and info_name(folder) == entry.package:
+            records[entry.package] = entry.sha256
+    for package in inventory.packages:
+        if package.layer is Layer.PIP:
+            noted[package.name] = NotedWheel(package.sha256, records.get(package.name, ""))
+    return noted
+
+
+def _lists_no_file(dist: Dist) -> bool:
+    """Whether a dist-info has no RECORD, or one in which no file has a hash."""
+    try:
+        return not record_hashes(dist.path / "RECORD")
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _is_whole(dist: Dist) -> bool:
+    """Whether each file of a wheel is as its RECORD says."""
+    try:
+        files = record_hashes(dist.path / "RECORD")
+    except (OSError, ValueError):
+        return False
+    return bool(files) and hashes(files) == files
+
+
+def _is_locked(dist: Dist, pin: PipPackage, noted: NotedWheel | None) -> bool:
+    """Whether an installed wheel is the locked one: by the lock's digest of its RECORD, else by what was noted."""
+    record = dist.path / "RECORD"
+    if (dist.path / "direct_url.json").exists():
+        return False  # what comes from somewhere else than the index says so there
     if pin.record_sha256:
         try:
-            text = (dist_info / "RECORD").read_text(encoding="utf-8")
-            return record_digest(text) == pin.record_sha256
+            return record_digest(record.read_text(encoding="utf-8")) == pin.record_sha256
         except (OSError, ValueError):
             return False
-    record = noted.get("records", {}).get(pin.name)
-    wheel = noted.get("wheels", {}).get(pin.name)
-    return record in (None, file_sha256(dist_info / "RECORD")) and wheel in (None, pin.sha256)
+    if noted is None:
+        return True
+    same_wheel = noted.sha256 in ("", pin.sha256)
+    return same_wheel and noted.record_sha256 in ("", file_sha256(record))
 
 
 def install(job: Job, lock: Path, uv: Path, reporter: Reporter) -> None:

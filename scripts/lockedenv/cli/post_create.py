@@ -14,7 +14,7 @@ from lockedenv.cli.surroundings import refuse_misleading_variables
 from lockedenv.errors import Stop
 from lockedenv.install.facts import installation_of
 from lockedenv.install.request import Request
-from lockedenv.install.run import FINISH_STEPS, finish, note_created
+from lockedenv.install.run import FINISH_STEPS, finish
 from lockedenv.prefix.lifecycle import change_mark, hold
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import find_prefix
@@ -53,7 +53,6 @@ def work(arguments: argparse.Namespace) -> int:
     with hold(prefix):
         # A folder that is not the set-up's is marked as one that may never be removed.
         if read_mark(prefix.path) is None:
-            note_created(prefix.path)
             change_mark(prefix, environment=request.environment.argument)
         change_mark(prefix, backend=backend, verdicts={})
         steps = Steps(FINISH_STEPS, arguments.quiet)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -15,7 +14,7 @@ from lockedenv.backends import mirror, private_folders, uv_program, wheels
 from lockedenv.backends.cache import find_by_hash
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.errors import Stop, disk_text
-from lockedenv.host.files import read_json, write_atomically
+from lockedenv.host.files import write_atomically
 from lockedenv.host.gpus import find_gpus
 from lockedenv.host.places import POD_VOLUME
 from lockedenv.install import extras
@@ -26,7 +25,7 @@ from lockedenv.install.verification import MANIFEST, Verdict, verify
 from lockedenv.prefix.activation import enter_text, write_activate, write_guard
 from lockedenv.prefix.inventory import (
     complete_inventory,
-    inventory_or_none,
+    earlier_inventory,
     locked_packages,
     take_inventory,
     write_inventory,
@@ -39,7 +38,7 @@ from lockedenv.prefix.lifecycle import (
     settle,
 )
 from lockedenv.prefix.place import Prefix
-from lockedenv.prefix.records import CONSTRAINTS, INSTALLED, file_sha256, read_prefix, snapshot
+from lockedenv.prefix.records import CONSTRAINTS
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.commands import post_create_command
@@ -88,7 +87,6 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
             backend.create(job, program, reporter)
             write_activate(prefix, plan.backend)
             change_mark(prefix, pod=tuple(plan.pod))
-            note_created(prefix.path)
         restored = listed if plan.request.keep_extras else None
         status = finish(job, plan.backend, plan.level, reporter, restored)
     if listed and not plan.request.keep_extras:
@@ -111,7 +109,6 @@ def finish(
     with reporter.step(f"Install the wheels of {shown}"):
         uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
         wheels.install(job, lock, uv, reporter)
-        note_installed(job.prefix.path, lock)
         written = write_guard(job.prefix, guarded(job), backend, is_ours(job.prefix))
         note_inventory(job, backend, written)
         digest = job.environment.digest(backend)
@@ -246,32 +243,5 @@ def note_inventory(job: Installation, backend: str, written: Sequence[str]) -> N
     """Writes the inventory of what is installed now. `written`: what the set-up wrote again."""
     folder = job.prefix.path
     packages = locked_packages(job.environment, backend)
-    taken = take_inventory(folder, packages, earlier=inventory_or_none(folder), written=written)
+    taken = take_inventory(folder, packages, earlier=earlier_inventory(folder), written=written)
     write_inventory(folder, taken)
-
-
-def note_created(prefix: Path) -> None:
-    """Keeps of a prefix just created what the records do not: links and hashes."""
-    created = {record.name: record.sha256_here for record in read_prefix(prefix).conda}
-    noted = {**snapshot(prefix), "conda": created}
-    write_atomically(prefix / INSTALLED, json.dumps(noted, indent=0) + "\n")
-
-
-def note_installed(prefix: Path, lock: Path) -> None:
-    """Keeps of a lock's wheels what the records do not: each wheel's hash, its RECORD's, and the programs."""
-    noted = read_json(prefix / INSTALLED)
-    noted["wheels"] = {pin.name: pin.sha256 for pin in locks.read_pip_lock(lock)}
-    names = set(noted["wheels"])
-    if "flash-attn" in noted.get("records", {}):
-        names.add("flash-attn")
-    records = {}
-    for dist in read_prefix(prefix).dists:
-        if dist.name in names:
-            records[dist.name] = file_sha256(dist.path / "RECORD")
-    programs = set(noted.get("programs", []))
-    for path in prefix.glob("bin/*"):
-        if os.access(path, os.X_OK):
-            programs.add(f"bin/{path.name}")
-    noted["records"] = records
-    noted["programs"] = sorted(programs)
-    write_atomically(prefix / INSTALLED, json.dumps(noted, indent=0) + "\n")

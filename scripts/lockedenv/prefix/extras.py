@@ -10,6 +10,7 @@ from typing import Any
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.inventory import Inventory, inventory_or_none
 from lockedenv.prefix.records import Dist, Installed, read_prefix
+from lockedenv.prefix.version_2 import read_note
 from lockedenv.redaction import redact
 from lockedenv.spec import environment
 
@@ -41,10 +42,10 @@ def added_requirements(installed: Installed, inventory: Inventory | None) -> lis
 
 
 def _locked_names(folder: Path, inventory: Inventory | None) -> set[str]:
-    """The packages of the inventory; where there is none, of the locks as they are now."""
+    """The packages of the inventory; where there is none, of version 2.0's note, or of the locks as they are now."""
     if inventory is not None:
         return {package.name for package in inventory.packages}
-    return set(environment.find_by_prefix(folder).names())
+    return read_note(folder).names or set(environment.find_by_prefix(folder).names())
 
 
 def requirement(dist: Dist, folder: Path) -> str:

@@ -9,8 +9,6 @@ The file is compact, because every quick verification reads it: an environment h
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import stat
@@ -19,20 +17,23 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Iterable, Iterator, NamedTuple
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple
 
 from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
+from lockedenv.prefix.mark import MadeBy
+from lockedenv.prefix.place import mark_or_none
 from lockedenv.prefix.records import (
     CONSTRAINTS,
-    RECORD_LIMIT,
     Dist,
     Installed,
-    decode_hash,
     hashes,
     read_prefix,
+    read_record_rows,
 )
+from lockedenv.prefix.version_2 import NOTE as NOTE_OF_VERSION_2
+from lockedenv.prefix.version_2 import read_note
 from lockedenv.spec.commands import post_create_command
 from lockedenv.spec.environment import MARK, Environment, name_in_mark
 
@@ -45,7 +46,7 @@ NOTES = (
     MARK,
     INVENTORY,
     "maximalcai-manifest.json",
-    "maximalcai-installed.json",  # of version 2.0
+    NOTE_OF_VERSION_2,
     ".lock",
     "CACHEDIR.TAG",  # uv's and rattler's, which keeps a folder out of backups
     "conda-meta/history",
@@ -215,7 +216,7 @@ def take_inventory(
         found[entry.path] = entry
     for entry in _wheel_entries(installed, locked):
         found[entry.path] = entry
-    kept = _kept_entries(earlier, locked, written)
+    kept = _kept_entries(earlier, locked, found, set(written))
     taken = [_with_status(prefix, entry) for entry in found.values() if entry.path not in kept]
     entries = [*_with_hashes(prefix, taken), *kept.values()]
     entries += _folders(entries)
@@ -227,7 +228,10 @@ def take_inventory(
 
 
 def _kept_entries(
-    earlier: Inventory | None, locked: tuple[Package, ...], written: Iterable[str]
+    earlier: Inventory | None,
+    locked: tuple[Package, ...],
+    found: Mapping[str, Entry],
+    rewritten: set[str],
 ) -> dict[str, Entry]:
     """What an earlier inventory says of the files that a repair of the wheels does not touch."""
     if earlier is None:
@@ -236,12 +240,15 @@ def _kept_entries(
     for package in locked:
         if package.layer is Layer.CONDA and package in earlier.packages:
             unchanged.add(package.name)
-    rewritten = set(written)
     kept = {}
     for entry in earlier.entries:
-        if entry.kind is not Kind.FOLDER and entry.package in unchanged:
-            if entry.path not in rewritten:
-                kept[entry.path] = entry
+        if entry.kind is Kind.FOLDER or entry.package not in unchanged:
+            continue
+        if entry.path in rewritten:
+            continue
+        if not entry.package and entry.path in found and found[entry.path].package:
+            continue  # a package brings it now
+        kept[entry.path] = entry
     return kept
 
 
@@ -289,26 +296,18 @@ def record_entries(prefix: Path, dist: Dist) -> Iterator[Entry]:
     """
     site = dist.path.parent.relative_to(prefix).as_posix()
     try:
-        text = read_regular(dist.path / "RECORD", RECORD_LIMIT).decode("utf-8")
-        rows = list(csv.reader(io.StringIO(text)))
-    except (OSError, FileRefused, UnicodeDecodeError, csv.Error):
+        rows = read_record_rows(dist.path / "RECORD")
+    except (OSError, ValueError):
         return
     for row in rows:
-        if not row or not row[0]:
-            continue
-        path = f"{site}/{row[0]}"
-        if row[0][0] in "./" or "//" in path or "/." in path:
-            path = os.path.normpath(os.path.join(site, row[0]))
+        path = f"{site}/{row.path}"
+        if row.path[0] in "./" or "//" in path or "/." in path:
+            path = os.path.normpath(os.path.join(site, row.path))
             if not is_inside(path):
                 continue
         if path.endswith(".pyc") and is_bytecode(path):
             continue
-        try:
-            sha256 = decode_hash(row[1]) if len(row) > 1 else ""
-        except ValueError:  # no locked wheel's: its digest says so
-            sha256 = ""
-        size = int(row[2]) if len(row) > 2 and row[2].isdigit() else -1
-        yield Entry(path, Kind.FILE, size=size, sha256=sha256, package=dist.name)
+        yield Entry(path, Kind.FILE, size=row.size, sha256=row.sha256, package=dist.name)
 
 
 def is_inside(path: str) -> bool:
@@ -363,7 +362,7 @@ def _folders(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def write_inventory(prefix: Path, inventory: Inventory) -> None:
-    """Writes PREFIX/maximalcai-inventory.json, one path a line."""
+    """Writes PREFIX/maximalcai-inventory.json, one path a line. It replaces what version 2.0 noted."""
     numbers: dict[str, int] = {}
     packages = []
     for number, package in enumerate(inventory.packages):
@@ -394,6 +393,7 @@ def write_inventory(prefix: Path, inventory: Inventory) -> None:
     text = json.dumps(head, separators=(",", ":"))[:-1]
     text += ',"entries":[\n' + ",\n".join(rows) + "\n]}\n"
     write_atomically(prefix / INVENTORY, text)
+    (prefix / NOTE_OF_VERSION_2).unlink(missing_ok=True)
 
 
 def read_inventory(prefix: Path) -> Inventory | None:
@@ -555,6 +555,31 @@ def inventory_or_none(prefix: Path) -> Inventory | None:
         return None
 
 
+def earlier_inventory(prefix: Path) -> Inventory | None:
+    """The inventory of a prefix; where version 2.0 made it, what that noted of its files; else None.
+
+    Of a folder that people made, version 2.0 noted their files too: there its note says nothing.
+    """
+    inventory = inventory_or_none(prefix)
+    if inventory is not None:
+        return inventory
+    mark = mark_or_none(prefix)
+    if mark is None or mark.made_by is not MadeBy.SETUP:
+        return None
+    note = read_note(prefix)
+    found = hashes(prefix / path for path in note.files)
+    entries = []
+    for path, sha256 in note.files.items():
+        entry = Entry(path, Kind.FILE, sha256=sha256)
+        if found[prefix / path] == sha256:
+            entry = _with_status(prefix, entry)
+        entries.append(entry)
+    for path, target in note.links.items():
+        entries.append(Entry(path, Kind.LINK, target=target))
+    inside = tuple(entry for entry in entries if is_inside(entry.path) and entry.path not in NOTES)
+    return Inventory((), inside)
+
+
 def complete_inventory(
     prefix: Path, locked: Iterable[Package], written: Iterable[str] = ()
 ) -> None:
@@ -564,7 +589,7 @@ def complete_inventory(
     """
     inventory = inventory_or_none(prefix)
     if inventory is None:
-        write_inventory(prefix, take_inventory(prefix, locked))
+        write_inventory(prefix, take_inventory(prefix, locked, earlier=earlier_inventory(prefix)))
         return
     changed = [Entry(path, Kind.FILE) for path in written]
     if changed:

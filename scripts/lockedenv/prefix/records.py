@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import binascii
-import contextlib
 import csv
-import functools
 import hashlib
 import io
 import json
@@ -13,32 +11,22 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import Dict, FrozenSet, Iterable, List, Optional
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from lockedenv.host.files import read_json, read_regular
-from lockedenv.spec import environment
-from lockedenv.spec.environment import MARK
+from lockedenv.host.files import read_regular
 from lockedenv.spec.locks import canonical
 
-INSTALLED = "maximalcai-installed.json"  # what the installation by hash left, where no record has a hash of it
 CONSTRAINTS = "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
 RECORD_LIMIT = 16_000_000  # bytes; torch's RECORD has 1,400,000
-OURS = (
-    MARK,
-    INSTALLED,
-    CONSTRAINTS,
-    "maximalcai-manifest.json",
-    "maximalcai-flash-attn",
-    "activate",
-    "pip.conf",
-    ".lock",
-)  # uv's
+BLOCK = 1 << 20  # bytes that are hashed at once
+# A dist-info of a conda package; not those that a package vendors.
+DIST_INFO = re.compile(r"/site-packages/[^/]+\.(dist|egg)-info$")
 
 
-@dataclass
+@dataclass(frozen=True)
 class CondaRecord:
     """One conda-meta record; `sha256_here` is its own. `hashes`: path in the prefix -> sha256 in hex, empty if it has none."""
 
@@ -49,24 +37,23 @@ class CondaRecord:
     sha256: str
     md5: str
     sha256_here: str
-    hashes: Dict[str, str]
+    hashes: Mapping[str, str]
 
     @property
-    def infos(self) -> Dict[str, Dict[str, str]]:
-        """Its dist-infos, each with the sha256 of RECORD and INSTALLER; not those that a package vendors."""
-        infos: Dict[str, Dict[str, str]] = {}
-        for path, sha in self.hashes.items():
+    def infos(self) -> dict[str, dict[str, str]]:
+        """Its dist-infos, each with the sha256 of RECORD and INSTALLER."""
+        infos: dict[str, dict[str, str]] = {}
+        for path, sha256 in self.hashes.items():
             folder, _, name = path.rpartition("/")
-            if folder.endswith("-info") and re.search(
-                r"/site-packages/[^/]+\.(dist|egg)-info$", folder
-            ):
-                infos.setdefault(folder, {}).update(
-                    {name: sha} if name in ("RECORD", "INSTALLER") else {}
-                )
+            if not folder.endswith("-info") or not DIST_INFO.search(folder):
+                continue
+            files = infos.setdefault(folder, {})
+            if name in ("RECORD", "INSTALLER"):
+                files[name] = sha256
         return infos
 
 
-@dataclass
+@dataclass(frozen=True)
 class Dist:
     """One dist-info (or egg-info). `manager` is conda if a conda record owns it and it is as conda left it."""
 
@@ -88,174 +75,230 @@ class BrokenRecord:
         return f"{self.path}: {self.problem}"
 
 
-@dataclass
+class RecordRow(NamedTuple):
+    """A file that a RECORD lists. A named tuple, because 25,000 of them are read at each start.
+
+    `path` as it is written, relative to site-packages; `sha256` in hex, empty where there is none, "damaged" where it
+    is no hash; `size` in bytes, -1 where there is none.
+    """
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Installed:
+    """Everything that is installed in a prefix."""
+
     prefix: Path
     backend: str
-    conda: List[CondaRecord]
-    dists: List[Dist]
-    problems: List[BrokenRecord]
-    locked: FrozenSet[str] = (
-        frozenset()
-    )  # the names of what the installation by hash left; empty if that is not known
+    conda: Sequence[CondaRecord]
+    dists: Sequence[Dist]
+    problems: Sequence[BrokenRecord]
 
     @property
     def python(self) -> Path:
-        return (
-            Path(sys.executable) if self.prefix == Path(sys.prefix) else self.prefix / "bin/python"
-        )
+        """The interpreter of the prefix: this one, if this one runs in it."""
+        if self.prefix == Path(sys.prefix):
+            return Path(sys.executable)
+        return self.prefix / "bin/python"
 
     @property
-    def sites(self) -> List[Path]:
+    def sites(self) -> list[Path]:
         """Where the prefix itself keeps Python packages."""
-        return [folder for folder in site_folders(self.prefix) if self.prefix in folder.parents]
+        return _own_sites(self.prefix)
 
-    def inside(self, path: Path) -> Path:
-        """A path as people read it: within the prefix."""
-        return path.relative_to(self.prefix) if self.prefix in path.parents else path
+    def version(self, name: str) -> str | None:
+        """The version of a Python distribution; None where it is not installed."""
+        wanted = canonical(name)
+        for dist in self.dists:
+            if dist.name == wanted:
+                return dist.version
+        return None
 
-    def as_locked(self) -> "Installed":
-        """The same prefix without the distributions that were added with pip or uv."""
-        return replace(
-            self, dists=[dist for dist in self.dists if dist.name in (self.locked or [dist.name])]
-        )
-
-    def only(self, dist: Dist) -> "Installed":
-        """The same prefix as if this distribution were all that is in it."""
-        return replace(self, conda=[], dists=[dist])
-
-    def version(self, name: str) -> Optional[str]:
-        """The version of a Python distribution, or None."""
-        return next((d.version for d in self.dists if d.name == canonical(name)), None)
-
-    def conda_record(self, name: str) -> Optional[CondaRecord]:
-        return next((r for r in self.conda if r.name == name), None)
+    def conda_record(self, name: str) -> CondaRecord | None:
+        """The record of a conda package; None where it is not installed."""
+        for record in self.conda:
+            if record.name == name:
+                return record
+        return None
 
 
-def site_folders(prefix: Path) -> List[Path]:
+def site_folders(prefix: Path) -> list[Path]:
     """Where a prefix keeps Python packages; for the running interpreter, where it really looks."""
-    running = prefix == Path(sys.prefix)
-    found = (
-        [Path(p) for p in sys.path]
-        if running
-        else sorted(prefix.glob("lib/python3.*/site-packages"))
-    )
-    return [p for p in found if p.name in ("site-packages", "dist-packages") and p.is_dir()]
+    if prefix == Path(sys.prefix):
+        found = [Path(entry) for entry in sys.path]
+    else:
+        found = sorted(prefix.glob("lib/python3.*/site-packages"))
+    folders = []
+    for folder in found:
+        if folder.name in ("site-packages", "dist-packages") and folder.is_dir():
+            folders.append(folder)
+    return folders
 
 
-def _conda_records(prefix: Path, problems: List[BrokenRecord]) -> List[CondaRecord]:
+def _own_sites(prefix: Path) -> list[Path]:
+    return [folder for folder in site_folders(prefix) if prefix in folder.parents]
+
+
+def read_prefix(prefix: Path) -> Installed:
+    """Everything installed in a prefix. Broken records are listed in `problems`; nothing is imported."""
+    problems: list[BrokenRecord] = []
+    conda = _read_conda_records(prefix, problems)
+    dists = _read_dists(prefix, conda, problems)
+    backend = "pip"
+    if conda or (prefix / "conda-meta" / "history").exists():
+        backend = "conda"
+    return Installed(prefix, backend, conda, dists, problems)
+
+
+# conda's records
+
+
+def _read_conda_records(prefix: Path, problems: list[BrokenRecord]) -> list[CondaRecord]:
+    site = "site-packages"
+    for folder in _own_sites(prefix)[:1]:
+        site = folder.relative_to(prefix).as_posix()
     records = []
-    site = next(
-        (p.relative_to(prefix).as_posix() for p in site_folders(prefix) if prefix in p.parents),
-        "site-packages",
-    )
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            channel = str(data.get("channel") or data.get("url", "")).rstrip("/")
-            channel = re.sub(r"/(linux-64|noarch)(/.*)?$", "", channel).rsplit("/", 1)[-1]
-            hashes = {}
-            for entry in data["paths_data"]["paths"]:
-                sha = entry.get("sha256_in_prefix") or entry.get("sha256") or ""
-                # A noarch package may be recorded as it was packed.
-                name = re.sub(
-                    "^python-scripts/",
-                    "bin/",
-                    re.sub("^site-packages/", f"{site}/", entry["_path"]),
-                )
-                hashes[name] = (
-                    sha if entry.get("path_type", "hardlink") in ("hardlink", "copy") else ""
-                )
-            build, archive = data.get("build") or data.get("build_string", ""), (
-                data.get("sha256") or "",
-                data.get("md5") or "",
-            )
-            records.append(
-                CondaRecord(
-                    data["name"],
-                    data["version"],
-                    build,
-                    channel,
-                    *archive,
-                    file_sha256(path),
-                    hashes,
-                )
-            )
+            document = json.loads(path.read_text(encoding="utf-8"))
+            records.append(_parse_conda_record(document, site, file_sha256(path)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"is not a conda record ({type(error).__name__}: {error})"
             problems.append(BrokenRecord("conda", path, problem))
     return records
 
 
-def info_name(folder: str) -> str:
-    """The normalised package name in the name of a dist-info or egg-info."""
-    return canonical(re.sub(r"\.(dist|egg)-info$", "", folder.rsplit("/", 1)[-1]).partition("-")[0])
+def _parse_conda_record(document: Any, site: str, sha256_here: str) -> CondaRecord:
+    hashes = {}
+    for entry in document["paths_data"]["paths"]:
+        path = _installed_path(entry["_path"], site)
+        hashes[path] = ""
+        if entry.get("path_type", "hardlink") in ("hardlink", "copy"):
+            hashes[path] = entry.get("sha256_in_prefix") or entry.get("sha256") or ""
+    return CondaRecord(
+        name=document["name"],
+        version=document["version"],
+        build=document.get("build") or document.get("build_string", ""),
+        channel=_channel_name(document),
+        sha256=document.get("sha256") or "",
+        md5=document.get("md5") or "",
+        sha256_here=sha256_here,
+        hashes=hashes,
+    )
 
 
-def _dist(
-    path: Path, owned: Dict[str, Dict[str, str]], prefix: Path, problems: List[BrokenRecord]
+def _installed_path(path: str, site: str) -> str:
+    """Where a file lies in the prefix: a noarch package may be recorded as it was packed."""
+    for packed, installed in (("site-packages/", f"{site}/"), ("python-scripts/", "bin/")):
+        if path.startswith(packed):
+            return installed + path[len(packed) :]
+    return path
+
+
+def _channel_name(document: Any) -> str:
+    channel = str(document.get("channel") or document.get("url", "")).rstrip("/")
+    return re.sub(r"/(linux-64|noarch)(/.*)?$", "", channel).rsplit("/", 1)[-1]
+
+
+# Python's distributions
+
+
+def _read_dists(
+    prefix: Path, conda: Iterable[CondaRecord], problems: list[BrokenRecord]
+) -> list[Dist]:
+    owned: dict[str, dict[str, str]] = {}
+    for record in conda:
+        owned.update(record.infos)
+    dists = []
+    for folder in site_folders(prefix):
+        for path in sorted(folder.iterdir()):
+            if path.name.endswith((".dist-info", ".egg-info")):
+                dists.append(_read_dist(prefix, path, owned, problems))
+    return dists
+
+
+def _read_dist(
+    prefix: Path, path: Path, owned: Mapping[str, Mapping[str, str]], problems: list[BrokenRecord]
 ) -> Dist:
-    name, version = info_name(path.name), "unknown"
+    name = info_name(path.name)
+    version = "unknown"
     try:
-        metadata = path / ("METADATA" if path.suffix == ".dist-info" else "PKG-INFO")
-        file = metadata if path.is_dir() else path
-        text = (
-            file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-        )  # a pipe would be waited for
-        header = HeaderParser().parsestr(
-            text, headersonly=True
-        )  # the description may say "Name:" too
-        name, version = canonical(header["Name"]), header["Version"].strip()
+        # The description may say "Name:" too: only the header counts.
+        header = HeaderParser().parsestr(_read_metadata(path), headersonly=True)
+        name = canonical(header["Name"])
+        version = header["Version"].strip()
     except (OSError, TypeError, AttributeError):
         problem = f"has no readable METADATA; reinstall {name}"
         problems.append(BrokenRecord("pip", path, problem))
-    hashes = owned.get(path.relative_to(prefix).as_posix()) if prefix in path.parents else None
-    # pip and uv replace a conda package in place, and leave conda's record of it as it was.
-    as_left = hashes is not None and all(
-        not sha or file_sha256(path / file) == sha for file, sha in hashes.items()
-    )
-    return Dist(name, version, "conda" if as_left else "pip", path)
+    manager = "pip"
+    if prefix in path.parents:
+        conda_hashes = owned.get(path.relative_to(prefix).as_posix())
+        if conda_hashes is not None and _is_as_recorded(path, conda_hashes):
+            manager = "conda"
+    return Dist(name, version, manager, path)
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file; empty if it cannot be read."""
-    digest = hashlib.sha256()
-    if not path.is_file():  # a pipe would be waited for
+def _read_metadata(path: Path) -> str:
+    """The text of METADATA, or of an egg-info; empty for what is not a regular file: a pipe would be waited for."""
+    file = path
+    if path.is_dir():
+        file = path / ("METADATA" if path.suffix == ".dist-info" else "PKG-INFO")
+    if not file.is_file():
         return ""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-        return digest.hexdigest()
-    return ""
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
-def hashes(paths: Iterable[Path]) -> Dict[Path, str]:
-    """The sha256 of each file, by all cores: hashlib lets go of the interpreter while it hashes."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(pool.map(lambda path: (path, file_sha256(path)), paths))
+def _is_as_recorded(info: Path, recorded: Mapping[str, str]) -> bool:
+    """Whether a dist-info is as conda left it: pip and uv replace a package in place, and leave conda's record."""
+    for name, sha256 in recorded.items():
+        if sha256 and file_sha256(info / name) != sha256:
+            return False
+    return True
 
 
-def read_prefix(prefix: Path) -> Installed:
-    """Everything installed in a prefix. Broken records are listed in `problems`; nothing is imported."""
-    problems: List[BrokenRecord] = []
-    conda = _conda_records(prefix, problems)
-    owned = {folder: hashes for record in conda for folder, hashes in record.infos.items()}
-    paths = [path for folder in site_folders(prefix) for path in sorted(folder.iterdir())]
-    dists = [
-        _dist(path, owned, prefix, problems)
-        for path in paths
-        if path.name.endswith((".dist-info", ".egg-info"))
-    ]
-    backend = "conda" if (prefix / "conda-meta" / "history").exists() or conda else "pip"
-    left = read_json(prefix / INSTALLED)
-    return Installed(
-        prefix,
-        backend,
-        conda,
-        dists,
-        problems,
-        frozenset([*left.get("records", {}), *left.get("conda", {})]),
-    )
+def info_name(folder: str) -> str:
+    """The normalised package name in the name of a dist-info or egg-info."""
+    name = re.sub(r"\.(dist|egg)-info$", "", folder.rsplit("/", 1)[-1])
+    return canonical(name.partition("-")[0])
+
+
+# RECORD
+
+
+def read_record_rows(record: Path) -> list[RecordRow]:
+    """The files that a RECORD lists. Raises OSError, and ValueError where it is damaged."""
+    text = read_regular(record, RECORD_LIMIT).decode("utf-8")
+    rows = []
+    try:
+        for fields in csv.reader(io.StringIO(text)):
+            if not fields or not fields[0]:
+                continue
+            sha256 = _decoded_or_damaged(fields[1]) if len(fields) > 1 else ""
+            size = int(fields[2]) if len(fields) > 2 and fields[2].isdigit() else -1
+            rows.append(RecordRow(fields[0], sha256, size))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    return rows
+
+
+def _decoded_or_damaged(text: str) -> str:
+    try:
+        return decode_hash(text)
+    except ValueError:
+        return "damaged"  # no file has this hash
+
+
+def record_hashes(record: Path) -> dict[Path, str]:
+    """path -> sha256 in hex of the files that a RECORD has a hash for. Raises as `read_record_rows`."""
+    site = str(record.parent.parent)
+    found = {}
+    for row in read_record_rows(record):
+        if row.sha256:
+            found[Path(os.path.normpath(os.path.join(site, row.path)))] = row.sha256
+    return found
 
 
 def decode_hash(text: str) -> str:
@@ -263,125 +306,31 @@ def decode_hash(text: str) -> str:
     if not text.startswith("sha256="):
         return ""
     # As base64.urlsafe_b64decode, which takes three times as long for 25,000 of them.
-    encoded = text[7:].replace("-", "+").replace("_", "/")
+    encoded = text[len("sha256=") :].replace("-", "+").replace("_", "/")
     return binascii.a2b_base64(f"{encoded}==").hex()
 
 
-@functools.lru_cache(maxsize=None)  # several checks want them, and 25,000 take a third of a second
-def _entries(text: str, site: str) -> Dict[Path, str]:
-    entries = {}
-    for row in filter(None, csv.reader(io.StringIO(text))):
-        sha = decode_hash(row[1]) if row[1:] else ""
-        entries[Path(os.path.normpath(os.path.join(site, row[0])))] = sha
-    return entries
+# Hashing
 
 
-def record_entries(record: Path) -> Dict[Path, str]:
-    """path -> sha256 in hex (or empty) of all that a dist-info's RECORD lists. Raises ValueError if it is damaged."""
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file; empty if it cannot be read."""
+    if not path.is_file():  # a pipe would be waited for
+        return ""
+    digest = hashlib.sha256()
     try:
-        text = read_regular(record, RECORD_LIMIT).decode("utf-8")
-    except FileNotFoundError:
-        return {}
-    return _entries(text, str(record.parent.parent))
+        with path.open("rb") as file:
+            while True:
+                block = file.read(BLOCK)
+                if not block:
+                    return digest.hexdigest()
+                digest.update(block)
+    except OSError:
+        return ""
 
 
-def recorded_files(installed: Installed) -> Dict[Path, str]:
-    """path -> sha256 in hex of every file that a conda record or a dist-info names; empty where it has no hash for it.
-
-    What a locked package says of a file counts more than what an added one says.
-    """
-    wheels, locked = (
-        [dist for dist in of.dists if dist.manager == "pip"]
-        for of in (installed, installed.as_locked())
-    )
-    conda = {
-        installed.prefix / path: sha
-        for record in installed.conda
-        for path, sha in record.hashes.items()
-    }
-    parts = [
-        *(_recorded(dist) for dist in wheels if dist not in locked),
-        conda,
-        *map(_recorded, locked),
-    ]
-    return {path: sha for part in parts for path, sha in part.items()}
-
-
-def _recorded(dist: Dist) -> Dict[Path, str]:
-    try:
-        return record_entries(dist.path / "RECORD")
-    except (OSError, ValueError, csv.Error):
-        return {dist.path / "RECORD": "damaged"}  # no file has this hash
-
-
-def unrecorded(prefix: Path, recorded: Iterable[Path]) -> List[Path]:
-    """The files and links of a prefix that no record names, without bytecode, conda-meta and our own notes."""
-    known = {str(path) for path in recorded} | {str(prefix / name) for name in OURS}
-    found = []
-    for folder, folders, files in os.walk(prefix):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        if folder == str(prefix / "conda-meta"):  # conda's own; `pinned` and `state` are the user's
-            files = [name for name in files if name != "history" and not name.endswith(".json")]
-        found += [
-            Path(folder, name) for name in files + links if os.path.join(folder, name) not in known
-        ]
-    return sorted(found)
-
-
-def snapshot(prefix: Path) -> Dict[str, Dict[str, str]]:
-    """What the records do not say of a prefix that was just made: links and their targets, files and their sha256."""
-    recorded = recorded_files(read_prefix(prefix))
-    paths = {
-        *unrecorded(prefix, recorded),
-        *(path for path, sha in recorded.items() if not sha and path.suffix != ".pyc"),
-    }
-    links = {
-        path.relative_to(prefix).as_posix(): os.readlink(path)
-        for path in paths
-        if path.is_symlink()
-    }
-    files = hashes(path for path in paths if path.is_file() and not path.is_symlink())
-    return {
-        "links": links,
-        "files": {path.relative_to(prefix).as_posix(): sha for path, sha in files.items()},
-    }
-
-
-def own_files(prefix: Path) -> List[Path]:
-    """What nothing has installed in a prefix, the user's own: files, and folders that hold nothing else."""
-    left = read_json(prefix / INSTALLED)
-    known = {prefix / name for name in [*left.get("links", {}), *left.get("files", {})]}
-    known |= set(recorded_files(read_prefix(prefix)))
-    shared = {
-        parent
-        for path in [*known, prefix / MARK, prefix / "conda-meta/history"]
-        for parent in path.parents
-    }
-    found: Dict[Path, None] = {}
-    for path in unrecorded(prefix, known):
-        found[
-            next(
-                (
-                    folder
-                    for folder in reversed(path.parents)
-                    if prefix in folder.parents and folder not in shared
-                ),
-                path,
-            )
-        ] = None
-    return list(found)
-
-
-def added(installed: Installed) -> List[str]:
-    """What was installed beyond the lock that the prefix was made from, as requirements."""
-    names = installed.locked or set(
-        environment.find_by_prefix(installed.prefix).names()
-    )  # lost: what the lock names now
-    lines = [f"# by conda: {r.name}={r.version}" for r in installed.conda if r.name not in names]
-    for dist in installed.dists:
-        if dist.manager == "pip" and dist.name not in names:
-            url = read_json(dist.path / "direct_url.json")
-            editable = "-e " if url.get("dir_info", {}).get("editable") else f"{dist.name} @ "
-            lines.append(editable + url["url"] if "url" in url else f"{dist.name}=={dist.version}")
-    return sorted(lines)
+def hashes(paths: Iterable[Path]) -> dict[Path, str]:
+    """The sha256 of each file, by all cores: hashlib lets go of the interpreter while it hashes."""
+    listed = list(paths)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(listed, pool.map(file_sha256, listed)))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from lockedenv.errors import Stop
-from lockedenv.host.files import read_json
 from lockedenv.prefix.activation import activate_text, guard_text
 from lockedenv.prefix.inventory import (
     INVENTORY,
@@ -31,6 +30,7 @@ from lockedenv.prefix.inventory import (
     Problem,
     compare_full,
     compare_quick,
+    earlier_inventory,
     inventory_or_none,
     is_bytecode,
     take_inventory,
@@ -217,9 +217,11 @@ def _complete_inventory(folder: Path) -> Inventory:
 
 def _attributed(folder: Path) -> Inventory:
     """An inventory of a folder without one, as far as records tell; without what was edited."""
-    taken = take_inventory(folder, _packages(folder), with_interpreter=False)
+    taken = take_inventory(
+        folder, _packages(folder), with_interpreter=False, earlier=earlier_inventory(folder)
+    )
     edited = {entry.path for entry in _edited_entries(folder, taken)}
-    edited.update(_edited_without_record(folder))
+    edited.update(_edited_texts(folder))
     entries = tuple(entry for entry in taken.entries if entry.path not in edited)
     return replace(taken, entries=entries)
 
@@ -235,19 +237,14 @@ def _packages(folder: Path) -> list[Package]:
     return packages
 
 
-def _edited_without_record(folder: Path) -> list[str]:
-    """Of what the set-up writes, or version 2.0 noted, what is not as it was left."""
-    known = dict(read_json(folder / "maximalcai-installed.json").get("files", {}))
+def _edited_texts(folder: Path) -> list[str]:
+    """Of the texts that the set-up writes, those that are not as it writes them, nor as version 2.0 noted them."""
     mark = read_mark(folder)
-    edited = []
-    for path, sha256 in known.items():
-        has = file_sha256(folder / path)
-        if has and has != sha256:
-            edited.append(path)
     if mark is None:
-        return edited
+        return []
     prefix = place_of(folder)
     texts = {"activate": activate_text(prefix, mark.backend), "pip.conf": guard_text(prefix)}
+    edited = []
     for path, text in texts.items():
         has = file_sha256(folder / path)
         wanted = {hashlib.sha256(text.encode()).hexdigest(), str(mark.other.get(path))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import zipfile
@@ -11,7 +10,6 @@ from typing import Sequence
 
 from lockedenv.backends import uv_program
 from lockedenv.errors import Stop
-from lockedenv.host.files import read_json, write_atomically
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.limits import cpu_limit
 from lockedenv.host.locking import holding
@@ -36,7 +34,7 @@ from lockedenv.install.flash_attention.sources import (
 from lockedenv.install.flash_attention.target import choose_architectures, locked_torch, probe_torch
 from lockedenv.install.request import Installation
 from lockedenv.prefix.inventory import Layer, Package, read_inventory, with_package, write_inventory
-from lockedenv.prefix.records import INSTALLED, read_prefix, record_entries
+from lockedenv.prefix.records import read_prefix, read_record_rows
 from lockedenv.reporter import Reporter
 
 NO_SOURCE = "not part of this environment: it has no locks/flash-attn.txt"
@@ -219,23 +217,22 @@ def _refuse_shared_files(wheel: Path, prefix: Path) -> None:
     for dist in read_prefix(prefix).dists:
         if dist.name == "flash-attn":
             continue
-        site = dist.path.parent
-        for path in record_entries(dist.path / "RECORD"):
-            if site in path.parents and path.relative_to(site).as_posix() in names:
+        try:
+            rows = read_record_rows(dist.path / "RECORD")
+        except (OSError, ValueError):
+            continue  # the checks name it
+        for row in rows:
+            if row.path in names:
                 raise Stop(
                     f"{wheel.name} and the installed {dist.name} {dist.version} both have "
-                    f"{path.relative_to(site)}: they cannot be installed together; use "
+                    f"{row.path}: they cannot be installed together; use "
                     "--flash-attn build, which leaves that part out, or --flash-attn none"
                 )
 
 
 def _note_in_inventory(prefix: Path, installed: InstalledWheel) -> None:
-    """Adds the wheel to the inventory of a prefix that has one, and to the notes of one that has those of version 2.0."""
+    """Adds the wheel to the inventory of a prefix that has one."""
     inventory = read_inventory(prefix)
     if inventory:
         package = Package("flash-attn", installed.version, installed.sha256, Layer.PIP)
         write_inventory(prefix, with_package(inventory, package, prefix))
-    notes = read_json(prefix / INSTALLED)
-    if notes:
-        notes["records"] = {**notes.get("records", {}), "flash-attn": installed.record_sha256}
-        write_atomically(prefix / INSTALLED, json.dumps(notes, indent=0) + "\n")
