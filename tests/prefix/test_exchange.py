@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixtures.commands import ROOT, apart, sh
 from lockedenv.errors import Stop
 from lockedenv.prefix.lifecycle import (
     Status,
@@ -158,7 +159,7 @@ def test_what_a_killed_run_left_is_put_right(used: Prefix, place: Path) -> None:
     new = Prefix(place, place).successor()
     new.path.mkdir()
     write_mark(new.path, Mark(MadeBy.SETUP, State.MAKING, str(new.path), new.path.name, made=1))
-    link = place.with_name("env.d") / ".env.0123"
+    link = place.with_name("env.d") / ".env.0123456789abcdef"
     link.symlink_to(f"env.d/{used.path.name}")
     place.unlink()
     said: list[str] = []
@@ -287,3 +288,47 @@ def test_an_exchange_of_a_folder_that_became_somebodys_is_refused(place: Path) -
     (place / MARK).unlink()
     with pytest.raises(Stop, match="is not an environment of this set-up any more"):
         exchange(new, print)
+
+
+def test_what_others_keep_in_the_folder_of_environments_stays(used: Prefix, place: Path) -> None:
+    """A file with the name of an id ended the run; a link into PREFIX.d went."""
+    container = used.container
+    (container / "deadbeef").write_text("years of work")
+    (container / "cafebabe").mkdir()
+    (container / "cafebabe/mine.txt").write_text("mine")
+    (container / "link").symlink_to("env.d/elsewhere")
+    recover(find_prefix(place), print)
+    assert (container / "deadbeef").is_file() and (container / "link").is_symlink()
+    assert (container / "cafebabe/mine.txt").is_file()
+
+
+def test_what_is_mounted_in_the_folder_of_environments_does_not_end_the_run(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys; from pathlib import Path; from lockedenv.prefix.place import find_prefix;"
+        "from lockedenv.prefix.lifecycle import recover; place = Path(sys.argv[1]);"
+        "mounted = place.with_name('env.d') / '12345678'; mounted.mkdir(parents=True);"
+        "subprocess.run(['mount', '-t', 'tmpfs', 'none', mounted], check=True);"
+        "recover(find_prefix(place), print); print(mounted.is_mount())"
+    )
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}/scripts"}
+    done = sh(*apart("--mount"), "python3", "-c", program, tmp_path / "env", env=environ)
+    assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize("kind", ["a link", "a file", "a mount"])
+def test_a_folder_of_environments_that_is_none_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a link the environment was not known again; from a mount no link can be renamed."""
+    container = tmp_path / "env.d"
+    if kind == "a link":
+        (tmp_path / "disk").mkdir()
+        container.symlink_to("disk")
+    elif kind == "a file":
+        container.touch()
+    else:
+        container.mkdir()
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == container)
+    expected = "is a mount point" if kind == "a mount" else "is not a folder"
+    with pytest.raises(Stop, match=expected):
+        refuse_place(find_prefix(tmp_path / "env"), tmp_path / "cache")

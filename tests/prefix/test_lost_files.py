@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Machine, apart, remark, sh
+from fixtures.commands import apart, sh
+from fixtures.conda_environment import remark
+from fixtures.machine import Machine
 
 SITE = "lib/python3.11/site-packages"
 TEXT = "years of work"
@@ -142,7 +144,9 @@ def test_an_environment_in_a_lower_layer_of_an_image_can_be_rebuilt(
     """A folder there cannot be renamed: it ended every time in "Invalid cross-device link"."""
     (machine.prefix / "results").mkdir()
     (machine.prefix / "results/loss.csv").write_text(TEXT)
-    layers = f"lowerdir={machine.folder},upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    layers = (
+        f"lowerdir={machine.folder},upperdir={tmp_path}/upper,workdir={tmp_path}/work,userxattr"
+    )
     script = f"""
     mkdir {tmp_path}/upper {tmp_path}/work && mount -t overlay overlay -o {layers} {machine.folder} || exit 77
     cd / && "$@"; echo "status: $?"; cat {machine.prefix}.kept-*/results/loss.csv

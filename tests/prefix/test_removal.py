@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.commands import ROOT, apart, sh
+from lockedenv.errors import Stop
 from lockedenv.prefix import removal
 from lockedenv.prefix.inventory import INVENTORY
 from lockedenv.prefix.lifecycle import change_mark, give_up, make_successor
@@ -238,3 +240,139 @@ def test_a_removal_that_is_refused_says_why_the_environment_stays(prefix: Prefix
     said: list[str] = []
     give_up(prefix, prefix.path, said.append)
     assert "is no longer used and stays: " in said[0] and prefix.path.is_dir()
+
+
+def test_two_links_in_an_unfinished_environment_are_not_links_into_the_cache(
+    tmp_path: Path,
+) -> None:
+    """Both were taken for files of a half installed package, and no third was anywhere."""
+    with pytest.raises(KeyboardInterrupt):
+        with make_successor(find_prefix(tmp_path / "env"), "pip", "default", print) as new:
+            fill(new.path)
+            (new.path / "lib/loss.csv").write_text("years of work")
+            os.link(new.path / "lib/loss.csv", new.path / "bin/loss.csv")
+            raise KeyboardInterrupt
+    kept = kept_of(new)
+    assert kept["lib/loss.csv"] == kept["bin/loss.csv"] == "years of work"
+
+
+def test_a_link_in_the_place_of_a_packages_folder_is_moved_and_not_followed(
+    prefix: Prefix, tmp_path: Path
+) -> None:
+    """An installer deletes what RECORD lists through it, and the edited files were moved out of people's folder."""
+    theirs = tmp_path / "theirs"
+    (prefix.path / SITE / "idna").rename(theirs)
+    (theirs / "core.py").write_text("two, edited\n")
+    (prefix.path / SITE / "idna").symlink_to(theirs)
+    before = contents(theirs)
+    kept = keep_edited(prefix, ["idna"])
+    assert kept is not None and kept.names == (f"{SITE}/idna",)
+    assert contents(theirs) == before and not os.path.lexists(prefix.path / SITE / "idna")
+
+
+def test_a_link_in_the_place_of_all_packages_is_refused(prefix: Prefix, tmp_path: Path) -> None:
+    (prefix.path / "lib").rename(tmp_path / "theirs")
+    (prefix.path / "lib").symlink_to(tmp_path / "theirs")
+    before = contents(tmp_path / "theirs")
+    with pytest.raises(Stop, match="lib is a link, and the packages"):
+        keep_edited(prefix, ["idna"])
+    assert contents(tmp_path / "theirs") == before
+
+
+def test_folders_deeper_than_python_recurses_are_kept(prefix: Prefix, tmp_path: Path) -> None:
+    """It ended in a RecursionError, when the environment was already marked as one that is removed."""
+    deep = prefix.path / "results" / "/".join("a" * 1200)
+    sh("mkdir", "-p", deep)
+    (deep / "loss.csv").write_text("years of work")
+    try:
+        kept = remove_environment(prefix, prefix.path)
+        assert kept is not None and kept.names == ("results",)
+    finally:
+        sh("rm", "-rf", *tmp_path.glob("env.*"))  # neither can pytest
+
+
+def test_what_is_protected_from_writing_is_moved_as_it_is(tmp_path: Path) -> None:
+    """Its owner may rename neither a protected folder nor what is in one; root may."""
+    program = Path(__file__).with_name("programs") / "remove_protected.py"
+    done = sh(*as_somebody(tmp_path), program, tmp_path / "env", check=False, cwd="/")
+    if "Permission denied" in done.stdout and "python3" in done.stdout:
+        pytest.skip("another user cannot start this python3")
+    assert done.stdout == "lib/mine 0o0\nresults 0o555\n", done.stdout
+
+
+def as_somebody(folder: Path) -> list[str]:
+    """What starts a Python with this code as an ordinary user who may write to a folder."""
+    paths = f"{ROOT}/scripts:{Path(__file__).parent}"
+    command = ["env", f"PYTHONPATH={paths}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3"]
+    if os.getuid():
+        return command
+    folder.chmod(0o777)
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+
+
+def test_names_of_any_bytes_are_moved_and_shown_in_one_line(prefix: Prefix) -> None:
+    names = [b"a\xffb", b"two\nlines", b"\x1b[31mred", "größe".encode()]
+    for name in names:
+        Path(os.fsdecode(os.path.join(os.fsencode(prefix.path), name))).write_text("years of work")
+    kept = remove_environment(prefix, prefix.path)
+    assert kept is not None and len(contents(kept.folder)) == 4
+    assert kept.lines()[1:] == [r"  \x1b[31mred", r"  a\udcffb", "  größe", r"  two\nlines"]
+
+
+def test_files_of_peoples_that_are_named_as_those_of_tools_are_kept(prefix: Prefix) -> None:
+    (prefix.path / ".lock").write_text("combination: 1234")
+    (prefix.path / "CACHEDIR.TAG").write_text("notes on tags")
+    kept = remove_environment(prefix, prefix.path)
+    assert kept is not None and kept.names == (".lock", "CACHEDIR.TAG")
+
+
+def test_where_folders_cannot_be_renamed_what_is_in_them_is_moved(
+    prefix: Prefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an image's lower layer. A pipe cannot be copied, and a copy is root's."""
+    (prefix.path / "results").mkdir(mode=0o750)
+    (prefix.path / "results/loss.csv").write_text("years of work")
+    (prefix.path / "results/last").symlink_to("loss.csv")
+    os.mkfifo(prefix.path / "results/pipe")
+    os.utime(prefix.path / "results", ns=(1, 1))
+    rename = os.rename
+
+    def rename_files(source: Path, target: Path) -> None:
+        if os.path.isdir(source) and not os.path.islink(source):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_files)
+    kept = remove_environment(prefix, prefix.path)
+    assert kept is not None and kept.names == ("results",)
+    assert contents(kept.folder) == {
+        "results/last": "-> loss.csv",
+        "results/loss.csv": "years of work",
+    }
+    status = (kept.folder / "results").stat()
+    assert (kept.folder / "results/pipe").is_fifo()
+    assert status.st_mode & 0o777 == 0o750 and status.st_mtime_ns == 1
+
+
+def test_what_was_moved_before_an_error_is_named(
+    prefix: Prefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (prefix.path / "results.csv").write_text("years of work")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "lib")
+
+    monkeypatch.setattr(removal, "_delete", fail)
+    with pytest.raises(RemovalRefused) as refused:
+        remove_environment(prefix, prefix.path)
+    assert str(refused.value).startswith("lib: Input/output error")
+    assert str(refused.value).endswith("\n  results.csv")
+
+
+def test_a_full_disk_can_be_freed(tmp_path: Path) -> None:
+    """The mark could not be written, and nothing was removed."""
+    (tmp_path / "small").mkdir()
+    program = Path(__file__).with_name("programs") / "remove_on_full_disk.py"
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}/scripts:{Path(__file__).parent}"}
+    command = [*apart("--mount"), "python3", program, tmp_path / "small"]
+    assert sh(*command, env=environ).stdout == "full\nremoved\n"

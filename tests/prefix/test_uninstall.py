@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fixtures.commands import ROOT, clean_environ, sh
+from lockedenv.host.locking import holding
 from lockedenv.prefix.place import Prefix, find_prefix
 from small_environment import SITE, contents, fill, install
 
@@ -101,3 +104,95 @@ def test_a_copy_beside_it_stays(prefix: Prefix) -> None:
 def test_other_options_are_wrong_usage(options: list[str], prefix: Prefix) -> None:
     done = uninstall(prefix, *options)
     assert done.returncode == 2 and prefix.name.is_symlink()
+
+
+def test_a_link_of_peoples_to_a_folder_of_theirs_stays(tmp_path: Path) -> None:
+    """Any link from PREFIX into PREFIX.d was removed."""
+    theirs = tmp_path / "env.d/mine"
+    theirs.mkdir(parents=True)
+    (tmp_path / "env").symlink_to("env.d/mine")
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "env.maximalcai-lock").touch()
+    assert uninstall(Prefix(tmp_path / "env")).returncode == 0
+    assert (tmp_path / "env").is_symlink() and theirs.is_dir()
+
+
+def test_a_backup_that_is_a_link_is_named_before_anything_is_removed(prefix: Prefix) -> None:
+    """`cp -a PREFIX PREFIX.bak` copies the link alone."""
+    backup = prefix.name.with_name("env.bak")
+    sh("cp", "-a", prefix.name, backup)
+    before = contents(prefix.container)
+    for options in ([], ["--dry-run"]):
+        done = uninstall(prefix, *options)
+        assert done.returncode == 1 and f"rm {backup}" in done.stdout, done.stdout
+    assert contents(prefix.container) == before and prefix.name.is_symlink()
+    backup.unlink()
+    assert uninstall(prefix).returncode == 0
+
+
+def test_what_people_keep_in_a_cache_that_they_share_with_it_stays(prefix: Prefix) -> None:
+    """--cache /workspace: its `bin`, `wheels`, `uv` and `pkgs` went as they were."""
+    cache = prefix.name.parent / "cache"
+    theirs = ["bin/backup.sh", "wheels/mine-1.0-py3-none-any.whl", "uv/README.md", "pkgs/notes/a"]
+    ours = [
+        "bin/uv-0123456789ab",
+        "wheels/torch-2.5.1-cp311-cp311-linux_x86_64.whl",
+        "uv/archive-v0/x/a",
+        "pkgs/idna-3.10-0/info/index.json",
+        "pkgs/idna-3.10-0.conda",
+        "uv.lock",
+    ]
+    for name in [*theirs, *ours]:
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_text(name)
+    assert uninstall(prefix, "--cache-too").returncode == 0
+    assert sorted(contents(cache)) == sorted([*theirs, "mine.txt"])
+
+
+def test_a_dry_run_lists_exactly_what_is_gone_afterwards(prefix: Prefix) -> None:
+    folder = prefix.name.parent
+    lines = uninstall(prefix, "--dry-run").stdout.splitlines()
+    listed = {line.split()[1].rstrip(",") for line in lines if line.startswith("removed ")}
+    before = set(folder.rglob("*"))
+    assert uninstall(prefix).returncode == 0
+    gone = {path for path in before if not os.path.lexists(path)}
+    # What lies in an environment is not listed, but what is people's.
+    outermost = {path for path in gone if path.parent not in {*gone} - {prefix.container}}
+    assert listed == {str(path) for path in outermost}
+
+
+def test_a_run_that_waited_for_an_uninstall_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    """It held the file that was removed, and a third run held the new one at the same time."""
+    lock = tmp_path / "lock"
+    with holding(lock, "the environment"):
+        lock.unlink()
+        with holding(lock, "the environment"):
+            assert lock.exists()
+    program = (
+        "import sys; from pathlib import Path; from lockedenv.host.locking import holding\n"
+        "with holding(Path(sys.argv[1]), 'it'): print('holds', flush=True); sys.stdin.read()"
+    )
+    environ = clean_environ(PYTHONPATH=f"{ROOT}/scripts")
+    started = []
+    with holding(lock, "the environment"):
+        started.append(start(program, lock, environ))
+        assert "waiting for it" in read_line(started[0])
+        lock.unlink()
+    assert read_line(started[0]) == "holds\n"
+    started.append(start(program, lock, environ))
+    assert "waiting for it" in read_line(started[1])
+    for process in started:
+        process.communicate()
+
+
+def start(program: str, lock: Path, environ: dict[str, str]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", program, str(lock)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, env=environ, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def read_line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import tempfile
@@ -15,37 +16,69 @@ from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.host.places import default_cache
 from lockedenv.install.extras import write_list
-from lockedenv.prefix.lifecycle import hold, is_ours
+from lockedenv.prefix.lifecycle import hold, is_ours, links_to
 from lockedenv.prefix.place import Prefix, find_prefix, linked_environment
-from lockedenv.prefix.removal import mounts_in, own_paths, refuse_removal, remove_environment
+from lockedenv.prefix.removal import (
+    mounts_in,
+    own_paths,
+    printable,
+    refuse_removal,
+    remove_environment,
+)
+from lockedenv.spec.environment import list_environments
+from lockedenv.spec.locks import canonical
 
 LOG_LIMIT = 10_000_000  # bytes
-# What the set-up keeps in its cache. `python` is not among them: other environments may run it.
+# What the set-up and its tools keep in the cache, by the form of the names: people may use the folder too, and a
+# `bin` or `wheels` in it. `python` is not among them: other environments may run it.
 CACHED = (
-    "bin",
-    "flash-attn",
+    "bin/micromamba-????????????",
+    "bin/uv-????????????",
+    "flash-attn/*.lock",
+    f"flash-attn/*-{'[0-9a-f]' * 12}",
+    "flash-attn/damaged-*",
     "flash-attn.json",
     "hashes.json",
-    "mamba",
-    "pkgs",
+    "mamba/.conda",
+    "mamba/.mamba",
+    "mamba/pkgs",
+    "pkgs/*.conda",
+    "pkgs/*.tar.bz2",
+    "pkgs/*.part",
+    "pkgs/cache",
+    "pkgs/urls*",
     "pkgs.lock",
     "unpacked.json",
-    "uv",
+    "uv/*-v[0-9]*",
+    "uv/.gitignore",
+    "uv/.lock",
+    "uv/CACHEDIR.TAG",
+    "uv/interpreter-*",
     "uv.lock",
-    "wheels",
+    "wheels/*.part",
     "wheels.lock",
 )
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What is removed, and what stays. All paths are absolute."""
+    """What is removed, and what stays. All paths are absolute.
+
+    `links`: PREFIX, where it is a link of ours. `folders`: those that are empty then.
+    """
 
     prefix: Prefix
+    links: list[Path] = field(default_factory=list)
     environments: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     cached: list[Path] = field(default_factory=list)
     left: list[Path] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to remove."""
+        return not (self.links or self.environments or self.files or self.cached)
 
 
 def work(arguments: argparse.Namespace, prefix_path: Path) -> int:
@@ -55,20 +88,37 @@ def work(arguments: argparse.Namespace, prefix_path: Path) -> int:
     cache = default_cache()
     if arguments.cache:
         cache = arguments.cache.expanduser()
-    removal = find_removal(prefix, cache.resolve(), arguments.cache_too)
+    cache = cache.resolve()
+    if arguments.dry_run:
+        list_removal(prefix, cache, arguments.cache_too, steps)
+        steps.say("this was a dry run: nothing was changed")
+        return 0
+    if find_removal(prefix, cache, arguments.cache_too).is_empty:
+        list_removal(prefix, cache, arguments.cache_too, steps)
+        return 0
+    with hold(prefix):
+        # A run that was waited for may have changed what is there.
+        removal = list_removal(find_prefix(prefix_path), cache, arguments.cache_too, steps)
+        remove(removal, steps)
+    return 0
+
+
+def list_removal(prefix: Prefix, cache: Path, with_cache: bool, steps: Steps) -> Removal:
+    """Prints what there is of a prefix, and gives it. Raises Stop where something of it may not be removed."""
+    removal = find_removal(prefix, cache, with_cache)
     for folder in removal.environments:
         refuse_removal(prefix, folder)
+        links = links_to(prefix, folder)
+        if links:
+            raise Stop(
+                f"{links[0]} is a link to the environment {folder}, not a copy of it, and would lead nowhere; "
+                f"remove the link first: rm {links[0]}"
+            )
     if removal.cached:
         refuse_mounted_cache(cache)
     for line in removal_lines(removal):
         steps.show(line)
-    if arguments.dry_run:
-        steps.say("this was a dry run: nothing was changed")
-        return 0
-    if removal.environments or removal.files or removal.cached:
-        with hold(prefix):
-            remove(removal, steps)
-    return 0
+    return removal
 
 
 def find_removal(prefix: Prefix, cache: Path, with_cache: bool) -> Removal:
@@ -81,6 +131,14 @@ def find_removal(prefix: Prefix, cache: Path, with_cache: bool) -> Removal:
                 f"{name} was not made by this set-up, or is a copy of what it made; it is left as it is"
             )
         environments.append(name)
+    links = []
+    target = linked_environment(name)
+    if target is not None and (target in environments or not target.exists()):
+        links.append(name)
+    folders = []
+    container = prefix.container
+    if environments and container.is_dir() and set(container.iterdir()) <= set(environments):
+        folders.append(container)
     files = []
     lock = prefix.beside("maximalcai-lock")
     if lock.is_file():
@@ -91,12 +149,32 @@ def find_removal(prefix: Prefix, cache: Path, with_cache: bool) -> Removal:
     files += find_logs(name)
     cached = []
     if with_cache:
-        cached = [cache / entry for entry in CACHED if os.path.lexists(cache / entry)]
+        cached = find_cached(cache)
+        for kind in sorted({pattern.partition("/")[0] for pattern in CACHED}):
+            folder = cache / kind
+            if folder.is_dir() and set(folder.iterdir()) <= set(cached):
+                folders.append(folder)
     left = sorted(name.parent.glob(f"{name.name}.kept-*"))
     left += sorted(name.parent.glob(f"{name.name}.maximalcai-extras-*.txt"))
     if cache.is_dir() and not with_cache:
         left.append(cache)
-    return Removal(prefix, environments, files, cached, left)
+    return Removal(prefix, links, environments, folders, files, cached, left)
+
+
+def find_cached(cache: Path) -> list[Path]:
+    """What of a cache the set-up and its tools have made."""
+    found: set[Path] = set()
+    for pattern in CACHED:
+        found.update(cache.glob(pattern))
+    for index in (cache / "pkgs").glob("*/info/index.json"):
+        found.add(index.parent.parent)  # a conda package, unpacked
+    locked = {"uv", "pip"}
+    for known in list_environments():
+        locked.update(known.names())
+    for wheel in (cache / "wheels").glob("*.whl"):
+        if canonical(wheel.name.partition("-")[0]) in locked:
+            found.add(wheel)
+    return sorted(found)
 
 
 def is_own_folder(path: Path) -> bool:
@@ -127,13 +205,14 @@ def refuse_mounted_cache(cache: Path) -> None:
 def removal_lines(removal: Removal) -> list[str]:
     """What is removed, moved and left, for people."""
     lines = []
-    if removal.prefix.name.is_symlink():
-        lines.append(f"removed  {removal.prefix.name}, the link")
+    for link in removal.links:
+        lines.append(f"removed  {link}, the link")
     for folder in removal.environments:
         lines.append(f"removed  {folder}, an environment")
         for path in own_paths(folder):
-            lines.append(f"moved    {path}, yours, to {removal.prefix.name}.kept-*")
-    lines += [f"removed  {path}" for path in [*removal.files, *removal.cached]]
+            lines.append(f"moved    {printable(path)}, yours, to {removal.prefix.name}.kept-*")
+    for path in [*removal.folders, *removal.files, *removal.cached]:
+        lines.append(f"removed  {path}")
     if not lines:
         lines.append(f"there is nothing of this set-up at {removal.prefix.name}")
     lines += [f"left     {path}" for path in removal.left]
@@ -147,18 +226,19 @@ def remove(removal: Removal, steps: Steps) -> None:
         extras = write_list(prefix)
         if extras:
             steps.show(f"the packages that you added are listed in {extras}")
-    if linked_environment(prefix.name):
-        prefix.name.unlink()
+    for link in removal.links:
+        link.unlink()
     for folder in removal.environments:
         kept = remove_environment(prefix, folder)
         if kept:
             for line in kept.lines():
                 steps.show(line)
-    if prefix.container.is_dir() and not any(prefix.container.iterdir()):
-        prefix.container.rmdir()
     for path in [*removal.files, *removal.cached]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    for folder in removal.folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only an empty one
     steps.show("uninstalled")

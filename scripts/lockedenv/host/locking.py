@@ -33,14 +33,31 @@ def holding(
 
     Another holder is named to `tell`, and waited for; raises Stop after `patience` seconds.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        _take_lock(file, what, patience, tell)
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {platform.node()} since {since}\n")
-        file.flush()
-        yield
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            _take_lock(file, what, patience, tell)
+            if not _is_file_at(file, path):
+                continue  # the one who held it has removed it: others hold the file that is there now
+            _write_holder(file)
+            yield
+            return
+
+
+def _is_file_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _write_holder(file: IO[str]) -> None:
+    """Writes who holds a lock; on a full disk nothing is written."""
+    file.truncate(0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    text = f"process {os.getpid()} on {platform.node()} since {since}\n"
+    with contextlib.suppress(OSError):
+        os.write(file.fileno(), text.encode())
 
 
 def _take_lock(file: IO[str], what: str, patience: float, tell: Callable[[str], None]) -> None:

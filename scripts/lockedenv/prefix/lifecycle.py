@@ -33,7 +33,7 @@ from lockedenv.prefix.mark import (
     read_mark,
     write_mark,
 )
-from lockedenv.prefix.place import Prefix, linked_environment, mark_or_none, place_of
+from lockedenv.prefix.place import ID, Prefix, linked_environment, mark_or_none, place_of
 from lockedenv.prefix.removal import (
     Kept,
     RemovalRefused,
@@ -176,7 +176,8 @@ def _drop_unused_links(prefix: Prefix) -> None:
     if not prefix.container.is_dir():
         return
     for path in prefix.container.iterdir():
-        if path.is_symlink() and os.readlink(path).startswith(f"{prefix.container.name}/"):
+        ours = re.fullmatch(rf"\.{re.escape(prefix.name.name)}\.[0-9a-f]{{16}}", path.name)
+        if ours and path.is_symlink():
             path.unlink()
 
 
@@ -185,14 +186,16 @@ def _drop_begun_folders(prefix: Prefix) -> None:
     if not prefix.container.is_dir():
         return
     for folder in prefix.container.iterdir():
-        if folder.is_symlink() or not re.fullmatch("[0-9a-f]{8}", folder.name):
+        if folder.is_symlink() or not folder.is_dir() or not ID.fullmatch(folder.name):
             continue
-        found = list(folder.iterdir())
-        # What `write_atomically` calls a mark that is not whole yet.
-        if all(path.name.startswith(f".{MARK}.") for path in found):
-            for path in found:
-                path.unlink()
-            folder.rmdir()
+        # What is mounted there, or is another user's, stays.
+        with contextlib.suppress(OSError):
+            found = list(folder.iterdir())
+            # What `write_atomically` calls a mark that is not whole yet.
+            if all(path.name.startswith(f".{MARK}.") for path in found):
+                for path in found:
+                    path.unlink()
+                folder.rmdir()
 
 
 def list_mounts(prefix: Prefix) -> list[str]:
@@ -445,7 +448,18 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
             f"{name} is a mount point, which cannot be replaced; choose a folder in it, such as "
             f"--prefix {name / 'maximalcai'}"
         )
-    for folder in (name, prefix.container, prefix.path):
+    container = prefix.container
+    if os.path.lexists(container) and (container.is_symlink() or not container.is_dir()):
+        raise Stop(
+            f"{container} is not a folder, and the environments would lie in it; move it away, or "
+            "choose another --prefix"
+        )
+    if os.path.ismount(container):
+        raise Stop(
+            f"{container} is a mount point, and {name} could not lead into it; choose a folder in it, "
+            f"such as --prefix {container / 'maximalcai'}"
+        )
+    for folder in (name, container, prefix.path):
         if folder in [cache, *cache.parents]:
             raise Stop(
                 f"the cache {cache} lies in the prefix {folder}, and would be removed with it; choose another "

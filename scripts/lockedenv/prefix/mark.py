@@ -124,7 +124,12 @@ def read_mark(folder: Path) -> Mark | None:
 
 def write_mark(folder: Path, mark: Mark) -> None:
     """Writes the mark; the file is there, whole, at every moment."""
-    write_atomically(folder / MARK, json.dumps(mark_document(mark), indent=1) + "\n")
+    write_atomically(folder / MARK, mark_text(mark))
+
+
+def mark_text(mark: Mark) -> str:
+    """What stands in the file of a mark."""
+    return json.dumps(mark_document(mark), indent=1) + "\n"
 
 
 def parse_mark(document: object) -> Mark:

@@ -10,6 +10,7 @@ A folder at PREFIX itself is an environment that people made, or one of version 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from lockedenv.errors import Stop
 from lockedenv.prefix.mark import MadeBy, Mark, MarkError, State, read_mark
 
 ID_BYTES = 4
+ID = re.compile("[0-9a-f]{8}")  # the name of an environment in PREFIX.d
 # The characters that PREFIX.d/ID has more than PREFIX.
 LONGER_BY = len(".d/") + 2 * ID_BYTES
 LINKS = 40  # as many as Linux follows
@@ -118,14 +120,14 @@ def mark_or_none(folder: Path) -> Mark | None:
 
 
 def linked_environment(name: Path) -> Path | None:
-    """The folder in PREFIX.d that PREFIX links to, there or not; None where PREFIX is no link of ours."""
+    """The environment in PREFIX.d that PREFIX links to, there or not; None where PREFIX is no link of ours."""
     if not name.is_symlink():
         return None
     target = name.parent / os.readlink(name)
     target = target.parent.resolve() / target.name
-    if target.parent == name.with_name(f"{name.name}.d"):
-        return target
-    return None
+    if target.parent != name.with_name(f"{name.name}.d") or not ID.fullmatch(target.name):
+        return None
+    return target
 
 
 def find_prefix(path: Path) -> Prefix:

@@ -6,6 +6,7 @@ was installed. All else is moved to PREFIX.kept-TIME first. Nothing is deleted b
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -13,11 +14,13 @@ import re
 import shutil
 import stat
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Sequence
 
-from lockedenv.errors import Stop
+from lockedenv.errors import Stop, disk_text
+from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.activation import activate_text, guard_text
 from lockedenv.prefix.inventory import (
     INVENTORY,
@@ -36,13 +39,15 @@ from lockedenv.prefix.inventory import (
     take_inventory,
     write_inventory,
 )
-from lockedenv.prefix.mark import MadeBy, State, read_mark, write_mark
+from lockedenv.prefix.mark import MadeBy, Mark, State, mark_text, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, place_of
 from lockedenv.prefix.records import file_sha256, hashes, read_prefix
 from lockedenv.spec.environment import MARK
 
 SHOWN = 20
 ROUNDS = 5
+TAG_LIMIT = 10_000  # bytes
+CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
 # Where packages put their files; only there may a link into the cache belong to one that is half installed.
 PACKAGE_FOLDERS = (
     "bin",
@@ -69,15 +74,28 @@ class Kept:
     names: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """This for people: names, not just a count."""
+        """This for people: names, not just a count. Nothing where nothing was moved."""
+        if not self.names:
+            return []
         noun = "files or folders of yours are"
         if len(self.names) == 1:
             noun = "file or folder of yours is"
         lines = [f"{len(self.names)} {noun} now in {self.folder}:"]
-        lines += [f"  {name}" for name in self.names[:SHOWN]]
+        lines += [f"  {printable(name)}" for name in self.names[:SHOWN]]
         if len(self.names) > SHOWN:
             lines.append(f"  and {len(self.names) - SHOWN} more")
         return lines
+
+
+def printable(name: str) -> str:
+    """A file's name in one line: what is no character, or a control character, is escaped."""
+    shown = ""
+    for character in name:
+        if character.isprintable():
+            shown += character
+        else:
+            shown += character.encode("unicode_escape").decode()
+    return shown
 
 
 @dataclass
@@ -99,28 +117,51 @@ def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
     mark = read_mark(folder)
     if mark is None:
         raise RemovalRefused(f"{folder} has no mark; it is left as it is")
-    inventory = _complete_inventory(folder)
-    unfinished = mark.state is State.MAKING
-    if mark.state is not State.REMOVING:
-        write_mark(
-            folder,
-            replace(mark, state=State.REMOVING, other={**mark.other, "unfinished": unfinished}),
-        )
-    else:
-        unfinished = mark.other.get("unfinished") is True
     target = kept_folder(prefix)
-    names: list[str] = []
-    for _ in range(ROUNDS):
-        contents = _classify(folder, inventory, unfinished)
-        names += _move(folder, contents.own, target)
-        refuse_mounts(prefix, folder)
-        if _delete(folder, contents):
-            break
-    else:
-        raise RemovalRefused(
-            f"{folder} cannot be emptied: something writes to it; end that, and run again"
-        )
-    return Kept(target, tuple(names)) if names else None
+    moved: list[str] = []
+    try:
+        inventory = _complete_inventory(folder)
+        unfinished = _is_unfinished(mark)
+        if mark.state is not State.REMOVING:
+            _mark_as_removing(folder, mark)
+        for _ in range(ROUNDS):
+            contents = _classify(folder, inventory, unfinished)
+            for path in contents.folders:
+                _make_writable(folder / path)
+            _move(folder, contents.own, target, moved)
+            refuse_mounts(prefix, folder)
+            if _delete(folder, contents):
+                break
+        else:
+            raise RemovalRefused(
+                f"{folder} cannot be emptied: something writes to it; end that, and run again"
+            )
+    except (RemovalRefused, OSError) as error:
+        text = disk_text(error) if isinstance(error, OSError) else str(error)
+        lines = Kept(target, tuple(moved)).lines()
+        raise RemovalRefused("\n".join([text, *lines])) from None
+    return Kept(target, tuple(moved)) if moved else None
+
+
+def _is_unfinished(mark: Mark) -> bool:
+    """Whether an environment was not whole when its removal began."""
+    if mark.state is State.REMOVING:
+        return mark.other.get("unfinished") is True
+    return mark.state is State.MAKING
+
+
+def _mark_as_removing(folder: Path, mark: Mark) -> None:
+    unfinished = _is_unfinished(mark)
+    removing = replace(mark, state=State.REMOVING, other={**mark.other, "unfinished": unfinished})
+    try:
+        write_mark(folder, removing)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # A full disk must not keep what fills it: there is room for a mark where the mark is.
+        with open(folder / MARK, "r+", encoding="utf-8") as file:
+            file.write(mark_text(removing))
+            file.truncate()
 
 
 def refuse_removal(prefix: Prefix, folder: Path) -> None:
@@ -177,7 +218,7 @@ def kept_folder(prefix: Prefix) -> Path:
 def own_paths(folder: Path) -> list[str]:
     """What a removal of this environment would move out of it: people's files and folders, and edited files."""
     mark = read_mark(folder)
-    unfinished = mark is not None and mark.state is State.MAKING
+    unfinished = mark is not None and _is_unfinished(mark)
     inventory = inventory_or_none(folder)
     if inventory is None:
         inventory = _attributed(folder)
@@ -185,22 +226,53 @@ def own_paths(folder: Path) -> list[str]:
 
 
 def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
-    """Moves the edited files of these packages out of the environment, before they are installed again."""
+    """Moves the edited files of these packages out of the environment, before they are installed again.
+
+    So are links that people made in the place of a package's folder: an installer would delete through them.
+    """
     wanted = set(names)
     packages = [package for package in _packages(prefix.path) if package.name in wanted]
     taken = take_inventory(prefix.path, packages)
-    edited = []
-    for entry in _edited_entries(prefix.path, taken):
-        if entry.package in wanted and not entry.path.endswith(".dist-info/RECORD"):
-            edited.append(entry.path)
-    return keep(prefix, edited)
+    edited = _edited_entries(prefix.path, taken)
+    links = []
+    for entry in edited:
+        if entry.kind is Kind.FOLDER and (prefix.path / entry.path).is_symlink():
+            links.append(entry.path)
+    python_folders = set()
+    for site in read_prefix(prefix.path).sites:
+        python_folders.update(_with_parents(site.relative_to(prefix.path).as_posix()))
+    paths = []
+    for entry in edited:
+        below = any(entry.path.startswith(f"{link}/") for link in links)
+        if entry.package in wanted and not below and not entry.path.endswith(".dist-info/RECORD"):
+            paths.append(entry.path)
+    for link in links:
+        if any(link.startswith(f"{other}/") for other in links):
+            continue  # what it leads to is people's
+        if link == "bin" or link in python_folders:
+            raise Stop(
+                f"{prefix.path / link} is a link, and the packages of the environment lie behind it; "
+                "move it away, and make the environment anew with --force"
+            )
+        paths.append(link)
+    return keep(prefix, paths)
+
+
+def _with_parents(path: str) -> list[str]:
+    """A relative path and the folders that it lies in."""
+    found = []
+    while path:
+        found.append(path)
+        path = os.path.dirname(path)
+    return found
 
 
 def keep(prefix: Prefix, paths: Iterable[str]) -> Kept | None:
     """Moves paths of an environment, relative to it, to PREFIX.kept-TIME."""
     target = kept_folder(prefix)
-    names = _move(prefix.path, sorted(paths), target)
-    return Kept(target, tuple(names)) if names else None
+    moved: list[str] = []
+    _move(prefix.path, sorted(paths), target, moved)
+    return Kept(target, tuple(moved)) if moved else None
 
 
 # What is whose
@@ -284,7 +356,7 @@ def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents
     """What lies in an environment, by whose it is."""
     listed = {entry.path for entry in inventory.entries if entry.kind is not Kind.FOLDER}
     listed -= _edited_since(folder, inventory)
-    listed.update(NOTES)
+    listed.update(path for path in NOTES if _is_note(folder / path))
     locked = {package.name for package in inventory.packages}
     added = [package for package in _packages(folder) if package.name not in locked]
     if added:
@@ -293,71 +365,128 @@ def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents
         for entry in taken.entries:
             if entry.package and entry.path not in edited:
                 listed.add(entry.path)
-    contents = _Contents()
-    _sort(folder, "", listed, unfinished, contents)
-    return contents
+    folders = _list_folders(folder)
+    if unfinished:
+        listed.update(_links_to_cache(folder, folders))
+    return _sort(folders, listed)
 
 
-def _sort(
-    folder: Path, inside: str, listed: set[str], unfinished: bool, contents: _Contents
-) -> tuple[list[str], bool]:
-    """Sorts what lies in one folder. Gives what of it is people's, and whether anything is disposable.
+def _is_note(path: Path) -> bool:
+    """Whether a file with the name of a note, or of what a tool leaves at the top of an environment, is that."""
+    try:
+        if path.name == ".lock":
+            return path.lstat().st_size == 0
+        if path.name == "CACHEDIR.TAG":
+            return read_regular(path, TAG_LIMIT).startswith(CACHE_TAG)
+    except (OSError, FileRefused):
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What lies in one folder, as paths relative to the environment. `readable`: whether it could be looked into."""
+
+    folders: Sequence[str]
+    files: Sequence[str]
+    readable: bool = True
+
+
+def _list_folders(folder: Path) -> dict[str, _Listing]:
+    """Every folder of an environment ("" is itself) with what lies in it, each before those in it."""
+    listings = {}
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        folders = []
+        files = []
+        try:
+            with os.scandir(folder / inside) as found:
+                for entry in found:
+                    path = f"{inside}/{entry.name}" if inside else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(path)
+                    else:
+                        files.append(path)
+        except OSError:
+            # Without permission, or deeper than a path can be long: nothing of it is known.
+            if not inside:
+                raise
+            listings[inside] = _Listing((), (), readable=False)
+            continue
+        listings[inside] = _Listing(folders, files)
+        pending += folders
+    return listings
+
+
+def _sort(folders: dict[str, _Listing], listed: set[str]) -> _Contents:
+    """Sorts what lies in an environment by whose it is.
 
     A folder in which all is people's is kept whole; an empty one and bytecode are nobody's.
     """
-    own: list[str] = []
-    disposable = False
-    with os.scandir(folder / inside) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        path = f"{inside}{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
-            below, shared = _sort(folder, f"{path}/", listed, unfinished, contents)
-            if below and not shared:
-                own.append(path)
+    contents = _Contents()
+    own: dict[str, list[str]] = {}
+    shared = set()  # the folders below which something is not people's
+    for inside in reversed(list(folders)):
+        own[inside] = []
+        for path in folders[inside].folders:
+            below = own.pop(path)
+            whole = not folders[path].readable or (below and path not in shared)
+            if whole:
+                own[inside].append(path)
+                continue
+            own[inside] += below
+            contents.folders.append(path)
+            if path in shared:
+                shared.add(inside)
+        for path in folders[inside].files:
+            if path in listed:
+                contents.disposable.append(path)
+                shared.add(inside)
+            elif is_bytecode(path):
+                contents.disposable.append(path)
             else:
-                own += below
-                contents.folders.append(path)
-                disposable = disposable or shared
-        elif path in listed or (unfinished and _is_from_cache(path, entry)):
-            contents.disposable.append(path)
-            disposable = True
-        elif is_bytecode(path):
-            contents.disposable.append(path)
-        else:
-            own.append(path)
-    if not inside:
-        contents.own = own
-        _forget_inside(contents)
-    return own, disposable
+                own[inside].append(path)
+    contents.own = sorted(own[""])
+    _forget_inside(contents)
+    return contents
 
 
 def _forget_inside(contents: _Contents) -> None:
     """Leaves what lies in a folder that is kept whole out of what is deleted."""
-    whole = {path for path in contents.own}
+    whole = set(contents.own)
 
     def is_kept(path: str) -> bool:
-        parts = path.split("/")
-        return any("/".join(parts[:number]) in whole for number in range(1, len(parts)))
+        return not whole.isdisjoint(_with_parents(os.path.dirname(path)))
 
     contents.disposable = [path for path in contents.disposable if not is_kept(path)]
     contents.folders = [path for path in contents.folders if not is_kept(path)]
 
 
-def _is_from_cache(path: str, entry: os.DirEntry[str]) -> bool:
-    """Whether a file of a half installed package is a link into the cache, which has it."""
-    if path.split("/", 1)[0] not in PACKAGE_FOLDERS or "/" not in path:
-        return False
-    status = entry.stat(follow_symlinks=False)
-    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+def _links_to_cache(folder: Path, folders: dict[str, _Listing]) -> list[str]:
+    """The files of half installed packages: hard links that lead out of the environment, into the cache."""
+    links: Counter[tuple[int, int]] = Counter()
+    found = []
+    for inside, listing in folders.items():
+        for path in listing.files:
+            status = os.lstat(folder / path)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink < 2:
+                continue
+            links[status.st_dev, status.st_ino] += 1
+            if inside.split("/", 1)[0] in PACKAGE_FOLDERS:
+                found.append((path, status))
+    paths = []
+    for path, status in found:
+        if links[status.st_dev, status.st_ino] < status.st_nlink:
+            paths.append(path)
+    return paths
 
 
 # Moving and deleting
 
 
-def _move(folder: Path, paths: Iterable[str], target: Path) -> list[str]:
-    """Moves paths into a folder, under their names; gives those that were there."""
-    moved = []
+def _move(folder: Path, paths: Iterable[str], target: Path, moved: list[str]) -> None:
+    """Moves paths into a folder, under their names; adds those that were there to `moved`."""
     for path in paths:
         source = folder / path
         if not os.path.lexists(source):
@@ -365,14 +494,41 @@ def _move(folder: Path, paths: Iterable[str], target: Path) -> list[str]:
         place = _free_name(target / path)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            source.rename(place)
-        except OSError as error:
-            # Another disk, or a folder of an image's lower layer, which cannot be renamed.
-            if error.errno != errno.EXDEV:
-                raise
-            shutil.move(str(source), str(place))
-        moved.append(path)
-    return moved
+            _move_path(source, place)
+        finally:
+            if os.path.lexists(place):
+                moved.append(path)
+
+
+def _move_path(source: Path, place: Path) -> None:
+    is_folder = source.is_dir() and not source.is_symlink()
+    status = source.lstat()
+    if is_folder:
+        _make_writable(source)  # its entry `..` changes
+    try:
+        source.rename(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if not is_folder:
+            shutil.move(str(source), str(place))  # another disk
+            return
+        # A folder of an image's lower layer cannot be renamed; what is in it can.
+        place.mkdir(mode=0o700)
+        for name in os.listdir(source):
+            _move_path(source / name, place / name)
+        os.chown(place, status.st_uid, status.st_gid)
+        os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
+        source.rmdir()
+    if is_folder:
+        place.chmod(stat.S_IMODE(status.st_mode))
+
+
+def _make_writable(folder: Path) -> None:
+    """Lets its owner change a folder that was protected; what is another user's stays as it is."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        with contextlib.suppress(OSError):
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IRWXU)
 
 
 def _free_name(path: Path) -> Path:
