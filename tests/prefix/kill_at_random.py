@@ -2,10 +2,11 @@
 
     python3 kill_at_random.py FOLDER KILLS
 
-A run installs a successor, verifies it (every third one does not pass), exchanges or rolls back, and removes
-what is given up. After each kill PREFIX must be the old environment or the new one, whole; then a volume is
-mounted in one of the environments and a run is tried; then it is unmounted, and a run must end well. Nothing
-of people's may be gone. To be started where it may mount. Prints what the kills met.
+A run installs a successor, verifies it, exchanges it for the old one or rolls back, and removes what is given
+up. Each kill waits for one of these phases in turn, and falls at a random moment of it. After it PREFIX must be
+the old environment or the new one, whole; then a volume is mounted in one of the environments and a run is tried;
+then it is unmounted, and a run must end well. Nothing of people's may be gone. To be started where it may mount.
+Prints in which phases the kills fell, and what they left.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
+from enum import IntEnum
+from mmap import mmap
 from pathlib import Path
 
 from lockedenv.prefix.inventory import (
@@ -36,52 +40,102 @@ from lockedenv.prefix.lifecycle import (
 from lockedenv.prefix.mark import State, read_mark
 from lockedenv.prefix.place import find_prefix
 from lockedenv.prefix.removal import RemovalRefused
-from small_environment import IDNA, SITE, fill
+from small_environment import IDNA, SITE, add_wheel, fill
 
 SLOWLY = 0.03  # seconds between the steps of an installation, so that kills meet all of them
 EDITED = f"{SITE}/idna/core.py"
+MANY = replace(IDNA, name="many", version="1.0")
+MODULES = 150  # a removal lasts
+
+
+class Phase(IntEnum):
+    """What a run is doing."""
+
+    BEGIN = 0
+    INSTALL = 1
+    VERIFY = 2
+    EXCHANGE = 3
+    REMOVAL = 4
+    ROLL_BACK = 5
+    END = 6
+
+
+PHASES = (Phase.INSTALL, Phase.VERIFY, Phase.EXCHANGE, Phase.REMOVAL, Phase.ROLL_BACK)
+# Seconds that it takes at least; a kill falls within them.
+LENGTHS = {
+    Phase.INSTALL: 0.1,
+    Phase.VERIFY: SLOWLY,
+    Phase.EXCHANGE: 0.001,
+    Phase.REMOVAL: 0.02,
+    Phase.ROLL_BACK: 0.02,
+}
+PATIENCE = 60  # seconds
+reached = mmap(-1, 1)  # shared with the run, which writes its phase
+
+
+def enter(phase: Phase) -> None:
+    reached[0] = phase
 
 
 def said_by_nobody(text: str) -> None:
     """What a run says is not shown."""
 
 
+def follow(text: str) -> None:
+    """A run says what it removes before it does."""
+    if text.startswith("removing the old environment"):
+        enter(Phase.REMOVAL)
+    elif "did not verify" in text:
+        enter(Phase.ROLL_BACK)
+
+
 def run(place: Path, passes: bool) -> None:
     """One run of the set-up, with --force."""
     prefix = find_prefix(place)
+    enter(Phase.BEGIN)
     with hold(prefix):
         recover(prefix, said_by_nobody)
         with make_successor(find_prefix(place), "pip", "default", said_by_nobody) as new:
+            enter(Phase.INSTALL)
             time.sleep(SLOWLY)
             fill(new.path)
+            modules = {f"many/m{number}.py": b"pass\n" for number in range(MODULES)}
+            add_wheel(new.path, MANY.name, MANY.version, modules)
             for number in range(20):
                 (new.path / "bin" / f"half-{number}").touch()
                 time.sleep(SLOWLY / 10)
                 (new.path / "bin" / f"half-{number}").unlink()
-            taken = take_inventory(new.path, [IDNA], with_interpreter=False)
+            taken = take_inventory(new.path, [IDNA, MANY], with_interpreter=False)
             write_inventory(new.path, taken)
             time.sleep(SLOWLY)
             finish_installation(new, "default", "a")
+            enter(Phase.VERIFY)
             time.sleep(SLOWLY)
             mark = read_mark(new.path)
             assert mark is not None
             record_verdict(new.path, "quick", passes, mark.made)
-            settle(new, passes, True, said_by_nobody)
+            enter(Phase.EXCHANGE)
+            settle(new, passes, True, follow)
+    enter(Phase.END)
 
 
-def run_and_kill(place: Path, passes: bool, after: float) -> bool:
-    """Starts a run and kills it with -9; whether it was still running."""
+def run_and_kill(place: Path, wanted: Phase, chance: random.Random) -> Phase:
+    """Starts a run and kills it with -9 in a phase; gives the one in which it fell, END where it was too late."""
+    enter(Phase.BEGIN)
     child = os.fork()
     if child == 0:
         os.setsid()
         try:
-            run(place, passes)
+            run(place, wanted is not Phase.ROLL_BACK)
         finally:
             os._exit(0)
-    time.sleep(after)
+    deadline = time.monotonic() + PATIENCE
+    while reached[0] < wanted:
+        assert time.monotonic() < deadline, f"{wanted.name} is never reached"
+    time.sleep(chance.uniform(0, LENGTHS[wanted]))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    return Phase(reached[0]) if os.WIFSIGNALED(status) else Phase.END
 
 
 def assert_whole(place: Path) -> None:
@@ -142,17 +196,15 @@ def main(base: Path, kills: int) -> None:
     (base / "volume").mkdir()
     (base / "volume/thesis.tex").write_text("years of work")
     run(place, True)
-    started = time.monotonic()
-    run(place, True)
-    whole = time.monotonic() - started
     met: Counter[str] = Counter()
-    killed = 0
+    phases: Counter[Phase] = Counter()
     number = 0
-    while killed < kills:
+    while phases.total() < kills:
         number += 1
         put_own_files(place, number)
-        if run_and_kill(place, number % 3 != 0, chance.uniform(0, whole * 1.1)):
-            killed += 1
+        phase = run_and_kill(place, PHASES[number % len(PHASES)], chance)
+        if phase is not Phase.END:
+            phases[phase] += 1
         assert_whole(place)
         states = []
         for _, mark in find_prefix(place).environments():
@@ -166,7 +218,9 @@ def main(base: Path, kills: int) -> None:
         assert_nothing_is_gone(place, number)
         left = [path for path in (base / "env.d").iterdir()]
         assert len(left) == 1, [(path.name, os.listdir(path)) for path in left]
-    print(f"{killed} kills: " + ", ".join(f"{state} {count}" for state, count in met.items()))
+    fell = ", ".join(f"{phase.name} {phases[phase]}" for phase in Phase if phases[phase])
+    print(f"{phases.total()} kills: {fell}")
+    print("then: " + ", ".join(f"{state} {count}" for state, count in met.items()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kills at random moments of the life cycle, with a mounted volume, own files and an edited file present each time."""
+"""Kills in every phase of the life cycle, with a mounted volume, own files and an edited file present each time."""
 
 from __future__ import annotations
 
