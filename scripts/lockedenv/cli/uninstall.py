@@ -209,8 +209,8 @@ def removal_lines(removal: Removal) -> list[str]:
         lines.append(f"removed  {link}, the link")
     for folder in removal.environments:
         lines.append(f"removed  {folder}, an environment")
-        for path in own_paths(folder):
-            lines.append(f"moved    {printable(path)}, yours, to {removal.prefix.name}.kept-*")
+        for own in own_paths(folder):
+            lines.append(f"moved    {printable(own)}, yours, to {removal.prefix.name}.kept-*")
     for path in [*removal.folders, *removal.files, *removal.cached]:
         lines.append(f"removed  {path}")
     if not lines:
