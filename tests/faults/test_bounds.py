@@ -22,12 +22,6 @@ CONTENT = random.Random(1).randbytes(65_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAXIMALCAI_RETRY_SECONDS", "0.01")
-    monkeypatch.setenv("MAXIMALCAI_STALL_SECONDS", "1")
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     (tmp_path / "site").mkdir()

@@ -28,12 +28,6 @@ RUNS = int(os.environ.get("RANDOM_FAULT_RUNS", "6"))
 PROGRAM = Path(__file__).with_name("fetch_files.py")
 
 
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAXIMALCAI_RETRY_SECONDS", "0.01")
-    monkeypatch.setenv("MAXIMALCAI_STALL_SECONDS", "1")
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     return faults.write_site(tmp_path / "site")

@@ -10,6 +10,8 @@ from lockedenv.errors import Stop
 from lockedenv.host.disks import GIB
 from lockedenv.install.flash_attention import toolchain
 from lockedenv.install.flash_attention.toolchain import (
+    Jobs,
+    build_time_text,
     choose_jobs,
     count_jobs,
     find_problem,
@@ -46,6 +48,13 @@ def test_jobs_that_were_asked_for_and_threads_that_are_no_number() -> None:
     assert str(jobs).startswith("3 jobs at a time: as asked; ")
     with pytest.raises(Stop, match="NVCC_THREADS=many: give a positive number, or unset it"):
         choose_jobs(None, {"NVCC_THREADS": "many"})
+
+
+def test_a_build_takes_its_cpu_hours_by_the_jobs() -> None:
+    assert build_time_text(["90"], Jobs(2, "")).startswith(
+        "about 108 minutes; a cache that is kept"
+    )
+    assert build_time_text(["80", "90"], Jobs(4, "")).startswith("about 108 minutes; ")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,145 +32,123 @@ def environ_with(answers: dict[str, str] | None, folder: Path) -> dict[str, str]
     return make_smi(folder, **answers)
 
 
-@pytest.mark.parametrize(
-    "signs, environ, answers, trouble, message",
-    [
-        pytest.param(
-            [],
-            {"RUNPOD_GPU_COUNT": "2"},
-            None,
-            Trouble.NO_PROGRAM,
-            r"no nvidia-smi \(RUNPOD_GPU_COUNT=2\); start the container",
-            id="rented and no nvidia-smi",
-        ),
-        pytest.param(
-            ["dev/nvidia0"],
-            {},
-            None,
-            Trouble.NO_PROGRAM,
-            r"no nvidia-smi \(\S+/dev/nvidia0\)",
-            id="device and no nvidia-smi",
-        ),
-        pytest.param(
-            ["proc/driver/nvidia/gpus/0000:1b:00.0"],
-            {},
-            None,
-            Trouble.NO_PROGRAM,
-            "no nvidia-smi",
-            id="driver and no nvidia-smi",
-        ),
-        pytest.param(
-            [],
-            {"RUNPOD_GPU_COUNT": "1"},
-            NOTHING,
-            Trouble.NO_DEVICES,
-            r"nvidia-smi finds no GPU, .* \(RUNPOD_GPU_COUNT=1\); the GPU has failed",
-            id="rented and none found",
-        ),
-        pytest.param(
-            ["dev/nvidia3"],
-            {},
-            NOTHING,
-            Trouble.NO_DEVICES,
-            r"finds no GPU, and there should be one \(\S+/dev/nvidia3\)",
-            id="device and none found",
-        ),
-        pytest.param(
-            [],
-            {},
-            NOTHING,
-            Trouble.NO_DEVICES,
-            r"finds no GPU, and there should be one \(its driver is here\)",
-            id="none found",
-        ),
-        pytest.param(
-            [],
-            {},
-            {"SAYS": " ", "EXIT": "0"},
-            Trouble.NO_DEVICES,
-            "finds no GPU",
-            id="nothing said",
-        ),
-        pytest.param(
-            [],
-            {"RUNPOD_GPU_COUNT": "8"},
-            {"GPUS": "7"},
-            Trouble.FEWER,
-            "nvidia-smi shows 7 of the 8 GPUs that RUNPOD_GPU_COUNT promises; take another",
-            id="seven of eight",
-        ),
-        pytest.param(
-            [],
-            {},
-            {"SAYS": NO_DRIVER, "EXIT": "9"},
-            Trouble.NO_DRIVER,
-            "nvidia-smi fails: NVIDIA-SMI has failed .* take another pod",
-            id="login node",
-        ),
-        pytest.param(
-            ["dev/nvidia0"],
-            {},
-            {"SAYS": NO_DRIVER, "EXIT": "9"},
-            Trouble.FAILS,
-            "nvidia-smi fails: NVIDIA-SMI has failed .* take another pod",
-            id="GPU and no driver",
-        ),
-        pytest.param(
-            [],
-            {"RUNPOD_GPU_COUNT": "1"},
-            {"SAYS": NO_DRIVER, "EXIT": "9"},
-            Trouble.FAILS,
-            "take another pod",
-            id="rented and no driver",
-        ),
-        pytest.param(
-            [],
-            {},
-            {"EXIT": "15"},
-            Trouble.FAILS,
-            r"nvidia-smi fails: .* \(exit 15\); take another pod",
-            id="fallen off the bus",
-        ),
-        pytest.param(
-            [],
-            {},
-            {"SAYS": "Failed to initialize NVML: Driver/library version mismatch", "EXIT": "18"},
-            Trouble.FAILS,
-            "Driver/library version mismatch",
-            id="mismatch",
-        ),
-        pytest.param(
-            [],
-            {},
-            {"NAME": "ERR!", "CAPABILITY": "[N/A]"},
-            Trouble.UNREADABLE,
-            "which is not a GPU",
-            id="crashed",
-        ),
-        pytest.param(
-            [],
-            {},
-            {"SAYS": "Unable to determine the device handle for GPU 0000:0A:00.0: Unknown Error"},
-            Trouble.FAILS,
-            "Unable to determine the device handle",
-            id="lost",
-        ),
-    ],
-)
-def test_a_gpu_that_should_be_there_is_missed(
-    signs: list[str],
-    environ: dict[str, str],
-    answers: dict[str, str] | None,
-    trouble: Trouble,
-    message: str,
-    tmp_path: Path,
-) -> None:
-    for sign in signs:
+@dataclass(frozen=True)
+class Missed:
+    """A GPU that should be there, by signs on the disk or variables, and what nvidia-smi answers.
+
+    Without answers there is no nvidia-smi.
+    """
+
+    name: str
+    trouble: Trouble
+    message: str
+    answers: dict[str, str] | None
+    signs: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+MISSED = [
+    Missed(
+        "rented and no nvidia-smi",
+        Trouble.NO_PROGRAM,
+        r"no nvidia-smi \(RUNPOD_GPU_COUNT=2\); start the container",
+        None,
+        environ={"RUNPOD_GPU_COUNT": "2"},
+    ),
+    Missed(
+        "device and no nvidia-smi",
+        Trouble.NO_PROGRAM,
+        r"no nvidia-smi \(\S+/dev/nvidia0\)",
+        None,
+        signs=("dev/nvidia0",),
+    ),
+    Missed(
+        "driver and no nvidia-smi",
+        Trouble.NO_PROGRAM,
+        "no nvidia-smi",
+        None,
+        signs=("proc/driver/nvidia/gpus/0000:1b:00.0",),
+    ),
+    Missed(
+        "rented and none found",
+        Trouble.NO_DEVICES,
+        r"nvidia-smi finds no GPU, .* \(RUNPOD_GPU_COUNT=1\); the GPU has failed",
+        NOTHING,
+        environ={"RUNPOD_GPU_COUNT": "1"},
+    ),
+    Missed(
+        "device and none found",
+        Trouble.NO_DEVICES,
+        r"finds no GPU, and there should be one \(\S+/dev/nvidia3\)",
+        NOTHING,
+        signs=("dev/nvidia3",),
+    ),
+    Missed(
+        "none found",
+        Trouble.NO_DEVICES,
+        r"finds no GPU, and there should be one \(its driver is here\)",
+        NOTHING,
+    ),
+    Missed("nothing said", Trouble.NO_DEVICES, "finds no GPU", {"SAYS": " ", "EXIT": "0"}),
+    Missed(
+        "seven of eight",
+        Trouble.FEWER,
+        "nvidia-smi shows 7 of the 8 GPUs that RUNPOD_GPU_COUNT promises; take another",
+        {"GPUS": "7"},
+        environ={"RUNPOD_GPU_COUNT": "8"},
+    ),
+    Missed(
+        "login node",
+        Trouble.NO_DRIVER,
+        "nvidia-smi fails: NVIDIA-SMI has failed .* take another pod",
+        {"SAYS": NO_DRIVER, "EXIT": "9"},
+    ),
+    Missed(
+        "GPU and no driver",
+        Trouble.FAILS,
+        "nvidia-smi fails: NVIDIA-SMI has failed .* take another pod",
+        {"SAYS": NO_DRIVER, "EXIT": "9"},
+        signs=("dev/nvidia0",),
+    ),
+    Missed(
+        "rented and no driver",
+        Trouble.FAILS,
+        "take another pod",
+        {"SAYS": NO_DRIVER, "EXIT": "9"},
+        environ={"RUNPOD_GPU_COUNT": "1"},
+    ),
+    Missed(
+        "fallen off the bus",
+        Trouble.FAILS,
+        r"nvidia-smi fails: .* \(exit 15\); take another pod",
+        {"EXIT": "15"},
+    ),
+    Missed(
+        "mismatch",
+        Trouble.FAILS,
+        "Driver/library version mismatch",
+        {"SAYS": "Failed to initialize NVML: Driver/library version mismatch", "EXIT": "18"},
+    ),
+    Missed(
+        "crashed", Trouble.UNREADABLE, "which is not a GPU", {"NAME": "ERR!", "CAPABILITY": "[N/A]"}
+    ),
+    Missed(
+        "lost",
+        Trouble.FAILS,
+        "Unable to determine the device handle",
+        {"SAYS": "Unable to determine the device handle for GPU 0000:0A:00.0: Unknown Error"},
+    ),
+]
+
+
+@pytest.mark.parametrize("missed", MISSED, ids=[missed.name for missed in MISSED])
+def test_a_gpu_that_should_be_there_is_missed(missed: Missed, tmp_path: Path) -> None:
+    for sign in missed.signs:
         (tmp_path / "root" / sign).mkdir(parents=True)
-    there = {**environ, **environ_with(answers, tmp_path / "bin")}
-    with pytest.raises(GpuError, match=message) as caught:
+    there = {**missed.environ, **environ_with(missed.answers, tmp_path / "bin")}
+    with pytest.raises(GpuError, match=missed.message) as caught:
         find_gpus(tmp_path / "root", there)
-    assert caught.value.trouble is trouble
+    assert caught.value.trouble is missed.trouble
     assert str(caught.value) == f"{caught.value.problem}; {caught.value.remedy}"
     facts = read_gpu_facts(tmp_path / "root", there)
     assert facts.gpus == () and isinstance(facts.error, Stop)

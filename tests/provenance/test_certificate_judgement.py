@@ -159,7 +159,13 @@ def test_rows_without_a_common_tensor_are_not_equal(certificate: Certificate) ->
     other = change_row(certificate, FP32, tensors={"x": 1.0})
     judgement = judge(certificate, other)
     assert not judgement.computes_the_same
-    assert judgement.missing_tensors == len(row_of(certificate, FP32).tensors) + 1
+    missing = len(row_of(certificate, FP32).tensors) + 1
+    assert judgement.missing_tensors == missing
+    text = said(certificate, other)
+    assert f"a and b: NOT all was compared: {missing} tensors only one of them has" in text
+    assert (
+        f"full sdpa fp32               bit for bit equal; {missing} tensors not compared: " in text
+    )
 
 
 def test_a_machine_that_does_not_agree_with_itself_is_no_measure(
