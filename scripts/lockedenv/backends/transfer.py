@@ -234,7 +234,7 @@ def _run_curl(
     pipe = subprocess.PIPE
     with started(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/") as process:
         # curl waits for its configuration, so it has written nothing yet.
-        limitfile_size(process.pid, limit)
+        limit_file_size(process.pid, limit)
         pending: bytes | None = config.encode()
         while True:
             try:
@@ -259,7 +259,7 @@ def _run_curl(
     return _Ended(process.returncode, http_status, problem)
 
 
-def limitfile_size(process_id: int, limit: int) -> None:
+def limit_file_size(process_id: int, limit: int) -> None:
     """No file that the process writes from now on gets longer than `limit` bytes: the kernel ends it with SIGXFSZ."""
     _, most = resource.prlimit(process_id, resource.RLIMIT_FSIZE)
     if most != resource.RLIM_INFINITY:
