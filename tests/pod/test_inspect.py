@@ -13,7 +13,7 @@ import pytest
 from fixtures.commands import ROOT
 from fixtures.gpu_stand_ins import make_driver, make_smi
 from fixtures.machine import Machine
-from lockedenv.host.finding import Finding, Verdict, find_bad, find_good, find_odd
+from lockedenv.host.finding import Finding, Verdict, failed, passed, warned
 from lockedenv.host.gpus import Gpu
 from lockedenv.pod import cuda
 from lockedenv.pod.verdict import conclude, inspect_machine
@@ -178,14 +178,10 @@ def test_the_conclusion_names_what_it_is_from() -> None:
 
 def test_a_finding_as_the_manifest_has_it() -> None:
     schema = json.loads((ROOT / "scripts/lockedenv/schemas/verify.schema.json").read_text())
-    for finding in (
-        find_good("well", rate=1.0),
-        find_odd(["a", "b"], "look"),
-        find_bad(["c"], "d"),
-    ):
+    for finding in (passed("well", rate=1.0), warned(["a", "b"], "look"), failed(["c"], "d")):
         row = {**finding.as_json(), "check": "pod-x"}
         jsonschema.validate(row, {**schema["$defs"]["result"], "$defs": schema["$defs"]})
-    assert find_odd(["a", "b", "c"], "look").summary == "a (and 2 more)"
+    assert warned(["a", "b", "c"], "look").summary == "a (and 2 more)"
 
 
 def test_the_set_up_stops_on_a_bad_pod_before_anything_is_fetched(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends.base import Origin
-from lockedenv.host.finding import Finding, Verdict, find_good
+from lockedenv.host.finding import Finding, Verdict, passed
 from lockedenv.host.gpus import Gpu
 from lockedenv.pod import rates
 from lockedenv.pod.rates import measure_disk, measure_rates, measure_server
@@ -117,7 +117,7 @@ def test_servers_share_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def measure(origin: Origin, seconds: float) -> Finding:
         given.append(seconds)
         clock[0] += seconds
-        return find_good(origin.name)
+        return passed(origin.name)
 
     clock = [0.0]
     monkeypatch.setattr(rates.time, "monotonic", lambda: clock[0])

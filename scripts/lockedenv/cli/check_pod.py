@@ -11,7 +11,7 @@ from lockedenv.backends.base import Origin
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
-from lockedenv.host.finding import Finding, Verdict, find_odd
+from lockedenv.host.finding import Finding, Verdict, warned
 from lockedenv.install.facts import choose_backend, installation_of, read_disk, read_offers
 from lockedenv.install.plan import UNPACKED_PER_WHEEL
 from lockedenv.install.request import Installation, Request
@@ -33,7 +33,7 @@ def work(request: Request) -> int:
         origins = list_origins(job, backend)
     except Stop as error:
         origins = []
-        silent = find_odd(
+        silent = warned(
             [f"the package index gives nothing: {' '.join(str(error).split())}"],
             "see to it, or use --offline",
         )

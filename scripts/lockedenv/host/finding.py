@@ -52,21 +52,21 @@ class Finding:
         }
 
 
-def find_good(summary: str, **measured: Any) -> Finding:
+def passed(summary: str, **measured: Any) -> Finding:
     return Finding(Verdict.PASS, summary, measured=measured)
 
 
-def find_nothing(reason: str) -> Finding:
+def skipped(reason: str) -> Finding:
     """What could not be looked at, and why."""
     return Finding(Verdict.SKIP, reason)
 
 
-def find_odd(problems: Sequence[str], remedy: str, **measured: Any) -> Finding:
+def warned(problems: Sequence[str], remedy: str, **measured: Any) -> Finding:
     """A warning. `problems` has at least one line."""
     return _list_problems(Verdict.WARN, problems, remedy, measured)
 
 
-def find_bad(problems: Sequence[str], remedy: str, **measured: Any) -> Finding:
+def failed(problems: Sequence[str], remedy: str, **measured: Any) -> Finding:
     """A failure. `problems` has at least one line."""
     return _list_problems(Verdict.FAIL, problems, remedy, measured)
 

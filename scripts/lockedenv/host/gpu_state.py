@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from lockedenv.host import nvidia_smi
-from lockedenv.host.finding import Finding, find_bad, find_good, find_odd
+from lockedenv.host.finding import Finding, failed, passed, warned
 from lockedenv.host.nvidia_smi import Answer, Status
 
 BY_HAND = "run nvidia-smi -q by hand; take another pod"
@@ -113,18 +113,18 @@ def judge_state(answers: Mapping[str, Answer]) -> Finding:
         if answer.status is Status.ANSWERED:
             problems += _list_problems(QUERIES[selector], answer)
         elif answer.status in (Status.ABSENT, Status.HANGS):
-            return find_bad([f"nvidia-smi does not answer: {answer.problem}"], BY_HAND)
+            return failed([f"nvidia-smi does not answer: {answer.problem}"], BY_HAND)
         else:
-            return find_odd([f"nvidia-smi does not say: {answer.problem}"], BY_HAND)
+            return warned([f"nvidia-smi does not say: {answer.problem}"], BY_HAND)
     if not problems:
-        return find_good("no memory errors, no slowdown, full PCIe width")
+        return passed("no memory errors, no slowdown, full PCIe width")
     ranks = list(Severity)
     problems.sort(key=lambda problem: ranks.index(problem.severity))
     lines = list(dict.fromkeys(problem.text for problem in problems))
     worst = problems[0].severity
     if worst.fails:
-        return find_bad(lines, worst.value)
-    return find_odd(lines, worst.value)
+        return failed(lines, worst.value)
+    return warned(lines, worst.value)
 
 
 def _list_problems(fields: Sequence[Field], answer: Answer) -> list[Problem]:

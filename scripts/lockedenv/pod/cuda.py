@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 from lockedenv import ROOT
 from lockedenv.host.disks import GIB, size_text
-from lockedenv.host.finding import Finding, find_bad, find_good, find_nothing, find_odd
+from lockedenv.host.finding import Finding, failed, passed, skipped, warned
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import ask
 from lockedenv.pod.words import BACK
@@ -134,11 +134,9 @@ def judge_cuda(answer: CudaAnswer, gpus: Sequence[Gpu]) -> Finding:
     `gpus`: those that nvidia-smi shows.
     """
     if answer.error:
-        return find_bad(
-            [f"libcuda: {answer.error}"], f"nvidia-smi answers and CUDA does not: {BACK}"
-        )
+        return failed([f"libcuda: {answer.error}"], f"nvidia-smi answers and CUDA does not: {BACK}")
     if answer.code:
-        return find_bad(
+        return failed(
             [f"cuInit: {describe_error(answer.code)}"], f"no program can use CUDA here: {BACK}"
         )
     broken = []
@@ -153,31 +151,31 @@ def judge_cuda(answer: CudaAnswer, gpus: Sequence[Gpu]) -> Finding:
             sizes = f"{size_text(used)} of {size_text(gpu.total)}"
             busy.append(f"GPU {index}: {sizes} are in use already")
     if broken:
-        return find_bad(broken, f"this GPU does not work: {BACK}")
+        return failed(broken, f"this GPU does not work: {BACK}")
     # Of MIG instances CUDA shows one.
     has_mig = any(gpu.mig for gpu in gpus)
     if len(answer.gpus) < len(gpus) and not has_mig:
-        return find_bad(
+        return failed(
             [f"CUDA sees {len(answer.gpus)} of the {len(gpus)} GPUs that nvidia-smi shows"], BACK
         )
     if busy:
-        return find_odd(
+        return warned(
             busy, f"if no program of yours does (nvidia-smi lists them), the GPU is shared: {BACK}"
         )
-    return find_good(f"a context on each of {len(answer.gpus)} GPUs, and its memory is free")
+    return passed(f"a context on each of {len(answer.gpus)} GPUs, and its memory is free")
 
 
 def judge_peers(answer: CudaAnswer) -> Finding:
     """Whether each GPU reaches the memory of each other one."""
     if len(answer.gpus) < 2:
-        return find_nothing("not two GPUs")
+        return skipped("not two GPUs")
     if not answer.apart:
-        return find_good(f"each of {len(answer.gpus)} GPUs reaches each other one's memory")
+        return passed(f"each of {len(answer.gpus)} GPUs reaches each other one's memory")
     first, second = answer.apart[0]
     problem = f"GPU {first} does not reach GPU {second}'s memory"
     if len(answer.apart) > 1:
         problem += f" (and {len(answer.apart) - 1} more pairs)"
-    return find_odd([problem], "export NCCL_P2P_DISABLE=1, if NCCL hangs; it is slower so")
+    return warned([problem], "export NCCL_P2P_DISABLE=1, if NCCL hangs; it is slower so")
 
 
 if __name__ == "__main__":

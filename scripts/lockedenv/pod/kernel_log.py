@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from lockedenv.host import nvidia_smi
-from lockedenv.host.finding import Finding, find_bad, find_good, find_nothing, find_odd
+from lockedenv.host.finding import Finding, failed, passed, skipped, warned
 from lockedenv.host.process import ask
 from lockedenv.pod.words import BACK
 from lockedenv.spec.xids import (
@@ -64,10 +64,10 @@ def check_kernel_log() -> Finding:
     """Reads the kernel's log, which is the host's, and judges it."""
     status, log, _ = ask(["dmesg"])
     if status != 0:
-        return find_nothing("the kernel's log may not be read here")
+        return skipped("the kernel's log may not be read here")
     gpus = read_logged_gpus()
     if not gpus:
-        return find_nothing("nvidia-smi does not tell the GPUs' addresses")
+        return skipped("nvidia-smi does not tell the GPUs' addresses")
     return judge_log(log, gpus)
 
 
@@ -84,14 +84,14 @@ def judge_log(log: str, gpus: Sequence[LoggedGpu]) -> Finding:
     for gpu in gpus:
         problems += _judge_gpu(gpu, lines_of[gpu.place])
     if not problems:
-        return find_good("no error of these GPUs in the kernel's log")
+        return passed("no error of these GPUs in the kernel's log")
     ranks = list(Severity)
     problems.sort(key=lambda problem: ranks.index(problem.severity))
     worst = problems[0].severity
     texts = _count_lines(problems)
     if worst is Severity.HOST:
-        return find_bad(texts, worst.value)
-    return find_odd(texts, worst.value)
+        return failed(texts, worst.value)
+    return warned(texts, worst.value)
 
 
 def _count_lines(problems: Sequence[LogProblem]) -> list[str]:

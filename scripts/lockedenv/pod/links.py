@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lockedenv.host.finding import Finding, find_good, find_nothing, find_odd
+from lockedenv.host.finding import Finding, passed, skipped, warned
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.nvidia_smi import PATIENCE
 from lockedenv.host.process import ask
@@ -67,11 +67,11 @@ def parse_links(text: str) -> list[GpuLinks]:
 def judge_links(gpus: Sequence[Gpu], entries: Sequence[GpuLinks]) -> Finding:
     """Compares the GPUs with each other, and requires an entry for each."""
     if len(gpus) < 2:
-        return find_nothing("not two GPUs")
+        return skipped("not two GPUs")
     by_index = {entry.index: entry for entry in entries}
     joined = [entry for entry in entries if entry.active]
     if not joined and not any(ON_A_BOARD.search(gpu.name) for gpu in gpus):
-        return find_nothing("no NVLink joins these GPUs")
+        return skipped("no NVLink joins these GPUs")
     problems = []
     for index, gpu in enumerate(gpus):
         most = _most_active_of_its_kind(gpu, gpus, entries)
@@ -79,10 +79,10 @@ def judge_links(gpus: Sequence[Gpu], entries: Sequence[GpuLinks]) -> Finding:
         if problem:
             problems.append(problem)
     if problems:
-        return find_odd(problems, f"{SLOW} {BACK}")
+        return warned(problems, f"{SLOW} {BACK}")
     counts = sorted({entry.active for entry in joined})
     each = " or ".join(str(count) for count in counts)
-    return find_good(f"{each} NVLinks are active on each of {len(gpus)} GPUs")
+    return passed(f"{each} NVLinks are active on each of {len(gpus)} GPUs")
 
 
 def _most_active_of_its_kind(gpu: Gpu, gpus: Sequence[Gpu], entries: Sequence[GpuLinks]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lockedenv.backends.base import Origin
 from lockedenv.host.disks import existing_parent, size_text
-from lockedenv.host.finding import Finding, find_good, find_odd
+from lockedenv.host.finding import Finding, passed, warned
 from lockedenv.host.limits import cpu_limit
 from lockedenv.host.process import ask
 
@@ -47,7 +47,7 @@ def measure_disk(place: Path) -> Finding:
             rate = _write_large(Path(tmp))
             files = _write_small(Path(tmp))
     except OSError as error:
-        return find_odd(
+        return warned(
             [f"{place}: cannot be written: {error.strerror}"],
             "choose another place with --prefix or --cache",
         )
@@ -57,8 +57,8 @@ def measure_disk(place: Path) -> Finding:
             "installing and checkpoints will be slow here; "
             "name another disk with --prefix or --cache"
         )
-        return find_odd([text], remedy, bytes_per_s=rate, files_per_s=files)
-    return find_good(text, bytes_per_s=rate, files_per_s=files)
+        return warned([text], remedy, bytes_per_s=rate, files_per_s=files)
+    return passed(text, bytes_per_s=rate, files_per_s=files)
 
 
 def _write_large(folder: Path) -> float:
@@ -109,13 +109,13 @@ def measure_server(origin: Origin, seconds: float = SERVERS) -> Finding:
         summary = f"{origin.name} does not answer"
         if all(stream.timed_out for stream in streams):
             summary = f"{origin.name}: {size_text(int(size))} came in {seconds:.0f} s"
-        return find_odd([summary], remedy)
+        return warned([summary], remedy)
     rate = size / max(_busy_seconds(streams), 1e-3)
     text = f"{origin.name}: {rate / 1e6:.0f} MB/s in {len(streams)} streams"
     if rate < NETWORK:
         remedy = "fetching will take long; a cache on a volume, or --mirror, saves it"
-        return find_odd([text], remedy, bytes_per_s=rate)
-    return find_good(text, bytes_per_s=rate)
+        return warned([text], remedy, bytes_per_s=rate)
+    return passed(text, bytes_per_s=rate)
 
 
 def _run_streams(origin: Origin, seconds: float) -> list[_Stream]:
@@ -184,6 +184,6 @@ def measure_rates(
         for origin, rate in zip(origins, rates):
             seconds += origin.needed / rate
         sizes = f"{size_text(needed)} to fetch, {size_text(unpacked)} to write"
-        ready = find_good(f"about {seconds:.0f} s to an installed environment: {sizes}")
+        ready = passed(f"about {seconds:.0f} s to an installed environment: {sizes}")
         findings.append(replace(ready, check="pod-ready"))
     return findings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockedenv.host.disks import GIB, size_text
-from lockedenv.host.finding import Finding, find_good, find_nothing, find_odd
+from lockedenv.host.finding import Finding, passed, skipped, warned
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.limits import cpu_limit, read_memory
 from lockedenv.pod.words import BACK
@@ -51,8 +51,8 @@ def judge_host(gpus: Sequence[Gpu], shm: int, root: Path = Path("/")) -> Finding
         wants.append(Want(problem, "load checkpoints with low_cpu_mem_usage=True"))
     if wants:
         remedy = "; ".join(want.remedy for want in wants)
-        return find_odd([want.problem for want in wants], remedy)
-    return find_good(f"{cpus:g} CPUs, {size_text(memory)} of memory, {size_text(shm)} of /dev/shm")
+        return warned([want.problem for want in wants], remedy)
+    return passed(f"{cpus:g} CPUs, {size_text(memory)} of memory, {size_text(shm)} of /dev/shm")
 
 
 def judge_power(rows: Sequence[Mapping[str, str]]) -> Finding:
@@ -68,12 +68,12 @@ def judge_power(rows: Sequence[Mapping[str, str]]) -> Finding:
         if now < POWER * usual:
             low.append(f"GPU {index}: limited to {now:.0f} W of {usual:.0f} W")
     if low:
-        return find_odd(
+        return warned(
             low, f"slower under load than others of its kind; if you pay for a whole one, {BACK}"
         )
     if not known:
-        return find_nothing("nvidia-smi does not tell the power limits")
-    return find_good("no GPU is limited under its usual power")
+        return skipped("nvidia-smi does not tell the power limits")
+    return passed("no GPU is limited under its usual power")
 
 
 def _read_watts(text: str) -> float | None:

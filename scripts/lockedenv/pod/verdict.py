@@ -10,15 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lockedenv.host import nvidia_smi
-from lockedenv.host.finding import (
-    Finding,
-    Verdict,
-    find_bad,
-    find_good,
-    find_nothing,
-    find_odd,
-    select,
-)
+from lockedenv.host.finding import Finding, Verdict, failed, passed, select, skipped, warned
 from lockedenv.host.gpu_state import judge_state, read_state
 from lockedenv.host.gpus import Gpu, read_gpu_facts
 from lockedenv.pod.cuda import ask_cuda, judge_cuda, judge_peers
@@ -41,11 +33,11 @@ def inspect_machine() -> list[Finding]:
     facts = read_gpu_facts()
     findings = []
     if facts.error is not None:
-        findings.append(_name("pod-gpus", find_bad([facts.error.problem], BACK)))
+        findings.append(_name("pod-gpus", failed([facts.error.problem], BACK)))
     elif facts.gpus:
         findings += _inspect_gpus(facts.gpus, facts.warnings)
     else:
-        findings.append(_name("pod-gpus", find_nothing("no NVIDIA GPU on this machine")))
+        findings.append(_name("pod-gpus", skipped("no NVIDIA GPU on this machine")))
     findings.append(_name("pod-host", judge_host(facts.gpus, measure_shm())))
     return findings
 
@@ -68,8 +60,8 @@ def _judge_gpus(gpus: Sequence[Gpu], warnings: Sequence[str]) -> Finding:
     text = f"{len(gpus)} x {gpus[0].name}, driver {gpus[0].driver}"
     if warnings:
         problems = [f"{text}; nvidia-smi warns: {warnings[0]}", *warnings[1:]]
-        return find_odd(problems, "the GPU works; if it fails later, tell the provider of this")
-    return find_good(text)
+        return warned(problems, "the GPU works; if it fails later, tell the provider of this")
+    return passed(text)
 
 
 def _name(check: str, finding: Finding) -> Finding:
