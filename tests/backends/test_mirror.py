@@ -16,6 +16,7 @@ from fixtures.fault_server import FaultServer
 from fixtures.machine import Machine
 from lockedenv.backends import mirror, pip, uv_program
 from lockedenv.backends.base import Job, Sources
+from lockedenv.backends.cache import Place
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host.places import default_cache
@@ -259,7 +260,7 @@ def test_python_comes_from_the_archive_that_was_collected(
     ours = {"UV_PYTHON_DOWNLOADS_JSON_URL": str(known), "UV_PYTHON_PREFERENCE": "only-managed"}
     monkeypatch.setattr(uv_program, "ALWAYS", {**uv_program.ALWAYS, **ours})
     offline = tmp_path / "offline"
-    (offline / mirror.PYTHON).mkdir(parents=True)
+    (offline / Place.PYTHON.value).mkdir(parents=True)
     monkeypatch.setattr(pip, "find_python", lambda *a, **k: None)
     job = Job(Environment(ROOT), target, tmp_path / "cache", Sources(offline=offline))
     uv = uv_program.bring_uv(default_cache(), Steps(1, True))
@@ -267,7 +268,7 @@ def test_python_comes_from_the_archive_that_was_collected(
         Stop, match="no Python 3.11 here, and .*offline has none: .*put any python3.11 on PATH"
     ):
         pip.create_venv(job, uv)
-    kept = offline / mirror.PYTHON / f"{file_sha256(archive)[:9]}-cpython-3.11.99.tar.gz"
+    kept = offline / Place.PYTHON.value / f"{file_sha256(archive)[:9]}-cpython-3.11.99.tar.gz"
     archive.rename(kept)
     pip.create_venv(job, uv)
     assert str(job.cache / "python") in os.path.realpath(

@@ -10,9 +10,9 @@ import pytest
 from fixtures.commands import ROOT
 from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends import mirror
+from lockedenv.backends.cache import Place
 from lockedenv.backends.mirror import (
     NeededFile,
-    Place,
     find_python_archive,
     list_needed_files,
     parse_index,

@@ -9,6 +9,7 @@ from typing import Mapping, Protocol
 from lockedenv.prefix.place import Prefix
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.locks import CondaPackage
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,10 @@ class Backend(Protocol):
     def brings_compiler(self) -> bool:
         """Whether its layers hold the g++ that torch.compile needs."""
 
+    @property
+    def brings_python(self) -> bool:
+        """Whether its layers hold Python; otherwise it is the machine's, or one that uv fetches."""
+
     def offer(self, job: Job) -> Offer:
         """Whether it can be used here. It may ask the network."""
 
@@ -112,6 +117,9 @@ class Backend(Protocol):
 
     def space(self, job: Job) -> Space:
         """The bytes that it needs."""
+
+    def archives(self, environment: Environment) -> list[CondaPackage]:
+        """The files that `create` takes, besides wheels."""
 
     def origins(self, job: Job) -> list[Origin]:
         """Each origin of its own, such as a channel, to measure its rate."""

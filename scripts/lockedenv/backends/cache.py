@@ -19,6 +19,7 @@ import tarfile
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import IO, Iterable, Iterator
 
@@ -31,6 +32,14 @@ UNPACKED = "unpacked.json"
 # The largest program that is taken out of an archive, uv, has 40 MB.
 PROGRAM_LIMIT = 400_000_000
 _RECORD_LIMIT = 16_000_000
+
+
+class Place(Enum):
+    """The folders of a cache that can be served."""
+
+    ARCHIVES = "pkgs"
+    WHEELS = "wheels"
+    PYTHON = "python-archives"  # uv's own name for it
 
 
 # Archives --------------------------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ class Conda:
     name: str = "conda"
     fetch_title: str = "Fetch the archives"
     brings_compiler: bool = True
+    brings_python: bool = True
 
     def offer(self, job: Job) -> Offer:
         packages = job.environment.conda()
@@ -119,6 +120,9 @@ class Conda:
         return Space(
             fetched=missing, archives=total, unpacked=int(total * GROWTH), unpacked_beside=total
         )
+
+    def archives(self, environment: Environment) -> list[CondaPackage]:
+        return [*environment.conda(), MICROMAMBA]
 
     def origins(self, job: Job) -> list[Origin]:
         channels: dict[str, list[CondaPackage]] = {}

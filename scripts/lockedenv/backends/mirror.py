@@ -10,15 +10,15 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
 from typing import Mapping
 from urllib.parse import quote
 
 from lockedenv.backends.base import Job, Sources
-from lockedenv.backends.cache import read_archive_hashes
+from lockedenv.backends.cache import Place, read_archive_hashes
 from lockedenv.backends.download import UNKNOWN_SIZE_LIMIT, FetchError, Item, fetch
 from lockedenv.backends.file_names import distribution_file_name, is_plain_name
+from lockedenv.backends.registry import BACKENDS
 from lockedenv.backends.transfer import read_document
 from lockedenv.backends.uv_program import uv_pin
 from lockedenv.errors import Stop
@@ -28,7 +28,6 @@ from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
-from lockedenv.spec.programs import MICROMAMBA
 
 INDEX = "files.json"  # sha256 -> path: a bucket does not say what it has
 # The list of both layers of two environments has 60 kB.
@@ -38,17 +37,6 @@ INDEX_SECONDS = 15
 ROUNDS = 3
 # uv's archives of Python have 20 to 70 MB, and no lock knows their hashes: uv does.
 PYTHON_ARCHIVE_LIMIT = 500_000_000
-
-
-class Place(Enum):
-    """The folders of a cache that can be served."""
-
-    ARCHIVES = "pkgs"
-    WHEELS = "wheels"
-    PYTHON = "python-archives"  # uv's own name for it
-
-
-PYTHON = Place.PYTHON.value
 
 
 @dataclass(frozen=True)
@@ -91,8 +79,8 @@ def list_needed_files(
         pins.append(source)
     for pin in pins:
         found[pin.sha256] = NeededFile(Place.WHEELS, pin.sha256, pin.size, pin)
-    if backend == "conda" and archives:
-        for package in [*environment.conda(), MICROMAMBA]:
+    if backend and archives:
+        for package in BACKENDS[backend].archives(environment):
             found[package.sha256] = NeededFile(
                 Place.ARCHIVES, package.sha256, package.size, package
             )
@@ -227,7 +215,9 @@ def _package_name(file: NeededFile) -> str:
 def bring(job: Job, backend: str, reporter: Reporter, archives: bool = True) -> None:
     """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
     needed = list_needed_files(job.environment, backend, archives)
-    python = job.environment.python if backend == "pip" else ""
+    python = ""
+    if not BACKENDS[backend].brings_python:
+        python = job.environment.python
     for place, items in _list_items(job.sources.listings, needed, python).items():
         try:
             fetched = fetch(

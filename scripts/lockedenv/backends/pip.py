@@ -7,14 +7,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from lockedenv.backends import mirror, uv_program
+from lockedenv.backends import uv_program
 from lockedenv.backends.base import Job, Offer, Origin, Problem, Space
+from lockedenv.backends.cache import Place
 from lockedenv.errors import Stop
 from lockedenv.host.process import run
 from lockedenv.host.pythons import find_python, how_to_get
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.locks import CondaPackage
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Pip:
     name: str = "pip"
     fetch_title: str = "Fetch uv"
     brings_compiler: bool = False
+    brings_python: bool = False
 
     def offer(self, job: Job) -> Offer:
         return Offer(True, "PyPI has wheels of the same versions")
@@ -38,6 +41,9 @@ class Pip:
 
     def space(self, job: Job) -> Space:
         return Space(fetched=0, archives=0, unpacked=0)
+
+    def archives(self, environment: Environment) -> list[CondaPackage]:
+        return []
 
     def origins(self, job: Job) -> list[Origin]:
         return []
@@ -57,7 +63,7 @@ def create_venv(job: Job, uv: Path) -> None:
     """An empty virtual environment of the locked Python: the machine's, or one that uv fetches. Raises Stop."""
     version = job.environment.python
     environ = uv_program.uv_environment(job.cache, job.prefix.path, dict(os.environ))
-    archives = (job.sources.offline or job.cache) / mirror.PYTHON
+    archives = (job.sources.offline or job.cache) / Place.PYTHON.value
     if archives.is_dir():
         environ["UV_PYTHON_CACHE_DIR"] = str(archives)
     if job.sources.offline:

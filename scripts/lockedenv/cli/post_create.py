@@ -17,7 +17,7 @@ from lockedenv.install.request import Request
 from lockedenv.install.run import FINISH_STEPS, finish
 from lockedenv.prefix.lifecycle import change_mark, hold
 from lockedenv.prefix.mark import read_mark
-from lockedenv.prefix.place import find_prefix
+from lockedenv.prefix.place import find_backend, find_prefix
 from lockedenv.spec.environment import name_in_mark
 
 DESCRIPTION = """\
@@ -46,7 +46,7 @@ def work(arguments: argparse.Namespace) -> int:
             "setup_runpod_environment.sh"
         )
     request = make_request(arguments, path)
-    backend = backend_of(request.prefix)
+    backend = find_backend(request.prefix)
     refuse_misleading_variables(request.prefix, request.environment, backend)
     refuse_other_environment(request)
     prefix = find_prefix(request.prefix)
@@ -60,13 +60,6 @@ def work(arguments: argparse.Namespace) -> int:
         job = installation_of(request, sources)
         mirror.bring(job, backend, steps, archives=False)
         return finish(job, backend, request.level or "full", steps)
-
-
-def backend_of(prefix: Path) -> str:
-    """The backend that a prefix was made by: conda's has records of its packages."""
-    if (prefix / "conda-meta").is_dir():
-        return "conda"
-    return "pip"
 
 
 def refuse_other_environment(request: Request) -> None:

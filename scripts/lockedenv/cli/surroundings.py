@@ -37,7 +37,7 @@ def read_surroundings(prefix: Path, environment: Environment, backend: str) -> S
             "--check-pod tells more, and --any-pod goes on all the same",
         )
     compiler = None
-    if compile_problem(prefix, backend, dict(os.environ)):
+    if compile_problem(prefix, dict(os.environ)):
         compiler = NO_COMPILER
     return Surroundings(
         misleading=misleading_variables(prefix, environment, backend),

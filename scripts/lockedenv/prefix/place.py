@@ -166,3 +166,10 @@ def _to_work_on(name: Path) -> Prefix:
     if used is None or used == name:
         return Prefix(name)
     return Prefix(used, name)
+
+
+def find_backend(prefix: Path) -> str:
+    """The name of the backend that a prefix was made by: conda's has records of its packages."""
+    if (prefix / "conda-meta").is_dir():
+        return "conda"
+    return "pip"

@@ -159,7 +159,7 @@ def torch_compile(device: str) -> Result:
 
 def find_lacking_tool() -> str:
     """What torch.compile lacks on this machine, and how to get it; empty if nothing."""
-    problem = compile_problem(Path(sys.prefix), "", os.environ)
+    problem = compile_problem(Path(sys.prefix), os.environ)
     if problem:
         return problem
     header = Path(sysconfig.get_paths()["include"], "Python.h")

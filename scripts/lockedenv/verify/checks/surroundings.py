@@ -32,13 +32,10 @@ SEVERITIES = ("unknown", "low", "moderate", "medium", "high", "critical")  # the
 NO_HF_TRANSFER = (1,)  # from this version on the hub does not use hf-transfer
 
 
-def compile_problem(prefix: Path, backend: str, environ: Mapping[str, str]) -> str | None:
-    """What torch.compile would lack in a prefix, and how to get it, or None.
-
-    The conda backend ("conda") brings its own g++.
-    """
+def compile_problem(prefix: Path, environ: Mapping[str, str]) -> str | None:
+    """What torch.compile would lack in a prefix, and how to get it, or None."""
     path = f"{prefix / 'bin'}:{environ.get('PATH', os.defpath)}"
-    if backend == "conda" or environ.get("CXX") or shutil.which("g++", path=path):
+    if environ.get("CXX") or shutil.which("g++", path=path):
         return None
     return (
         "there is no g++ for torch.compile, and CXX is not set; "
