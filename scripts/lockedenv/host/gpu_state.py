@@ -9,6 +9,7 @@ from enum import Enum
 
 from lockedenv.host import nvidia_smi
 from lockedenv.host.finding import Finding, failed, passed, warned
+from lockedenv.host.numbers import parse_whole
 from lockedenv.host.nvidia_smi import Answer, Status
 
 BY_HAND = "run nvidia-smi -q by hand; take another pod"
@@ -135,9 +136,9 @@ def _list_problems(fields: Sequence[Field], answer: Answer) -> list[Problem]:
             if severity is not None:
                 text = f"GPU {index}: {field.meaning}: {row[field.name]}"
                 problems.append(Problem(severity, text))
-        now = row.get(LANES_NOW.name, "")
-        most = row.get(LANES_MOST.name, "")
-        if now.isdigit() and most.isdigit() and int(now) < int(most):
+        now = parse_whole(row.get(LANES_NOW.name, ""))
+        most = parse_whole(row.get(LANES_MOST.name, ""))
+        if now is not None and most is not None and now < most:
             text = f"GPU {index}: PCIe link has {now} of {most} lanes"
             problems.append(Problem(Severity.SLOW, text))
     for warning in answer.warnings:
@@ -152,7 +153,7 @@ def judge_value(field: Field, value: str) -> Severity | None:
         return None
     if word in GPU_IS_GONE:
         return Severity.RESET
-    if field.about is About.LANES and value.isdigit():
+    if field.about is About.LANES and parse_whole(value) is not None:
         return None
     unreadable = re.fullmatch(r"\[.*\]", value) is not None
     if field.about is About.MEMORY:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from lockedenv.errors import Stop
 from lockedenv.host import nvidia_smi
+from lockedenv.host.numbers import parse_whole
 from lockedenv.host.nvidia_smi import Answer, Status
 
 MIB = 1024**2
+MOST_RENTED = 9999  # GPUs: another number is none of a pod
 FIELDS = ("name", "driver_version", "memory.total", "compute_cap", "uuid", "mig.mode.current")
 # A driver of the 470 series or older does not know this field
 # (https://github.com/huggingface/candle/issues/733).
@@ -120,8 +122,10 @@ def find_gpus(root: Path = Path("/"), environ: Mapping[str, str] | None = None) 
 
 
 def _count_rented(environ: Mapping[str, str]) -> int:
-    text = environ.get("RUNPOD_GPU_COUNT", "")
-    return int(text) if text.isdigit() and len(text) < 5 else 0
+    count = parse_whole(environ.get("RUNPOD_GPU_COUNT", ""))
+    if count is None or count > MOST_RENTED:
+        return 0
+    return count
 
 
 def _judge(answer: Answer, rented: int, nodes: Sequence[Path]) -> list[Gpu]:
@@ -177,12 +181,13 @@ def _read_gpu(row: Mapping[str, str]) -> Gpu:
         raise _explain_missing_capability(name, driver)
     capability = row[CAPABILITY]
     memory = row.get("memory.total", "")
+    megabytes = parse_whole(memory)
     # A GPU in MIG mode in a container, and a GPU that shares the machine's memory, do not say.
     says_no_memory = memory.startswith("[")
     is_gpu = (
         not name.startswith(("[", "ERR!"))
         and re.fullmatch(r"\d{1,2}\.\d", capability)
-        and (memory.isdigit() or says_no_memory)
+        and (megabytes is not None or says_no_memory)
     )
     if not is_gpu:
         said = ", ".join(row.values())
@@ -192,7 +197,7 @@ def _read_gpu(row: Mapping[str, str]) -> Gpu:
     return Gpu(
         name=name,
         driver=driver,
-        memory=0 if says_no_memory else int(memory) * MIB,
+        memory=(megabytes or 0) * MIB,
         capability=capability,
         uuid=row.get("uuid", ""),
         mig=row.get("mig.mode.current", "") == "Enabled",

@@ -12,6 +12,7 @@ from typing import Mapping
 from lockedenv.errors import Stop
 from lockedenv.host.disks import size_text
 from lockedenv.host.limits import cpu_limit, read_memory
+from lockedenv.host.numbers import parse_whole
 from lockedenv.host.process import ask
 from lockedenv.host.versions import version_tuple
 from lockedenv.spec.cuda import COMMON_GCC, find_cuda
@@ -178,10 +179,11 @@ def count_jobs(cpus: float, free: int, threads: int = 1) -> Jobs:
 
 def choose_jobs(asked: int | None, environ: Mapping[str, str]) -> Jobs:
     """The jobs for this machine, or as many as were asked for. Raises Stop for NVCC_THREADS that is no number."""
-    threads = environ.get("NVCC_THREADS", "1")
-    if not threads.isdigit() or int(threads) < 1:
-        raise Stop(f"NVCC_THREADS={threads}: give a positive number, or unset it")
-    jobs = count_jobs(cpu_limit(), read_memory().free, int(threads))
+    text = environ.get("NVCC_THREADS", "1")
+    threads = parse_whole(text)
+    if not threads:
+        raise Stop(f"NVCC_THREADS={text}: give a positive number, or unset it")
+    jobs = count_jobs(cpu_limit(), read_memory().free, threads)
     if asked:
         return Jobs(asked, f"as asked; {jobs.count} would be the choice for {jobs.reason}")
     return jobs

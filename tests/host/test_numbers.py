@@ -1,0 +1,39 @@
+"""Texts of others that `isdigit` takes for a number, and `int` does not, are no crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lockedenv.errors import Stop
+from lockedenv.host.gpus import find_gpus
+from lockedenv.host.numbers import parse_whole
+from lockedenv.host.versions import version_tuple
+from lockedenv.install.flash_attention.toolchain import choose_jobs
+
+LONG = "9" * 5000  # more digits than `int` reads
+
+
+@pytest.mark.parametrize("text", ["", "²", "-1", "1.5", "1e3", " 1", "0x1", LONG, "٣"])
+def test_what_is_no_whole_number(text: str) -> None:
+    assert parse_whole(text) is None
+
+
+def test_whole_numbers() -> None:
+    assert [parse_whole(text) for text in ("0", "007", "9" * 18)] == [0, 7, 10**18 - 1]
+
+
+@pytest.mark.parametrize("count", ["²", LONG, "x", "-1", "12345"])
+def test_a_count_of_gpus_that_is_none(count: str, tmp_path: Path) -> None:
+    environ = {"PATH": str(tmp_path), "RUNPOD_GPU_COUNT": count}
+    assert find_gpus(tmp_path, environ) == []
+
+
+@pytest.mark.parametrize("threads", ["²", "0", LONG, "four"])
+def test_threads_of_nvcc_that_are_no_number(threads: str) -> None:
+    with pytest.raises(Stop, match="give a positive number"):
+        choose_jobs(None, {"NVCC_THREADS": threads})
+
+
+def test_a_version_of_many_digits() -> None:
+    assert version_tuple(f"1.{LONG}") == (1, 10**18 - 1)
