@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from fixtures.commands import ROOT, sh
 from lockedenv.host.places import default_cache
-from lockedenv.prefix.activation import write_activate, write_guard
+from lockedenv.prefix.activation import restore_activate, write_activate, write_guard
+from lockedenv.prefix.inventory import INVENTORY, take_inventory, write_inventory
 from lockedenv.prefix.lifecycle import finish_installation, make_successor, settle
 from lockedenv.prefix.mark import Level, Verdict, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
@@ -304,3 +305,28 @@ def test_compiled_kernels_are_kept_and_none_is_taken_from_the_hub(
     assert run(shell, script) == ["   ", f"1 {folder} NO 1", "   "]
     own = {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0", "USE_HUB_KERNELS": "YES"}
     assert run(shell, script, **own) == ["0  YES ", "0  YES 1", "0  YES "]
+
+
+def test_an_activate_that_lost_lines_is_written_again_and_the_edited_one_stays(
+    tmp_path: Path,
+) -> None:
+    prefix = make(tmp_path, "pip")
+    (prefix.path / "lib/python3.11/site-packages").mkdir(parents=True)
+    write_inventory(prefix.path, take_inventory(prefix.path, [], with_interpreter=False))
+    activate = prefix.path / "activate"
+    whole = activate.read_text()
+    assert restore_activate(prefix, "pip") == []
+    activate.write_text(f"export FIRST=1\n{whole}")
+    assert restore_activate(prefix, "pip") == [], "lines that people add stay"
+    edited = whole.replace("deactivate() {", "leave() {")
+    activate.write_text(edited)
+    (prefix.path / "bin/activate").write_text("")
+    assert restore_activate(prefix, "pip") == ["activate", "bin/activate"]
+    assert activate.read_text() == whole
+    assert (prefix.path / "activate.old").read_text() == edited
+    assert not (prefix.path / "bin/activate.old").exists(), "it was empty"
+    activate.unlink()
+    assert restore_activate(prefix, "pip") == ["activate", "bin/activate"]
+    (prefix.path / INVENTORY).unlink()
+    activate.write_text(edited)
+    assert restore_activate(prefix, "pip") == [], "nobody knows whose it is"

@@ -70,6 +70,10 @@ class SmallPrefix:
         digest = record_digest(self.record.read_text())
         self.lock = [PipPackage("demo", "1.0", WHEEL_SHA, 100, digest)]
         self.locks_folder = folder
+        self.take_inventory()
+
+    def take_inventory(self) -> None:
+        """Notes what lies there as what the set-up left."""
         packages = [Package("demo", "1.0", WHEEL_SHA, Layer.PIP)]
         write_inventory(self.path, take_inventory(self.path, packages))
 

@@ -19,9 +19,11 @@ from lockedenv.verify.remedies import Action, rebuild_command, repair_command
     [
         write(f"{SITE}/idna/core.py", flip),
         write("maximalcai-constraints.txt", lambda content: b""),
+        write("activate", lambda content: content[100:]),
+        write("pip.conf", lambda content: b"[global]\n"),
         write(f"{SITE}/zz.pth", lambda content: b"import os"),
     ],
-    ids=["a wheel's file", "constraints", "a stray"],
+    ids=["a wheel's file", "constraints", "activate", "pip.conf", "a stray"],
 )
 def test_the_printed_remedy_mends_the_damage(
     damage: Break, broken: CondaEnvironment, tmp_path: Path

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import pytest
+from lockedenv.prefix.activation import guard_text
+from lockedenv.prefix.place import Prefix
 from lockedenv.verify.checks import Result, files
 from lockedenv.verify.elf import read_dynamic
 from small_prefix import SITE, SmallPrefix, add_package, elf
@@ -355,6 +357,19 @@ def test_what_harms_nobody_is_listed(small: SmallPrefix) -> None:
     assert "bin/my-own-tool" in result.summary and "results/" in result.summary
     assert files.startup(context).verdict == "pass"
     assert files.present(context).verdict == "pass"
+
+
+def test_settings_that_people_add_to_pip_conf_are_listed(small: SmallPrefix) -> None:
+    """Also between ours, where the file is another one byte for byte."""
+    setting = guard_text(Prefix(small.path))
+    small.write("pip.conf", setting.encode())
+    small.take_inventory()
+    small.write("pip.conf", setting.replace("[install]", "[install]\nno-deps = false").encode())
+    result = files.present(small.context())
+    assert result.verdict == "warn", result
+    small.write("pip.conf", b"[install]\nno-deps = false\n")
+    result = files.present(small.context())
+    assert result.verdict == "fail" and "post_create.sh" in result.remedy, result
 
 
 @pytest.mark.parametrize("place", ["after", "before"])

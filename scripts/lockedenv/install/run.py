@@ -22,7 +22,7 @@ from lockedenv.install.flash_attention import provide
 from lockedenv.install.plan import Action, Plan
 from lockedenv.install.request import Installation
 from lockedenv.install.verification import MANIFEST, Verdict, verify
-from lockedenv.prefix.activation import enter_text, write_activate, write_guard
+from lockedenv.prefix.activation import enter_text, restore_activate, write_activate, write_guard
 from lockedenv.prefix.inventory import (
     complete_inventory,
     earlier_inventory,
@@ -110,6 +110,8 @@ def finish(
         uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
         wheels.install(job, lock, uv, reporter)
         written = write_guard(job.prefix, guarded(job), backend, is_ours(job.prefix))
+        if is_ours(job.prefix):
+            written += restore_activate(job.prefix, backend)
         note_inventory(job, backend, written)
         digest = job.environment.digest(backend)
         finish_installation(job.prefix, job.environment.argument, digest)

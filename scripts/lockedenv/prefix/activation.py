@@ -11,6 +11,7 @@ from typing import Iterable
 
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.places import default_cache
+from lockedenv.prefix.inventory import inventory_or_none, keeps_content
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import CONSTRAINTS
 from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER
@@ -55,6 +56,29 @@ def write_activate(prefix: Prefix, backend: str) -> list[str]:
         write_atomically(prefix.path / "bin/activate", text)
         return ["activate", "bin/activate"]
     return ["activate"]
+
+
+def restore_activate(prefix: Prefix, backend: str) -> list[str]:
+    """Writes `activate` again where what the set-up wrote is no longer in it; the edited one stays as activate.old.
+
+    Gives the paths that were written, relative to the prefix.
+    """
+    inventory = inventory_or_none(prefix.path)
+    if inventory is None:
+        return []
+    entries = inventory.entries_by_path()
+    lost = False
+    for path in ("activate", "bin/activate"):
+        entry = entries.get(path)
+        if entry is None or keeps_content(prefix.path, entry):
+            continue
+        lost = True
+        place = prefix.path / path
+        if place.is_symlink() or (place.exists() and place.stat().st_size):
+            place.rename(_free_name(place))
+    if not lost:
+        return []
+    return write_activate(prefix, backend)
 
 
 def activate_text(prefix: Prefix, backend: str) -> str:
@@ -109,8 +133,7 @@ def write_guard(
     write_atomically(folder / CONSTRAINTS, "".join(lines))
     conf = folder / "pip.conf"
     present = _read(conf)
-    setting = _constraint_setting(prefix)
-    if not present or (ours and setting not in present.splitlines()):
+    if not present or (ours and not has_guard(prefix)):
         if present:
             conf.rename(_free_name(conf))
         write_atomically(conf, guard_text(prefix))
@@ -122,6 +145,11 @@ def write_guard(
             write_atomically(folder / path, _fill(text, prefix))
             written.append(path)
     return written
+
+
+def has_guard(prefix: Prefix) -> bool:
+    """Whether pip.conf names the constraints, whatever people have put into it besides."""
+    return _constraint_setting(prefix) in _read(prefix.path / "pip.conf").splitlines()
 
 
 def guard_text(prefix: Prefix) -> str:
@@ -156,11 +184,11 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _free_name(conf: Path) -> Path:
-    """pip.conf.old, or with a number: an earlier one is never written over."""
-    free = conf.with_name("pip.conf.old")
+def _free_name(path: Path) -> Path:
+    """NAME.old, or with a number: an earlier one is never written over."""
+    free = path.with_name(f"{path.name}.old")
     number = 1
     while free.exists() or free.is_symlink():
         number += 1
-        free = conf.with_name(f"pip.conf.old.{number}")
+        free = path.with_name(f"{path.name}.old.{number}")
     return free

@@ -9,6 +9,7 @@ The file is compact, because every quick verification reads it: an environment h
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -39,6 +40,7 @@ from lockedenv.spec.environment import MARK, Environment, name_in_mark
 
 INVENTORY = "maximalcai-inventory.json"
 LIMIT = 64_000_000  # bytes; 25,000 paths take about 4,000,000
+TEXT_LIMIT = 1_000_000  # bytes of a text that people may edit
 SCHEMA = 1
 
 # These change in normal use: our own notes, uv's lock, conda's list of what was done.
@@ -482,6 +484,18 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
         elif sha256 != entry.sha256:
             differences.append(Difference(entry.path, Problem.CONTENT, entry.package))
     return differences
+
+
+def keeps_content(prefix: Path, entry: Entry) -> bool:
+    """Whether what was recorded of a text is still in it, with lines that people put before or after it."""
+    try:
+        content = read_regular(prefix / entry.path, TEXT_LIMIT)
+    except (OSError, FileRefused):
+        return False
+    for part in (content[: entry.size], content[-entry.size :]):
+        if hashlib.sha256(part).hexdigest() == entry.sha256:
+            return True
+    return False
 
 
 def times_changed_wholesale(inventory: Inventory, differences: Iterable[Difference]) -> bool:

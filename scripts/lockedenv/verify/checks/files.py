@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from lockedenv.host.disks import size_text
-from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.prefix.activation import has_guard
 from lockedenv.prefix.inventory import (
     INVENTORY,
     WRITTEN,
@@ -18,7 +17,9 @@ from lockedenv.prefix.inventory import (
     Layer,
     Problem,
     compare_full,
+    keeps_content,
 )
+from lockedenv.prefix.place import Prefix
 from lockedenv.verify.bytecode import Fault, find_bad_bytecode
 from lockedenv.verify.checks import (
     FULL,
@@ -38,8 +39,8 @@ from lockedenv.verify.strays import Danger, Stray, is_start_file
 # What `uv venv` puts into site-packages, which nothing records: the only line of the .pth file.
 VENV_PTH = "_virtualenv.pth"
 VENV_LINE = "import _virtualenv"
-PERSONAL = ("activate", "pip.conf")  # the set-up writes them, and people may add lines
-OWN_LIMIT = 1_000_000  # bytes of one of these
+# The set-up writes them, and people may add lines.
+PERSONAL = ("activate", "bin/activate", "pip.conf")
 CACHE_TAGS = ("CACHEDIR.TAG", ".gitignore")  # uv puts them into what it works on
 LISTED = 4  # strays that are named in one line
 REMOVED = 5  # strays that are named in a command
@@ -191,14 +192,11 @@ def _split(
 
 def _keeps_our_lines(contents: Contents, path: str) -> bool:
     """Whether what the set-up wrote into a file is still there, with lines before or after it."""
+    if path == "pip.conf" and has_guard(Prefix(contents.prefix)):
+        return True
     for entry in contents.expected.entries:
         if entry.path == path:
-            try:
-                content = read_regular(contents.prefix / path, OWN_LIMIT)
-            except (OSError, FileRefused):
-                return False
-            parts = (content[: entry.size], content[-entry.size :])
-            return any(hashlib.sha256(part).hexdigest() == entry.sha256 for part in parts)
+            return keeps_content(contents.prefix, entry)
     return False
 
 
@@ -240,7 +238,7 @@ def _action(contents: Contents, differences: Iterable[Difference]) -> Action:
         for package in contents.inventory.packages:
             if package.layer is Layer.PIP:
                 wheels.add(package.name)
-    mendable = {*WRITTEN, INVENTORY}
+    mendable = {*WRITTEN, *PERSONAL, INVENTORY}
     for difference in differences:
         if difference.package not in wheels and difference.path not in mendable:
             return Action.REBUILD
