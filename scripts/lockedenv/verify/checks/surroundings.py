@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from lockedenv.host.versions import version_tuple
@@ -188,28 +189,22 @@ def _comes_first(path: Path, names: set[str]) -> bool:
 
 
 def _describe_current_folder(context: Context) -> list[str]:
-    """The modules of the current folder that have the name of a locked one."""
+    """The modules of the current folder that Python would import in place of locked ones."""
     prefix = context.installed.prefix.resolve()
     try:
         here = Path.cwd()
-        entries = sorted(here.iterdir())
     except OSError:
         return []
     if context.environ.get("PYTHONSAFEPATH") or prefix in (here, *here.parents):
         return []
-    names = {module.rpartition("/")[2] for module in context.locked_modules}
     lines = []
-    for path in entries:
-        if path.name.partition(".")[0] in names and _is_module(path):
-            lines.append(f"{path} comes before the locked module in a Python that starts here")
+    for module in sorted(context.locked_modules):
+        spec = PathFinder.find_spec(module.rpartition("/")[2], [str(here)])
+        if spec and spec.origin:  # a folder without __init__ has none, and comes after all others
+            lines.append(
+                f"{spec.origin} comes before the locked module in a Python that starts here"
+            )
     return lines
-
-
-def _is_module(path: Path) -> bool:
-    """Whether Python would import it; a folder without __init__ comes after every other module."""
-    if path.is_dir():
-        return any(path.glob("__init__.*"))
-    return path.suffix in (".py", ".pyc", ".so")
 
 
 def _judge_current_folder(context: Context, lines: list[str]) -> Result:
