@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends.download import Item, fetch
+from lockedenv.cli.output import Steps
 from measuring import compare
 
 SIZES = [20_000_000, 10_000_000, *[1_000_000] * 20, *[50_000] * 40]  # bytes
@@ -59,7 +60,7 @@ def fetch_files(rounds: int) -> str:
 
             def again() -> float:
                 started = time.monotonic()
-                fetch(items, target, print, quiet=True)
+                fetch(items, target, Steps(1, True))
                 return time.monotonic() - started
 
             def ours() -> float:

@@ -72,9 +72,9 @@ def make_tools() -> list[str]:
     if not (venv / "bin/python").exists():
         python = pythons[Environment(ROOT).python]
         create = [uv, "venv", "--python", python, "--no-project", venv]
-        run(create, environ, "making the tests' environment", quiet=True)
+        run(create, environ, "making the tests' environment")
     sync = [uv, "pip", "sync", "--python", venv / "bin/python", *PLATFORM, "--require-hashes"]
-    run([*sync, ROOT / "locks/tools.txt"], environ, "the tests' tools", quiet=True)
+    run([*sync, ROOT / "locks/tools.txt"], environ, "the tests' tools")
     return [str(folder) for folder in folders]
 
 
@@ -83,7 +83,7 @@ def require_python(version: str, cache: Path, uv: Path, environ: dict[str, str])
     found = find_python(version, os.environ, more=[cache / "python"])
     if found is None:
         install = [uv, "python", "install", "--no-bin", version]
-        run(install, environ, f"fetching Python {version}", quiet=True)
+        run(install, environ, f"fetching Python {version}")
         found = find_python(version, os.environ, more=[cache / "python"])
     if found is None:
         sys.exit(f"uv fetched Python {version}, and it is not in {cache / 'python'}")

@@ -307,7 +307,7 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path, instal
     assert (
         done.returncode == 0
         and VERIFIED in done.stdout
-        and "[1/3] Install the wheels of locks/pip.txt" in done.stdout
+        and re.search(r"\[1/3\] Install the wheels +\d+ wheels of locks/pip.txt", done.stdout)
     )
     stamp = json.loads((machine.folder / "by-hand/maximalcai.json").read_text())
     assert stamp["backend"] == "conda" and len(stamp["locks"]) == 64

@@ -104,7 +104,7 @@ def test_the_backend_follows_from_what_a_served_folder_has(
     )
     done = machine.setup("--offline", served.address, "--backend", "auto", **CUT_OFF)
     assert_installed(machine, done, "pip")
-    assert "backend      pip: " in done.stdout
+    assert "default, pip backend: " in done.stdout
 
 
 def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_origin(

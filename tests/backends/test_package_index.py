@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any, Iterator
 
 import pytest
+from fixtures.listener import Listener
 from lockedenv.backends import index, uv_program
 from lockedenv.cli import setup
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
-from lockedenv.output import Progress
 
 
 def test_pips_further_places_are_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,22 +45,18 @@ def test_a_pip_that_is_told_to_be_quiet_still_tells_its_index(
     assert index.index_settings(theirs)["UV_DEFAULT_INDEX"] == "http://mine.example/simple"
 
 
-def test_what_goes_on_is_shown_while_uv_tries_the_first_index_alone(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_goes_on_is_shown_while_uv_tries_the_first_index_alone() -> None:
     """For minutes nothing was said, where pip.conf names further indexes."""
-    monkeypatch.setattr(
-        Progress, "show", lambda self, text: self.quiet or print(text(), file=sys.stderr)
-    )
+    listener = Listener()
     command = [sys.executable, "-c", "import time; print('uv says'); time.sleep(0.2)"]
     uv_program.run_uv(
         command,
         {**os.environ, "UV_EXTRA_INDEX_URL": "http://127.0.0.1:9/simple"},
         "installing",
-        False,
+        listener,
     )
-    said = capfd.readouterr()
-    assert "installing, 0 s" in said.err and not said.out, "what uv says belongs to the second try"
+    assert "installing, 0 s" in listener.states
+    assert listener.lines == ["uv says"], "a detail"
 
 
 @pytest.fixture

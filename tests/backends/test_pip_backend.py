@@ -34,8 +34,9 @@ def real_prefix(request: pytest.FixtureRequest) -> Path:
 def test_one_command_ends_in_a_verified_environment(real_prefix: Path) -> None:
     said, of = (real_prefix / "said.txt").read_text(), environment.find_by_prefix(real_prefix)
     assert [f"[{n}/6]" in said for n in range(1, 7)] == [True] * 6
-    assert "backend      pip: as asked" in said
-    assert f"environment  {of.name}: {real_prefix}\n" in said
+    assert f"{of.name}, pip backend: as asked; " in said
+    assert f"  {real_prefix}: torch {of.torch('pip')}, transformers " in said
+    assert len(said.splitlines()) <= 20
     assert f"enter it with:  source {real_prefix}/activate" in said and "Activate with" not in said
     program = (
         "import torch, transformers, bitsandbytes, peft, accelerate, datasets, scipy, statsmodels;"

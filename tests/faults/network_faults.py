@@ -9,6 +9,7 @@ from pathlib import Path
 from fixtures.fault_server import Fault, Handler
 from lockedenv.backends import download
 from lockedenv.backends.download import Item
+from lockedenv.cli.output import Steps
 
 FOLDER = "conda-forge/noarch"
 FILES: dict[str, bytes] = {}
@@ -38,7 +39,7 @@ def fetch_quietly(
     items: list[Item], folder: Path, rounds: int = download.ROUNDS, **settings: object
 ) -> int:
     """The bytes fetched."""
-    return download.fetch(items, folder, lambda text: None, True, rounds, **settings)  # type: ignore[arg-type]
+    return download.fetch(items, folder, Steps(1, True), rounds, **settings)  # type: ignore[arg-type]
 
 
 def assert_exact(folder: Path) -> None:

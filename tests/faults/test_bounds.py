@@ -34,7 +34,7 @@ def item(*servers: FaultServer, size: int = len(CONTENT), sha256: str = SHA256) 
 
 
 def fetch_quietly(wanted: Item, folder: Path, rounds: int = 2) -> int:
-    return download.fetch([wanted], folder, lambda text: None, quiet=True, rounds=rounds)
+    return download.fetch([wanted], folder, Steps(1, True), rounds=rounds)
 
 
 def send_without_end(sent: list[int], most: int = 200_000_000) -> Fault:
@@ -154,7 +154,7 @@ def test_a_slow_mirror_is_not_asked_again_for_other_files(site: Path, tmp_path: 
             sources = [f"{server.address}/{name}" for server in (mirror, origin)]
             sha256 = hashlib.sha256(content).hexdigest()
             wanted.append(Item(name, sha256, len(content), sources))
-        download.fetch(wanted, tmp_path / "pkgs", lambda text: None, quiet=True)
+        download.fetch(wanted, tmp_path / "pkgs", Steps(1, True))
         assert mirror.requests.total() <= download.PARALLEL
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator
 
 from fixtures.commands import sh
 from lockedenv.host.gpus import Gpu
@@ -25,28 +22,6 @@ def make_gpus(*capabilities: str, mig: bool = False) -> list[Gpu]:
     for number, capability in enumerate(capabilities):
         gpus.append(Gpu("NVIDIA GPU", "550.54.14", 80 << 30, capability, f"GPU-{number}", mig))
     return gpus
-
-
-@dataclass
-class Listener:
-    """A reporter that keeps what it is told."""
-
-    lines: list[str] = field(default_factory=list)
-    quiet: bool = True
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-    note = show = warn = end = say
-
-    @contextlib.contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        self.say(title)
-        yield
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
 
 
 def make_flash_attn(folder: Path, python: Path, version: str, code: str) -> Path:

@@ -15,7 +15,8 @@ from typing import Callable
 import pytest
 from fixtures.commands import ROOT, apart, clean_environ, sh
 from fixtures.conda_environment import CondaEnvironment
-from flash_stand_ins import TORCH, Listener
+from fixtures.listener import Listener
+from flash_stand_ins import TORCH
 from lockedenv.errors import Stop
 from lockedenv.install.flash_attention import build, sources, toolchain
 from lockedenv.install.flash_attention.build import (

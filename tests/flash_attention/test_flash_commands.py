@@ -51,7 +51,7 @@ def test_a_given_wheel_may_have_a_relative_path_and_is_kept(
     sha256 = file_sha256(tmp_path / "wheels" / PREBUILT)
     given = ["--wheel", f"wheels/{PREBUILT}", "--sha256", sha256]
     command = [ROOT / "scripts" / BY_SETUP[0], *BY_SETUP[1:], "--prefix", prefix]
-    command += ["--level", "quick", "--arch", "90"]
+    command += ["--level", "quick", "--verbose", "--arch", "90"]
     done = sh(*command, *given, cwd=tmp_path, check=False, env=clean_environ())
     assert done.returncode == 0 and "flash-attn 2.8.3" in done.stdout, done.stdout
     done = sh(*command, *given, cwd=tmp_path, env=clean_environ())
@@ -95,7 +95,7 @@ def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServe
             lock.write_text(text)
             if not (cache / "wheels").exists():
                 fill_cache(cache)
-            where = ["--prefix", prefix, "--level", "quick", "--cache", cache]
+            where = ["--prefix", prefix, "--level", "quick", "--verbose", "--cache", cache]
             environ = clean_environ(MAXIMALCAI_RETRY_SECONDS="0.01", CUDA_HOME="/nowhere")
             command = [project / "scripts" / BY_SETUP[0], *BY_SETUP[1:], *where, *options]
             done = sh(*command, check=False, env=environ)
@@ -177,5 +177,5 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(
     last = said.splitlines()[-3:]
     missing = "verified, but not all that was asked for is there: flash-attn is missing"
     assert last[0].startswith(missing), last
-    assert last[1].startswith("verified, with the exception above: "), last
+    assert last[1].startswith(f"  {prefix}, with the exception above: torch 2.5.1, "), last
     assert last[2].startswith("enter it with:  source "), last

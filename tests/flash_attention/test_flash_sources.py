@@ -10,7 +10,8 @@ from typing import Any, Callable
 import pytest
 from fixtures.commands import ROOT
 from fixtures.fault_server import FaultServer
-from flash_stand_ins import PREBUILT, TORCH, Listener, make_gpus, make_wheel
+from fixtures.listener import Listener
+from flash_stand_ins import PREBUILT, TORCH, make_gpus, make_wheel
 from lockedenv.errors import Stop
 from lockedenv.install.flash_attention import provide, sources
 from lockedenv.install.flash_attention.built_wheels import FOLDER, keep_built_wheel, make_key

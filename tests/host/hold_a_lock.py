@@ -6,6 +6,6 @@ from pathlib import Path
 
 from lockedenv.host.locking import holding
 
-with holding(Path(sys.argv[1]), "it"):
+with holding(Path(sys.argv[1]), "it", print):
     print("held", flush=True)
     time.sleep(600)

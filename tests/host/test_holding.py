@@ -22,10 +22,10 @@ def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(tmp_path: Path
     assert holder.stdout and holder.stdout.readline() == "held\n"
     said = rf"it is held by process {holder.pid} on \S+ since .*; wait for it, or stop it"
     with pytest.raises(Stop, match=said):
-        with holding(tmp_path / "lock", "it", patience=0.3):
+        with holding(tmp_path / "lock", "it", print, patience=0.3):
             pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     holder.stdout.close()
-    with holding(tmp_path / "lock", "it", patience=0.3):
+    with holding(tmp_path / "lock", "it", print, patience=0.3):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.commands import ROOT, clean_environ
+from fixtures.listener import Listener
 from lockedenv.errors import Stop
 from lockedenv.host.process import ask, run, started
 
@@ -131,12 +133,24 @@ def test_no_answer_in_time_is_told() -> None:
     assert ask(["sleep", "600"], timeout=0.2) == (None, "", "no answer within 0 s")
 
 
+def test_a_long_command_shows_that_it_runs() -> None:
+    listener = Listener()
+    run(
+        ["sh", "-c", "echo one; sleep 0.3"],
+        {"PATH": os.environ["PATH"]},
+        "waiting",
+        listener,
+        on_line=lambda line: f"has said {line}",
+    )
+    assert re.fullmatch(r"has said one, \d s", listener.states[-1])
+
+
 def test_a_command_that_fails_tells_its_last_lines() -> None:
     environ = {"PATH": os.environ["PATH"]}
-    assert run(["sh", "-c", "echo a; echo b >&2"], environ, "speaking", quiet=True) == "a\nb"
+    assert run(["sh", "-c", "echo a; echo b >&2"], environ, "speaking") == "a\nb"
     with pytest.raises(Stop, match=r"speaking failed \(exit 3\): last words"):
-        run(["sh", "-c", "echo last words; exit 3"], environ, "speaking", quiet=True)
+        run(["sh", "-c", "echo last words; exit 3"], environ, "speaking")
     with pytest.raises(Stop, match=r"speaking failed \(signal 9\)"):
-        run(["sh", "-c", "kill -9 $$"], environ, "speaking", quiet=True)
+        run(["sh", "-c", "kill -9 $$"], environ, "speaking")
     with pytest.raises(Stop, match="No space left on device. Free some disk"):
-        run(["sh", "-c", "echo 'os error 28'; exit 1"], environ, "writing", quiet=True)
+        run(["sh", "-c", "echo 'os error 28'; exit 1"], environ, "writing")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fixtures.listener import Listener
 from lockedenv.errors import Stop
 from lockedenv.install.flash_attention import precompile
 from lockedenv.install.flash_attention.precompile import precompile_kernels
@@ -79,16 +80,6 @@ def test_a_compiler_that_hangs_is_stopped_with_its_processes(tmp_path: Path) -> 
     assert not status.exists() or status.read_text().split()[2] in "ZX"
 
 
-class Notes:
-    """A reporter that keeps what belongs to the running step."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def run_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[str], arch: str, program: str
 ) -> list[str]:
@@ -103,7 +94,7 @@ def run_step(
         prefix=SimpleNamespace(path=tmp_path),
         flash=SimpleNamespace(arch=arch),
     )
-    notes: Any = Notes()
+    notes = Listener()
     found: Any = [SimpleNamespace(arch=name) for name in gpus]
     precompile.compile_common_kernels(job, found, 2, notes)
     return notes.lines

@@ -93,7 +93,7 @@ def run(place: Path, passes: bool) -> None:
     """One run of the set-up, with --force."""
     prefix = find_prefix(place)
     enter(Phase.BEGIN)
-    with hold(prefix):
+    with hold(prefix, print):
         recover(prefix, said_by_nobody)
         with make_successor(find_prefix(place), "pip", "default", said_by_nobody) as new:
             enter(Phase.INSTALL)

@@ -33,10 +33,10 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(
     assert "comes back   six==1.16.0" in done.stdout, "the default of a rebuild"
     done = machine.setup("--force", "--drop-extras", "--dry-run")
     assert (
-        "goes         six==1.16.0 (listed in" in done.stdout
+        "removed      six==1.16.0 (listed in" in done.stdout
         and "nothing was changed" in done.stdout
     ), done.stdout
-    assert "moves        results, your own, to" in done.stdout
+    assert "moved        results, your own, to" in done.stdout
     done = machine.setup("--force", "--drop-extras")
     machine.assert_verified(done)
     command = done.stdout.split("installs them again:\n")[1].splitlines()[0]
@@ -127,7 +127,7 @@ def test_what_people_write_into_our_own_files_is_not_lost(
     done = machine.setup("--force")
     machine.assert_verified(done)
     kept = next(machine.folder.glob("env.kept-*"))
-    assert f"moves        activate, your own, to {machine.prefix}.kept-" in done.stdout
+    assert f"moved        activate, your own, to {machine.prefix}.kept-" in done.stdout
     assert (
         "MINE" in (kept / "activate").read_text()
         and "other.example" in (kept / "pip.conf.old").read_text()

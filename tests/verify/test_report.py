@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from fixtures.commands import ROOT
 from lockedenv import output as console
-from lockedenv.host import process
 from lockedenv.output import Progress
 from lockedenv.verify import report as reporting
 from lockedenv.verify.checklist import CHECKS
@@ -82,16 +81,6 @@ def test_progress_is_one_line_on_a_terminal_and_one_every_15_s_elsewhere(
     quiet = Progress(quiet=True, out=Terminal())
     quiet.show(lambda: "step", begins=True)
     assert quiet.out.getvalue() == ""  # type: ignore
-
-
-def test_a_long_command_shows_that_it_runs(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(process, "Progress", lambda quiet: Progress(quiet, Terminal()))
-    drawn = []
-    monkeypatch.setattr(Progress, "show", lambda self, text: drawn.append(text()))
-    process.run(
-        ["sh", "-c", "echo one; sleep 0.3"], {}, "waiting", on_line=lambda line: f"has said {line}"
-    )
-    assert drawn and re.fullmatch(r"has said one, \d s", drawn[-1])
 
 
 # The groups

@@ -143,13 +143,11 @@ class Conda:
         archives = archive_items(job.environment.conda(), job.sources.mirrors, job.sources.offline)
         micromamba = archive_items([MICROMAMBA], job.sources.mirrors, job.sources.offline)
         # micromamba hashes all that it unpacks; itself is hashed by nobody else.
-        fetched = fetch.fetch(
-            archives, folder, reporter.note, reporter.quiet, rounds, read_archive_hashes
-        )
-        fetched += fetch.fetch(micromamba, folder, reporter.note, reporter.quiet, rounds)
+        fetched = fetch.fetch(archives, folder, reporter, rounds, read_archive_hashes)
+        fetched += fetch.fetch(micromamba, folder, reporter, rounds)
         items = [*archives, *micromamba]
         total = sum((folder / item.name).stat().st_size for item in items)
-        reporter.note(
+        reporter.outcome(
             f"{len(items)} archives, {size_text(total)}, hashes right; "
             f"{size_text(fetched)} fetched now"
         )
@@ -170,7 +168,7 @@ class Conda:
         # our mark included.
         (prefix / "conda-meta").mkdir()
         (prefix / "conda-meta/history").touch()
-        with holding(job.cache / "pkgs.lock", f"the cache {job.cache}"):
+        with holding(job.cache / "pkgs.lock", f"the cache {job.cache}", reporter.warn):
             if together:
                 _drop_changed(
                     job.cache, [archives / package.stem for package in packages], job.fresh
@@ -189,6 +187,7 @@ class Conda:
                 if not together:
                     shutil.rmtree(unpacked, ignore_errors=True)
         _refuse_incomplete(prefix, packages, archives)
+        reporter.outcome(f"{len(packages)} conda packages, Python {job.environment.python}")
 
     def lock(self, environment: Environment) -> Path:
         return environment.lock(self.name)
@@ -260,7 +259,7 @@ def _micromamba_install(job: Job, program: Path, unpacked: Path, reporter: Repor
     prefix = job.prefix.path
     lock = job.environment.folder / CONDA_LOCK
     command = [program, "install", "--yes", "--no-rc", "-p", prefix, "-f", lock]
-    run(command, environ, "micromamba install", reporter.quiet, disk=prefix)
+    run(command, environ, "micromamba install", reporter, disk=prefix)
 
 
 def _refuse_incomplete(prefix: Path, packages: list[CondaPackage], archives: Path) -> None:

@@ -28,8 +28,8 @@ from lockedenv.backends.transfer import (
 from lockedenv.errors import Stop
 from lockedenv.host.disks import free_bytes, size_text
 from lockedenv.host.locking import holding
-from lockedenv.output import Progress
 from lockedenv.prefix.records import hashes
+from lockedenv.reporter import Reporter
 
 # Attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived.
 ROUNDS = 8
@@ -136,8 +136,7 @@ class _Missing:
 def fetch(
     items: list[Item],
     folder: Path,
-    say: Callable[[str], None],
-    quiet: bool = False,
+    reporter: Reporter,
     rounds: int = ROUNDS,
     has: Callable[[Iterable[Path]], dict[Path, str]] = hashes,
 ) -> int:
@@ -147,55 +146,52 @@ def fetch(
     disk is full, or when curl is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder.with_name(f"{folder.name}.lock"), f"the cache {folder}"):
+    with holding(folder.with_name(f"{folder.name}.lock"), f"the cache {folder}", reporter.warn):
         there = has([folder / item.name for item in items])
         wanted = []
         for item in items:
             if there.get(folder / item.name) != item.sha256:
                 wanted.append(_Missing(item, folder))
         if wanted:
-            _fetch_missing(wanted, len(items), folder, say, quiet, rounds)
+            _fetch_missing(wanted, len(items), folder, reporter, rounds)
         note_archive_hashes({folder / item.name: item.sha256 for item in items})
         return sum((folder / missing.item.name).stat().st_size for missing in wanted)
 
 
 def _fetch_missing(
-    wanted: list[_Missing],
-    item_count: int,
-    folder: Path,
-    say: Callable[[str], None],
-    quiet: bool,
-    rounds: int,
+    wanted: list[_Missing], item_count: int, folder: Path, reporter: Reporter, rounds: int
 ) -> None:
     if not shutil.which("curl"):
         raise FetchError("curl is not installed; install it with: apt-get install curl")
-    progress = FetchProgress(wanted, quiet)
+    progress = FetchProgress(wanted)
     rates = SourceRates()
     missing = wanted
     pause = read_seconds("MAXIMALCAI_RETRY_SECONDS", 1)
     longest_wait = 30 * pause
     for number in range(rounds):
         if number:
-            progress.clear()
             problem = missing[0].problems[-1]
-            say(
+            reporter.say(
                 f"{len(missing)} of {item_count} files not yet there ({problem}); "
                 f"trying again in {pause:.0f} s"
             )
             time.sleep(pause)
             pause = min(pause * 2, longest_wait)
-        _attempt_all(missing, number, rates, progress)
+        _attempt_all(missing, number, rates, progress, reporter)
         missing = [file for file in missing if file not in progress.arrived]
         if not missing:
             break
         _refuse_full_disk(missing, folder)
-    progress.clear()
     if missing:
         raise FetchError(_failure_text(missing, item_count, rounds))
 
 
 def _attempt_all(
-    missing: list[_Missing], number: int, rates: SourceRates, progress: FetchProgress
+    missing: list[_Missing],
+    number: int,
+    rates: SourceRates,
+    progress: FetchProgress,
+    reporter: Reporter,
 ) -> None:
     """One attempt at every file, several at a time; `progress` learns which have arrived."""
     pool = ThreadPoolExecutor(PARALLEL)
@@ -209,7 +205,7 @@ def _attempt_all(
                 file = running.pop(future)
                 if future.result():
                     progress.arrived.append(file)
-            progress.update()
+            reporter.progress(progress.text)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -239,19 +235,15 @@ def _failure_text(missing: list[_Missing], item_count: int, rounds: int) -> str:
     return "\n".join(lines)
 
 
-class FetchProgress(Progress):
+class FetchProgress:
     """The progress of a fetch: bytes of the total, the rate, and the seconds that are left."""
 
-    def __init__(self, wanted: list[_Missing], quiet: bool) -> None:
-        super().__init__(quiet)
+    def __init__(self, wanted: list[_Missing]) -> None:
         self.arrived: list[_Missing] = []
         self._wanted = wanted
         self._total = sum(file.item.size for file in wanted)
         self._began = time.monotonic()
         self._first = self._count_bytes()
-
-    def update(self) -> None:
-        self.show(self.text)
 
     def text(self) -> str:
         done = self._count_bytes()

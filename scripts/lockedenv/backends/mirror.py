@@ -221,19 +221,14 @@ def bring(job: Job, backend: str, reporter: Reporter, archives: bool = True) -> 
     for place, items in _list_items(job.sources.listings, needed, python).items():
         try:
             fetched = fetch(
-                items,
-                job.cache / place.value,
-                reporter.note,
-                reporter.quiet,
-                rounds=ROUNDS,
-                has=read_archive_hashes,
+                items, job.cache / place.value, reporter, rounds=ROUNDS, has=read_archive_hashes
             )
         except FetchError as error:
             first = str(error).splitlines()[:2][-1].strip()
-            reporter.note(f"not all is on the mirror: {first}")
+            reporter.say(f"not all is on the mirror: {first}")
             continue
         checked = "which uv checks" if place is Place.PYTHON else "hashes right"
-        reporter.note(
+        reporter.outcome(
             f"{len(items)} files of {place.value} from the mirror, {checked}; "
             f"{size_text(fetched)} fetched now"
         )

@@ -49,17 +49,19 @@ class Pip:
         return []
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:
-        return uv_program.bring_uv(job.cache, reporter, job.sources.offline)
+        uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline)
+        reporter.outcome(f"uv {uv_program.uv_pin().version}")
+        return uv
 
     def create(self, job: Job, program: Path, reporter: Reporter) -> None:
         """An empty virtual environment. Raises Stop."""
-        create_venv(job, program)
+        create_venv(job, program, reporter)
 
     def lock(self, environment: Environment) -> Path:
         return environment.lock(self.name)
 
 
-def create_venv(job: Job, uv: Path) -> None:
+def create_venv(job: Job, uv: Path, reporter: Reporter) -> None:
     """An empty virtual environment of the locked Python: the machine's, or one that uv fetches. Raises Stop."""
     version = job.environment.python
     environ = uv_program.uv_environment(job.cache, job.prefix.path, dict(os.environ))
@@ -78,19 +80,21 @@ def create_venv(job: Job, uv: Path) -> None:
         if python is None:
             # uv venv would not take the archive of an offline folder.
             install = [uv, "python", "install", "--no-bin", version]
-            run(install, environ, f"fetching Python {version}", quiet=True)
+            run(install, environ, f"fetching Python {version}", reporter)
         # The mark lies in the folder already.
         create = [uv, "venv", "--quiet", "--no-project", "--allow-existing"]
-        run([*create, "--python", python or version, job.prefix.path], environ, "uv venv", True)
+        command = [*create, "--python", python or version, job.prefix.path]
+        run(command, environ, "making the virtual environment", reporter)
     except Stop as error:
         if "UV_PYTHON_CACHE_DIR" in environ and not job.sources.offline:
             # What a mirror gave is of no use: the next try asks the origin.
             shutil.rmtree(archives)
-            create_venv(job, uv)
+            create_venv(job, uv, reporter)
             return
         if python is not None:
             raise
         raise Stop(_no_python(version, job, error)) from None
+    reporter.outcome(f"Python {version}: {python or 'fetched by uv'}")
 
 
 def _no_python(version: str, job: Job, error: Stop) -> str:

@@ -123,7 +123,11 @@ def _refuse_machines_python(prefix: Path) -> None:
 
 
 def run_uv(
-    command: Sequence[Any], environ: Mapping[str, str], what: str, quiet: bool, **options: Any
+    command: Sequence[Any],
+    environ: Mapping[str, str],
+    what: str,
+    reporter: Reporter | None = None,
+    **options: Any,
 ) -> str:
     """Runs uv with the index alone, and if that fails with the extra ones; gives what it says. Raises Stop."""
     # pip takes the file with the right hash from any of them; uv takes the first index that has the
@@ -131,8 +135,8 @@ def run_uv(
     alone = {name: value for name, value in environ.items() if name not in EXTRA}
     if alone != environ:
         with contextlib.suppress(Stop):
-            return run(command, alone, what, quiet, on_line=lambda line: None, **options)
-    return run(command, dict(environ), what, quiet, **options)
+            return run(command, alone, what, reporter, **options)
+    return run(command, dict(environ), what, reporter, **options)
 
 
 @contextlib.contextmanager
@@ -208,12 +212,12 @@ def _fetch_uv(pin: PipPackage, folder: Path, reporter: Reporter, prefix: Path | 
         fetch_files([pin], folder, uv, platform.python_version(), reporter)
         return
     environ = clean(dict(os.environ), PIP_CONFIG_FILE=os.devnull, **pip_environment(os.environ))
-    lock = holding(folder.with_name("wheels.lock"), f"the cache {folder}")
+    lock = holding(folder.with_name("wheels.lock"), f"the cache {folder}", reporter.warn)
     with lock, tempfile.TemporaryDirectory() as tmp:
         asked = Path(tmp, "uv.txt")
         asked.write_text(requirement(pin))
         command = [*pip_command(), *PIP_DOWNLOAD, "--dest", folder, "-r", asked]
-        run(command, environ, f"fetching uv {pin.version} with pip", quiet=True)
+        run(command, environ, f"fetching uv {pin.version} with pip", reporter)
 
 
 def locate(pins: Sequence[PipPackage], uv: Path, python: str) -> list[fetch.Item]:
@@ -231,7 +235,7 @@ def locate(pins: Sequence[PipPackage], uv: Path, python: str) -> list[fetch.Item
         command = [uv, "pip", "compile", "--quiet", "--format", "pylock.toml", "--no-deps"]
         command += ["--python-version", python, *PLATFORM, "-o", out, asked]
         with naming_the_cause():
-            run_uv(command, environ, "asking the package index where the files are", quiet=True)
+            run_uv(command, environ, "asking the package index where the files are")
         addresses = _read_addresses(out.read_text(encoding="utf-8"))
     lacking = []
     for pin in pins:

@@ -39,9 +39,6 @@ from lockedenv.spec import locks
 from lockedenv.spec.locks import PipPackage
 from lockedenv.spec.wheel_record import record_digest
 
-# What uv says that a reader of the output needs not see: the list of every package, and its progress.
-HIDDEN = r" [+~-] \S+==| Downloaded|Using Python|Resolved|Audited"
-
 
 @dataclass(frozen=True)
 class Damage:
@@ -81,7 +78,7 @@ def fetch_files(
     if missing:
         items = locate(missing, uv, python)
         with _certificates_for_curl():
-            fetch.fetch(items, folder, reporter.note, reporter.quiet)
+            fetch.fetch(items, folder, reporter)
 
 
 @contextlib.contextmanager
@@ -197,20 +194,13 @@ def install(job: Job, lock: Path, uv: Path, reporter: Reporter) -> None:
     if local and not offline:
         attempts.append([])
 
-    with holding(job.cache / "uv.lock", f"the cache {job.cache}"):
+    with holding(job.cache / "uv.lock", f"the cache {job.cache}", reporter.warn):
         _drop_damaged_wheels(job.cache, everything=bool(damage.reinstall) or job.fresh)
         for number, attempt in enumerate(attempts, 1):
             last = number == len(attempts)
+            words = [*command, *attempt, "-r", lock]
             try:
-                # The last attempt alone shows what uv says.
-                run_uv(
-                    [*command, *attempt, "-r", lock],
-                    environ,
-                    f"installing {lock.name}",
-                    reporter.quiet,
-                    hide=HIDDEN if last else "",
-                    disk=prefix,
-                )
+                run_uv(words, environ, f"installing {lock.name}", reporter, disk=prefix)
                 break
             except Stop as error:
                 if last:

@@ -38,7 +38,7 @@ def work(arguments: argparse.Namespace) -> int:
     problem = uv_program.uv_problem(folder)
     if problem:
         raise Stop(str(problem))
-    steps = Steps(STEPS, arguments.quiet)
+    steps = Steps(STEPS, arguments.quiet, arguments.verbose)
     unreachable = channel_problem(wanted.conda(), mirrors)
     if arguments.dry_run:
         say_plan(wanted, folder, unreachable, steps)
@@ -72,10 +72,10 @@ def collect(
     archives = archive_items([*wanted.conda(), MICROMAMBA], mirrors)
     with steps.step(f"Fetch {len(archives)} conda archives"):
         if unreachable:
-            steps.note(f"left out: {unreachable}; the folder will do for the pip backend alone")
+            steps.outcome(f"left out: {unreachable}; the folder will do for the pip backend alone")
             lacking.append("the conda archives")
         else:
-            fetch.fetch(archives, folder / "pkgs", steps.note, steps.quiet)
+            fetch.fetch(archives, folder / "pkgs", steps)
     pins = [*wanted.wheels("pip"), uv_program.uv_pin()]
     source = wanted.flash_attn()
     if source:
@@ -105,9 +105,9 @@ def fetch_prebuilt(wanted: Environment, folder: Path, steps: Steps) -> bool:
     job = Installation(wanted, Prefix(folder), folder, Sources())
     item = make_prebuilt_item(job, prebuilt)
     try:
-        fetch.fetch([item], folder / "wheels", steps.note, steps.quiet, rounds=3)
+        fetch.fetch([item], folder / "wheels", steps, rounds=3)
     except Stop as error:
-        steps.note(f"left out, so flash-attn will be built there: {error}")
+        steps.say(f"left out, so flash-attn will be built there: {error}")
         return False
     return True
 
@@ -123,5 +123,5 @@ def fetch_python(version: str, folder: Path, uv: Path, steps: Steps) -> bool:
     if status == 0:
         return True
     last = why.strip().splitlines()[-1:]
-    steps.note(f"left out: uv could not fetch it ({''.join(last)})")
+    steps.outcome(f"left out: uv could not fetch it ({''.join(last)})")
     return False

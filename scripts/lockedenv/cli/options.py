@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Sequence
 
@@ -48,87 +50,138 @@ class HelpAll(argparse.Action):
         parser.exit()
 
 
+class Group(Enum):
+    """Where --help-all lists an option; the usual ones are all that --help lists."""
+
+    USUAL = ""
+    PLACES = "where from and where to"
+    FLASH = "flash-attn"
+    VERIFYING = "machine and verification"
+    REMOVING = "rebuilding and removing"
+    OUTPUT = "output"
+
+
 class Adder:
-    """Adds options to a parser; `seldom` ones are shown by --help-all alone."""
+    """Adds options to a parser, in groups."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._parser = parser
+        self._groups: dict[Group, argparse._ArgumentGroup] = {}
 
-    def usual(self, *names: str, **settings: Any) -> None:
-        self._parser.add_argument(*names, **settings)
+    def add(self, group: Group, *names: str, **settings: Any) -> None:
+        """Adds an option; --help leaves out what is not usual."""
+        if group is Group.USUAL:
+            self._parser.add_argument(*names, **settings)
+            return
+        if group not in self._groups:
+            self._groups[group] = self._parser.add_argument_group(group.value)
+        shown = settings.pop("help")
+        action = self._groups[group].add_argument(*names, help=argparse.SUPPRESS, **settings)
+        action.full_help = shown  # type: ignore[attr-defined]
 
-    def seldom(self, *names: str, **settings: Any) -> None:
-        action = self._parser.add_argument(*names, **{**settings, "help": argparse.SUPPRESS})
-        action.full_help = settings["help"]  # type: ignore[attr-defined]
+
+@dataclass(frozen=True)
+class Script:
+    """A script that installs: what its help says. `usual`: its options that --help lists, besides those of both."""
+
+    name: str
+    description: str
+    epilog: str
+    usual: frozenset[str] = frozenset()
 
 
-def make_parser(name: str, description: str, epilog: str) -> Parser:
+def make_parser(script: Script) -> tuple[Parser, Adder]:
     """The parser of a script, with the options that both have."""
     parser = Parser(
-        f"scripts/{name}",
-        description=description,
-        epilog=epilog,
+        f"scripts/{script.name}",
+        description=script.description,
+        epilog=script.epilog,
         allow_abbrev=False,
         add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = Adder(parser)
-    add.usual("--prefix", type=Path, metavar="DIR", help="the environment (default: see below)")
-    add.usual(
+    adder = Adder(parser)
+    add = adder.add
+    add(
+        Group.USUAL,
         "--environment",
         metavar="NAME|DIR",
         help="default, current, or a folder of your own with an environment.yml and its locks "
         "(default: the one that the prefix is of)",
     )
-    add.usual(
+    add(
+        Group.USUAL,
+        "--prefix",
+        type=Path,
+        metavar="DIR",
+        help="the environment (default: see below)",
+    )
+    add(
+        Group.USUAL,
+        "--offline",
+        metavar="DIR|URL",
+        help="take everything from a folder made by --download-only, here or at an address",
+    )
+    add(Group.USUAL, "--verbose", action="store_true", help="print every detail and every check")
+    add(Group.USUAL, "--help-all", action=HelpAll, nargs=0, help="all options")
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    add(
+        Group.PLACES,
         "--cache",
         type=Path,
         metavar="DIR",
         help="where downloads and built wheels are kept (default: /workspace/.cache/maximalcai on a "
         "pod, otherwise ~/.cache/maximalcai)",
     )
-    add.usual(
-        "--offline",
-        metavar="DIR|URL",
-        help="take everything from a folder made by --download-only, here or at an address",
-    )
-    add.usual(
+    flash_group = Group.FLASH
+    if "--flash-attn" in script.usual:
+        flash_group = Group.USUAL
+    add(
+        flash_group,
         "--flash-attn",
         choices=["auto", "build", "wheel", "none"],
         default="auto",
         help="wheel: its project's own, by hash; build: from its source; none: leave it out "
         "(default: the cache's, else the wheel if it fits, else built)",
     )
-    add.seldom(
+    add(
+        Group.FLASH,
         "--arch",
         default="",
         metavar="LIST",
         help="build flash-attn for these: 90 is an H100, 80 an A100 (default: the GPUs present; "
         "without a GPU it is left out)",
     )
-    add.seldom(
+    add(
+        Group.FLASH,
         "--jobs",
         type=int,
         metavar="N",
         help="compile jobs at a time (default: by CPUs and free memory)",
     )
-    add.seldom(
+    add(
+        Group.FLASH,
         "--wheel",
         default="",
         metavar="FILE|URL",
         help="install this flash-attn wheel; FILE#sha256=HEX names its hash too",
     )
-    add.seldom("--sha256", default="", metavar="HEX", help="the hash of --wheel")
-    add.usual(
+    add(Group.FLASH, "--sha256", default="", metavar="HEX", help="the hash of --wheel")
+    add(
+        Group.VERIFYING,
         "--level",
         choices=["quick", "full"],
         help="how much is verified (default: full, until that has passed)",
     )
-    add.usual("--quiet", action="store_true", help="print the verdict and errors only")
-    add.usual("-h", "--help", action="help", help="the options that people use")
-    add.usual("--help-all", action=HelpAll, nargs=0, help="all options")
-    add.usual("--version", action=ShowVersion, nargs=0, help="print the version and the commit")
-    return parser
+    add(Group.OUTPUT, "--quiet", action="store_true", help="print the verdict and errors only")
+    add(
+        Group.OUTPUT,
+        "--version",
+        action=ShowVersion,
+        nargs=0,
+        help="print the version and the commit",
+    )
+    return parser, adder
 
 
 def usual_prefix(name: str | None) -> Path:

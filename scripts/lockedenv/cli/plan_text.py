@@ -44,13 +44,23 @@ def plan_lines(plan: Plan) -> list[str]:
             "can be linked"
         )
     lines.append(f"flash-attn   {plan.flash_attention}")
-    if plan.action is Action.REBUILD:
-        lines += _rebuild_lines(plan)
-    lines += plan.notes
+    lines += rebuild_lines(plan)
     return lines
 
 
-def _rebuild_lines(plan: Plan) -> list[str]:
+def plan_summary(plan: Plan) -> str:
+    """The plan in one line: what is installed, from where, and the room that it needs."""
+    name = f"{plan.job.environment.name}{PAST.get(plan.state, ' (rebuilt)')}"
+    text = f"{name}, {plan.backend} backend: {plan.backend_reason}"
+    for need in plan.disks[:1]:
+        text += f"; {size_text(need.needed)} of {size_text(need.disk.free)} free"
+    return text
+
+
+def rebuild_lines(plan: Plan) -> list[str]:
+    """What a reader has to know before it happens: what comes back, what is moved, what is odd here."""
+    if plan.action is not Action.REBUILD:
+        return list(plan.notes)
     path = plan.job.prefix.name
     lines = [f"{path} stays the old environment until the new one is verified"]
     packages = []
@@ -59,13 +69,15 @@ def _rebuild_lines(plan: Plan) -> list[str]:
             packages.append(f"comes back   {package}")
         else:
             listed = plan.job.prefix.beside("maximalcai-extras-*.txt")
-            packages.append(f"goes         {package} (listed in {listed})")
-    files = [f"moves        {name}, your own, to {path}.kept-*" for name in plan.files_added]
+            packages.append(f"removed      {package} (listed in {listed})")
+    files = []
+    for name in plan.files_added:
+        files.append(f"moved        {name}, your own, to {path}.kept-*")
     for group in (packages, files):
         lines += group[:SHOWN]
         if len(group) > SHOWN:
             lines.append(f"and {len(group) - SHOWN} more")
-    return lines
+    return [*lines, *plan.notes]
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lockedenv.backends import mirror
-from lockedenv.cli.options import Parser, main, make_parser, make_request, usual_prefix
+from lockedenv.cli.options import Parser, Script, main, make_parser, make_request, usual_prefix
 from lockedenv.cli.output import Steps
 from lockedenv.cli.surroundings import refuse_misleading_variables
 from lockedenv.errors import Stop
@@ -29,12 +29,15 @@ examples:
   scripts/post_create.sh --flash-attn build         compile flash-attn from its source
   scripts/post_create.sh --prefix ~/maximalcai      repair this environment
 
-default prefix: the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai
+default prefix: the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai; --version prints the version
 exit status: the verifier's; 1 also if something could not be installed, 2 wrong usage, 130 or 143 interrupted"""
 
 
 def parser() -> Parser:
-    return make_parser("post_create.sh", DESCRIPTION, EXAMPLES)
+    made, _ = make_parser(
+        Script("post_create.sh", DESCRIPTION, EXAMPLES, usual=frozenset(["--flash-attn"]))
+    )
+    return made
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -50,12 +53,12 @@ def work(arguments: argparse.Namespace) -> int:
     refuse_misleading_variables(request.prefix, request.environment, backend)
     refuse_other_environment(request)
     prefix = find_prefix(request.prefix)
-    with hold(prefix):
+    steps = Steps(FINISH_STEPS, arguments.quiet, arguments.verbose)
+    with hold(prefix, steps.warn):
         # A folder that is not the set-up's is marked as one that may never be removed.
         if read_mark(prefix.path) is None:
             change_mark(prefix, environment=request.environment.argument)
         change_mark(prefix, backend=backend, verdicts={})
-        steps = Steps(FINISH_STEPS, arguments.quiet)
         sources = mirror.read_listings(installation_of(request).sources)
         job = installation_of(request, sources)
         mirror.bring(job, backend, steps, archives=False)

@@ -12,9 +12,17 @@ from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli import check_pod, download_only, uninstall
-from lockedenv.cli.options import Adder, Parser, main, make_parser, make_request, usual_prefix
+from lockedenv.cli.options import (
+    Group,
+    Parser,
+    Script,
+    main,
+    make_parser,
+    make_request,
+    usual_prefix,
+)
 from lockedenv.cli.output import Steps
-from lockedenv.cli.plan_text import plan_json, plan_lines
+from lockedenv.cli.plan_text import plan_json, plan_lines, plan_summary, rebuild_lines
 from lockedenv.cli.surroundings import read_surroundings
 from lockedenv.errors import Stop, UsageError
 from lockedenv.host.disks import existing_parent
@@ -37,24 +45,57 @@ EXAMPLES = """examples:
   scripts/setup_runpod_environment.sh --force                    rebuild, with the packages that you added
   scripts/setup_runpod_environment.sh --download-only /media/usb, then there: --offline /media/usb
 
-default prefix: ~/maximalcai, or ~/maximalcai-NAME for another environment
+default prefix: ~/maximalcai, or ~/maximalcai-NAME for another environment; --version prints the version
 exit status: 0 verified, 1 not, 2 wrong usage, 130 or 143 interrupted"""
 
 
 def parser() -> Parser:
-    made = make_parser(
-        "setup_runpod_environment.sh",
-        "Turns a bare Linux machine into the locked environment, verified. It is safe to run again.",
-        EXAMPLES,
+    made, adder = make_parser(
+        Script(
+            "setup_runpod_environment.sh",
+            "Turns a bare Linux machine into the locked environment, verified. Run it again at any time.",
+            EXAMPLES,
+        )
     )
-    add = Adder(made)
-    add.usual(
+    add = adder.add
+    add(
+        Group.USUAL,
+        "--force",
+        action="store_true",
+        help="rebuild a finished environment; the old one stays until it is verified",
+    )
+    add(
+        Group.USUAL,
+        "--check-pod",
+        action="store_true",
+        help="say what this machine is worth, its disks and network too; 20 s, and nothing is kept "
+        "but uv",
+    )
+    add(
+        Group.USUAL,
+        "--download-only",
+        type=Path,
+        metavar="DIR",
+        help="collect everything in DIR, and install nothing",
+    )
+    add(
+        Group.USUAL,
+        "--uninstall",
+        action="store_true",
+        help="remove the environment and what was made for it; what is yours is moved or left",
+    )
+    add(
+        Group.USUAL, "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+    add(
+        Group.PLACES,
         "--backend",
         choices=["auto", *BACKENDS],
         default="auto",
         help="auto: conda where its channels answer, otherwise PyPI's wheels of the same versions",
     )
-    add.seldom(
+    add(
+        Group.PLACES,
         "--mirror",
         default=os.environ.get("MAXIMALCAI_MIRROR", ""),
         metavar="URL,...",
@@ -63,45 +104,35 @@ def parser() -> Parser:
         help="fetch from here first: a conda channel's mirror, or where a folder of --download-only "
         "is served (default: $MAXIMALCAI_MIRROR); any is safe",
     )
-    add.usual(
-        "--download-only",
-        type=Path,
-        metavar="DIR",
-        help="collect everything in DIR, and install nothing",
-    )
-    add.usual(
-        "--force",
+    add(
+        Group.VERIFYING,
+        "--any-pod",
         action="store_true",
-        help="rebuild a finished environment; the old one stays until it is verified",
+        help="go on where the machine should be given back",
     )
-    add.seldom(
+    add(
+        Group.REMOVING,
         "--drop-extras",
         action="store_true",
         help="with --force: leave out the packages that you added; their list is kept",
     )
-    add.seldom("--keep-extras", action="store_true", help="the default, and needs no naming")
-    add.usual(
-        "--check-pod",
+    add(
+        Group.REMOVING,
+        "--keep-extras",
         action="store_true",
-        help="say what this machine is worth, its disks and network too; 20 s, and nothing is kept "
-        "but uv",
+        help="the default, and needs no naming",
     )
-    add.seldom(
-        "--any-pod", action="store_true", help="go on where the machine should be given back"
-    )
-    add.usual(
-        "--uninstall",
-        action="store_true",
-        help="remove the environment and what was made for it; what is yours is moved or left",
-    )
-    add.seldom(
+    add(
+        Group.REMOVING,
         "--cache-too",
         action="store_true",
         help="with --uninstall: the cache too, which other environments may be made from",
     )
-    add.usual("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    add.seldom(
-        "--json", action="store_true", help="with --dry-run: the plan as JSON on standard output"
+    add(
+        Group.OUTPUT,
+        "--json",
+        action="store_true",
+        help="with --dry-run: the plan as JSON on standard output",
     )
     return made
 
@@ -122,6 +153,7 @@ def work(arguments: argparse.Namespace) -> int:
         return uninstall.work(arguments, prefix)
     request = make_request(arguments, prefix)
     quiet = arguments.quiet or arguments.json
+    verbose = arguments.verbose or arguments.dry_run
     refuse_place(find_prefix(request.prefix), request.cache)
     if request.backend in BACKENDS:
         # Before anything is written: the lock beside the prefix is the first.
@@ -131,27 +163,29 @@ def work(arguments: argparse.Namespace) -> int:
     if not arguments.check_pod and is_read_only(request.prefix):
         place = read_prefix_facts(request, ROOT)
         if is_finished(request, place):
-            return verify_in_place(request, place, arguments, quiet)
+            steps = Steps(1, quiet, verbose)
+            return verify_in_place(request, place, arguments.json, steps)
     for folder in (request.prefix, request.cache):
         refuse_unusable(folder)
     if arguments.check_pod:
         return check_pod.work(request)
     if request.dry_run:
-        return set_up(request, arguments.json, quiet)
+        return set_up(request, arguments.json, Steps(SETUP_STEPS, quiet, verbose))
     prefix = find_prefix(request.prefix)
-    with hold(prefix):
-        recover(prefix, Steps(0, quiet).warn)
-        return set_up(request, arguments.json, quiet)
+    steps = Steps(SETUP_STEPS, quiet, verbose)
+    with hold(prefix, steps.warn):
+        recover(prefix, steps.warn)
+        return set_up(request, arguments.json, steps)
 
 
-def set_up(request: Request, as_json: bool, quiet: bool) -> int:
+def set_up(request: Request, as_json: bool, steps: Steps) -> int:
     """Plans, and does what the plan says unless only the plan was asked for; gives the exit status."""
     place = read_prefix_facts(request, ROOT)
     refuse_prefix(request, place)
     finished = is_finished(request, place)
-    steps = Steps(VERIFY_STEPS if finished else SETUP_STEPS, quiet)
     say_if_edited(request.environment, steps)
     if finished:
+        steps.total = VERIFY_STEPS
         plan = make_plan(request, Facts(prefix=place))
         say_finished(plan, steps)
     else:
@@ -179,22 +213,23 @@ def show_plan(plan: Plan, steps: Steps) -> None:
     for problem in plan.early_problems:
         raise Stop(str(problem))
     with steps.step("Look at the machine"):
+        steps.outcome(plan_summary(plan))
         for line in plan_lines(plan):
             steps.note(line)
+        if not steps.verbose:
+            for line in rebuild_lines(plan):
+                steps.say(line)
         for problem in plan.problems:
             raise Stop(str(problem))
 
 
-def verify_in_place(
-    request: Request, place: PrefixFacts, arguments: argparse.Namespace, quiet: bool
-) -> int:
+def verify_in_place(request: Request, place: PrefixFacts, as_json: bool, steps: Steps) -> int:
     """A finished environment on a read-only disk: it is verified, and nothing is written."""
     plan = make_plan(request, Facts(prefix=place))
-    steps = Steps(1, quiet)
     say_finished(plan, steps)
     if request.dry_run:
         steps.say("this was a dry run: nothing was changed")
-        if arguments.json:
+        if as_json:
             print(plan_json(plan))
         return 0
     return verify_read_only(plan, steps)

@@ -96,7 +96,7 @@ def work(arguments: argparse.Namespace, prefix_path: Path) -> int:
     if find_removal(prefix, cache, arguments.cache_too).is_empty:
         list_removal(prefix, cache, arguments.cache_too, steps)
         return 0
-    with hold(prefix):
+    with hold(prefix, steps.warn):
         # A run that was waited for may have changed what is there.
         removal = list_removal(find_prefix(prefix_path), cache, arguments.cache_too, steps)
         remove(removal, steps)

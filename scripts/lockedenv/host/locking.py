@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +17,9 @@ HOUR = 3600.0
 LOOK_AGAIN = 0.2  # seconds
 
 
-def say_on_standard_error(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 @contextlib.contextmanager
 def holding(
-    path: Path,
-    what: str,
-    patience: float = HOUR,
-    tell: Callable[[str], None] = say_on_standard_error,
+    path: Path, what: str, tell: Callable[[str], None], patience: float = HOUR
 ) -> Iterator[None]:
     """Holds a file's lock for the block. The file stays.
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 from lockedenv.errors import FULL_DISK, Stop
-from lockedenv.output import Progress
 from lockedenv.redaction import redact
+from lockedenv.reporter import Reporter
 
 STARTER = Path(__file__).with_name("die_with_parent.py")
 # Bytes free under which a disk counts as full: a file that did not fit may already be gone again.
@@ -148,60 +148,73 @@ def run(
     command: Sequence[object],
     environ: Mapping[str, str],
     what: str,
-    quiet: bool = False,
-    hide: str = "$^",
+    reporter: Reporter | None = None,
     cwd: Path | str = "/",
     disk: Path | None = None,
     on_line: Callable[[str], str | None] | None = None,
 ) -> str:
     """Runs a command to its end; returns what it says.
 
-    Its lines go to `on_line`, or to the terminal without those that match `hide`. Meanwhile the
-    progress shows `what`, or what `on_line` gave last, and the seconds. `disk`: where it writes.
+    Its lines go to `on_line`, or are details of the reporter's running step. Meanwhile the progress
+    shows `what`, or what `on_line` gave last, and the seconds. Without a reporter nothing is shown.
+    `disk`: where it writes.
 
-    Raises Stop if it fails, with its last lines where they were not shown, or says that the disk is
-    full.
+    Raises Stop if it fails, with its last lines, or says that the disk is full.
     """
     lines: list[str] = []
     doing = what
     least_free = FULL + 1
-    progress = Progress(quiet)
     began = time.monotonic()
 
-    def forward(output: Any) -> None:
+    def take_line(line: str) -> None:
         nonlocal doing
-        with output:
-            for raw in output:
-                line = redact(raw.decode(errors="replace").rstrip())
-                lines.append(line)
-                if on_line is not None:
-                    doing = on_line(line) or doing
-                elif not quiet and not re.match(hide, line):
-                    progress.say(line)
+        lines.append(line)
+        if on_line is not None:
+            doing = on_line(line) or doing
+        elif reporter is not None:
+            reporter.note(line)
+
+    def look() -> None:
+        nonlocal least_free
+        if disk is not None:
+            # micromamba 2.5.0 only says "Write failed".
+            least_free = min(least_free, shutil.disk_usage(disk).free)
+        if reporter is not None:
+            reporter.progress(lambda: f"{doing}, {time.monotonic() - began:.0f} s")
 
     pipe = subprocess.PIPE
     with started(command, env=environ, cwd=cwd, stdout=pipe, stderr=subprocess.STDOUT) as process:
-        reader = threading.Thread(target=forward, args=[process.stdout], daemon=True)
-        reader.start()
-        while process.poll() is None:
-            if disk is not None:
-                # micromamba 2.5.0 only says "Write failed".
-                least_free = min(least_free, shutil.disk_usage(disk).free)
-            progress.show(lambda: f"{doing}, {time.monotonic() - began:.0f} s")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
-        status = process.wait()
-        reader.join(5)
-        progress.clear()
+        status = follow(process, take_line, look)
     if status == 0:
         return "\n".join(lines)
     if least_free <= FULL or DISK_WORDS.search("\n".join(lines)):
         raise Stop(f"{what}: {FULL_DISK}")
     ended = f"exit {status}" if status > 0 else f"signal {-status}"
-    if not quiet:
-        raise Stop(f"{what} failed ({ended}); its last lines are above")
     tail = "\n  ".join(lines[-SHOWN:])
     raise Stop(f"{what} failed ({ended}): {tail if tail else 'it said nothing'}")
+
+
+def follow(
+    process: subprocess.Popen[Any], take_line: Callable[[str], None], look: Callable[[], None]
+) -> int:
+    """Waits for a program that writes into a pipe; gives its exit status.
+
+    `take_line` gets each line as it comes, without secrets; `look` is called all the while.
+    """
+
+    def forward(output: Any) -> None:
+        with output:
+            for raw in output:
+                take_line(redact(raw.decode(errors="replace").rstrip()))
+
+    reader = threading.Thread(target=forward, args=[process.stdout], daemon=True)
+    reader.start()
+    while process.poll() is None:
+        look()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    reader.join(5)
+    return process.wait()
 
 
 def end_on_interrupts() -> None:

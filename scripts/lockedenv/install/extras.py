@@ -51,7 +51,7 @@ def restore(job: Job, listed: Path, uv: Path, reporter: Reporter) -> bool:
     """Installs the listed packages, the locked ones held; whether it could."""
     environ = uv_program.uv_environment(job.cache, job.prefix.path, dict(os.environ))
     try:
-        run(restore_words(job, listed, uv), environ, "installing your packages")
+        run(restore_words(job, listed, uv), environ, "installing your packages", reporter)
     except Stop as error:
         reporter.warn(str(error))
         return False

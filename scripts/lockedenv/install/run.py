@@ -83,7 +83,7 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
     environment = job.environment.argument
     with make_successor(job.prefix, plan.backend, environment, reporter.warn) as prefix:
         job = replace(job, prefix=prefix)
-        with reporter.step(f"Create {prefix.name}"):
+        with reporter.step("Create the environment"):
             backend.create(job, program, reporter)
             write_activate(prefix, plan.backend)
             change_mark(prefix, pod=tuple(plan.pod))
@@ -106,9 +106,10 @@ def finish(
     """
     lock = BACKENDS[backend].lock(job.environment)
     shown = lock.relative_to(ROOT) if ROOT in lock.parents else lock
-    with reporter.step(f"Install the wheels of {shown}"):
+    with reporter.step("Install the wheels"):
         uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
         wheels.install(job, lock, uv, reporter)
+        reporter.outcome(f"{len(locks.read_pip_lock(lock))} wheels of {shown}")
         written = write_guard(job.prefix, guarded(job), backend, is_ours(job.prefix))
         if is_ours(job.prefix):
             written += restore_activate(job.prefix, backend)
@@ -130,7 +131,7 @@ def verify_again(plan: Plan, reporter: Reporter) -> int:
     job = plan.job
     listed = extras.not_restored(job.prefix)
     with reporter.step("flash-attn"):
-        uv = Path()
+        uv = None
         if listed or job.flash.mode != "none":
             job = _with_uv_from_mirror(job, reporter)
             uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
@@ -141,8 +142,8 @@ def verify_again(plan: Plan, reporter: Reporter) -> int:
 def verify_read_only(plan: Plan, reporter: Reporter) -> int:
     """On an installed prefix that cannot be written to: the verifier alone, which notes nothing."""
     with reporter.step(f"Verify, {plan.level} level"):
-        reporter.note("the environment is on a read-only disk: nothing is noted in it")
         verdict = verify(plan.job, plan.level, skipped(plan.job), reporter, manifest=False)
+        reporter.outcome("the environment is on a read-only disk: nothing is noted in it")
     return say_verdict(plan.job, verdict, Lacking(), reporter)
 
 
@@ -156,12 +157,18 @@ def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
     return found
 
 
-def complete(job: Installation, uv: Path, listed: Path | None, reporter: Reporter) -> Lacking:
-    """Installs flash-attn and the listed packages; gives what could not be had."""
+def complete(
+    job: Installation, uv: Path | None, listed: Path | None, reporter: Reporter
+) -> Lacking:
+    """Installs flash-attn and the listed packages; gives what could not be had.
+
+    `uv`: may be None where neither is asked for.
+    """
     sentences = []
     if job.flash.mode == "none":
-        reporter.note("flash-attn is neither installed nor checked, as asked")
+        reporter.outcome("neither installed nor checked, as asked")
     else:
+        assert uv is not None
         try:
             provide.install(job, uv, find_gpus(), reporter)
         except Stop as error:
@@ -169,8 +176,10 @@ def complete(job: Installation, uv: Path, listed: Path | None, reporter: Reporte
             command = post_create_command(job.prefix.name, job.environment.argument)
             sentences.append(FLASH_MISSING.format(command))
     missing = None
-    if listed and not extras.restore(job, listed, uv, reporter):
-        missing = listed
+    if listed:
+        assert uv is not None
+        if not extras.restore(job, listed, uv, reporter):
+            missing = listed
     return Lacking(sentences, missing)
 
 
@@ -204,6 +213,7 @@ def conclude(job: Installation, level: str, lacking: Lacking, reporter: Reporter
     complete_inventory(prefix.path, packages, written)
     with reporter.step(f"Verify, {level} level"):
         verdict = verify(job, level, skipped(job), reporter)
+        reporter.outcome(f"{sum(verdict.counts.values())} checks")
     job = replace(job, prefix=settle(prefix, verdict.passed, not lacking, reporter.warn))
     keep_manifest(job, reporter)
     return say_verdict(job, verdict, lacking, reporter)
@@ -213,17 +223,39 @@ def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter:
     """The last lines of a run; gives the exit status."""
     path = job.prefix.name
     if verdict.passed:
+        if verdict.said:
+            reporter.show(verdict.said[-1])
+        reporter.say(f"  {verdict.count_text()}")
+        for check, summary in verdict.warned.items():
+            reporter.say(f"  warned: {check} ({summary})")
         for line in lacking.shown():
             reporter.warn(f"verified, but not all that was asked for is there: {line}")
-        exception = ", with the exception above" if lacking else ""
-        reporter.end(f"verified{exception}: {path}")
+        exception = ""
+        if lacking:
+            exception = ", with the exception above"
+        reporter.end(f"  {path}{exception}: {describe_contents(job)}")
     else:
+        for line in verdict.said:
+            reporter.show(line)
         reason = verdict.problem or "see the checks that failed above; do what the first says"
         again = post_create_command(path, job.environment.argument)
         reporter.warn(f"{path} is not verified: {reason}, and run this again: {again}")
     if is_ours(job.prefix) and (verdict.passed or lacking):
         reporter.say(enter_text(job.prefix))
     return 0 if verdict.passed and not lacking else 1
+
+
+def describe_contents(job: Installation) -> str:
+    """What an environment holds, such as "torch 2.5.1, transformers 4.57.6, 75 packages"."""
+    installed = read_prefix(job.prefix.path)
+    parts = []
+    for name in ("torch", "transformers"):
+        version = installed.version(name)
+        if version:
+            parts.append(f"{name} {version}")
+    packages = locked_packages(job.environment, installed.backend)
+    parts.append(f"{len(packages)} packages")
+    return ", ".join(parts)
 
 
 def keep_manifest(job: Installation, reporter: Reporter) -> None:

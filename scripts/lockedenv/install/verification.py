@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, Sequence
 
 from lockedenv import ROOT
 from lockedenv.backends.base import Job
 from lockedenv.host.files import read_json
 from lockedenv.host.gpus import Trouble, read_gpu_facts
-from lockedenv.host.process import started
+from lockedenv.host.process import follow, started
 from lockedenv.reporter import Reporter
 
 VERIFIER = ROOT / "scripts/verify_environment.py"
 MANIFEST = "maximalcai-manifest.json"
+
+
+# The verifier's verdicts on a check, and how many of them are told.
+COUNTED = {
+    "pass": "passed",
+    "compiled": "compiled but not run",
+    "warn": "warned",
+    "fail": "failed",
+    "skip": "skipped",
+}
+# These are told where there are none, too.
+ALWAYS_COUNTED = ("pass", "fail")
 
 
 @dataclass(frozen=True)
@@ -25,17 +39,37 @@ class Verdict:
     """How a verification ended. `counts`: how many checks ended with each verdict.
 
     `problem`: why there is no verdict of the verifier's own, or an empty string.
+    `warned`: the checks that warned, with what they said. `said`: what the verifier wrote, as
+    far as it has not been shown yet.
     """
 
     passed: bool
     counts: Mapping[str, int]
     problem: str = ""
+    warned: Mapping[str, str] = field(default_factory=dict)
+    said: Sequence[str] = ()
+
+    def count_text(self) -> str:
+        """Such as "15 passed, 1 warned, 0 failed, 4 skipped"."""
+        parts = []
+        for verdict, word in COUNTED.items():
+            if self.counts[verdict] or verdict in ALWAYS_COUNTED:
+                parts.append(f"{self.counts[verdict]} {word}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the verifier ended: its exit status, negative for a signal, and its lines that were not shown."""
+
+    status: int
+    lines: Sequence[str]
 
 
 def verify(
     job: Job, level: str, skip: tuple[str, ...], reporter: Reporter, manifest: bool = True
 ) -> Verdict:
-    """Verifies a prefix; what the verifier says is shown, to a quiet reporter its verdict alone or what failed.
+    """Verifies a prefix. What the verifier says is shown at once only where details are wanted.
 
     `manifest`: whether it writes the manifest into the prefix.
     """
@@ -48,8 +82,9 @@ def verify(
         if skip:
             command += ["--skip", ",".join(skip)]
         command += _leave_out_gpus(reporter)
-        status = _run(command, reporter)
-        return read_verdict(status, document)
+        ending = _run(command, reporter)
+        verdict = read_verdict(ending.status, document)
+    return replace(verdict, said=ending.lines)
 
 
 def _leave_out_gpus(reporter: Reporter) -> list[str]:
@@ -57,34 +92,40 @@ def _leave_out_gpus(reporter: Reporter) -> list[str]:
     error = read_gpu_facts().error
     if error is None or error.trouble is not Trouble.NO_DRIVER:
         return []
-    reporter.note(f"verified without a GPU, since {error.problem}")
+    reporter.say(f"verified without a GPU, since {error.problem}")
     return ["--gpu", "off"]
 
 
-def _run(command: list[object], reporter: Reporter) -> int:
-    """The exit status of the verifier; negative for the signal that ended it."""
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
-        shown = said if reporter.quiet else None
-        with started(
-            command, True, env=callers_variables(), stdout=shown, stderr=errors
-        ) as process:
-            status = process.wait()
-        said.seek(0)
+def _run(command: list[object], reporter: Reporter) -> Ending:
+    """Runs the verifier; its last line is what is going on."""
+    lines: list[str] = []
+    began = time.monotonic()
+
+    def look() -> None:
+        doing = "verifying"
+        if lines:
+            doing = " ".join(lines[-1].split())
+        reporter.progress(lambda: f"{doing}, {time.monotonic() - began:.0f} s")
+
+    environ = callers_variables()
+    with tempfile.TemporaryFile() as errors:
+        if reporter.verbose:
+            with started(command, True, env=environ, stderr=errors) as process:
+                status = process.wait()
+        else:
+            pipe = subprocess.PIPE
+            with started(command, True, env=environ, stdout=pipe, stderr=errors) as process:
+                status = follow(process, lines.append, look)
         errors.seek(0)
-        text = said.read().decode(errors="replace").strip()
-        if text and status == 0:
-            text = text.splitlines()[-1]
-        if text:
-            reporter.show(text)
         problems = errors.read().decode(errors="replace").strip()
-        if problems:
-            reporter.warn(problems)
-    return int(status)
+    if problems:
+        reporter.warn(problems)
+    return Ending(int(status), lines)
 
 
 def read_verdict(status: int, document: Path) -> Verdict:
     """The verdict: what the verifier wrote, if it ended by itself and says the same as its exit status."""
-    counts = {"pass": 0, "compiled": 0, "warn": 0, "fail": 0, "skip": 0}
+    counts = dict.fromkeys(COUNTED, 0)
     if status < 0:
         name = signal.Signals(-status).name
         return Verdict(False, counts, f"the verifier was killed by {name}{_who_kills(-status)}")
@@ -92,10 +133,13 @@ def read_verdict(status: int, document: Path) -> Verdict:
     results = written.get("results")
     if not isinstance(results, list):
         return Verdict(False, counts, f"the verifier wrote no verdict (exit status {status})")
+    warned = {}
     for result in results:
         counts[result["verdict"]] += 1
+        if result["verdict"] == "warn":
+            warned[result.get("check", "")] = result.get("summary", "")
     passed = status == 0 and written.get("exit_status") == 0 and counts["fail"] == 0
-    return Verdict(passed, counts)
+    return Verdict(passed, counts, warned=warned)
 
 
 def _who_kills(number: int) -> str:

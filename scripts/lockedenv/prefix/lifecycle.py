@@ -121,10 +121,13 @@ def change_mark(prefix: Prefix, **changes: Any) -> Mark:
 
 
 @contextlib.contextmanager
-def hold(prefix: Prefix) -> Iterator[None]:
-    """Holds the lock of a prefix; what a killed run has left working on it is ended first."""
+def hold(prefix: Prefix, say: Say) -> Iterator[None]:
+    """Holds the lock of a prefix; what a killed run has left working on it is ended first.
+
+    `say`: is told who else holds it, before it is waited for.
+    """
     name = prefix.name
-    with holding(prefix.beside("maximalcai-lock"), f"the environment {name}"):
+    with holding(prefix.beside("maximalcai-lock"), f"the environment {name}", say):
         unfinished = []
         for folder, mark in prefix.environments():
             if mark.state is State.MAKING:

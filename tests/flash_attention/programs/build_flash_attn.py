@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from flash_stand_ins import Listener
+from fixtures.listener import Listener
 from lockedenv.errors import Stop
 from lockedenv.install.flash_attention.build import BuildJob, build_wheel
 from lockedenv.install.flash_attention.toolchain import Toolchain

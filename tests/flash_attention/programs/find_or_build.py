@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from flash_stand_ins import TORCH, Listener
+from flash_stand_ins import TORCH
+from fixtures.listener import Listener
 from lockedenv import ROOT
 from lockedenv.host.locking import holding
 from lockedenv.install.flash_attention import sources, toolchain
@@ -31,7 +32,7 @@ job = Installation(
 )
 wanted = Wanted(job, TORCH, ("90",))
 wanted.cache.mkdir(parents=True, exist_ok=True)
-with holding(wanted.cache / f"{wanted.key}.lock", "the wheel"):
+with holding(wanted.cache / f"{wanted.key}.lock", "the wheel", print):
     wheel = CachedWheel().bring(wanted, Listener())
     if wheel:
         print("cached")

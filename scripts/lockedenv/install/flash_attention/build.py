@@ -217,14 +217,14 @@ def build_wheel(job: BuildJob, reporter: Reporter, again: bool = True) -> Path:
 
     Raises Stop with the cause and the log's last lines.
     """
-    reporter.note(f"the full log: {job.log}")
+    reporter.say(f"the full log: {job.log}")
     try:
         with job.log.open("w", encoding="utf-8") as file:
             run(
                 job.command(),
                 job.variables(),
                 "building flash-attn",
-                reporter.quiet,
+                reporter,
                 on_line=follow_build(file),
                 cwd=job.work,
             )
@@ -234,7 +234,7 @@ def build_wheel(job: BuildJob, reporter: Reporter, again: bool = True) -> Path:
         if cause.kind == "memory" and job.job_count > 1 and again:
             fewer = job.job_count // 2
             plural = "s" if fewer > 1 else ""
-            reporter.note(f"{cause.text}; trying once more with {fewer} job{plural}")
+            reporter.say(f"{cause.text}; trying once more with {fewer} job{plural}")
             shutil.rmtree(job.wheel_folder, ignore_errors=True)
             return build_wheel(replace(job, job_count=fewer), reporter, again=False)
         tail = "\n  ".join(text.strip().splitlines()[-_LAST_LINES:])

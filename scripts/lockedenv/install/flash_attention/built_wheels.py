@@ -91,14 +91,14 @@ def find_built_wheel(
         if not reporter:
             continue
         if wheel:
-            reporter.note(
+            reporter.say(
                 f"the cache has {wheel.path}, which is not noted as built by you on this machine, so "
                 "it is not taken; if you trust who built it: --wheel FILE --sha256 HEX, with the hash "
                 "that the build has printed"
             )
         else:
             aside = folder.rename(folder.with_name(f"damaged-{time.time_ns()}-{folder.name}"))
-            reporter.note(f"the cached wheel is not what was built; set aside as {aside}")
+            reporter.say(f"the cached wheel is not what was built; set aside as {aside}")
     return None
 
 

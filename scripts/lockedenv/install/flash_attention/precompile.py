@@ -83,25 +83,27 @@ def compile_common_kernels(
     """
     targets = choose_targets(gpus, job.flash.arch)
     if not targets:
-        reporter.note("its kernels are compiled at first use: no GPU is here, and no --arch given")
+        reporter.outcome(
+            "its kernels are compiled at first use: no GPU is here, and no --arch given"
+        )
         return
     folder = default_cache() / KERNEL_FOLDER
     for target in targets:
         done = folder / f"compiled-{target.name}-{describe_wheels(job)}"
         if done.exists():
-            reporter.note(f"its common kernels for {target.name} are in {folder}")
+            reporter.outcome(f"its common kernels for {target.name} are in {folder}")
             continue
         try:
             (result,) = precompile_kernels(
                 job.prefix.path / "bin/python", folder, [target], cpus, clean(dict(os.environ))
             )
         except OSError as error:
-            reporter.note(f"its kernels are compiled at first use: {error}")
+            reporter.outcome(f"its kernels are compiled at first use: {error}")
             return
         for line in result.errors:
-            reporter.note(f"not compiled for {target.name}: {line}")
+            reporter.say(f"not compiled for {target.name}: {line}")
         if result.compiled:
-            reporter.note(
+            reporter.outcome(
                 f"{len(result.compiled)} kernels compiled for {target.name} "
                 f"in {result.seconds:.0f} s, not run; they are in {folder}"
             )

@@ -77,7 +77,7 @@ def install(
         return
     successor = find_successor(job)
     if successor and _is_left_to_the_lock(job):
-        reporter.note(
+        reporter.outcome(
             f"{successor.name} {successor.version} is a wheel of the lock: nothing is built"
         )
         compile_common_kernels(job, gpus, int(cpu_limit()), reporter)
@@ -86,7 +86,7 @@ def install(
     if not job.flash.wheel:
         reason = _find_reason_to_skip(job, bool(gpus or job.flash.arch))
         if reason:
-            reporter.note(reason)
+            reporter.outcome(reason)
             return
         torch = probe_torch(prefix)
         archs = choose_architectures(gpus, torch.cuda, job.flash.arch)
@@ -98,7 +98,7 @@ def install(
     wanted.cache.mkdir(parents=True, exist_ok=True)
     name = wanted.key or "given"
     lock = wanted.cache / f"{name}.lock"
-    with holding(lock, f"the flash-attn wheel {name}", patience=_PATIENCE):
+    with holding(lock, f"the flash-attn wheel {name}", reporter.warn, _PATIENCE):
         _install_from_sources(wanted, uv, bool(gpus), reporter, prover)
 
 
@@ -128,11 +128,11 @@ def _say_what_is_there(job: Installation, key: str, reporter: Reporter) -> bool:
     if not is_as_installed(prefix, noted) or prove_import(prefix, noted.version).problem:
         return False
     if noted.key:
-        reporter.note(f"{noted.filename} ({noted.key}) is installed")
+        reporter.outcome(f"{noted.filename} ({noted.key}) is installed")
     elif noted.origin is Origin.GIVEN and not job.flash.wheel:
-        reporter.note(f"{noted.filename} is installed, as --wheel gave it")
+        reporter.outcome(f"{noted.filename} is installed, as --wheel gave it")
     else:
-        reporter.note(f"{noted.filename} is installed")
+        reporter.outcome(f"{noted.filename} is installed")
     return True
 
 
@@ -148,7 +148,7 @@ def _install_from_sources(
         except Stop as error:
             if not _gives_way(source, wanted):
                 raise
-            reporter.note(f"the prebuilt wheel is not taken: {error}")
+            reporter.say(f"the prebuilt wheel is not taken: {error}")
     raise Stop(f"no source has a flash-attn wheel for --flash-attn {wanted.mode}")
 
 
@@ -176,7 +176,7 @@ def put_wheel(
     python = prefix / "bin/python"
     options = ["--no-deps", "--no-index", "--reinstall"]
     command = [uv, "pip", "install", "--python", python, *options, wheel.path]
-    run(command, environ, "installing flash-attn", quiet=True)
+    run(command, environ, "installing flash-attn", reporter)
     installed = InstalledWheel(
         filename=wheel.path.name,
         sha256=wheel.sha256,
@@ -187,7 +187,7 @@ def put_wheel(
     proof = prover(prefix, installed.version, gpu)
     if proof.wheel_at_fault:
         command = [uv, "pip", "uninstall", "--python", python, "flash-attn"]
-        run(command, environ, "removing flash-attn", quiet=True)
+        run(command, environ, "removing flash-attn", reporter)
         also = ""
         if wheel.origin in (Origin.CACHED, Origin.BUILT):
             shutil.rmtree(wheel.path.parent)
@@ -201,7 +201,7 @@ def put_wheel(
     text = f"{installed.filename} is installed"
     if proof.problem:
         text += f", and its proof could not run: {proof.problem}"
-    reporter.note(text)
+    reporter.outcome(text)
     return installed
 
 

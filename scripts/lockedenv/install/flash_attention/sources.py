@@ -156,7 +156,7 @@ class GivenWheel:
         if "://" in flash.wheel:
             folder = wanted.job.cache / "wheels"
             item = Item(name, flash.sha256, 0, [flash.wheel])
-            fetch([item], folder, reporter.note, reporter.quiet)
+            fetch([item], folder, reporter)
             return BroughtWheel(folder / name, flash.sha256, self.origin)
         path = Path(flash.wheel).expanduser().resolve()
         if not path.is_file():
@@ -248,7 +248,7 @@ class LockedPrebuilt:
             raise Stop(f"flash-attn's prebuilt wheel: {misfit}")
         folder = wanted.job.cache / "wheels"
         item = make_prebuilt_item(wanted.job, wheel)
-        fetch([item], folder, reporter.note, reporter.quiet, rounds=3)
+        fetch([item], folder, reporter, rounds=3)
         return BroughtWheel(folder / wheel.filename, wheel.sha256, self.origin)
 
 
@@ -300,7 +300,7 @@ class BuiltFromSource:
         job = wanted.job
         tools = self._find_tools(wanted)
         if tools.warning:
-            reporter.note(f"warning: {tools.warning}")
+            reporter.say(f"warning: {tools.warning}")
         archive = bring_source(job, wanted.source, reporter)
         jobs = toolchain.choose_jobs(job.flash.jobs, os.environ)
         reporter.note(
@@ -331,7 +331,7 @@ class BuiltFromSource:
         kept = keep_built_wheel(wheel, wanted.cache, full_key, facts)
         shutil.rmtree(work, ignore_errors=True)
         reporter.note(f"{kept.path.name} built")
-        reporter.note(
+        reporter.say(
             f"on another machine, install it with: --wheel {kept.path} --sha256 {kept.sha256}"
         )
         return BroughtWheel(kept.path, kept.sha256, self.origin, full_key)
