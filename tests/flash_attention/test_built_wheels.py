@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flash_stand_ins import TORCH
 from fixtures.listener import Listener
+from flash_stand_ins import TORCH
 from lockedenv.install.flash_attention.built_wheels import (
     find_built_wheel,
     find_state_file,

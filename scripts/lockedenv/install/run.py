@@ -22,7 +22,13 @@ from lockedenv.install.flash_attention import provide
 from lockedenv.install.plan import Action, Plan
 from lockedenv.install.request import Installation
 from lockedenv.install.verification import MANIFEST, Verdict, verify
-from lockedenv.prefix.activation import enter_text, restore_activate, write_activate, write_guard
+from lockedenv.prefix.activation import (
+    enter_text,
+    restore_activate,
+    write_activate,
+    write_command,
+    write_guard,
+)
 from lockedenv.prefix.inventory import (
     complete_inventory,
     earlier_inventory,
@@ -38,7 +44,7 @@ from lockedenv.prefix.lifecycle import (
     settle,
 )
 from lockedenv.prefix.place import Prefix
-from lockedenv.prefix.records import CONSTRAINTS
+from lockedenv.prefix.records import COMMAND, CONSTRAINTS, read_prefix
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.commands import post_create_command
@@ -113,6 +119,7 @@ def finish(
         written = write_guard(job.prefix, guarded(job), backend, is_ours(job.prefix))
         if is_ours(job.prefix):
             written += restore_activate(job.prefix, backend)
+        written += write_command(job.prefix.path)
         note_inventory(job, backend, written)
         digest = job.environment.digest(backend)
         finish_installation(job.prefix, job.environment.argument, digest)
@@ -203,12 +210,16 @@ def conclude(job: Installation, level: str, lacking: Lacking, reporter: Reporter
     """Verifies; the last lines say what there is, what is missing, and how to enter it. Gives the exit status."""
     prefix = job.prefix
     missing = str(lacking.packages) if lacking.packages else ""
-    mark = change_mark(prefix, lacking=tuple(lacking.sentences), missing_packages=missing)
+    mark = change_mark(
+        prefix, lacking=tuple(lacking.sentences), missing_packages=missing, clone=str(ROOT)
+    )
     written = []
     if is_ours(prefix) and not (prefix.path / "activate").exists():
         written += write_activate(prefix, mark.backend)
     if not (prefix.path / CONSTRAINTS).exists():
         written += write_guard(prefix, guarded(job), mark.backend, is_ours(prefix))
+    if not (prefix.path / COMMAND).exists():
+        written += write_command(prefix.path)
     packages = locked_packages(job.environment, mark.backend)
     complete_inventory(prefix.path, packages, written)
     with reporter.step(f"Verify, {level} level"):

@@ -81,6 +81,8 @@ def verify(
             command += ["--manifest", path / MANIFEST]
         if skip:
             command += ["--skip", ",".join(skip)]
+        if reporter.verbose:
+            command.append("--verbose")
         command += _leave_out_gpus(reporter)
         ending = _run(command, reporter)
         verdict = read_verdict(ending.status, document)

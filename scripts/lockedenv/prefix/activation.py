@@ -13,11 +13,12 @@ from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.inventory import inventory_or_none, keeps_content
 from lockedenv.prefix.place import Prefix
-from lockedenv.prefix.records import CONSTRAINTS
+from lockedenv.prefix.records import COMMAND, CONSTRAINTS
 from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER
 from lockedenv.spec.locks import PipPackage
 
 SHELL = Path(__file__).with_name("shell")
+LAUNCHER = Path(__file__).with_name("launcher.py")
 LIMIT = 1_000_000  # bytes of a pip.conf
 # pip's settings that choose another place.
 ELSEWHERE = ("target", "prefix", "root", "python")
@@ -170,6 +171,14 @@ def guard_text(prefix: Prefix) -> str:
 
 def _constraint_setting(prefix: Prefix) -> str:
     return f"constraint = {(prefix.path / CONSTRAINTS).as_uri()}"
+
+
+def write_command(prefix: Path) -> list[str]:
+    """PREFIX/bin/maximalcai: on PATH in the environment. Gives its path, relative to the prefix."""
+    path = prefix / COMMAND
+    write_atomically(path, LAUNCHER.read_text(encoding="utf-8"))
+    path.chmod(0o755)
+    return [COMMAND]
 
 
 def enter_text(prefix: Prefix) -> str:

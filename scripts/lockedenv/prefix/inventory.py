@@ -26,6 +26,7 @@ from lockedenv.prefix.interpreter import Interpreter, read_interpreter
 from lockedenv.prefix.mark import MadeBy
 from lockedenv.prefix.place import mark_or_none
 from lockedenv.prefix.records import (
+    COMMAND,
     CONSTRAINTS,
     Dist,
     Installed,
@@ -59,6 +60,7 @@ WRITTEN = (
     "pip.conf",
     CONSTRAINTS,
     "maximalcai-flash-attn",
+    COMMAND,
     "etc/conda/activate.d/maximalcai.sh",
     "etc/conda/deactivate.d/maximalcai.sh",
 )

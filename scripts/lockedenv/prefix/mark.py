@@ -56,7 +56,8 @@ class Mark:
     `path`: where the folder was made. `id`: random, of this environment alone. `made`: the time in ns.
     `locks`: the digest of the locks that it was made from. `lacking`: what was asked for and is not
     there, as sentences to show. `missing_packages`: the list of the user's own packages that could not
-    be installed again. `pod`: what was found of the machine, for the manifest.
+    be installed again. `clone`: the folder of the code that last worked on it. `pod`: what was found of
+    the machine, for the manifest.
     """
 
     made_by: MadeBy
@@ -70,6 +71,7 @@ class Mark:
     verdicts: Mapping[Level, Verdict] = field(default_factory=dict)
     lacking: tuple[str, ...] = ()
     missing_packages: str = ""
+    clone: str = ""
     pod: tuple[Mapping[str, Any], ...] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
 
@@ -151,6 +153,7 @@ def parse_mark(document: object) -> Mark:
         verdicts=_parse_verdicts(_take(fields, "verdicts", dict, {})),
         lacking=_take_texts(fields, "lacking"),
         missing_packages=_take(fields, "missing_packages", str, ""),
+        clone=_take(fields, "clone", str, ""),
         pod=tuple(_take(fields, "pod", list, [])),
         other=fields,
     )
@@ -178,6 +181,7 @@ def mark_document(mark: Mark) -> dict[str, Any]:
         "verdicts": verdicts,
         "lacking": list(mark.lacking),
         "missing_packages": mark.missing_packages,
+        "clone": mark.clone,
         "pod": list(mark.pod),
     }
 

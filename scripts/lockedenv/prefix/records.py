@@ -20,6 +20,7 @@ from lockedenv.host.files import read_regular
 from lockedenv.spec.locks import canonical
 
 CONSTRAINTS = "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
+COMMAND = "bin/maximalcai"  # prefix/launcher.py, copied there
 RECORD_LIMIT = 16_000_000  # bytes; torch's RECORD has 1,400,000
 BLOCK = 1 << 20  # bytes that are hashed at once
 # A dist-info of a conda package; not those that a package vendors.

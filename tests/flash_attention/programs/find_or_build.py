@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from flash_stand_ins import TORCH
 from fixtures.listener import Listener
+from flash_stand_ins import TORCH
 from lockedenv import ROOT
 from lockedenv.host.locking import holding
 from lockedenv.install.flash_attention import sources, toolchain

@@ -1,0 +1,138 @@
+"""The command `maximalcai` inside an environment: each word is a line onto a script, for this environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+from lockedenv import ROOT
+from lockedenv.cli.options import Parser
+from lockedenv.cli.script import run_script
+from lockedenv.errors import Stop
+from lockedenv.host.process import started
+from lockedenv.host.repository import describe_version
+from lockedenv.spec.commands import POST_CREATE, SETUP, setup_command
+from lockedenv.spec.environment import name_in_mark
+
+PROGRAM = "maximalcai"
+VERIFY = "scripts/verify_environment.py"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command line: the script that it starts, and with which options.
+
+    `operands`: what may follow it, for the help. What follows is given on as it is.
+    """
+
+    name: str
+    operands: str
+    script: str
+    options: tuple[str, ...]
+    help: str
+
+
+COMMANDS = (
+    Command("verify", "[OPTIONS]", VERIFY, (), "check this environment; --level quick: in seconds"),
+    Command(
+        "repair",
+        "[OPTIONS]",
+        POST_CREATE,
+        (),
+        "install again what is damaged, and keep what is yours",
+    ),
+    Command("manifest", "FILE", VERIFY, ("--manifest",), "write all that a result depends on"),
+    Command(
+        "compare", "A [B]", VERIFY, ("--compare",), "what differs between A and B, or A and here"
+    ),
+    Command(
+        "certificate", "FILE", VERIFY, ("--certificate",), "write what a fixed task computes here"
+    ),
+    Command("report", "FILE", VERIFY, ("--report",), "write one text to attach to a report"),
+    Command("uninstall", "[OPTIONS]", SETUP, ("--uninstall",), "remove it; what is yours is moved"),
+)
+DOCTOR = "doctor"
+VERSION = "version"
+
+
+def parser() -> Parser:
+    rows = [(f"{command.name} {command.operands}", command.help) for command in COMMANDS]
+    rows.insert(1, (DOCTOR, "check the machine and, at the quick level, the environment"))
+    rows.append((VERSION, "print the version, the commit, the clone and the environment"))
+    lines = ["commands:"]
+    for words, text in rows:
+        lines.append(f"  {words:<20} {text}")
+    lines += ["", "each command takes the options of its script: maximalcai verify --help"]
+    made = Parser(
+        PROGRAM,
+        description="What can be done with the environment that this command lies in.",
+        epilog="\n".join(lines),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [command.name for command in COMMANDS]
+    made.add_argument(
+        "command", choices=[*names, DOCTOR, VERSION], metavar="COMMAND", help="see below"
+    )
+    made.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="its operands")
+    return made
+
+
+def main(prefix: str, words: Sequence[str]) -> int:
+    """Does what the words ask for with an environment; gives the exit status."""
+    arguments = parser().parse_args(words or ["--help"])
+    return run_script(PROGRAM, lambda: work(Path(prefix), arguments.command, arguments.words))
+
+
+def work(prefix: Path, name: str, words: Sequence[str]) -> int:
+    if name == VERSION:
+        print(f"{describe_version()}, in {ROOT}")
+        print(f"environment {name_in_mark(prefix)} in {prefix}")
+        return 0
+    if name == DOCTOR:
+        return examine(prefix, words)
+    for command in COMMANDS:
+        if command.name == name:
+            become(prefix, script_words(prefix, command, words))
+    raise AssertionError(name)
+
+
+def script_words(prefix: Path, command: Command, words: Sequence[str]) -> list[str]:
+    """The command line of a script. The verifier runs in the environment's own Python."""
+    script = str(ROOT / command.script)
+    if command.script == VERIFY:
+        return [str(prefix / "bin/python"), script, *command.options, *words]
+    return [script, "--prefix", str(prefix), *command.options, *words]
+
+
+def become(prefix: Path, words: Sequence[str]) -> None:
+    """Replaces this process by a script. Raises Stop where it does not start."""
+    try:
+        os.execv(words[0], words)
+    except OSError as error:
+        raise not_started(prefix, words[0], error) from None
+
+
+def not_started(prefix: Path, program: str, error: OSError) -> Stop:
+    """The error for a program that cannot be started: in most cases the environment's Python."""
+    rebuild = setup_command(prefix, name_in_mark(prefix), "--force")
+    return Stop(f"{program} does not start ({error.strerror}); rebuild it: cd {ROOT} && {rebuild}")
+
+
+def examine(prefix: Path, words: Sequence[str]) -> int:
+    """What the machine is worth, then the environment at the quick level; gives the worse status."""
+    python = str(prefix / "bin/python")
+    machine = [str(ROOT / SETUP), "--prefix", str(prefix), "--check-pod"]
+    environment = [python, str(ROOT / VERIFY), "--level", "quick", *words]
+    statuses = []
+    for title, command in (("The machine", machine), ("The environment", environment)):
+        print(title, flush=True)
+        try:
+            with started(command, True) as process:
+                statuses.append(process.wait())
+        except OSError as error:
+            raise not_started(prefix, command[0], error) from None
+    return max(abs(status) for status in statuses)

@@ -1,0 +1,64 @@
+#!/usr/bin/env -S python3 -I
+"""The command `maximalcai` of an environment; the set-up copies this file to PREFIX/bin/maximalcai.
+
+It starts lockedenv.cli.command in the clone that last worked on the environment. It is read by any
+Python 3 on PATH.
+"""
+
+import json
+import os
+import sys
+
+VARIABLE = "MAXIMALCAI_CLONE"
+MARK = "maximalcai.json"
+LIMIT = 4000000  # bytes of a mark, as prefix/mark.py has it
+COMMAND = "scripts/lockedenv/cli/command.py"
+
+
+def read_noted_clone(prefix: str) -> str:
+    """The clone that the environment's mark names, or an empty text."""
+    try:
+        with open(os.path.join(prefix, MARK), encoding="utf-8") as file:
+            noted = json.loads(file.read(LIMIT)).get("clone")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    if isinstance(noted, str):
+        return noted
+    return ""
+
+
+def find_clone(prefix: str) -> str:
+    """The folder of the clone. Ends the program where there is none, and says where it looked."""
+    place = os.environ.get(VARIABLE, "")
+    source = "$" + VARIABLE
+    if not place:
+        place = read_noted_clone(prefix)
+        source = os.path.join(prefix, MARK)
+    if place and os.path.isfile(os.path.join(place, COMMAND)):
+        return place
+    looked = f"{source} names no clone"
+    if place:
+        looked = f"{place}, which {source} names, has no {COMMAND}"
+    sys.exit(
+        f"maximalcai: the code of this environment was not found: {looked}. Say where the clone is:\n"
+        f"export {VARIABLE}=/path/to/the/clone\n"
+        "If it is gone, clone the repository again. To have the new place noted, run there:\n"
+        f"scripts/post_create.sh --prefix {prefix}"
+    )
+
+
+def main() -> int:
+    if sys.version_info < (3, 9):
+        sys.exit("maximalcai: needs Python 3.9 or newer to start; enter the environment first")
+    # As people name it: through the link, not the folder that it leads to.
+    prefix = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    clone = find_clone(prefix)
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, os.path.join(clone, "scripts"))
+    from lockedenv.cli.command import main as run
+
+    return run(prefix, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
