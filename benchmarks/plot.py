@@ -16,11 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib import pyplot  # noqa: E402
-
 FOLDER = Path(__file__).resolve().parent
 # Grey that can be read on white and on GitHub's dark page (contrast over 4.5 on both).
 TEXT = "#7d8590"
@@ -38,6 +33,11 @@ GAP = 0.7  # between two groups, in bars
 
 
 def main(times: Path, target: Path) -> None:
+    # Here, because the tests of what is drawn have no matplotlib.
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.use("svg")
     bars = json.loads(times.read_text())
     colours = choose_colours(bars)
     matplotlib.rcParams.update(

@@ -10,6 +10,7 @@ Of a long run the middle is left out, and the picture says so. Nothing else is c
 """
 
 import io
+import math
 import os
 import pty
 import re
@@ -76,6 +77,14 @@ def shorten(lines: list[str], take: Take) -> list[str]:
     return [*lines[: take.head], note, *lines[-take.tail :]]
 
 
+def count_rows(lines: list[str]) -> int:
+    """The rows of a picture that these lines take; a long line takes more than one."""
+    rows = 0
+    for line in lines:
+        rows += max(1, math.ceil(Text.from_ansi(line).cell_len / WIDTH))
+    return rows
+
+
 def main() -> int:
     target, *options = sys.argv[1:]
     os.environ.update(COLUMNS=str(WIDTH), TERM="xterm-256color")
@@ -91,7 +100,7 @@ def main() -> int:
         console.print(Text(f"$ {shlex.join(words)}", style="bold"))
         for line in lines:
             console.print(Text.from_ansi(line), soft_wrap=False)
-        rows += 1 + len(lines)
+        rows += 1 + count_rows(lines)
         status = max(status, recorded.status)
     if rows > ROWS:
         print(f"{rows} rows: more than the {ROWS} that a page shows", file=sys.stderr)

@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 from lockedenv.backends import uv_program
 from lockedenv.cli.output import Steps
@@ -37,6 +37,7 @@ STEP_WORDS = {
     "flash-attn": "flash-attn",
     "Verify,": "verify the environment",
 }
+START = "start"
 OURS = "setup_runpod_environment.sh"
 UV = "uv alone, the same wheels"
 PIP = f"pip install {' '.join(PIP_LINE)}"
@@ -87,25 +88,48 @@ class Situation:
         return format_medians(f"The whole set-up, {self.name}", medians, rounds)
 
 
+@dataclass(frozen=True)
+class Printed:
+    """A part of what a program printed, and the time when it came."""
+
+    text: str
+    time: float
+
+
+def divide_into_steps(parts: Iterable[Printed], began: float, ended: float) -> Run:
+    """The steps of a set-up, by when their titles appeared.
+
+    The title comes when a step begins, and the rest of its line when it ends. The title of a step
+    that lasts is printed again then. What comes before the first is `START`.
+    """
+    text = ""
+    starts = {0: (START, began)}
+    for part in parts:
+        text += part.text
+        for number, word in re.findall(r"^\[(\d+)/\d+\] (\S+) ", text, re.M):
+            name = STEP_WORDS.get(word, word)
+            starts.setdefault(int(number), (name, part.time))
+    ends = [moment for _, moment in starts.values()][1:] + [ended]
+    steps = []
+    for (name, moment), end in zip(starts.values(), ends):
+        steps.append(Step(name, end - moment))
+    return Run(tuple(steps))
+
+
 def time_steps(*command: Any) -> tuple[Run, str]:
-    """Runs the set-up; its steps by when their first lines appear, and what it printed."""
+    """Runs the set-up; its steps, and what it printed."""
+    began = time.monotonic()
     process = subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
-    starts = [("start", time.monotonic())]
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        match = re.match(r"\[\d+/\d+\] (\S+)", line)
-        if match:
-            starts.append((STEP_WORDS.get(match[1], match[1]), time.monotonic()))
+    parts = []
+    with process.stdout as output:
+        for block in iter(lambda: os.read(output.fileno(), 65536), b""):
+            parts.append(Printed(block.decode(errors="replace"), time.monotonic()))
     process.wait()
-    ends = [began for _, began in starts[1:]] + [time.monotonic()]
-    steps = []
-    for (name, began), ended in zip(starts, ends):
-        steps.append(Step(name, ended - began))
-    return Run(tuple(steps)), "".join(lines)
+    run = divide_into_steps(parts, began, time.monotonic())
+    return run, "".join(part.text for part in parts)
 
 
 def one_step(name: str, seconds: float) -> Run:
