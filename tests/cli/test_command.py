@@ -49,6 +49,7 @@ def place(tmp_path: Path) -> Place:
     prefix = tmp_path / "my env"
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / "scripts/lockedenv", clone / "scripts/lockedenv")
+    shutil.copy2(ROOT / "scripts/maximalcai.py", clone / "scripts")
     write_program(prefix / "bin/python")
     for script in (POST_CREATE, SETUP):
         write_program(clone / script)
@@ -118,7 +119,7 @@ def test_a_clone_that_has_moved_is_said_with_what_to_do(place: Place, tmp_path: 
     done = place.run("version")
     mark = place.prefix / "maximalcai.json"
     assert done.returncode == 1 and "Traceback" not in done.stdout
-    assert f"{place.clone}, which {mark} names, has no scripts/lockedenv" in done.stdout
+    assert f"{place.clone}, which {mark} names, has no scripts/maximalcai.py" in done.stdout
     assert "\nexport MAXIMALCAI_CLONE=/path/to/the/clone\n" in done.stdout
     assert f"\nscripts/post_create.sh --prefix {place.prefix}\n" in done.stdout
     assert f", in {moved}\n" in place.run("version", MAXIMALCAI_CLONE=str(moved)).stdout

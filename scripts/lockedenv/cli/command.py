@@ -6,7 +6,7 @@ import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import NoReturn, Sequence
 
 from lockedenv import ROOT
 from lockedenv.cli.options import Parser
@@ -108,7 +108,7 @@ def script_words(prefix: Path, command: Command, words: Sequence[str]) -> list[s
     return [script, "--prefix", str(prefix), *command.options, *words]
 
 
-def become(prefix: Path, words: Sequence[str]) -> None:
+def become(prefix: Path, words: list[str]) -> NoReturn:
     """Replaces this process by a script. Raises Stop where it does not start."""
     try:
         os.execv(words[0], words)

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -I
 """The command `maximalcai` of an environment; the set-up copies this file to PREFIX/bin/maximalcai.
 
-It starts lockedenv.cli.command in the clone that last worked on the environment. It is read by any
+It starts scripts/maximalcai.py of the clone that last worked on the environment. It is read by any
 Python 3 on PATH.
 """
 
@@ -12,7 +12,7 @@ import sys
 VARIABLE = "MAXIMALCAI_CLONE"
 MARK = "maximalcai.json"
 LIMIT = 4000000  # bytes of a mark, as prefix/mark.py has it
-COMMAND = "scripts/lockedenv/cli/command.py"
+PROGRAM = "scripts/maximalcai.py"
 
 
 def read_noted_clone(prefix: str) -> str:
@@ -34,11 +34,11 @@ def find_clone(prefix: str) -> str:
     if not place:
         place = read_noted_clone(prefix)
         source = os.path.join(prefix, MARK)
-    if place and os.path.isfile(os.path.join(place, COMMAND)):
+    if place and os.path.isfile(os.path.join(place, PROGRAM)):
         return place
     looked = f"{source} names no clone"
     if place:
-        looked = f"{place}, which {source} names, has no {COMMAND}"
+        looked = f"{place}, which {source} names, has no {PROGRAM}"
     sys.exit(
         f"maximalcai: the code of this environment was not found: {looked}. Say where the clone is:\n"
         f"export {VARIABLE}=/path/to/the/clone\n"
@@ -47,18 +47,14 @@ def find_clone(prefix: str) -> str:
     )
 
 
-def main() -> int:
+def main() -> None:
     if sys.version_info < (3, 9):
         sys.exit("maximalcai: needs Python 3.9 or newer to start; enter the environment first")
     # As people name it: through the link, not the folder that it leads to.
     prefix = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    clone = find_clone(prefix)
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, os.path.join(clone, "scripts"))
-    from lockedenv.cli.command import main as run
-
-    return run(prefix, sys.argv[1:])
+    program = os.path.join(find_clone(prefix), PROGRAM)
+    os.execv(sys.executable, [sys.executable, "-I", program, prefix, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
