@@ -213,10 +213,11 @@ def show_plan(plan: Plan, steps: Steps) -> None:
     for problem in plan.early_problems:
         raise Stop(str(problem))
     with steps.step("Look at the machine"):
-        steps.outcome(plan_summary(plan))
-        for line in plan_lines(plan):
-            steps.note(line)
-        if not steps.verbose:
+        if steps.verbose:
+            for line in plan_lines(plan):
+                steps.note(line)
+        else:
+            steps.outcome(plan_summary(plan))
             for line in rebuild_lines(plan):
                 steps.say(line)
         for problem in plan.problems:
