@@ -503,6 +503,8 @@ def keeps_content(prefix: Path, entry: Entry) -> bool:
 def times_changed_wholesale(inventory: Inventory, differences: Iterable[Difference]) -> bool:
     """Whether most files have another modification time, as after a copy or in the layer of an image."""
     problems = Counter(difference.problem for difference in differences)
+    if not problems[Problem.TIME]:
+        return False
     kinds = Counter(entry.kind for entry in inventory.entries)
     return problems[Problem.TIME] * 2 > kinds[Kind.FILE]
 
