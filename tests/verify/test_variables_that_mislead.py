@@ -13,7 +13,7 @@ from small_prefix import SITE, SmallPrefix, elf
 
 @pytest.fixture
 def small(tmp_path: Path) -> SmallPrefix:
-    return SmallPrefix(tmp_path, {})
+    return SmallPrefix(tmp_path, {"../../../x86_64-conda-linux-gnu/sysroot/lib64/libm.so.6": b""})
 
 
 def judge(small: SmallPrefix, **environ: str) -> Result:
@@ -51,6 +51,7 @@ def test_what_replaces_something_locked_fails(
         ("LD_PRELOAD", "/usr/lib/libtcmalloc.so.4"),
         ("LD_PRELOAD", "{prefix}/lib/python3.11/site-packages/demo/lib/libdemo.so.1"),
         ("LD_PRELOAD", "/nowhere/libdemo.so.1"),
+        ("LD_PRELOAD", "libm.so.6"),
         ("PYTHONSTARTUP", "/home/me/start.py"),
         ("PYTHONINSPECT", "1"),
         ("PYTHONOPTIMIZE", "2"),

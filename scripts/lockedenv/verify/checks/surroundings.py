@@ -85,9 +85,12 @@ def _judge_variables(
 
 
 def _locked_libraries(context: Context) -> list[str]:
+    """The paths of the libraries that a program may load; a compiler's sysroot and stubs are only linked with."""
     libraries = []
     for entry in context.contents.expected.entries:
-        if entry.kind is not Kind.FOLDER and ".so" in entry.path:
+        if entry.kind is Kind.FOLDER or ".so" not in entry.path:
+            continue
+        if "/sysroot/" not in entry.path and "/stubs/" not in entry.path:
             libraries.append(entry.path)
     return libraries
 
