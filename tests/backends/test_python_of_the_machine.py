@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.commands import ROOT
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.backends import pip
 from lockedenv.backends.base import Job, Sources
 from lockedenv.errors import Stop
+from lockedenv.host.places import default_cache
 from lockedenv.install.facts import installation_of
 from lockedenv.install.request import Request
 from lockedenv.spec.environment import Environment
@@ -50,3 +52,27 @@ def test_an_offline_folder_without_one_is_named(
         pip.create_venv(job_of(tmp_path, tmp_path / "offline"), Path("uv"))
     said = f"no Python 3.11 here, and {tmp_path}/offline has none: put any python3.11 on PATH, or"
     assert str(stop.value).startswith(said)
+
+
+def test_without_a_python_the_one_command_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    prefix = tmp_path / "env"
+    program = ROOT / "tests/prefix/programs/set_up_with.py"
+    places = ["--prefix", prefix, "--cache", default_cache()]
+    command = ["python3", program, "python=3.19", "--backend", "pip", *places]
+    environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"), PYTHONUTF8="1")
+    done = sh(*command, check=False, env=environ)
+    assert done.returncode == 1, done.stdout
+    assert "no Python 3.19 here, and uv could not fetch one: " in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not os.path.lexists(prefix)
+    folder = tmp_path / "offline"
+    (folder / "wheels").mkdir(parents=True)
+    for pin in Environment(ROOT).wheels("pip"):
+        name = pin.name.replace("-", "_")
+        (folder / "wheels" / f"{name}-{pin.version}-py3-none-any.whl").touch()
+    for wheel in default_cache().glob("wheels/uv-*.whl"):
+        (folder / "wheels" / wheel.name).symlink_to(wheel)
+    done = sh(*command, "--offline", folder, check=False, env=environ)
+    assert done.returncode == 1, done.stdout
+    assert f"no Python 3.19 here, and {folder} has none: " in done.stdout
+    assert not os.path.lexists(prefix)

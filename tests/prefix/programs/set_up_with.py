@@ -2,6 +2,7 @@
 
 crash         the first thing that it asks of the machine ends in an error that nobody foresaw
 volume=DIR    the pod's volume is this folder
+python=3.19   the locked Python is this one, which is nowhere
 """
 
 import sys
@@ -21,7 +22,10 @@ if case.startswith("volume="):
 
 from lockedenv.cli import setup  # noqa: E402
 from lockedenv.cli.options import main  # noqa: E402
+from lockedenv.spec.environment import Environment  # noqa: E402
 
 if case == "crash":
     setup.refuse_other_machines = crash
+if case.startswith("python="):
+    Environment.python = case.partition("=")[2]
 sys.exit(main(setup.parser(), setup.work))
