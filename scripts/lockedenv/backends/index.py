@@ -17,7 +17,10 @@ import time
 from pathlib import Path
 from typing import Mapping
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import (  # type: ignore[attr-defined]  # not in typeshed
+    getproxies_environment,
+    proxy_bypass_environment,
+)
 
 from lockedenv.backends.base import Problem
 from lockedenv.backends.private_folders import refuse_foreign, temporary

@@ -25,7 +25,7 @@ OFF = ("", "false", "no", "off", "0")
 
 def find_elsewhere(environ: Mapping[str, str]) -> list[str]:
     """The settings, each with its file, such as "target = /data in /etc/uv/uv.toml"."""
-    found = []
+    found: list[str] = []
     named = environ.get("PIP_CONFIG_FILE")
     if named:
         found += _find_settings(Path(named), PIP_SECTIONS, PIP_SETTINGS)
