@@ -25,7 +25,9 @@ USAGE
 
 main() {
   case ${1:-} in -h | --help) usage; exit 0 ;; esac
-  local root conda_lock python get_tools
+  local root conda_lock python get_tools name
+  # With PYTHONHOME of another Python's, say, none starts.
+  for name in "${!PYTHON@}"; do unset "$name"; done
   root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
   # As scripts/lockedenv/lock/tools.py says it; a test holds both together.
   get_tools="conda env create -f $root/environment-dev.yml && conda activate maximalcai-dev; or without conda:"

@@ -3,13 +3,17 @@
 set -euo pipefail
 
 main() {
-  local scripts
+  local scripts name
+  export MAXIMALCAI_PYTHONPATH=${PYTHONPATH-}  # the verifier is to see it
+  # With PYTHONHOME of another Python's, say, none starts.
+  for name in "${!PYTHON@}"; do
+    case $name in PYTHONNOUSERSITE | PYTHONUSERBASE) ;; *) unset "$name" ;; esac
+  done
   scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
   if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
     echo "setup_runpod_environment.sh: needs python3 3.9 or newer to start; install it with: apt-get install python3" >&2
     exit 1
   fi
-  export MAXIMALCAI_PYTHONPATH=${PYTHONPATH-}  # the verifier is to see it
   PYTHONPATH=$scripts PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 exec python3 "$scripts/lockedenv/cli/setup.py" "$@"
 }
 

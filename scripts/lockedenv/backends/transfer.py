@@ -235,7 +235,7 @@ def _run_curl(
     with started(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/") as process:
         # curl waits for its configuration, so it has written nothing yet.
         limit_file_size(process.pid, limit)
-        pending: bytes | None = config.encode()
+        pending: bytes | None = config.encode(errors="surrogateescape")
         while True:
             try:
                 out, error = process.communicate(pending, timeout=0.1)
@@ -251,9 +251,10 @@ def _run_curl(
     if watch:
         watch.note_whole()
     http_status = out.decode(errors="replace")[-3:]
-    lines = error.decode(errors="replace").strip().splitlines()
-    problem = redact(lines[-1]) if lines else f"curl ended with {process.returncode}"
-    problem = problem.partition(f"curl: ({process.returncode}) ")[2] or problem
+    # Some of curl's errors have several lines, of which the first says what is wrong.
+    said = error.decode(errors="replace").rpartition(f"curl: ({process.returncode}) ")[2]
+    lines = said.strip().splitlines()
+    problem = redact(lines[0]) if lines else f"curl ended with {process.returncode}"
     if process.returncode == 22:
         problem = f"HTTP {http_status}"
     return _Ended(process.returncode, http_status, problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -24,6 +25,24 @@ from lockedenv.spec.suggest import did_you_mean
 
 class Parser(argparse.ArgumentParser):
     """A parser that ends wrong usage with one line and exit status 2."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._refuse_empty_values(sys.argv[1:] if args is None else list(args))
+        return super().parse_known_args(args, namespace)
+
+    def _refuse_empty_values(self, words: Sequence[str]) -> None:
+        """An empty variable of a script, as in --offline "$DIR", would mean that no such option is given."""
+        names: list[str] = []
+        for action in self._actions:
+            if action.nargs is None:
+                names += action.option_strings
+        for number, word in enumerate(words):
+            name, equals, value = word.partition("=")
+            if not equals:
+                value = "".join(words[number + 1 : number + 2])
+            is_given = bool(equals) or number + 1 < len(words)
+            if name in names and is_given and not value:
+                self.error(f"argument {name}: its value is empty")
 
     def error(self, message: str) -> NoReturn:
         options: list[str] = []

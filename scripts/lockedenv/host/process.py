@@ -134,7 +134,9 @@ def ask(
     try:
         with started(command, **pipes, **options) as process:
             try:
-                out, err = process.communicate(input.encode(), timeout)
+                # An argument or a path of other bytes than UTF-8 is passed on as it came.
+                content = input.encode(errors="surrogateescape")
+                out, err = process.communicate(content, timeout)
             except subprocess.TimeoutExpired:
                 kill(process)
                 process.communicate()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Sequence
 
 from lockedenv import ROOT
-from lockedenv.errors import Stop
+from lockedenv.errors import Stop, UsageError
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import ask
 from lockedenv.spec.cuda import find_cuda
@@ -81,7 +81,9 @@ def choose_architectures(gpus: Sequence[Gpu], cuda: str, asked: str = "") -> lis
     wanted = set()
     if asked:
         for name in re.split(r"[,;]", asked):
-            wanted.add(name.replace(".", ""))
+            if not re.fullmatch(r"[0-9]{1,2}\.?[0-9]", name.strip()):
+                raise UsageError(f"--arch {asked}: give compute capabilities, such as 90 or 80,90")
+            wanted.add(name.strip().replace(".", ""))
     else:
         for gpu in gpus:
             wanted.add(gpu.arch[:-1] + "0")  # code for 8.0 runs on 8.6 and 8.9
