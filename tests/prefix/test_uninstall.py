@@ -164,17 +164,18 @@ def test_a_dry_run_lists_exactly_what_is_gone_afterwards(prefix: Prefix) -> None
 def test_a_run_that_waited_for_an_uninstall_has_a_lock_of_its_own(tmp_path: Path) -> None:
     """It held the file that was removed, and a third run held the new one at the same time."""
     lock = tmp_path / "lock"
-    with holding(lock, "the environment"):
+    with holding(lock, "the environment", print):
         lock.unlink()
-        with holding(lock, "the environment"):
+        with holding(lock, "the environment", print):
             assert lock.exists()
     program = (
         "import sys; from pathlib import Path; from lockedenv.host.locking import holding\n"
-        "with holding(Path(sys.argv[1]), 'it'): print('holds', flush=True); sys.stdin.read()"
+        "def say(text): print(text, flush=True)\n"
+        "with holding(Path(sys.argv[1]), 'it', say): say('holds'); sys.stdin.read()"
     )
     environ = clean_environ(PYTHONPATH=f"{ROOT}/scripts")
     started = []
-    with holding(lock, "the environment"):
+    with holding(lock, "the environment", print):
         started.append(start(program, lock, environ))
         assert "waiting for it" in read_line(started[0])
         lock.unlink()

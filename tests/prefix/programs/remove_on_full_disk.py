@@ -18,6 +18,6 @@ try:
             file.write(bytes(4096))
 except OSError:
     print("full")
-with hold(prefix):
+with hold(prefix, print):
     remove_environment(prefix, prefix.path)
 print("left" if prefix.path.exists() else "removed")
