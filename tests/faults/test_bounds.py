@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.fault_server import Fault, FaultServer, Handler
-from lockedenv.backends import cache, download, uv_program, wheels
+from lockedenv.backends import cache, download, uv_program
 from lockedenv.backends.download import FetchError, Item
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
@@ -235,7 +235,7 @@ def test_a_package_index_does_not_choose_where_a_file_goes(
         monkeypatch.setenv("UV_DEFAULT_INDEX", server.address)
         server.fault = answer
         with pytest.raises(Stop):
-            wheels.fetch_files([pin], tmp_path / "cache/wheels", uv, "3.11", Steps(1, True))
+            uv_program.fetch_files([pin], tmp_path / "cache/wheels", uv, "3.11", Steps(1, True))
     assert victim.read_text() == "years of work"
     assert [path.name for path in victim.parent.iterdir()] == ["thesis.tex"]
     assert cache.read_archive_hashes((tmp_path / "cache/wheels").glob("*.whl")) == {}

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from lockedenv import ROOT
 from lockedenv.backends import download as fetch
 from lockedenv.backends.base import Problem
-from lockedenv.backends.cache import Program, extract_program, find_by_hash
+from lockedenv.backends.cache import Program, extract_program, find_by_hash, read_archive_hashes
 from lockedenv.backends.file_names import distribution_file_name
 from lockedenv.backends.index import (
     INDEX_VARIABLES,
@@ -33,6 +33,7 @@ from lockedenv.host.locking import holding
 from lockedenv.host.process import ask, run
 from lockedenv.host.versions import version_tuple
 from lockedenv.prefix.place import Prefix
+from lockedenv.prefix.records import hashes
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.locks import PipPackage
@@ -206,8 +207,6 @@ def _fetch_uv(pin: PipPackage, folder: Path, reporter: Reporter, prefix: Path | 
     if problem:
         raise Stop(str(problem))
     if not pip_command() or socks_problem(os.environ):
-        from lockedenv.backends.wheels import fetch_files
-
         uv = Path(_own_uv(prefix))
         fetch_files([pin], folder, uv, platform.python_version(), reporter)
         return
@@ -254,6 +253,42 @@ def locate(pins: Sequence[PipPackage], uv: Path, python: str) -> list[fetch.Item
             address = Path(address).as_uri()
         items.append(fetch.Item(name, pin.sha256, pin.size, [address]))
     return items
+
+
+def fetch_files(
+    pins: Sequence[PipPackage],
+    folder: Path,
+    uv: Path,
+    python: str,
+    reporter: Reporter,
+    read: bool = True,
+) -> None:
+    """The wheels and sources of these pins for a Python into a folder, by hash; what is there is not asked for.
+
+    `read`: the files that are there are read; without it a hash that was noted is believed. Raises Stop.
+    """
+    known = hashes if read else read_archive_hashes
+    there = set(known(folder.glob("*-*")).values())
+    missing = [pin for pin in pins if pin.sha256 not in there]
+    if missing:
+        items = locate(missing, uv, python)
+        with _certificates_for_curl():
+            fetch.fetch(items, folder, reporter)
+
+
+@contextlib.contextmanager
+def _certificates_for_curl() -> Iterator[None]:
+    """curl believes the authorities that pip and uv are told to believe, while the block runs."""
+    before = os.environ.get("CURL_CA_BUNDLE")
+    certificates = index_settings(os.environ).get("SSL_CERT_FILE")
+    if certificates:
+        os.environ["CURL_CA_BUNDLE"] = certificates
+    try:
+        yield
+    finally:
+        os.environ.pop("CURL_CA_BUNDLE", None)
+        if before is not None:
+            os.environ["CURL_CA_BUNDLE"] = before
 
 
 def _read_addresses(text: str) -> dict[str, str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
-from lockedenv.backends import download as fetch
 from lockedenv.backends.base import Job
 from lockedenv.backends.cache import (
     is_whole_wheel,
@@ -17,9 +15,9 @@ from lockedenv.backends.cache import (
     remove,
     remove_changed,
 )
-from lockedenv.backends.index import index_problem, index_settings
+from lockedenv.backends.index import index_problem
 from lockedenv.backends.private_folders import temporary
-from lockedenv.backends.uv_program import PLATFORM, locate, run_uv, uv_environment
+from lockedenv.backends.uv_program import PLATFORM, fetch_files, run_uv, uv_environment
 from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem
 from lockedenv.host.locking import holding
@@ -58,42 +56,6 @@ class NotedWheel:
 
     sha256: str
     record_sha256: str
-
-
-def fetch_files(
-    pins: Sequence[PipPackage],
-    folder: Path,
-    uv: Path,
-    python: str,
-    reporter: Reporter,
-    read: bool = True,
-) -> None:
-    """The wheels and sources of these pins for a Python into a folder, by hash; what is there is not asked for.
-
-    `read`: the files that are there are read; without it a hash that was noted is believed. Raises Stop.
-    """
-    known = hashes if read else read_archive_hashes
-    there = set(known(folder.glob("*-*")).values())
-    missing = [pin for pin in pins if pin.sha256 not in there]
-    if missing:
-        items = locate(missing, uv, python)
-        with _certificates_for_curl():
-            fetch.fetch(items, folder, reporter)
-
-
-@contextlib.contextmanager
-def _certificates_for_curl() -> Iterator[None]:
-    """curl believes the authorities that pip and uv are told to believe, while the block runs."""
-    before = os.environ.get("CURL_CA_BUNDLE")
-    certificates = index_settings(os.environ).get("SSL_CERT_FILE")
-    if certificates:
-        os.environ["CURL_CA_BUNDLE"] = certificates
-    try:
-        yield
-    finally:
-        os.environ.pop("CURL_CA_BUNDLE", None)
-        if before is not None:
-            os.environ["CURL_CA_BUNDLE"] = before
 
 
 def find_damage(prefix: Path, pins: Sequence[PipPackage]) -> Damage:

@@ -8,11 +8,12 @@ import tempfile
 from pathlib import Path
 
 from lockedenv.backends import download as fetch
-from lockedenv.backends import mirror, uv_program, wheels
+from lockedenv.backends import mirror, uv_program
 from lockedenv.backends.base import Sources
 from lockedenv.backends.cache import Place
 from lockedenv.backends.conda import archive_items, channel_problem
 from lockedenv.cli.output import Steps
+from lockedenv.cli.usable import refuse_unusable
 from lockedenv.errors import Stop
 from lockedenv.host.disks import free_bytes, size_text
 from lockedenv.host.process import ask
@@ -29,8 +30,6 @@ UV_SECONDS = 600
 
 def work(arguments: argparse.Namespace) -> int:
     """Collects, or says what would be collected; gives the exit status."""
-    from lockedenv.cli.setup import refuse_unusable
-
     folder = arguments.download_only.expanduser().resolve()
     refuse_unusable(folder)
     wanted = environment.find(arguments.environment or "default")
@@ -82,7 +81,7 @@ def collect(
         pins.append(source)
     with steps.step(f"Fetch {len(pins)} wheels and sources"):
         uv = uv_program.bring_uv(folder, steps)
-        wheels.fetch_files(pins, folder / "wheels", uv, wanted.python, steps)
+        uv_program.fetch_files(pins, folder / "wheels", uv, wanted.python, steps)
         if not fetch_prebuilt(wanted, folder, steps):
             lacking.append("flash-attn's prebuilt wheel")
     with steps.step(f"Fetch Python {wanted.python}, for machines without"):

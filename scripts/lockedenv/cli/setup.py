@@ -6,7 +6,6 @@ import argparse
 import os
 import platform
 import sys
-import tempfile
 from pathlib import Path
 
 from lockedenv import ROOT
@@ -24,9 +23,8 @@ from lockedenv.cli.options import (
 from lockedenv.cli.output import Steps
 from lockedenv.cli.plan_text import plan_json, plan_lines, plan_summary, rebuild_lines
 from lockedenv.cli.surroundings import read_surroundings
+from lockedenv.cli.usable import refuse_unusable
 from lockedenv.errors import Stop, UsageError
-from lockedenv.host.disks import existing_parent
-from lockedenv.host.process import ask
 from lockedenv.host.versions import version_tuple
 from lockedenv.install.facts import Facts, PrefixFacts, read_facts, read_prefix_facts
 from lockedenv.install.plan import Action, Plan, is_finished, make_plan, refuse_prefix
@@ -281,28 +279,6 @@ def refuse_other_machines() -> None:
         raise Stop(
             f"this machine has glibc {glibc}; the locked packages need {GLIBC} (Ubuntu 20.04 "
             "or newer)"
-        )
-
-
-def refuse_unusable(folder: Path) -> None:
-    """Raises Stop for a place where this user cannot write, or where the kernel starts no program (noexec)."""
-    parent = existing_parent(folder)
-    try:
-        # root may write anywhere, says os.access, and cannot.
-        with tempfile.TemporaryDirectory(dir=parent) as tmp:
-            program = Path(tmp, "try")
-            program.write_text("#!/bin/sh\n")
-            program.chmod(0o755)
-            status, _, why = ask([program])
-    except OSError as error:
-        raise Stop(
-            f"{folder} cannot be made in {parent} ({error.strerror}); choose another with --prefix or "
-            "--cache"
-        ) from None
-    if status != 0:
-        raise Stop(
-            f"no program starts from the disk of {folder} ({why}): it is mounted noexec; choose "
-            "another with --prefix or --cache"
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lockedenv.backends import private_folders, uv_program, wheels
+from lockedenv.backends import private_folders, uv_program
 from lockedenv.backends.cache import find_by_hash
 from lockedenv.backends.download import Item, fetch
 from lockedenv.backends.file_names import last_part
@@ -355,7 +355,7 @@ def bring_source(job: Installation, pin: PipPackage, reporter: Reporter) -> Path
             f"collect it anew with --download-only {job.sources.offline}"
         )
     uv = uv_program.bring_uv(job.cache, reporter)
-    wheels.fetch_files([pin], folders[0], uv, job.environment.python, reporter)
+    uv_program.fetch_files([pin], folders[0], uv, job.environment.python, reporter)
     found = find_by_hash(folders[0], "flash_attn-*.tar.gz", pin.sha256)
     if not found:
         raise Stop(f"the package index gave no source of flash-attn {pin.version}")
