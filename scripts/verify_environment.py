@@ -6,6 +6,7 @@
 Starts with any Python >= 3.9; needs nothing installed to say what is missing. --help has the options, --list the checks.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,4 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 if __name__ == "__main__":
     from lockedenv.cli.verify import main
 
-    sys.exit(main())
+    try:
+        status = main()
+    except SystemExit as error:  # --help, and wrong usage
+        status = int(error.code or 0)
+    if sys.flags.inspect:
+        # With PYTHONINSPECT, Python would wait for input now, and end with another status.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.verify.checks import Result, surroundings
 from lockedenv.verify.search_path import find_taken
 from lockedenv.verify.variables import judge_preloaded, misleading, preloaded
@@ -181,3 +184,15 @@ def test_what_of_the_users_own_site_folder_comes_first_fails(
     monkeypatch.setattr(surroundings, "site_folders", lambda prefix: [own, small.path / SITE])
     result = surroundings.user_site(small.context())
     assert result.verdict == verdict, result
+
+
+@pytest.mark.parametrize("options, status", [(["--list"], 0), (["--help"], 0), (["--levels"], 2)])
+def test_the_verifiers_exit_status_is_its_own_with_pythoninspect(
+    options: list[str], status: int
+) -> None:
+    """Python goes on after the script, and ended with 1 and a traceback for each status."""
+    command = [sys.executable, ROOT / "scripts/verify_environment.py", *options]
+    environ = clean_environ(PYTHONINSPECT="1")
+    done = sh(*command, check=False, env=environ, stdin=subprocess.DEVNULL)
+    assert done.returncode == status, done.stdout
+    assert "Traceback" not in done.stdout
