@@ -20,6 +20,8 @@ from lockedenv.prefix.inventory import (
     Inventory,
     InventoryError,
     Kind,
+    Layer,
+    Package,
     Problem,
     compare_full,
     compare_quick,
@@ -27,6 +29,7 @@ from lockedenv.prefix.inventory import (
     take_inventory,
     times_changed_wholesale,
     unlisted_paths,
+    without_reinstalled,
     write_inventory,
 )
 from small_environment import IDNA, SITE, add_wheel, fill
@@ -282,3 +285,40 @@ def test_the_file_has_one_path_a_line(prefix: Path) -> None:
     text = (prefix / INVENTORY).read_text()
     assert len(text.splitlines()) == len(taken.entries) + 2
     assert json.loads(text)["packages"] == [["idna", "3.10", "a" * 64, "pip"]]
+
+
+def test_what_was_installed_again_by_conda_is_taken_anew(tmp_path: Path) -> None:
+    """In an environment that people made: an earlier inventory held the old record against it for good."""
+    package = Package("tqdm", "4.67.1", "b" * 64, Layer.CONDA)
+    record = add_conda_package(tmp_path, package, b"one\n")
+    first = take_inventory(tmp_path, [package])
+    record.write_text(record.read_text().replace('"build": "0"', '"build":  "0"'))
+    os.utime(tmp_path / "lib/tqdm.py", ns=(1, 1))
+    kept = take_inventory(tmp_path, [package], earlier=first)
+    assert {difference.path for difference in compare_quick(tmp_path, kept)} == {
+        "lib/tqdm.py",
+        "conda-meta/tqdm-4.67.1-0.json",
+    }
+    anew = take_inventory(tmp_path, [package], earlier=without_reinstalled(first, tmp_path))
+    assert compare_quick(tmp_path, anew) == []
+    (tmp_path / "lib/tqdm.py").write_bytes(b"six\n")
+    assert [difference.path for difference in compare_full(tmp_path, anew)] == ["lib/tqdm.py"]
+
+
+def add_conda_package(prefix: Path, package: Package, content: bytes) -> Path:
+    """Puts a conda package of one file into an environment; gives its record."""
+    (prefix / "lib").mkdir()
+    (prefix / "lib/tqdm.py").write_bytes(content)
+    (prefix / "conda-meta").mkdir()
+    path = {"_path": "lib/tqdm.py", "path_type": "hardlink", "sha256": digest(content)}
+    document = {
+        "name": package.name,
+        "version": package.version,
+        "build": "0",
+        "channel": "conda-forge",
+        "sha256": package.sha256,
+        "paths_data": {"paths": [path]},
+    }
+    record = prefix / f"conda-meta/{package.name}-{package.version}-0.json"
+    record.write_text(json.dumps(document))
+    return record

@@ -12,7 +12,7 @@ import pytest
 from fixtures.commands import ROOT, apart, sh
 from lockedenv.errors import Stop
 from lockedenv.prefix import removal
-from lockedenv.prefix.inventory import INVENTORY
+from lockedenv.prefix.inventory import INVENTORY, take_inventory, write_inventory
 from lockedenv.prefix.lifecycle import change_mark, give_up, make_successor
 from lockedenv.prefix.mark import MadeBy, Mark, State, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
@@ -376,3 +376,21 @@ def test_a_full_disk_can_be_freed(tmp_path: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": f"{ROOT}/scripts:{Path(__file__).parent}"}
     command = [*apart("--mount"), "python3", program, tmp_path / "small"]
     assert sh(*command, env=environ).stdout == "full\nremoved\n"
+
+
+def test_a_file_of_the_installer_that_was_edited_in_an_unfinished_environment_is_kept(
+    tmp_path: Path,
+) -> None:
+    """No package records it: the set-up notes what lies there after the first steps."""
+    with pytest.raises(KeyboardInterrupt):
+        with make_successor(find_prefix(tmp_path / "env"), "pip", "default", print) as new:
+            fill(new.path)
+            first = take_inventory(new.path, [], with_interpreter=False)
+            write_inventory(new.path, first)
+            (new.path / "pyvenv.cfg").write_text("home = /mine\n")
+            (new.path / "bin/python").unlink()
+            (new.path / "bin/python").write_text("#!/bin/sh\n")
+            raise KeyboardInterrupt
+    kept = kept_of(new)
+    assert kept["pyvenv.cfg"] == "home = /mine\n" and kept["bin/python"] == "#!/bin/sh\n"
+    assert not [name for name in kept if "idna" in name]

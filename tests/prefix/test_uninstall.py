@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,29 @@ def start(program: str, lock: Path, environ: dict[str, str]) -> "subprocess.Pope
 def read_line(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline()
+
+
+def test_a_program_that_runs_in_it_goes_on_and_its_results_are_kept(prefix: Prefix) -> None:
+    program = (
+        "import sys, time; file = open('results/late.csv', 'w'); print('runs', flush=True);"
+        "sys.stdin.read(); print('years of work', file=file)"
+    )
+    pipe = subprocess.PIPE
+    command = [prefix.name / "bin/python", "-c", program]
+    with subprocess.Popen(command, cwd=prefix.path, stdin=pipe, stdout=pipe, text=True) as running:
+        assert read_line(running) == "runs\n"
+        done = uninstall(prefix)
+        assert done.returncode == 0 and not prefix.path.exists(), done.stdout
+        running.communicate()
+    assert running.returncode == 0
+    [kept] = prefix.name.parent.glob("env.kept-*")
+    assert (kept / "results/late.csv").read_text() == "years of work\n"
+
+
+def test_of_two_at_once_one_waits_and_finds_nothing(prefix: Prefix) -> None:
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda _: uninstall(prefix), range(2))
+    assert first.returncode == second.returncode == 0, (first.stdout, second.stdout)
+    removed = f"removed  {prefix.path}, an environment"
+    assert (first.stdout + second.stdout).count(removed) == 1
+    assert len(list(prefix.name.parent.glob("env.kept-*"))) == 1

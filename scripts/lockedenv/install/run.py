@@ -34,6 +34,7 @@ from lockedenv.prefix.inventory import (
     earlier_inventory,
     locked_packages,
     take_inventory,
+    without_reinstalled,
     write_inventory,
 )
 from lockedenv.prefix.lifecycle import (
@@ -93,6 +94,8 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
             backend.create(job, program, reporter)
             write_activate(prefix, plan.backend)
             change_mark(prefix, pod=tuple(plan.pod))
+            # What no package records: an edit of it is known if the run ends here.
+            write_inventory(prefix.path, take_inventory(prefix.path, [], with_interpreter=False))
         restored = listed if plan.request.keep_extras else None
         status = finish(job, plan.backend, plan.level, reporter, restored)
     if listed and not plan.request.keep_extras:
@@ -288,5 +291,9 @@ def note_inventory(job: Installation, backend: str, written: Sequence[str]) -> N
     """Writes the inventory of what is installed now. `written`: what the set-up wrote again."""
     folder = job.prefix.path
     packages = locked_packages(job.environment, backend)
-    taken = take_inventory(folder, packages, earlier=earlier_inventory(folder), written=written)
+    earlier = earlier_inventory(folder)
+    if earlier is not None and not is_ours(job.prefix):
+        # In an environment of their own, people install the conda layer again themselves.
+        earlier = without_reinstalled(earlier, folder)
+    taken = take_inventory(folder, packages, earlier=earlier, written=written)
     write_inventory(folder, taken)

@@ -30,6 +30,7 @@ from lockedenv.prefix.records import (
     CONSTRAINTS,
     Dist,
     Installed,
+    file_sha256,
     hashes,
     read_prefix,
     read_record_rows,
@@ -596,6 +597,17 @@ def earlier_inventory(prefix: Path) -> Inventory | None:
         entries.append(Entry(path, Kind.LINK, target=target))
     inside = tuple(entry for entry in entries if is_inside(entry.path) and entry.path not in NOTES)
     return Inventory((), inside)
+
+
+def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
+    """The inventory without the conda packages whose record is another one now: they were installed again."""
+    reinstalled = set()
+    for entry in inventory.entries:
+        if entry.package and entry.path.startswith("conda-meta/"):
+            if file_sha256(prefix / entry.path) != entry.sha256:
+                reinstalled.add(entry.package)
+    packages = [package for package in inventory.packages if package.name not in reinstalled]
+    return replace(inventory, packages=tuple(packages))
 
 
 def complete_inventory(

@@ -46,6 +46,7 @@ from lockedenv.spec.environment import MARK
 
 SHOWN = 20
 ROUNDS = 5
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 TAG_LIMIT = 10_000  # bytes
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
 # Where packages put their files; only there may a link into the cache belong to one that is half installed.
@@ -120,7 +121,7 @@ def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
     target = kept_folder(prefix)
     moved: list[str] = []
     try:
-        inventory = _complete_inventory(folder)
+        inventory = _complete_inventory(folder, mark)
         unfinished = _is_unfinished(mark)
         if mark.state is not State.REMOVING:
             _mark_as_removing(folder, mark)
@@ -156,7 +157,7 @@ def _mark_as_removing(folder: Path, mark: Mark) -> None:
     try:
         write_mark(folder, removing)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL_DISK:
             raise
         # A full disk must not keep what fills it: there is room for a mark where the mark is.
         with open(folder / MARK, "r+", encoding="utf-8") as file:
@@ -219,9 +220,7 @@ def own_paths(folder: Path) -> list[str]:
     """What a removal of this environment would move out of it: people's files and folders, and edited files."""
     mark = read_mark(folder)
     unfinished = mark is not None and _is_unfinished(mark)
-    inventory = inventory_or_none(folder)
-    if inventory is None:
-        inventory = _attributed(folder)
+    inventory = _whole_inventory(folder, mark) or _attributed(folder)
     return sorted(_classify(folder, inventory, unfinished).own)
 
 
@@ -278,12 +277,23 @@ def keep(prefix: Prefix, paths: Iterable[str]) -> Kept | None:
 # What is whose
 
 
-def _complete_inventory(folder: Path) -> Inventory:
+def _whole_inventory(folder: Path, mark: Mark | None) -> Inventory | None:
+    """The inventory of an environment; None where there is none, or only that of the first steps."""
+    if mark is not None and mark.state is State.MAKING:
+        return None
+    return inventory_or_none(folder)
+
+
+def _complete_inventory(folder: Path, mark: Mark) -> Inventory:
     """The inventory, written if there is none: the records that it is made from are deleted before the end."""
-    inventory = inventory_or_none(folder)
+    inventory = _whole_inventory(folder, mark)
     if inventory is None:
         inventory = _attributed(folder)
-        write_inventory(folder, inventory)
+        try:
+            write_inventory(folder, inventory)
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise  # else: after a kill, what no record tells any more counts as people's
     return inventory
 
 
