@@ -68,6 +68,7 @@ def parser() -> Parser:
     lines += ["", "each command takes the options of its script: maximalcai verify --help"]
     made = Parser(
         PROGRAM,
+        usage=f"{PROGRAM} COMMAND ...",
         description="What can be done with the environment that this command lies in.",
         epilog="\n".join(lines),
         allow_abbrev=False,
@@ -75,9 +76,9 @@ def parser() -> Parser:
     )
     names = [command.name for command in COMMANDS]
     made.add_argument(
-        "command", choices=[*names, DOCTOR, VERSION], metavar="COMMAND", help="see below"
+        "command", choices=[*names, DOCTOR, VERSION], metavar="COMMAND", help=argparse.SUPPRESS
     )
-    made.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="its operands")
+    made.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
     return made
 
 
