@@ -180,6 +180,7 @@ def test_it_is_repaired_and_removed_with_the_environment(
 ) -> None:
     prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
     command = prefix / COMMAND
+    command_of_original = pip_environment / COMMAND
     text = command.read_text()
     command.unlink()
     command.write_text("edited")
@@ -189,5 +190,6 @@ def test_it_is_repaired_and_removed_with_the_environment(
     options = ["--level", "quick", "--flash-attn", "none"]
     sh(ROOT / POST_CREATE, "--prefix", prefix, *options, env=clean_environ())
     assert command.read_text() == text and os.access(command, os.X_OK)
-    sh("bash", "-c", f"source {prefix}/activate; cd /; maximalcai uninstall", env=clean_environ())
-    assert not prefix.exists()
+    # By its path: the copy's `activate` enters the environment that it is a copy of.
+    sh(command, "uninstall", cwd="/", env=clean_environ())
+    assert not prefix.exists() and command_of_original.exists()
