@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from lockedenv.backends import index, uv_program
+from lockedenv.host.process import ask
+from lockedenv.pod import rates
 from lockedenv.spec.variables import RULES, Treatment, clean, rule_of
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\n{0}\n-----END CERTIFICATE-----\n"
@@ -93,3 +95,14 @@ def test_certificates_that_cannot_be_read_are_left_out(
     os.mkfifo(tmp_path / "pipe")
     environ = {"SSL_CERT_FILE": str(tmp_path / "pipe"), "REQUESTS_CA_BUNDLE": "/nowhere"}
     assert index.certificate_file(environ, "/dev/zero") == ""
+
+
+def test_the_users_curlrc_and_uv_toml_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / ".curlrc").write_text(f'output = "{tmp_path}/by-the-curlrc"\n')
+    (tmp_path / "served").write_text("content")
+    theirs = {**os.environ, "HOME": str(tmp_path)}
+    for command in (index.CURL, rates.CURL.split()):
+        config = f'url = "{(tmp_path / "served").as_uri()}"\n'
+        assert ask(command, 20, config, env=theirs)[:2] == (0, "content")
+    assert not (tmp_path / "by-the-curlrc").exists()
+    assert uv_program.uv_environment(tmp_path, tmp_path / "env", theirs)["UV_NO_CONFIG"] == "1"

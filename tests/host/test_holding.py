@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,3 +30,18 @@ def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(tmp_path: Path
     holder.stdout.close()
     with holding(tmp_path / "lock", "it", print, patience=0.3):
         pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_named(kind: str, tmp_path: Path) -> None:
+    """A pipe of that name ended in "File or stream is not seekable", without a name."""
+    lock = tmp_path / "lock"
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to("/dev/zero")
+    with pytest.raises(Stop, match=f"{lock} is not a regular file, and cannot be locked; remove"):
+        with holding(lock, "it", print):
+            pass

@@ -6,10 +6,10 @@ PYTHONPATH=scripts python3 -m lockedenv.cli.variables_page > docs/VARIABLES.md
 from __future__ import annotations
 
 from lockedenv.host.launchers import FAMILIES
-from lockedenv.spec.variables import RULES, Treatment
+from lockedenv.spec.variables import FILES, RULES, Treatment
 
 HEAD = """\
-# Variables of the machine
+# Variables and files of the machine
 
 Written by `python3 -m lockedenv.cli.variables_page` from the table that the code uses. The set-up
 decides about each variable before it starts pip, uv, micromamba, curl or Python. The first row that
@@ -21,6 +21,12 @@ TITLES = {
     Treatment.SET: "set by the set-up",
     Treatment.REFUSED: "refused or warned of",
 }
+FILE_TITLES = {
+    Treatment.CLEARED: "not read",
+    Treatment.KEPT: "read",
+    Treatment.SET: "written by the set-up",
+    Treatment.REFUSED: "warned of",
+}
 
 
 def make_page() -> str:
@@ -29,6 +35,12 @@ def make_page() -> str:
     for rule in RULES:
         lines.append(
             f"| `{rule.pattern}` | {rule.readers} | {TITLES[rule.treatment]} | {rule.why} |"
+        )
+    lines += ["", "Files, of which the same tools read settings:", ""]
+    lines += ["| file | read by | treatment | why |", "|---|---|---|---|"]
+    for rule in FILES:
+        lines.append(
+            f"| `{rule.pattern}` | {rule.readers} | {FILE_TITLES[rule.treatment]} | {rule.why} |"
         )
     lines.append("")
     lines.append("The verifier's checks run without the variables of launchers and clusters:")

@@ -27,6 +27,8 @@ def holding(
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise Stop(f"{path} is not a regular file, and cannot be locked; remove it")
         with path.open("a+") as file:
             _take_lock(file, what, patience, tell)
             if not _is_file_at(file, path):

@@ -144,6 +144,24 @@ RULES = (
 )
 
 
+# Files of the machine that the tools read. The options and variables that are named here are in
+# backends/uv_program.py, backends/conda.py, backends/index.py, backends/transfer.py and prefix/activation.py.
+FILES = (
+    Rule("~/.config/pip/pip.conf", "pip", KEPT, "the index, find-links and cert alone"),
+    Rule("/etc/pip.conf", "pip", KEPT, "the index, find-links and cert alone"),
+    Rule("PREFIX/pip.conf", "pip", SET, "the constraints; no target, prefix, root, python or user"),
+    Rule("~/.config/uv/uv.toml", "uv", CLEARED, "UV_NO_CONFIG; name its index by UV_DEFAULT_INDEX"),
+    Rule("/etc/uv/uv.toml", "uv", CLEARED, "UV_NO_CONFIG; name its index by UV_DEFAULT_INDEX"),
+    Rule("pyproject.toml", "uv", CLEARED, "programs start in /, and uv with UV_NO_CONFIG"),
+    Rule("~/.condarc", "conda, micromamba", CLEARED, "--no-rc: channels and places of the user's"),
+    Rule("~/.mambarc", "micromamba", CLEARED, "--no-rc: channels and places of the user's"),
+    Rule("~/.curlrc", "curl", CLEARED, "--disable: options of the user's"),
+    Rule("~/.netrc", "uv, pip, curl", KEPT, "passwords of indexes and mirrors"),
+    Rule("/etc/ssl/certs/ca-certificates.crt", "uv, pip, curl", KEPT, "joined with those named"),
+    Rule("/etc/ld.so.preload", "the loader", REFUSED, "a library before every other: warned of"),
+)
+
+
 def rule_of(name: str) -> Rule | None:
     """The rule that decides about a variable, or None for one that no tool reads."""
     for rule in RULES:
