@@ -190,8 +190,8 @@ def test_the_pull_request_has_the_patch_the_certificates_and_the_text(tmp_path: 
     )
     assert changed[0] == "Lock anew"
     assert {"certificates/current-cpu.json", "requirements.txt"} == {*changed[1:]} - {""}
-    text = tmp_path / "text.md"
-    assert len(text.read_bytes()) == 65_000, "GitHub takes 65,536"
+    written = tmp_path / "text.md"
+    assert len(written.read_bytes()) == 65_000, "GitHub takes 65,536"
     assert "gh pr create --head relock --title Lock anew" in done.stdout
     for workflow in ("tests.yml", "channels.yml"):
         assert f"gh workflow run {workflow} --ref relock" in done.stdout
