@@ -565,8 +565,8 @@ def test_a_package_that_no_channel_has_is_named_in_one_message(
     environ = prepare_locking(machine, channel, mine, text)
     lock = machine.project / "scripts/lock.sh"
     done = sh(lock, "--environment", mine, env=environ, check=False)
-    assert done.returncode == 1
-    [line] = done.stdout.splitlines()
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, done.stdout
+    line = done.stdout.strip()
     start = f"lock.sh: {mine}/environment.yml: the solver finds no packages for it: "
     assert line.startswith(start) and "no-such-package" in line and "mend the names" in line
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import rattler
 import yaml
+from rattler.exceptions import SolverError
 
 
 def solve() -> None:
@@ -35,7 +36,7 @@ def solve() -> None:
     ]
     try:
         records = asyncio.run(rattler.solve(channels, specs, platforms=["linux-64", "noarch"]))
-    except rattler.exceptions.SolverError as error:
+    except SolverError as error:
         print(json.dumps({"solver_problems": [str(error)], "success": False}))
         sys.stdout.flush()
         os._exit(1)
