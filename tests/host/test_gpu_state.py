@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.gpu_stand_ins import make_smi
-from lockedenv.host import gpu_state
+from lockedenv.host import gpu_state, nvidia_smi
 from lockedenv.host.finding import Finding, Verdict
 from lockedenv.host.gpu_state import (
     GPU_FIELDS,
@@ -165,3 +165,11 @@ def test_an_nvidia_smi_that_fails_or_is_gone_is_no_pass(
         monkeypatch.setenv(name, value)
     found = judge_state(read_state())
     assert found.verdict is Verdict.WARN and "nvidia-smi does not say: sorry" in found.summary
+
+
+def test_an_nvidia_smi_that_says_nothing_is_described(tmp_path: Path) -> None:
+    """The message had nothing where the cause belongs: "nvidia-smi does not say: : run nvidia-smi -q"."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    answer = nvidia_smi.query("gpu", ["name"], {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert answer.status is Status.NO_DEVICES and answer.problem == "it says nothing"

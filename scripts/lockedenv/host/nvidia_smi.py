@@ -101,7 +101,8 @@ def _read_answer(exit_status: int, out: str, err: str, fields: Sequence[str]) ->
             warnings.append(line.strip())
     words = " ".join((out + " " + err).split())
     if "No devices were found" in words or (exit_status == 0 and not rows):
-        return Answer(Status.NO_DEVICES, problem=words, exit_status=exit_status)
+        problem = words or "it says nothing"
+        return Answer(Status.NO_DEVICES, problem=problem, exit_status=exit_status)
     if exit_status == EXIT_NO_DRIVER or "couldn't communicate with the NVIDIA driver" in words:
         return Answer(Status.NO_DRIVER, problem=words, exit_status=exit_status)
     if exit_status not in (0, EXIT_INFOROM):
