@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.commands import ROOT
+from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv import output as console
 from lockedenv.output import Progress
 from lockedenv.verify import report as reporting
@@ -294,3 +294,13 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(
         "HUNTER2|hf_abc|p4ss|abcdefg", text
     ), "another's file behind a link; what looks like a secret"
     assert "s3cret" not in text and "line 49\n" not in text
+
+
+def test_a_report_is_written_outside_an_environment_too(tmp_path: Path) -> None:
+    """That is when people need it. None was written."""
+    target = tmp_path / "report.txt"
+    command = ["/usr/bin/python3", ROOT / "scripts/verify_environment.py", "--report", target]
+    done = sh(*command, check=False, env=clean_environ())
+    assert done.returncode == 1 and f"{target} is written" in done.stdout, done.stdout
+    text = target.read_text()
+    assert "where no lock was installed" in text and '"machine": {' in text
