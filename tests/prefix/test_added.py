@@ -12,21 +12,13 @@ from fixtures.commands import clean_environ, sh
 from fixtures.machine import Machine
 from lockedenv.prefix.inventory import INVENTORY
 from lockedenv.spec.environment import MARK
-from one_command import SITE, edit
+from one_command import SITE, add_package, edit
 
 
 def test_what_the_user_added_is_listed_kept_and_brought_back(
     machine: Machine, installed: None
 ) -> None:
-    sh(
-        machine.prefix / "bin/uv",
-        "pip",
-        "install",
-        "--python",
-        machine.prefix / "bin/python",
-        "six==1.16.0",
-        env=clean_environ(),
-    )
+    add_package(machine, "six==1.16.0")
     (machine.prefix / "results").mkdir()
     (machine.prefix / "results/loss.csv").write_text("years of work")
     done = machine.setup("--force", "--dry-run")
@@ -55,15 +47,7 @@ def test_packages_that_could_not_be_brought_back_are_tried_again(
     machine: Machine, installed: None
 ) -> None:
     """The next run said verified, and removed the old environment, which had them."""
-    sh(
-        machine.prefix / "bin/uv",
-        "pip",
-        "install",
-        "--python",
-        machine.prefix / "bin/python",
-        "six==1.16.0",
-        env=clean_environ(),
-    )
+    add_package(machine, "six==1.16.0")
     old = machine.prefix.resolve()
     for options in (["--force"], [], ["--force", "--keep-extras"]):
         done = machine.setup(*options, HTTPS_PROXY="http://127.0.0.1:9", UV_HTTP_RETRIES="0")
@@ -79,15 +63,7 @@ def test_the_first_remedy_repairs_and_keeps_what_was_added(
     machine: Machine, installed: None
 ) -> None:
     """The verifier said --force, which removed it; TROUBLESHOOTING said post_create.sh."""
-    sh(
-        machine.prefix / "bin/uv",
-        "pip",
-        "install",
-        "--python",
-        machine.prefix / "bin/python",
-        "six==1.16.0",
-        env=clean_environ(),
-    )
+    add_package(machine, "six==1.16.0")
     edit(machine.prefix / SITE / "idna/core.py")
     said = machine.verify("--only", "files")
     assert "idna/core.py: changed" in said and "scripts/post_create.sh --prefix" in said, said
@@ -176,15 +152,7 @@ def test_folders_links_and_condas_pins_are_kept_whole(machine: Machine, installe
 
 def test_each_list_of_what_was_added_stays(machine: Machine, installed: None) -> None:
     for name in ("six==1.16.0", "toml==0.10.2"):
-        sh(
-            machine.prefix / "bin/uv",
-            "pip",
-            "install",
-            "--python",
-            machine.prefix / "bin/python",
-            name,
-            env=clean_environ(),
-        )
+        add_package(machine, name)
         (machine.prefix / INVENTORY).unlink()  # lost: the lock's names do
         machine.assert_verified(machine.setup("--force", "--drop-extras"))
         time.sleep(1)

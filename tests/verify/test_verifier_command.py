@@ -12,6 +12,15 @@ from breaking import SITE, dist, uv, write
 from fixtures.commands import clean_environ, sh
 from fixtures.conda_environment import CondaEnvironment
 from lockedenv.prefix.records import read_prefix
+from test_faults_around import FAULTS as AROUND
+from test_faults_of_files import FAULTS as OF_FILES
+from test_faults_of_packages import FAULTS as OF_PACKAGES
+
+
+def test_there_are_enough_faults_and_each_has_a_name() -> None:
+    faults = [*AROUND, *OF_FILES, *OF_PACKAGES]
+    names = {fault.name for fault in faults}
+    assert len(names) == len(faults) >= 80
 
 
 def test_the_whole_environment_is_green(conda_environment: CondaEnvironment) -> None:
