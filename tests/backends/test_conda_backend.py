@@ -275,35 +275,40 @@ def test_no_secret_is_printed_or_kept(
     assert not re.search("hunter2|t0k3n|k3y|hf_s3cr3t", everything)
 
 
-def test_post_create_works_on_its_own(machine: Machine, micromamba: Path, installed: None) -> None:
-    """As the README has it: micromamba create, then post_create.sh in the active environment."""
-    lock = machine.project / "conda-lock.yml"
+@pytest.fixture
+def by_hand(machine: Machine, micromamba: Path, installed: None) -> Dict[str, str]:
+    """The variables of an active environment that was made as the README has it: micromamba create."""
     environ: Dict[str, str] = {**machine.environ, "CONDA_PKGS_DIRS": str(machine.cache / "pkgs")}
-    sh(
+    prefix = machine.folder / "by-hand"
+    run_micromamba(machine, micromamba, "create", environ)
+    path = f"{prefix}/bin:{environ['PATH']}"
+    return {**environ, "CONDA_PREFIX": str(prefix), "PATH": path}
+
+
+def run_micromamba(
+    machine: Machine, micromamba: Path, action: str, environ: Dict[str, str]
+) -> None:
+    lock = machine.project / "conda-lock.yml"
+    command = [
         micromamba / "micromamba",
-        "create",
+        action,
         "--yes",
         "--no-rc",
         "-p",
         machine.folder / "by-hand",
-        "-f",
-        lock,
-        env=environ,
-    )
-    active = {
-        **environ,
-        "CONDA_PREFIX": str(machine.folder / "by-hand"),
-        "PATH": f"{machine.folder}/by-hand/bin:{environ['PATH']}",
-    }
-    done = sh(
-        machine.project / "scripts/post_create.sh",
-        "--level",
-        "quick",
-        "--cache",
-        machine.cache,
-        check=False,
-        env=active,
-    )
+    ]
+    sh(*command, "-f", lock, env=environ)
+
+
+def post_create(machine: Machine, environ: Dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    program = machine.project / "scripts/post_create.sh"
+    options = ["--level", "quick", "--cache", machine.cache]
+    return sh(program, *options, check=False, env=environ)
+
+
+def test_post_create_works_on_its_own(machine: Machine, by_hand: Dict[str, str]) -> None:
+    """As the README has it: micromamba create, then post_create.sh in the active environment."""
+    done = post_create(machine, by_hand)
     assert (
         done.returncode == 0
         and VERIFIED in done.stdout
@@ -311,6 +316,20 @@ def test_post_create_works_on_its_own(machine: Machine, micromamba: Path, instal
     )
     stamp = json.loads((machine.folder / "by-hand/maximalcai.json").read_text())
     assert stamp["backend"] == "conda" and len(stamp["locks"]) == 64
+
+
+def test_an_environment_made_by_hand_can_be_installed_again(
+    machine: Machine, micromamba: Path, by_hand: Dict[str, str]
+) -> None:
+    """micromamba writes new records, which were other ones than those noted for good."""
+    assert post_create(machine, by_hand).returncode == 0
+    run_micromamba(machine, micromamba, "install", by_hand)
+    for record in (machine.folder / "by-hand/conda-meta").glob("*.json"):
+        document = json.loads(record.read_text())
+        record.unlink()
+        record.write_text(json.dumps({**document, "installed_again": True}, indent=1))
+    done = post_create(machine, by_hand)
+    assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
 
 
 def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
