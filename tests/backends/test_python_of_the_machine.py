@@ -10,16 +10,18 @@ import pytest
 from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.backends import pip
 from lockedenv.backends.base import Job, Sources
+from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host.places import default_cache
-from lockedenv.install.facts import installation_of
+from lockedenv.install.facts import make_job
 from lockedenv.install.request import Request
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment
 
 
 def job_of(folder: Path, offline: Path | None = None) -> Job:
     request = Request(folder / "env", Environment(ROOT), folder / "cache")
-    return installation_of(request, Sources(offline=offline))
+    return make_job(request, Prefix(request.prefix), Sources(offline=offline))
 
 
 def refuse(*_: Any, **__: Any) -> str:
@@ -38,7 +40,7 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(pip, "how_to_get", lambda *a: "apt-get install python3.11")
     with pytest.raises(Stop) as stop:
-        pip.create_venv(job_of(tmp_path), Path("uv"))
+        pip.create_venv(job_of(tmp_path), Path("uv"), Steps(1, quiet=True))
     said = "no Python 3.11 here, and uv could not fetch one: apt-get install python3.11, or put any"
     assert str(stop.value).startswith(said) and "use --backend conda" in str(stop.value)
 
@@ -49,7 +51,7 @@ def test_an_offline_folder_without_one_is_named(
     """No command is named that is not known to work here."""
     monkeypatch.setattr(pip, "how_to_get", lambda *a: "")
     with pytest.raises(Stop) as stop:
-        pip.create_venv(job_of(tmp_path, tmp_path / "offline"), Path("uv"))
+        pip.create_venv(job_of(tmp_path, tmp_path / "offline"), Path("uv"), Steps(1, quiet=True))
     said = f"no Python 3.11 here, and {tmp_path}/offline has none: put any python3.11 on PATH, or"
     assert str(stop.value).startswith(said)
 

@@ -17,13 +17,14 @@ from lockedenv.install.facts import Disk, Facts, PrefixFacts, read_disk
 from lockedenv.install.plan import DiskNeed, Purpose, disk_problems, needed_disks
 from lockedenv.install.request import Request
 from lockedenv.prefix.lifecycle import Status
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment
 
 
 def needed(request: Request) -> List[Tuple[int, str]]:
     """Bytes and purpose of each disk, for the pip backend."""
     found = Facts(
-        PrefixFacts(Status.ABSENT),
+        PrefixFacts(Prefix(request.prefix), Status.ABSENT),
         prefix_disk=read_disk(request.prefix),
         cache_disk=read_disk(request.cache),
         temporary_disk=read_disk(request.prefix),

@@ -14,10 +14,12 @@ from lockedenv.install.facts import Disk, Facts, PrefixFacts, Surroundings
 from lockedenv.install.plan import Action, Plan, make_plan
 from lockedenv.install.request import Request
 from lockedenv.prefix.lifecycle import Status
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 
 LARGE = 10**12
+PLACE = Prefix(Path("/somewhere/env"))
 
 
 def request_of(**changes: object) -> Request:
@@ -28,7 +30,7 @@ def request_of(**changes: object) -> Request:
 def facts_of(**changes: object) -> Facts:
     disk = Disk(Path("/somewhere"), device=1, free=LARGE)
     made = Facts(
-        prefix=PrefixFacts(Status.ABSENT),
+        prefix=PrefixFacts(PLACE, Status.ABSENT),
         offers={"pip": Offer(True, "as asked")},
         prefix_disk=disk,
         cache_disk=disk,
@@ -52,7 +54,7 @@ def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
 
 
 def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
-    finished = PrefixFacts(Status.VERIFIED, backend="conda", environment="default")
+    finished = PrefixFacts(PLACE, Status.VERIFIED, backend="conda", environment="default")
     plan = make_plan(request_of(), Facts(finished))
     assert (plan.action, plan.backend, plan.level) == (Action.VERIFY, "conda", "full")
     passed = replace(finished, fully_verified=True)
@@ -62,7 +64,7 @@ def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
 
 @pytest.mark.parametrize("change", [{"force": True}, {"backend": "pip"}])
 def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(change: dict[str, object]) -> None:
-    finished = PrefixFacts(Status.VERIFIED, backend="conda", environment="default")
+    finished = PrefixFacts(PLACE, Status.VERIFIED, backend="conda", environment="default")
     assert make_plan(request_of(**change), facts_of(prefix=finished)).action is Action.REBUILD
 
 
@@ -75,17 +77,20 @@ def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
 @pytest.mark.parametrize(
     "prefix, said",
     [
-        (PrefixFacts(Status.FOREIGN), "was not made by this script; choose another --prefix"),
         (
-            PrefixFacts(Status.FOREIGN, is_clone=True),
+            PrefixFacts(PLACE, Status.FOREIGN),
+            "was not made by this script; choose another --prefix",
+        ),
+        (
+            PrefixFacts(PLACE, Status.FOREIGN, is_clone=True),
             "it is this clone: give the clone another name",
         ),
         (
-            PrefixFacts(Status.MOVED, moved_from="/old"),
+            PrefixFacts(PLACE, Status.MOVED, moved_from="/old"),
             "was made at /old, and its scripts name that place",
         ),
         (
-            PrefixFacts(Status.VERIFIED, environment="current"),
+            PrefixFacts(PLACE, Status.VERIFIED, environment="current"),
             "is of the environment current, not default",
         ),
     ],
@@ -98,7 +103,7 @@ def test_a_place_where_nothing_may_be_done_is_refused(prefix: PrefixFacts, said:
 def test_the_remedy_of_another_environment_names_this_prefix_and_this_environment() -> None:
     """It was `--force` alone, which would build another environment at the usual place."""
     current = environment.find("current")
-    prefix = PrefixFacts(Status.VERIFIED, environment="default")
+    prefix = PrefixFacts(PLACE, Status.VERIFIED, environment="default")
     with pytest.raises(Stop) as stop:
         make_plan(request_of(environment=current), facts_of(prefix=prefix))
     command = "setup_runpod_environment.sh --prefix /somewhere/env --environment current --force"
@@ -167,7 +172,7 @@ def test_what_is_in_the_way_is_told_with_the_plan() -> None:
 
 def test_a_rebuild_keeps_the_old_one_until_the_new_one_is_there() -> None:
     """Both must fit, unless the cache holds what the old one links to."""
-    changed = PrefixFacts(Status.CHANGED, backend="pip", environment="default")
+    changed = PrefixFacts(PLACE, Status.CHANGED, backend="pip", environment="default")
     whole = make_plan(request_of(), facts_of()).disks[0].needed
     linked = make_plan(request_of(), facts_of(prefix=changed)).disks[0].needed
     assert linked < whole / 2

@@ -12,11 +12,12 @@ from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host.finding import Finding, Verdict, warned
-from lockedenv.install.facts import choose_backend, installation_of, read_disk, read_offers
+from lockedenv.install.facts import asked_sources, choose_backend, make_job, read_disk, read_offers
 from lockedenv.install.plan import UNPACKED_PER_WHEEL
 from lockedenv.install.request import Installation, Request
 from lockedenv.pod import verdict as pod
 from lockedenv.pod.rates import measure_rates
+from lockedenv.prefix.place import find_prefix
 from lockedenv.redaction import redact
 from lockedenv.verify.checks.gpu import as_result
 from lockedenv.verify.report import Report
@@ -25,7 +26,8 @@ from lockedenv.verify.report import Report
 def work(request: Request) -> int:
     """Prints the verdict; 1 if the machine is to be given back."""
     report = Report(sys.stdout)
-    job = installation_of(request, mirror.read_listings(installation_of(request).sources))
+    sources = mirror.read_listings(asked_sources(request))
+    job = make_job(request, find_prefix(request.prefix), sources)
     backend = choose_backend(read_offers(request, job))
     needed = mirror.list_needed_files(job.environment, backend)
     odd: list[Finding] = []

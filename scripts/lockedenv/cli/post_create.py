@@ -12,7 +12,7 @@ from lockedenv.cli.options import Parser, Script, main, make_parser, make_reques
 from lockedenv.cli.output import Steps
 from lockedenv.cli.surroundings import refuse_misleading_variables
 from lockedenv.errors import Stop
-from lockedenv.install.facts import installation_of
+from lockedenv.install.facts import asked_sources, make_job
 from lockedenv.install.request import Request
 from lockedenv.install.run import FINISH_STEPS, finish
 from lockedenv.prefix.lifecycle import change_mark, hold
@@ -59,8 +59,8 @@ def work(arguments: argparse.Namespace) -> int:
         if read_mark(prefix.path) is None:
             change_mark(prefix, environment=request.environment.argument)
         change_mark(prefix, backend=backend, verdicts={})
-        sources = mirror.read_listings(installation_of(request).sources)
-        job = installation_of(request, sources)
+        sources = mirror.read_listings(asked_sources(request))
+        job = make_job(request, prefix, sources)
         mirror.bring(job, backend, steps, archives=False)
         return finish(job, backend, request.level or "full", steps)
 

@@ -19,7 +19,7 @@ from lockedenv.install.request import Installation, Request
 from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.lifecycle import Status, find_move, list_mounts, read_status
 from lockedenv.prefix.mark import Level
-from lockedenv.prefix.place import find_prefix, mark_or_none
+from lockedenv.prefix.place import Prefix, find_prefix, mark_or_none
 from lockedenv.prefix.removal import own_paths
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
@@ -43,6 +43,7 @@ class Surroundings:
 class PrefixFacts:
     """What lies at the prefix. `added`: packages beyond the lock, as they are shown; `own`: files of the user's."""
 
+    place: Prefix
     state: Status
     backend: str = ""
     environment: str = ""
@@ -83,13 +84,16 @@ class Facts:
     flash_attention: str = ""
 
 
-def installation_of(request: Request, sources: Sources | None = None) -> Installation:
-    """The job that a request makes, with the sources as they were found, or as they were asked for."""
-    if sources is None:
-        sources = Sources(request.offline, request.address, request.mirrors)
+def asked_sources(request: Request) -> Sources:
+    """Where a request wants files to come from; what is served there is not known yet."""
+    return Sources(request.offline, request.address, request.mirrors)
+
+
+def make_job(request: Request, prefix: Prefix, sources: Sources) -> Installation:
+    """The job that a request makes for a prefix, with the sources as they were found."""
     return Installation(
         environment=request.environment,
-        prefix=find_prefix(request.prefix),
+        prefix=prefix,
         cache=request.cache,
         sources=sources,
         fresh=request.force,
@@ -108,12 +112,13 @@ def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
     mounts = list_mounts(prefix)
     if mark is None or state in (Status.ABSENT, Status.MAKING, Status.FOREIGN):
         is_clone = prefix.path == clone
-        return PrefixFacts(state=state, backend=backend, is_clone=is_clone, mounts=mounts)
+        return PrefixFacts(prefix, state, backend=backend, is_clone=is_clone, mounts=mounts)
     added = list_added(prefix.path, shown=True)
     verdict = mark.verdicts.get(Level.FULL)
     # A verdict holds for what there was to be verified.
     fully_verified = verdict is not None and verdict.passed and list(verdict.added) == added
     return PrefixFacts(
+        place=prefix,
         state=state,
         backend=backend,
         environment=environment.name_in_mark(prefix.path),
@@ -131,8 +136,8 @@ def read_facts(
     read_surroundings: Callable[[Path, Environment, str], Surroundings],
 ) -> Facts:
     """Everything else. It asks the network only where the answer can matter. Raises Stop."""
-    sources = mirror.read_listings(installation_of(request).sources)
-    job = installation_of(request, sources)
+    sources = mirror.read_listings(asked_sources(request))
+    job = make_job(request, prefix.place, sources)
     offers = read_offers(request, job)
     chosen = choose_backend(offers)
     mirror.refuse_incomplete(job, chosen)

@@ -12,7 +12,14 @@ from lockedenv.errors import Stop
 from lockedenv.host.disks import size_text
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.versions import version_tuple
-from lockedenv.install.facts import Disk, Facts, PrefixFacts, choose_backend, installation_of
+from lockedenv.install.facts import (
+    Disk,
+    Facts,
+    PrefixFacts,
+    asked_sources,
+    choose_backend,
+    make_job,
+)
 from lockedenv.install.request import Installation, Request
 from lockedenv.prefix.lifecycle import Status
 from lockedenv.spec import environment, gpu_support
@@ -95,7 +102,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
     if is_finished(request, facts.prefix):
         return Plan(
             request=request,
-            job=installation_of(request),
+            job=make_job(request, facts.prefix.place, asked_sources(request)),
             state=facts.prefix.state,
             action=Action.VERIFY,
             backend=facts.prefix.backend,
@@ -108,7 +115,7 @@ def make_plan(request: Request, facts: Facts) -> Plan:
     disks = needed_disks(request, facts, backend)
     return Plan(
         request=request,
-        job=installation_of(request, facts.sources),
+        job=make_job(request, facts.prefix.place, facts.sources),
         state=facts.prefix.state,
         action=action,
         backend=backend,
