@@ -66,7 +66,8 @@ def test_a_second_run_has_nothing_to_do(real_prefix: Path) -> None:
         f"\nenter it with:  source {real_prefix}/activate\n" in done.stdout
     ), "a line to copy, with nothing after it"
     quiet = sh(*command, "--quiet", env=clean_environ())
-    assert quiet.stdout.startswith(VERIFIED) and quiet.stdout.count("\n") == 1
+    compared = "[0-9]+ paths: type, size and modification time"
+    assert re.fullmatch(rf"{VERIFIED} \(quick level; {compared}\)\n", quiet.stdout), quiet.stdout
 
 
 def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_python(

@@ -14,28 +14,6 @@ from lockedenv.spec.environment import MARK
 SITE = "lib/python3.11/site-packages"
 
 
-REFUSES = """# refuses
-from lockedenv.verify.checks import QUICK, check, failed
-
-
-@check("refuses", "refuses what a test made", QUICK)
-def refuses(context):
-    return failed("refused by a test", "none")
-
-
-CHECKS.append(refuses)
-"""
-
-
-def refuse_all(machine: Machine, refuse: bool) -> None:
-    """Makes the verifier of the project refuse every environment, or not any more."""
-    module = machine.project / "scripts/lockedenv/verify/checklist.py"
-    text = module.read_text().split("# refuses")[0]
-    if refuse:
-        text += REFUSES
-    module.write_text(text)
-
-
 def set_up_with(
     machine: Machine, case: str, *options: Any, **environ: str
 ) -> "subprocess.CompletedProcess[str]":

@@ -13,7 +13,7 @@ import pytest
 from fixtures.commands import ROOT, clean_environ, sh
 from fixtures.conda_environment import CondaEnvironment
 from fixtures.machine import Machine
-from one_command import change_mark, refuse_all
+from one_command import SITE, change_mark
 
 
 def kill_and_recover(machine: Machine, kills: int) -> int:
@@ -30,11 +30,9 @@ def kill_and_recover(machine: Machine, kills: int) -> int:
     whole = time.monotonic() - started
     while killed < kills:
         (machine.prefix / "mine.txt").write_text(str(killed))
-        failing = (
-            killed % 3 == 0
-        )  # every third new one does not verify: the kill may meet the roll-back
-        if failing:
-            refuse_all(machine, True)
+        if killed % 3 == 0:
+            # Every third new one does not verify: the kill may meet the roll-back.
+            machine.refuse_all()
         process = subprocess.Popen(
             machine.command("--force"),
             env=machine.environ,
@@ -49,7 +47,7 @@ def kill_and_recover(machine: Machine, kills: int) -> int:
         process.wait()
         assert change_mark(machine.prefix)["state"] == "installed"
         sh(machine.prefix / "bin/python", "-c", "import numpy")
-        refuse_all(machine, False)
+        machine.empty_user_site()
         machine.assert_verified(machine.setup())
         mine = [machine.prefix / "mine.txt", *machine.folder.glob("env.kept-*/mine.txt")]
         assert str(killed - 1 if process.returncode == -9 else killed) in [
@@ -81,23 +79,22 @@ def test_an_interrupt_during_verify_removes_nothing_and_leaves_nothing_running(
 ) -> None:
     machine.environ["TMPDIR"] = str(machine.folder / "tmp")
     (machine.folder / "tmp").mkdir()
-    process, said = machine.until("Verify", slow_verify=True)
+    machine.hang_in_checks()
+    process, said = machine.until("Verify", "--level", "full")
+    machine.wait_for("lockedenv.verify", process)
     process.send_signal(number)
     started = time.monotonic()
     rest = process.communicate(timeout=30)[0]
     print(f"ended after {time.monotonic() - started:.2f} s")
-    assert (
-        process.returncode == status
-        and rest.count("interrupted; run it again to go on") == 1
-        and "Traceback" not in rest
-    ), rest
-    assert not sh("pgrep", "-f", machine.folder, check=False).stdout and not [
-        p for p in (machine.folder / "tmp").iterdir() if not p.name.startswith("uv-")
-    ]
-    assert change_mark(machine.prefix)["state"] == "installed" and sh(
-        machine.prefix / "bin/python", "-c", "import numpy"
-    )
-    machine.slow_verify(False)
+    assert process.returncode == status, rest
+    assert rest.count("interrupted; run it again to go on") == 1
+    assert "Traceback" not in rest
+    assert not machine.runs("")
+    left = [path.name for path in (machine.folder / "tmp").iterdir()]
+    assert not [name for name in left if not name.startswith("uv-")]
+    assert change_mark(machine.prefix)["state"] == "installed"
+    sh(machine.prefix / "bin/python", "-c", "import numpy")
+    machine.empty_user_site()
     machine.assert_verified(machine.setup())
 
 
@@ -108,26 +105,24 @@ def test_an_interrupted_verifier_leaves_nothing_running(
     number: int, status: int, machine: Machine, installed: None
 ) -> None:
     """Ctrl-C took 30 s and ended in a traceback; SIGTERM orphaned the checks."""
-    machine.slow_verify(True)
-    program = [
-        machine.prefix / "bin/python",
-        machine.project / "scripts/verify_environment.py",
-        "--level",
-        "quick",
-    ]
+    tokenizers = machine.prefix / SITE / "tokenizers"
+    tokenizers.mkdir()
+    (tokenizers / "__init__.py").write_text("import time\n\ntime.sleep(600)\n")
+    program = machine.project / "scripts/verify_environment.py"
     process = subprocess.Popen(
-        program, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [machine.prefix / "bin/python", program, "--only", "tokenizers"],
+        env=machine.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    while not sh("pgrep", "-f", f"{machine.folder}.*verify.child slow", check=False).stdout:
-        assert process.poll() is None
+    machine.wait_for("verify.child tokenizers", process)
     process.send_signal(number)
     said = process.communicate(timeout=20)[0]
-    assert (
-        process.returncode == status
-        and said.count("interrupted; run it again to go on") == 1
-        and "Traceback" not in said
-    ), said
-    assert not sh("pgrep", "-f", f"{machine.folder}.*verify.child slow", check=False).stdout
+    assert process.returncode == status, said
+    assert said.count("interrupted; run it again to go on") == 1
+    assert "Traceback" not in said
+    assert not machine.runs("verify.child tokenizers")
 
 
 def test_the_verifier_run_by_another_python_says_which_one_it_is(

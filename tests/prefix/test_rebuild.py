@@ -10,13 +10,13 @@ from typing import Any, Dict
 import jsonschema
 from fixtures.commands import ROOT, sh
 from fixtures.machine import Machine, relock
-from one_command import change_mark, environments, refuse_all, set_up_with
+from one_command import change_mark, environments, set_up_with
 
 
 def break_new(machine: Machine) -> None:
     """Another lock, and a verifier that refuses what is made from it."""
     relock(machine)
-    refuse_all(machine, True)
+    machine.refuse_all()
 
 
 def test_killed_during_verify_with_changed_locks_the_old_one_is_kept_until_the_new_is_verified(
