@@ -164,6 +164,17 @@ def test_the_mirror_of_the_environment_variable_is_asked(
     assert served.requests["files.json"] == 1
 
 
+def test_a_finished_environment_takes_uv_from_a_served_folder(
+    machine: Machine, collected: Path, served: FaultServer
+) -> None:
+    """It ended in a KeyError where the cache was gone, because no backend is asked then."""
+    machine.assert_verified(machine.setup("--offline", collected, **CUT_OFF))
+    shutil.rmtree(machine.cache)
+    done = machine.setup("--offline", served.address, **CUT_OFF)
+    machine.assert_verified(done)
+    assert list(machine.cache.glob("wheels/uv-*.whl")), done.stdout
+
+
 def test_post_create_takes_the_wheels_from_a_served_folder(
     machine: Machine, collected: Path, served: FaultServer
 ) -> None:
@@ -268,14 +279,14 @@ def test_python_comes_from_the_archive_that_was_collected(
     with pytest.raises(
         Stop, match="no Python 3.11 here, and .*offline has none: .*put any python3.11 on PATH"
     ):
-        pip.create_venv(job, uv)
+        pip.create_venv(job, uv, Steps(1, True))
     kept = offline / Place.PYTHON.value / f"{file_sha256(archive)[:9]}-cpython-3.11.99.tar.gz"
     archive.rename(kept)
-    pip.create_venv(job, uv)
+    pip.create_venv(job, uv, Steps(1, True))
     assert str(job.cache / "python") in os.path.realpath(
         target.path / "bin/python"
     ), "not in the folder, which may go"
     sh("rm", "-rf", job.cache, target.path)
     kept.write_bytes(kept.read_bytes() + b"x")
     with pytest.raises(Stop, match="Hash mismatch"):
-        pip.create_venv(job, uv)
+        pip.create_venv(job, uv, Steps(1, True))

@@ -6,7 +6,8 @@ import re
 
 import pytest
 from lockedenv.cli import post_create, setup
-from lockedenv.cli.options import Group, Parser
+from lockedenv.cli.options import Group
+from lockedenv.cli.parser import Parser
 
 
 def list_options(text: str) -> list[str]:

@@ -173,7 +173,7 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(
     assert f"{removed}: it does not import: ImportError" in said
     assert not kept.path.parent.exists()
     assert not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
-    assert "verified: every check that ran has passed" in said, "the environment works without it"
+    assert "verified: no check failed" in said, "the environment works without it"
     last = said.splitlines()[-3:]
     missing = "verified, but not all that was asked for is there: flash-attn is missing"
     assert last[0].startswith(missing), last

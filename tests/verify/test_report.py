@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from fixtures.commands import ROOT, clean_environ, sh
-from lockedenv import output as console
-from lockedenv.output import Progress
+from lockedenv.verify import progress as console
 from lockedenv.verify import report as reporting
 from lockedenv.verify.checklist import CHECKS
 from lockedenv.verify.checks import (
@@ -25,6 +24,7 @@ from lockedenv.verify.checks import (
     skipped,
     warned,
 )
+from lockedenv.verify.progress import Progress
 from lockedenv.verify.report import Report, Scope, to_attach
 
 
@@ -120,7 +120,7 @@ def test_a_group_is_one_line_in_the_order_of_the_groups() -> None:
         "PASS  CUDA       12 libraries of CUDA 12.4, as locked",
         "SKIP  machine    no NVIDIA GPU on this machine (skipped: driver)",
         "3 passed, 0 failed, 2 skipped in 1.0 s; --verbose shows each check",
-        "verified: every check that ran has passed (quick level; 9 paths, compared by type, size "
+        "verified: no check failed (quick level; 9 paths, compared by type, size "
         "and modification time)",
     ]
 

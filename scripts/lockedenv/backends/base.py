@@ -1,4 +1,4 @@
-"""What a backend is: one way to make the layers of a prefix. conda.py and pip.py are the two; a third is one file more."""
+"""What a backend is: one way to make the layers of a prefix. conda.py and pip.py are the two."""
 
 from __future__ import annotations
 

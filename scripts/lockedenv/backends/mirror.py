@@ -216,7 +216,7 @@ def bring(job: Job, backend: str, reporter: Reporter, archives: bool = True) -> 
     """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
     needed = list_needed_files(job.environment, backend, archives)
     python = ""
-    if not BACKENDS[backend].brings_python:
+    if backend and not BACKENDS[backend].brings_python:
         python = job.environment.python
     for place, items in _list_items(job.sources.listings, needed, python).items():
         try:

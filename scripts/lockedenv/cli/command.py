@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn, Sequence
 
 from lockedenv import ROOT
-from lockedenv.cli.options import Parser
+from lockedenv.cli.parser import Parser
 from lockedenv.cli.script import run_script
 from lockedenv.errors import Stop
 from lockedenv.host.process import started

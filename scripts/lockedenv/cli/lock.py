@@ -5,11 +5,11 @@ Runs in conda-lock's interpreter.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from lockedenv.cli.parser import Parser
 from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import UsageError
 from lockedenv.lock import audit, version_table
@@ -36,8 +36,8 @@ class LockRequest:
     audit: list[Path]
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="scripts/lock.sh", allow_abbrev=False)
+def parser() -> Parser:
+    p = Parser(prog="scripts/lock.sh", allow_abbrev=False)
     p.add_argument("--environment", metavar="NAME|DIR", default="")
     p.add_argument("--version", action=ShowVersion, nargs=0)
     group = p.add_mutually_exclusive_group()

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from lockedenv.backends import mirror
-from lockedenv.cli.options import Parser, Script, main, make_parser, make_request, usual_prefix
+from lockedenv.cli.options import Script, main, make_parser, make_request, usual_prefix
 from lockedenv.cli.output import Steps
+from lockedenv.cli.parser import Parser
 from lockedenv.cli.surroundings import refuse_misleading_variables
 from lockedenv.errors import Stop
 from lockedenv.install.facts import asked_sources, make_job

@@ -11,16 +11,9 @@ from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli import check_pod, download_only, uninstall
-from lockedenv.cli.options import (
-    Group,
-    Parser,
-    Script,
-    main,
-    make_parser,
-    make_request,
-    usual_prefix,
-)
+from lockedenv.cli.options import Group, Script, main, make_parser, make_request, usual_prefix
 from lockedenv.cli.output import Steps
+from lockedenv.cli.parser import Parser
 from lockedenv.cli.plan_text import plan_json, plan_lines, plan_summary, rebuild_lines
 from lockedenv.cli.surroundings import read_surroundings
 from lockedenv.cli.usable import refuse_unusable

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lockedenv.cli.parser import Parser
 from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import Stop, UsageError
 from lockedenv.host.files import write_atomically
@@ -76,8 +77,8 @@ class Request:
         return not (self.only or skipped or self.environment or self.gpu == "off")
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> Parser:
+    p = Parser(
         prog=PROGRAM,
         description="Proves that this Python's environment is the locked one and that it works on this GPU.",
         epilog=EPILOG,

@@ -18,21 +18,12 @@ import time
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from lockedenv.errors import Stop
 from lockedenv.host.locking import holding
 from lockedenv.host.orphans import end_orphans
-from lockedenv.prefix.mark import (
-    Level,
-    MadeBy,
-    Mark,
-    MarkError,
-    State,
-    Verdict,
-    read_mark,
-    write_mark,
-)
+from lockedenv.prefix.mark import Level, MadeBy, Mark, State, Verdict, read_mark, write_mark
 from lockedenv.prefix.place import ID, Prefix, linked_environment, mark_or_none, place_of
 from lockedenv.prefix.removal import (
     Kept,
@@ -474,17 +465,3 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
         raise Stop(
             f"{name} is a symbolic link that leads nowhere; remove it, or choose another --prefix"
         )
-
-
-def foreign_problem(prefix: Prefix) -> str:
-    """Why a folder at the prefix counts as somebody's; empty for one that simply has no mark."""
-    try:
-        read_mark(prefix.path)
-    except MarkError as error:
-        return str(error)
-    return ""
-
-
-def as_document(mark: Mark | None) -> Mapping[str, Any]:
-    """What the manifest takes from a mark."""
-    return {"pod": list(mark.pod) if mark else []}

@@ -18,10 +18,10 @@ from typing import IO, Any
 
 from lockedenv import ROOT
 from lockedenv.host.places import default_cache
-from lockedenv.output import Progress
 from lockedenv.redaction import redact
 from lockedenv.verify.checks import QUICK, Context
 from lockedenv.verify.groups import Section, Sections
+from lockedenv.verify.progress import Progress
 from lockedenv.verify.remedies import Action, command_for
 from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict
 
@@ -198,7 +198,7 @@ class Report:
                 ran = f"what ran: {', '.join(names)}"
             return f"no check failed. This is no verdict on the whole environment; {ran}"
         if counts[PASS]:
-            text = "verified: every check that ran has passed"
+            text = "verified: no check failed"
             if scope and scope.level == QUICK:
                 text += f" (quick level{_describe_comparison(results)})"
             return self._paint(PASS, text)

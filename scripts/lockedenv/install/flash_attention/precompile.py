@@ -36,7 +36,6 @@ from lockedenv.spec.variables import clean
 COMPILER_WHEELS = ("flash-attn-4", "nvidia-cutlass-dsl", "apache-tvm-ffi", "quack-kernels", "torch")
 PROGRAM = "lockedenv.install.flash_attention.compile_kernels"
 TIME_LIMIT = 600  # seconds for one GPU's kernels; about 15 are usual
-WORKER_BYTES = 2 * 1024**3  # what one process needs at most
 
 
 @dataclass(frozen=True)
