@@ -177,7 +177,8 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     done = machine.setup_on_small_disk("20m")
     assert (
         done.returncode == 1
-        and "too little disk for the conda backend: the environment need about" in done.stdout
+        and "too little disk for the conda backend: room for the environment is about"
+        in done.stdout
     ), done.stdout
     assert (
         "the cache is on another disk: everything is unpacked beside the environment" in done.stdout

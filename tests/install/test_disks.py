@@ -47,7 +47,7 @@ def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
     ]
     pod_volume = Disk(tmp_path / "volume", device=2, free=volume * 10**9)
     [problem] = disk_problems(request, "pip", needs, pod_volume)
-    said = f"need about 6.2 GB at {tmp_path}/env, 5.0 GB are free; free 1.2 GB, or choose another disk with "
+    said = f"room for the environment is about 6.2 GB at {tmp_path}/env, 5.0 GB are free; free 1.2 GB, or choose another disk with "
     assert str(problem).endswith(said + option.format(tmp_path / "volume"))
 
 

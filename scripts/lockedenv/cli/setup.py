@@ -12,7 +12,7 @@ from lockedenv import ROOT
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli import check_pod, download_only, uninstall
 from lockedenv.cli.options import Group, Script, main, make_parser, make_request, usual_prefix
-from lockedenv.cli.output import Steps
+from lockedenv.cli.output import INDENT, Steps
 from lockedenv.cli.parser import Parser
 from lockedenv.cli.plan_text import plan_json, plan_lines, plan_summary, rebuild_lines
 from lockedenv.cli.surroundings import read_surroundings
@@ -204,9 +204,9 @@ def show_plan(plan: Plan, steps: Steps) -> None:
     for problem in plan.early_problems:
         raise Stop(str(problem))
     with steps.step("Look at the machine"):
-        if steps.verbose:
+        if steps.verbose or plan.problems:
             for line in plan_lines(plan):
-                steps.note(line)
+                steps.say(INDENT + line)
         else:
             steps.outcome(plan_summary(plan))
             for line in rebuild_lines(plan):

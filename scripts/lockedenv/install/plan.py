@@ -311,7 +311,7 @@ def disk_problems(
             option = f"--prefix {volume.folder / request.prefix.name}"
         problems.append(
             Problem(
-                f"too little disk for the {backend} backend: {need.purpose.value} need about "
+                f"too little disk for the {backend} backend: room for {need.purpose.value} is about "
                 f"{size_text(needed)} at {disk.folder}, {size_text(disk.free)} are free",
                 f"free {size_text(needed - disk.free)}, or choose another disk with {option}",
             )
