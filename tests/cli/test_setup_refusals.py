@@ -59,7 +59,10 @@ def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> N
         (["--jobs", "0"], 2, "give a positive number"),
         (["--wheel", "x.whl"], 2, "--wheel needs --sha256 with the wheel's 64 hex digits"),
         (["--json"], 2, "--json is the plan of --dry-run: give both"),
+        (["--json", "--dry-run", "--uninstall"], 2, "give both, and no --uninstall"),
         (["--download-only", "/tmp", "--offline", "/tmp"], 2, "--download-only fetches what"),
+        (["--download-only", "/tmp", "--check-pod"], 2, "are different tasks: give one of them"),
+        (["--uninstall", "--force"], 2, "--force makes it again: give one of them"),
         (
             ["--flash-atn", "none"],
             2,

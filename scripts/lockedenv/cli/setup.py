@@ -105,7 +105,7 @@ def parser() -> Parser:
         Group.REMOVING,
         "--drop-extras",
         action="store_true",
-        help="with --force: leave out the packages that you added; their list is kept",
+        help="in a rebuild: leave out the packages that you added; their list is kept",
     )
     add(
         Group.REMOVING,
@@ -242,10 +242,14 @@ def is_read_only(prefix: Path) -> bool:
 
 def refuse_contradictions(arguments: argparse.Namespace) -> None:
     """Raises UsageError for options that cannot be meant together."""
-    if arguments.json and (arguments.check_pod or arguments.download_only):
-        raise UsageError(
-            "--json is the plan of --dry-run: give both, and no --check-pod or --download-only"
-        )
+    modes = []
+    for option in ("--download-only", "--check-pod", "--uninstall"):
+        if getattr(arguments, option[2:].replace("-", "_")):
+            modes.append(option)
+    if len(modes) > 1:
+        raise UsageError(f"{' and '.join(modes)} are different tasks: give one of them")
+    if arguments.json and modes:
+        raise UsageError(f"--json is the plan of --dry-run: give both, and no {modes[0]}")
     if arguments.json and not arguments.dry_run:
         raise UsageError("--json is the plan of --dry-run: give both")
     if arguments.download_only and arguments.offline:
@@ -254,8 +258,10 @@ def refuse_contradictions(arguments: argparse.Namespace) -> None:
         )
     if arguments.cache_too and not arguments.uninstall:
         raise UsageError("--cache-too goes with --uninstall: give both")
-    if arguments.uninstall and (arguments.force or arguments.download_only or arguments.check_pod):
-        raise UsageError("--uninstall goes with --prefix, --cache-too, --dry-run and --quiet alone")
+    if arguments.uninstall and arguments.force:
+        raise UsageError(
+            "--uninstall removes the environment, --force makes it again: give one of them"
+        )
     if arguments.keep_extras and arguments.drop_extras:
         raise UsageError("--keep-extras and --drop-extras: give one of them")
 
