@@ -68,6 +68,26 @@ def linked_back_end(small: SmallPrefix) -> None:
     (small.site / "triton/backends/other").symlink_to(elsewhere)
 
 
+def linked_record(name: str) -> Callable[[SmallPrefix], object]:
+    """Puts a link to the record of a package that torch imports, under this name."""
+
+    def put(small: SmallPrefix) -> None:
+        elsewhere = small.path.parent / "record"
+        elsewhere.mkdir()
+        (elsewhere / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+        (elsewhere / "entry_points.txt").write_text("[torch.backends]\nother = other:load\n")
+        (small.site / name).symlink_to(elsewhere)
+
+    return put
+
+
+def linked_bytecode(small: SmallPrefix) -> None:
+    elsewhere = small.path.parent / "bytecode"
+    elsewhere.mkdir()
+    (elsewhere / "core.cpython-311.pyc").touch()
+    (small.site / "demo/__pycache__").symlink_to(elsewhere)
+
+
 def linked_libraries(small: SmallPrefix) -> None:
     (small.path.parent / "x86-64-v3").mkdir()
     (small.site / "demo/lib/glibc-hwcaps").symlink_to(small.path.parent)
@@ -202,6 +222,24 @@ STRAYS = [
         ),
         files.strays,
         "demo-1.0.dist-info/entry_points.txt: no package has it, and what it names runs",
+    ),
+    Stray(
+        "a linked record of a package that torch imports",
+        linked_record("other-1.0.dist-info"),
+        files.strays,
+        "other-1.0.dist-info: no package has it, and what it names runs whenever",
+    ),
+    Stray(
+        "a record in capitals of a package that torch imports",
+        linked_record("other-1.0.DIST-INFO"),
+        files.strays,
+        "other-1.0.DIST-INFO: no package has it, and what it names runs whenever",
+    ),
+    Stray(
+        "a linked folder of bytecode",
+        linked_bytecode,
+        files.strays,
+        "demo/__pycache__: no package has it, and Python takes bytecode from where it leads",
     ),
     Stray(
         "an added package's .pth file to a folder with sitecustomize",
@@ -357,6 +395,29 @@ def test_what_harms_nobody_is_listed(small: SmallPrefix) -> None:
     assert "bin/my-own-tool" in result.summary and "results/" in result.summary
     assert files.startup(context).verdict == "pass"
     assert files.present(context).verdict == "pass"
+
+
+def test_a_linked_record_that_names_no_plug_in_is_listed(small: SmallPrefix) -> None:
+    """An own checkout's, linked by hand: without entry points, or with others."""
+    elsewhere = small.path.parent / "record"
+    elsewhere.mkdir()
+    (small.site / "mine-1.0.dist-info").symlink_to(elsewhere)
+    assert files.strays(small.context()).verdict == "pass"
+    (elsewhere / "entry_points.txt").write_text("[console_scripts]\nmine = mine:main\n")
+    assert files.strays(small.context()).verdict == "pass"
+
+
+def test_a_linked_package_beside_condas_standard_library_runs_first(small: SmallPrefix) -> None:
+    """Python looks there before it looks into site-packages."""
+    (small.path / "conda-meta").mkdir()
+    (small.path / "conda-meta/history").touch()
+    elsewhere = small.path.parent / "single"
+    elsewhere.mkdir()
+    (elsewhere / "__init__.py").touch()
+    (small.path / "lib/python3.11/single").symlink_to(elsewhere)
+    result = files.startup(small.context())
+    said = "\n".join([result.summary, *result.details])
+    assert "lib/python3.11/single: no package has it, and it runs at every start" in said
 
 
 def test_settings_that_people_add_to_pip_conf_are_listed(small: SmallPrefix) -> None:

@@ -31,6 +31,7 @@ class Danger(Enum):
     PROGRAM = "it is started in place of the machine's or the locked program"
     HOOK = "a shell runs it when the environment is entered or left"
     DISCOVERED = "a locked package imports whatever lies in this folder"
+    BYTECODE = "Python takes bytecode from where it leads, which is not verified"
     HEADER = "a compiler takes it before the machine's headers, for torch.compile too"
     PLUGIN = "what it names runs whenever a locked package is imported"
 
@@ -76,7 +77,8 @@ PLUGINS = re.compile(
     rb"^\s*\[+(torch\.backends|bitsandbytes\.backends|triton\.backends|networkx\.backend_info)\]+\s*$",
     re.M,
 )
-ENTRY_POINTS = re.compile(r"[^/]+\.(dist|egg)-info/entry_points\.txt")
+# Python finds these folders in capitals too: `Lookup` in importlib.metadata.
+ENTRY_POINTS = re.compile(r"(?i:[^/]*\.(dist|egg)-info)/entry_points\.txt")
 # The folders whose modules are imported because they lie there, relative to site-packages:
 # triton/backends/__init__.py; `import_submodule` in torch/_dynamo/backends/registry.py and
 # torch/_inductor/lowering.py; torch/_inductor/autoheuristic/learned_heuristic_controller.py.
@@ -128,7 +130,7 @@ class _Index:
         """The stray at a path, with its danger."""
         package = self.contents.owner(path)
         linked_folder = self._is_linked_folder(path)
-        if self._runs_at_start(path, package):
+        if self._runs_at_start(path, package, linked_folder):
             return Stray(path, package, Danger.AT_START)
         instead_of = self._shadowed(path, package, linked_folder)
         if instead_of:
@@ -139,10 +141,12 @@ class _Index:
             return Stray(path, package, Danger.PROGRAM)
         if self._is_first_library(path, linked_folder):
             return Stray(path, package, Danger.LIBRARY)
-        if self._is_plugin(path):
+        if self._is_plugin(path, linked_folder):
             return Stray(path, package, Danger.PLUGIN)
         if self._is_discovered(path, linked_folder):
             return Stray(path, package, Danger.DISCOVERED)
+        if linked_folder and self._site_of(path) and path.endswith("/__pycache__"):
+            return Stray(path, package, Danger.BYTECODE)
         if not package and self._is_header(path):
             return Stray(path, package, Danger.HEADER)
         return Stray(path, package)
@@ -160,7 +164,7 @@ class _Index:
 
     # Python
 
-    def _runs_at_start(self, path: str, package: str) -> bool:
+    def _runs_at_start(self, path: str, package: str, linked_folder: bool) -> bool:
         if path in START_FILES:
             return True
         site = self._site_of(path)
@@ -169,6 +173,8 @@ class _Index:
             if "/" not in inner and inner.endswith(".pth"):
                 return not package or self._pth_runs(path)
             return inner.partition("/")[0].partition(".")[0] in START_MODULES
+        if linked_folder and os.path.basename(path).isidentifier():
+            path = f"{path}/__init__.py"
         return self.conda and _in_standard_library(path)
 
     def _pth_runs(self, path: str) -> bool:
@@ -182,9 +188,13 @@ class _Index:
                     return True
         return False
 
-    def _is_plugin(self, path: str) -> bool:
+    def _is_plugin(self, path: str, linked_folder: bool) -> bool:
         """Whether it names code that a locked package loads by itself."""
         site = self._site_of(path)
+        if linked_folder:
+            path = f"{path}/entry_points.txt"
+            if not os.path.lexists(self.prefix / path):
+                return False
         if not site or not ENTRY_POINTS.fullmatch(path[len(site) :]):
             return False
         return self._may_contain(path, PLUGINS)
