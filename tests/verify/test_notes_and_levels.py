@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import py_compile
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,39 @@ def test_what_follows_from_a_layers_failure_says_so(small: SmallPrefix) -> None:
     context = small.context()
     assert layers.pip_layer(context).verdict == "fail"
     assert files.present(context).follows_from == "pip-layer"
+
+
+@pytest.mark.parametrize("name", ["foo-1.0.dist-info", "foo-1.0.egg-info", "demo-9.0.dist-info"])
+def test_the_remedy_of_a_record_that_describes_nothing_is_its_removal(
+    name: str, small: SmallPrefix
+) -> None:
+    """No installation puts it right: no lock names it, or the locked package is there beside it."""
+    (small.site / name).mkdir()
+    result = layers.pip_layer(small.context())
+    assert result.verdict == "fail" and result.action == "remove", result
+    assert f"{small.site / name}: has no readable METADATA" in result.summary
+    assert result.remedy == f"rm -r {small.site / name}" and not result.details
+    subprocess.run(result.remedy, shell=True, check=True)
+    assert layers.pip_layer(small.context()).verdict == "pass"
+
+
+def test_a_locked_wheels_lost_description_is_repaired(small: SmallPrefix) -> None:
+    (small.record.parent / "METADATA").unlink()
+    result = layers.pip_layer(small.context())
+    assert "has no readable METADATA; reinstall demo" in result.summary
+    assert result.action == "repair" and "post_create.sh" in result.remedy
+
+
+def test_a_conda_packages_lost_description_needs_a_rebuild(small: SmallPrefix) -> None:
+    (small.path / "conda-meta").mkdir()
+    info = f"{SITE}/bar-1.0.dist-info"
+    (small.path / info).mkdir()
+    row = {"_path": f"{info}/METADATA", "sha256": "0" * 64}
+    document = {"name": "bar", "version": "1.0", "paths_data": {"paths": [row]}}
+    (small.path / "conda-meta/bar-1.0-0.json").write_text(json.dumps(document))
+    result = layers.pip_layer(small.context())
+    assert f"{small.path / info}: has no readable METADATA" in result.summary
+    assert result.action == "rebuild"
 
 
 # Bytecode

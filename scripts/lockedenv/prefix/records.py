@@ -66,11 +66,15 @@ class Dist:
 
 @dataclass(frozen=True)
 class BrokenRecord:
-    """A record that cannot be read; `manager` ("conda" or "pip") is the layer that it is of."""
+    """A record that cannot be read; `manager` ("conda" or "pip") is the layer that it is of.
+
+    `package`: the package that its name says; empty for conda's.
+    """
 
     manager: str
     path: Path
     problem: str
+    package: str = ""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
@@ -232,8 +236,7 @@ def _read_dist(
         name = canonical(header["Name"])
         version = header["Version"].strip()
     except (OSError, TypeError, AttributeError):
-        problem = f"has no readable METADATA; reinstall {name}"
-        problems.append(BrokenRecord("pip", path, problem))
+        problems.append(BrokenRecord("pip", path, "has no readable METADATA", name))
     manager = "pip"
     if prefix in path.parents:
         conda_hashes = owned.get(path.relative_to(prefix).as_posix())

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from lockedenv.host.files import read_json
 from lockedenv.prefix.inventory import Inventory
-from lockedenv.prefix.records import CondaRecord, Dist, Installed, info_name
+from lockedenv.prefix.records import BrokenRecord, CondaRecord, Dist, Installed, info_name
 from lockedenv.redaction import redact
 from lockedenv.spec.locks import CondaPackage, PipPackage, canonical
 from lockedenv.spec.wheel_record import record_digest
@@ -43,12 +44,16 @@ PIP_ACTIONS[Kind.ADDED_TWICE] = Action.REMOVE
 
 @dataclass(frozen=True)
 class Finding:
-    """One difference: the package, the kind of problem, the problem in words, and what mends it."""
+    """One difference: the package, the kind of problem, the problem in words, and what mends it.
+
+    `path`: what is to be removed, where that mends it and nothing else does.
+    """
 
     package: str
     kind: Kind
     problem: str
     action: Action
+    path: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.package}: {self.problem}"
@@ -154,14 +159,21 @@ def pip_findings(
     locked: Iterable[PipPackage], installed: Installed, inventory: Inventory | None
 ) -> list[Finding]:
     """Wheels: missing, twice, another version, put there by conda, or not the locked wheel."""
+    packages = list(locked)
+    names = {package.name for package in packages}
+    known = set(names)
+    if inventory:
+        known.update(package.name for package in inventory.packages)
     found = []
+    superfluous = set()
     for broken in installed.problems:
         if broken.manager == "pip":
-            found.append(pip_finding("dist-info", Kind.UNREADABLE, str(broken)))
-    names = set()
-    for package in locked:
-        names.add(package.name)
-        dists = [dist for dist in installed.dists if dist.name == package.name]
+            finding = _broken_dist_info(broken, installed, known)
+            found.append(finding)
+            superfluous.add(finding.path)
+    whole = [dist for dist in installed.dists if dist.path not in superfluous]
+    for package in packages:
+        dists = [dist for dist in whole if dist.name == package.name]
         if not dists:
             problem = f"missing, locked is {package.version}"
             found.append(pip_finding(package.name, Kind.MISSING, problem))
@@ -178,8 +190,22 @@ def pip_findings(
         difference = _compare_wheel(package, dists[0], inventory)
         if difference:
             found.append(difference)
-    found += _added_twice(installed, names)
+    found += _added_twice(whole, names)
     return found
+
+
+def _broken_dist_info(broken: BrokenRecord, installed: Installed, known: set[str]) -> Finding:
+    """A dist-info that describes nothing. No installation replaces one that is of no locked package, or beside its own."""
+    name = "dist-info"
+    owned = {installed.prefix / folder for record in installed.conda for folder in record.infos}
+    if broken.path in owned:
+        return conda_finding(name, Kind.UNREADABLE, str(broken))
+    unreadable = {other.path for other in installed.problems}
+    readable = {dist.name for dist in installed.dists if dist.path not in unreadable}
+    if broken.package in known and broken.package not in readable:
+        problem = f"{broken}; reinstall {broken.package}"
+        return pip_finding(name, Kind.UNREADABLE, problem)
+    return Finding(name, Kind.UNREADABLE, str(broken), Action.REMOVE, broken.path)
 
 
 def _compare_wheel(package: PipPackage, dist: Dist, inventory: Inventory | None) -> Finding | None:
@@ -203,9 +229,9 @@ def _compare_wheel(package: PipPackage, dist: Dist, inventory: Inventory | None)
     return None
 
 
-def _added_twice(installed: Installed, locked: set[str]) -> list[Finding]:
+def _added_twice(dists: Iterable[Dist], locked: set[str]) -> list[Finding]:
     """Distributions that are there twice and that no lock names."""
-    counts = Counter(dist.name for dist in installed.dists if dist.name not in locked)
+    counts = Counter(dist.name for dist in dists if dist.name not in locked)
     found = []
     for name, count in counts.items():
         if count > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lockedenv.host.process import ask
@@ -25,7 +25,7 @@ from lockedenv.verify.checks import (
     warned,
 )
 from lockedenv.verify.drift import Finding, extras
-from lockedenv.verify.remedies import Action, command_for, rebuild_command
+from lockedenv.verify.remedies import Action, command_for, rebuild_command, remove_command
 
 # Without our mark, one of these scripts has the path of the prefix in its first lines.
 SCRIPTS = ("accelerate", "tqdm", "torchrun")
@@ -44,12 +44,18 @@ def _verdict(context: Context, findings: Sequence[Finding], good: str) -> Result
     return result
 
 
-def _remedy(context: Context, action: Action, findings: Iterable[Finding]) -> str:
+def _remedy(context: Context, action: Action, findings: Sequence[Finding]) -> str:
     prefix = context.installed.prefix
     if action is not Action.REMOVE:
         return command_for(action, prefix)
-    names = sorted({finding.package for finding in findings})
-    return f"{prefix}/bin/python -m pip uninstall -y {' '.join(names)}"
+    commands = []
+    paths = [str(finding.path) for finding in findings if finding.path]
+    names = sorted({finding.package for finding in findings if not finding.path})
+    if paths:
+        commands.append(remove_command(prefix, paths))
+    if names:
+        commands.append(f"{prefix}/bin/python -m pip uninstall -y {' '.join(names)}")
+    return " && ".join(commands)
 
 
 @check("locks", "the lock files are there, whole, and of the version that this program knows")
