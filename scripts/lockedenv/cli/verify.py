@@ -170,14 +170,17 @@ def make_request(args: argparse.Namespace) -> Request:
     if args.timeout < 0:
         raise UsageError(f"--timeout {args.timeout}: give a number of seconds")
     fields = dict(vars(args))
-    fields["only"] = _split_names(args.only)
-    fields["skip"] = _split_names(args.skip)
+    fields["only"] = _split_names("--only", args.only)
+    fields["skip"] = _split_names("--skip", args.skip)
     fields["compare"] = tuple(args.compare)
     return Request(prefix=Path(sys.prefix), **fields)
 
 
-def _split_names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
+def _split_names(option: str, text: str) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    if text and not names:
+        raise UsageError(f"{option} {text}: names no check; --list has the names")
+    return names
 
 
 # What only one mode needs is imported there: the quick level is asked for most, and takes a second.
@@ -191,7 +194,12 @@ def work(request: Request) -> int:
         environment.compare_with(request.environment)
     if request.compare:
         return compare(request)
-    for target in _targets(request):
+    targets = _targets(request)
+    for target in targets:
+        if target == STDOUT:
+            raise UsageError("- is standard output for --json alone: name a file")
+        if targets.count(target) > 1:
+            raise UsageError(f"{target}: two documents cannot be written to one file")
         refuse_target(target)
     if request.distributed:
         from lockedenv.cli.distributed import check_ranks
@@ -218,10 +226,12 @@ def compare(request: Request) -> int:
 
 def _targets(request: Request) -> list[str]:
     """The files that will be written: of a certificate on many ranks, by the first rank alone."""
-    targets = [request.json, request.manifest, request.report]
+    targets = [request.manifest, request.report]
+    if request.json != STDOUT:
+        targets.append(request.json)
     if not request.distributed or os.environ.get("RANK", "0") == "0":
         targets.append(request.certificate)
-    return [target for target in targets if target and target != STDOUT]
+    return [target for target in targets if target]
 
 
 def refuse_target(target: str) -> None:
@@ -288,10 +298,17 @@ def verify(request: Request) -> int:
     if request.manifest:
         text = json.dumps(redact_document(document), indent=1) + "\n"
         write_atomically(Path(request.manifest), text)
+        report.say(f"{request.manifest} is written")
     if request.report:
         text = to_attach(document, results, seconds, request.strict, scope)
-        write_atomically(Path(request.report), text)
+        write_atomically(Path(request.report), as_utf8(text))
+        report.say(f"{request.report} is written")
     return status
+
+
+def as_utf8(text: str) -> str:
+    """A text in which names of files that are no UTF-8 are written out, such as r\\udcffs.txt."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def describe_session(
@@ -305,8 +322,10 @@ def describe_session(
 
 
 def choose_checks(request: Request) -> list[Check]:
-    """The checks to run, in order. Raises UsageError for an unknown name."""
+    """The checks to run, in order. Raises UsageError for an unknown name, and where none is left."""
     checks = select_checks(request.level, list(request.only), list(request.skip))
+    if not checks:
+        raise UsageError("--only and --skip leave no check to run")
     names = [check.name for check in checks]
     if request.gpu == "require" and "driver" not in (*request.skip, *names):
         checks.insert(0, find_check("driver"))
@@ -356,7 +375,7 @@ def refuse_other_python(request: Request, context: Context) -> NoReturn:
     scope = Scope(request.level, (), False)
     document = describe_session(request, context, [])
     report = to_attach(document, [], 0.0, request.strict, scope, text)
-    write_atomically(Path(request.report), report)
+    write_atomically(Path(request.report), as_utf8(report))
     raise Stop(f"{text}. {request.report} is written, without results of checks")
 
 
