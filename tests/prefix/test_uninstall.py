@@ -58,7 +58,8 @@ def test_a_dry_run_lists_all_of_it_and_changes_nothing(prefix: Prefix) -> None:
     assert f"removed  {folder}/env.maximalcai-lock" in lines
     assert f"removed  {folder}/tmp/maximalcai-1.log" in lines
     assert f"left     {folder}/env.maximalcai-extras-1.txt" in lines
-    assert f"left     {folder}/cache" in lines
+    assert lines[-3] == f"left     {folder}/cache"
+    assert lines[-2].endswith("--cache-too removes it")
     assert "maximalcai-2.log" not in done.stdout, "another prefix's"
     assert lines[-1] == "this was a dry run: nothing was changed"
 

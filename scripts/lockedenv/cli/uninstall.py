@@ -74,6 +74,7 @@ class Removal:
     files: list[Path] = field(default_factory=list)
     cached: list[Path] = field(default_factory=list)
     left: list[Path] = field(default_factory=list)
+    cache: Path | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -158,7 +159,7 @@ def find_removal(prefix: Prefix, cache: Path, with_cache: bool) -> Removal:
     left += sorted(name.parent.glob(f"{name.name}.maximalcai-extras-*.txt"))
     if cache.is_dir() and not with_cache:
         left.append(cache)
-    return Removal(prefix, links, environments, folders, files, cached, left)
+    return Removal(prefix, links, environments, folders, files, cached, left, cache)
 
 
 def find_cached(cache: Path) -> list[Path]:
@@ -216,6 +217,8 @@ def removal_lines(removal: Removal) -> list[str]:
     if not lines:
         lines.append(f"there is nothing of this set-up at {removal.prefix.name}")
     lines += [f"left     {path}" for path in removal.left]
+    if removal.cache in removal.left:
+        lines.append("the cache has what an environment was installed from; --cache-too removes it")
     return lines
 
 
