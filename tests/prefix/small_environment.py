@@ -19,18 +19,17 @@ FILES = {"idna/__init__.py": b"one\n", "idna/core.py": b"two\n", "../../../bin/i
 
 
 def add_wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> None:
-    """Puts a wheel's files into an environment, as an installer does."""
+    """Puts a wheel's files into an environment, as an installer does: RECORD alone has no hash in it."""
     site = folder / SITE
+    info = site / f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     rows = []
-    for path, content in files.items():
+    for path, content in {**files, f"{info.name}/METADATA": metadata.encode()}.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
         (site / path).write_bytes(content)
         encoded = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
         rows.append(f"{path},sha256={encoded},{len(content)}")
-    info = site / f"{name}-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    rows += [f"{info.name}/METADATA,,", f"{info.name}/RECORD,,"]
+    rows.append(f"{info.name}/RECORD,,")
     (info / "RECORD").write_text("\n".join(rows))
 
 

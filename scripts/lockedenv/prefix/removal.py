@@ -36,6 +36,8 @@ from lockedenv.prefix.inventory import (
     earlier_inventory,
     inventory_or_none,
     is_bytecode,
+    is_inside,
+    record_entries,
     take_inventory,
     write_inventory,
 )
@@ -60,6 +62,15 @@ PACKAGE_FOLDERS = (
     "share",
     "ssl",
     "x86_64-conda-linux-gnu",
+)
+# What installers write into a package's dist-info, in most cases without a hash.
+GENERATED = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
+PROGRAM_LIMIT = 10_000  # bytes
+# The program that conda makes of an entry point; its record has no hash of it.
+ENTRY_POINT = re.compile(
+    rb"#![^\n]+\n# -\*- coding: utf-8 -\*-\nimport re\nimport sys\n+from [\w.]+ import \w+\n+"
+    rb"if __name__ == '__main__':\n[ \t]+sys\.argv\[0\] = re\.sub\(r'[^'\n]*', '', sys\.argv\[0\]\)\n"
+    rb"[ \t]+sys\.exit\([\w.]+\(\)\)\n?"
 )
 
 
@@ -237,6 +248,11 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
     for entry in edited:
         if entry.kind is Kind.FOLDER and (prefix.path / entry.path).is_symlink():
             links.append(entry.path)
+    unproven = _unproven(prefix.path, wanted)
+    whole = _whole_inventory(prefix.path, read_mark(prefix.path))
+    if whole is not None and unproven:
+        unchanged = {entry.path for entry in whole.entries}
+        unproven -= unchanged - _edited_since(prefix.path, whole)
     python_folders = set()
     for site in read_prefix(prefix.path).sites:
         python_folders.update(_with_parents(site.relative_to(prefix.path).as_posix()))
@@ -245,6 +261,9 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
         below = any(entry.path.startswith(f"{link}/") for link in links)
         if entry.package in wanted and not below and not entry.path.endswith(".dist-info/RECORD"):
             paths.append(entry.path)
+    for path in sorted(unproven.difference(paths)):
+        if not any(path.startswith(f"{link}/") for link in links):
+            paths.append(path)
     for link in links:
         if any(link.startswith(f"{other}/") for other in links):
             continue  # what it leads to is people's
@@ -304,6 +323,7 @@ def _attributed(folder: Path) -> Inventory:
     )
     edited = {entry.path for entry in _edited_entries(folder, taken)}
     edited.update(_edited_texts(folder))
+    edited |= _unproven(folder, {package.name for package in taken.packages})
     entries = tuple(entry for entry in taken.entries if entry.path not in edited)
     return replace(taken, entries=entries)
 
@@ -345,6 +365,50 @@ def _edited_entries(folder: Path, inventory: Inventory) -> list[Entry]:
     return edited
 
 
+def _unproven(folder: Path, names: set[str]) -> set[str]:
+    """What these packages list without a hash, and is there: nothing shows that it is not edited.
+
+    Without what is generated beyond doubt. A link is only as good as what it leads to.
+    """
+    installed = read_prefix(folder)
+    found = set()
+    for record in installed.conda:
+        if record.name not in names:
+            continue
+        for path, sha256 in record.hashes.items():
+            if not _is_proven(folder, path, sha256) and not _is_made_by_conda(folder, path):
+                found.add(path)
+    for dist in installed.dists:
+        if dist.name not in names or dist.manager != "pip" or folder not in dist.path.parents:
+            continue
+        info = dist.path.relative_to(folder).as_posix()
+        for entry in record_entries(folder, dist):
+            place, _, name = entry.path.rpartition("/")
+            generated = place == info and name in GENERATED
+            if not generated and not _is_proven(folder, entry.path, entry.sha256):
+                found.add(entry.path)
+    return {path for path in found if os.path.lexists(folder / path)}
+
+
+def _is_proven(folder: Path, path: str, sha256: str) -> bool:
+    """Whether a hash says what a file should be. A file is compared with it elsewhere, a link here."""
+    if not sha256:
+        return False
+    return not (folder / path).is_symlink() or file_sha256(folder / path) == sha256
+
+
+def _is_made_by_conda(folder: Path, path: str) -> bool:
+    """Whether a path without a hash is a link within the environment, or the program of an entry point."""
+    place = folder / path
+    if place.is_symlink():
+        target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(place)))
+        return is_inside(target)
+    try:
+        return ENTRY_POINT.fullmatch(read_regular(place, PROGRAM_LIMIT)) is not None
+    except (OSError, FileRefused):
+        return False
+
+
 def _edited_since(folder: Path, inventory: Inventory) -> set[str]:
     """The same by sizes and times; a file whose time alone changed is read."""
     entries = inventory.entries_by_path()
@@ -372,6 +436,7 @@ def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents
     if added:
         taken = take_inventory(folder, added, with_interpreter=False)
         edited = {entry.path for entry in _edited_entries(folder, taken)}
+        edited |= _unproven(folder, {package.name for package in added})
         for entry in taken.entries:
             if entry.package and entry.path not in edited:
                 listed.add(entry.path)
