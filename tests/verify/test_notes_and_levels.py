@@ -122,6 +122,39 @@ def test_a_record_that_is_a_pipe_is_not_waited_for(small: SmallPrefix) -> None:
     assert files.present(context).verdict == "fail"
 
 
+def test_a_conda_record_that_is_a_pipe_is_not_waited_for(small: SmallPrefix) -> None:
+    (small.path / "conda-meta").mkdir()
+    (small.path / "conda-meta/history").touch()
+    pipe = small.path / "conda-meta/x.json"
+    os.mkfifo(pipe)
+    result = layers.conda_layer(small.context())
+    assert result.verdict == "fail" and result.remedy, result
+    assert f"{pipe}: is not a conda record (it is not a regular file)" in result.summary
+
+
+def test_a_conda_record_that_is_nested_too_deep_is_named(small: SmallPrefix) -> None:
+    (small.path / "conda-meta").mkdir()
+    (small.path / "conda-meta/history").touch()
+    (small.path / "conda-meta/x.json").write_text("[" * 100_000)
+    result = layers.conda_layer(small.context())
+    assert "x.json: is not a conda record (RecursionError" in result.summary
+
+
+@pytest.mark.parametrize("path", [f"{SITE}/demo/lib/libdemo.so.1", CORE, "bytecode"])
+def test_a_file_that_became_a_pipe_is_not_waited_for(path: str, small: SmallPrefix) -> None:
+    place = small.path / path
+    if path == "bytecode":
+        place = compile_core(small, py_compile.PycInvalidationMode.TIMESTAMP)
+    place.unlink()
+    os.mkfifo(place)
+    small.write(f"{SITE}/demo/lib/libz.txt")  # so that there is a stray to judge
+    context = small.context()
+    assert files.strays(context).verdict == "warn"
+    expected = "pass" if path == "bytecode" else "fail"
+    for check in (files.present, files.files):
+        assert check(context).verdict == expected, check(context)
+
+
 def test_what_follows_from_a_layers_failure_says_so(small: SmallPrefix) -> None:
     for path in (small.site / "demo").iterdir():
         if path.is_file():

@@ -20,9 +20,11 @@ from lockedenv.backends.private_folders import temporary
 from lockedenv.backends.uv_program import PLATFORM, fetch_files, run_uv, uv_environment
 from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem
+from lockedenv.host.files import read_regular
 from lockedenv.host.locking import holding
 from lockedenv.prefix.inventory import Layer, inventory_or_none
 from lockedenv.prefix.records import (
+    RECORD_LIMIT,
     Dist,
     file_sha256,
     hashes,
@@ -120,7 +122,8 @@ def _is_locked(dist: Dist, pin: PipPackage, noted: NotedWheel | None) -> bool:
         return False  # what comes from somewhere else than the index says so there
     if pin.record_sha256:
         try:
-            return record_digest(record.read_text(encoding="utf-8")) == pin.record_sha256
+            text = read_regular(record, RECORD_LIMIT).decode("utf-8")
+            return record_digest(text) == pin.record_sha256
         except (OSError, ValueError):
             return False
     if noted is None:

@@ -16,7 +16,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
-from lockedenv.host.files import read_regular
+from lockedenv.host.files import LARGEST_JSON, FileRefused, read_regular
 from lockedenv.spec.locks import canonical
 
 CONSTRAINTS = "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
@@ -168,9 +168,11 @@ def _read_conda_records(prefix: Path, problems: list[BrokenRecord]) -> list[Cond
     records = []
     for path in sorted((prefix / "conda-meta").glob("*.json")):
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(read_regular(path, LARGEST_JSON))
             records.append(_parse_conda_record(document, site, file_sha256(path)))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except FileRefused as error:
+            problems.append(BrokenRecord("conda", path, f"is not a conda record ({error})"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problem = f"is not a conda record ({type(error).__name__}: {error})"
             problems.append(BrokenRecord("conda", path, problem))
     return records

@@ -65,6 +65,8 @@ def find_bad_bytecode(prefix: Path, recorded: Mapping[str, str]) -> tuple[list[B
 
 def read_fault(path: Path) -> Fault | None:
     """What is wrong with a .pyc in __pycache__; None if nothing is, or if Python ignores it."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         status = os.stat(importlib.util.source_from_cache(str(path)))
         with path.open("rb") as file:

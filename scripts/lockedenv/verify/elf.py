@@ -34,6 +34,8 @@ class Dynamic:
 
 def read_dynamic(path: Path) -> Dynamic | None:
     """The dynamic section of a 64-bit little-endian ELF file; None if it is no such file."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with path.open("rb") as file:
             return _read(file)
