@@ -499,3 +499,63 @@ def test_of_what_conda_lists_without_a_hash_links_and_generated_programs_go(tmp_
     (new.path / "conda-meta/tool-1-0.json").write_text(json.dumps(record))
     kept = remove_environment(new, new.path)
     assert kept is not None and kept.names == ("bin/edited", "lib/theirs")
+
+
+HISTORY = "==> 2026-01-01 00:00:00 <==\n# cmd: conda install six\n+conda-forge::six-1-0\n"
+TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This file is a cache directory tag.\n"
+WROTE = '{"schema_version": 2, "fingerprint": "a", "results": []}\n'
+
+
+@pytest.mark.parametrize(
+    "name, ours, theirs",
+    [
+        ("maximalcai-manifest.json", WROTE, WROTE.replace("[]", '["of mine"]')),
+        ("maximalcai-installed.json", '{"files": {}, "links": {}}', "my packages"),
+        ("maximalcai-inventory.json", None, "my things"),
+        (".lock", "", "combination: 1234"),
+        ("CACHEDIR.TAG", TAG, f"{TAG}my notes"),
+    ],
+)
+def test_a_note_goes_only_with_the_content_that_was_written(
+    name: str, ours: str | None, theirs: str, tmp_path: Path
+) -> None:
+    """Every file with such a name was deleted, whatever people had written into it."""
+    for number, text in enumerate((ours, theirs)):
+        prefix = install(find_prefix(tmp_path / f"env{number}"))
+        noted = hashlib.sha256(WROTE.encode()).hexdigest()
+        change_mark(prefix, manifest=noted)
+        for text_of_ours in ("activate", "pip.conf"):
+            (prefix.path / text_of_ours).unlink()  # the tests', which only an inventory knows
+        if text is not None:
+            (prefix.path / name).write_text(text)
+        expected = [name] if text == theirs else []
+        assert own_paths(prefix.path) == expected
+        kept = remove_environment(prefix, prefix.path)
+        assert (list(kept.names) if kept else []) == expected
+        assert kept is None or contents(kept.folder) == {name: theirs}
+
+
+def test_a_link_with_the_name_of_a_note_is_kept(prefix: Prefix) -> None:
+    (prefix.path / "maximalcai-manifest.json").symlink_to("/nowhere")
+    kept = remove_environment(prefix, prefix.path)
+    assert kept is not None and kept.names == ("maximalcai-manifest.json",)
+
+
+def test_a_manifest_of_which_no_hash_was_noted_goes_if_it_is_one(tmp_path: Path) -> None:
+    """As in an environment that an earlier version made."""
+    for number, (text, moved) in enumerate(((WROTE, False), ("my notes", True))):
+        prefix = install(find_prefix(tmp_path / f"env{number}"))
+        (prefix.path / "maximalcai-manifest.json").write_text(text)
+        assert (remove_environment(prefix, prefix.path) is not None) == moved
+
+
+def test_condas_history_is_a_note_of_condas_environments_alone(tmp_path: Path) -> None:
+    cases = [("pip", HISTORY, True), ("conda", HISTORY, False), ("conda", "my history", True)]
+    for number, (backend, text, moved) in enumerate(cases):
+        prefix = install(find_prefix(tmp_path / f"env{number}"))
+        change_mark(prefix, backend=backend)
+        (prefix.path / "conda-meta").mkdir()
+        (prefix.path / "conda-meta/history").write_text(text)
+        kept = remove_environment(prefix, prefix.path)
+        assert (kept is not None) == moved
+        assert kept is None or contents(kept.folder) == {"conda-meta/history": text}

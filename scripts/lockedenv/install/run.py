@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -21,7 +22,7 @@ from lockedenv.install import extras
 from lockedenv.install.flash_attention import provide
 from lockedenv.install.plan import Action, Plan
 from lockedenv.install.request import Installation
-from lockedenv.install.verification import MANIFEST, Verdict, verify
+from lockedenv.install.verification import Verdict, verify
 from lockedenv.prefix.activation import (
     enter_text,
     restore_activate,
@@ -30,6 +31,7 @@ from lockedenv.prefix.activation import (
     write_guard,
 )
 from lockedenv.prefix.inventory import (
+    MANIFEST,
     complete_inventory,
     earlier_inventory,
     locked_packages,
@@ -45,7 +47,7 @@ from lockedenv.prefix.lifecycle import (
     settle,
 )
 from lockedenv.prefix.place import Prefix
-from lockedenv.prefix.records import COMMAND, CONSTRAINTS, read_prefix
+from lockedenv.prefix.records import COMMAND, CONSTRAINTS, file_sha256, read_prefix
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.commands import post_create_command
@@ -226,11 +228,21 @@ def conclude(job: Installation, level: str, lacking: Lacking, reporter: Reporter
     packages = locked_packages(job.environment, mark.backend)
     complete_inventory(prefix.path, packages, written)
     with reporter.step(f"Verify, {level} level"):
+        earlier = file_sha256(prefix.path / MANIFEST)
         verdict = verify(job, level, skipped(job), reporter)
+        note_manifest(prefix, earlier)
         reporter.outcome(f"{sum(verdict.counts.values())} checks")
     job = replace(job, prefix=settle(prefix, verdict.passed, not lacking, reporter.warn))
     keep_manifest(job, reporter)
     return say_verdict(job, verdict, lacking, reporter)
+
+
+def note_manifest(prefix: Prefix, earlier: str) -> None:
+    """Notes which manifest the verifier wrote, so that one which people edit is known. `earlier`: the hash before it."""
+    written = file_sha256(prefix.path / MANIFEST)
+    if written != earlier:
+        with contextlib.suppress(OSError):  # on a full disk nothing is noted
+            change_mark(prefix, manifest=written)
 
 
 def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter: Reporter) -> int:

@@ -16,11 +16,10 @@ from lockedenv.backends.base import Job
 from lockedenv.host.files import read_json
 from lockedenv.host.gpus import Trouble, read_gpu_facts
 from lockedenv.host.process import follow, started
+from lockedenv.prefix.inventory import MANIFEST
 from lockedenv.reporter import Reporter
 
 VERIFIER = ROOT / "scripts/verify_environment.py"
-MANIFEST = "maximalcai-manifest.json"
-
 
 # The verifier's verdicts on a check, and how many of them are told.
 COUNTED = {

@@ -41,6 +41,8 @@ from lockedenv.spec.commands import post_create_command
 from lockedenv.spec.environment import MARK, Environment, name_in_mark
 
 INVENTORY = "maximalcai-inventory.json"
+MANIFEST = "maximalcai-manifest.json"
+HISTORY = "conda-meta/history"
 LIMIT = 64_000_000  # bytes; 25,000 paths take about 4,000,000
 TEXT_LIMIT = 1_000_000  # bytes of a text that people may edit
 SCHEMA = 1
@@ -49,11 +51,11 @@ SCHEMA = 1
 NOTES = (
     MARK,
     INVENTORY,
-    "maximalcai-manifest.json",
+    MANIFEST,
     NOTE_OF_VERSION_2,
     ".lock",
     "CACHEDIR.TAG",  # uv's and rattler's, which keeps a folder out of backups
-    "conda-meta/history",
+    HISTORY,
 )
 # What the set-up writes itself.
 WRITTEN = (

@@ -56,8 +56,8 @@ class Mark:
     `path`: where the folder was made. `id`: random, of this environment alone. `made`: the time in ns.
     `locks`: the digest of the locks that it was made from. `lacking`: what was asked for and is not
     there, as sentences to show. `missing_packages`: the list of the user's own packages that could not
-    be installed again. `clone`: the folder of the code that last worked on it. `pod`: what was found of
-    the machine, for the manifest.
+    be installed again. `clone`: the folder of the code that last worked on it. `manifest`: the sha256 of the
+    manifest that the set-up wrote, empty where it is not known. `pod`: what was found of the machine.
     """
 
     made_by: MadeBy
@@ -72,6 +72,7 @@ class Mark:
     lacking: tuple[str, ...] = ()
     missing_packages: str = ""
     clone: str = ""
+    manifest: str = ""
     pod: tuple[Mapping[str, Any], ...] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
 
@@ -154,6 +155,7 @@ def parse_mark(document: object) -> Mark:
         lacking=_take_texts(fields, "lacking"),
         missing_packages=_take(fields, "missing_packages", str, ""),
         clone=_take(fields, "clone", str, ""),
+        manifest=_take(fields, "manifest", str, ""),
         pod=tuple(_take(fields, "pod", list, [])),
         other=fields,
     )
@@ -182,6 +184,7 @@ def mark_document(mark: Mark) -> dict[str, Any]:
         "lacking": list(mark.lacking),
         "missing_packages": mark.missing_packages,
         "clone": mark.clone,
+        "manifest": mark.manifest,
         "pod": list(mark.pod),
     }
 

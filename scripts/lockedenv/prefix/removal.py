@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Iterable, Iterator, Sequence
 
 from lockedenv.errors import Stop, disk_text
-from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.host.files import FileRefused, read_json, read_regular
 from lockedenv.prefix.activation import activate_text, guard_text
 from lockedenv.prefix.inventory import (
+    HISTORY,
     INVENTORY,
+    MANIFEST,
     NOTES,
     Entry,
     Inventory,
@@ -42,15 +44,21 @@ from lockedenv.prefix.inventory import (
     write_inventory,
 )
 from lockedenv.prefix.mark import MadeBy, Mark, State, mark_text, read_mark, write_mark
-from lockedenv.prefix.place import Prefix, place_of
+from lockedenv.prefix.place import Prefix, mark_or_none, place_of
 from lockedenv.prefix.records import file_sha256, hashes, read_prefix
+from lockedenv.prefix.version_2 import NOTE as NOTE_OF_VERSION_2
 from lockedenv.spec.environment import MARK
 
 SHOWN = 20
 ROUNDS = 5
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 TAG_LIMIT = 10_000  # bytes
-CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
+# https://bford.info/cachedir/, with the comments that tools write.
+CACHE_TAG = re.compile(rb"Signature: 8a477f597d28d172789f06886806bc55(\n(#[^\n]*)?)*")
+HISTORY_LIMIT = 10_000_000  # bytes
+# A time, a command or specification, and the packages that came and went.
+CONDA_HISTORY = re.compile(rb"((==> [^\n]* <==|[#+-][^\n]*)?(\n|\Z))*")
+VERSION_2_FIELDS = {"files", "links", "wheels", "records", "conda"}
 # Where packages put their files; only there may a link into the cache belong to one that is half installed.
 PACKAGE_FOLDERS = (
     "bin",
@@ -132,6 +140,8 @@ def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
     target = kept_folder(prefix)
     moved: list[str] = []
     try:
+        if os.path.lexists(folder / INVENTORY) and INVENTORY not in _notes(folder, mark):
+            _move(folder, [INVENTORY], target, moved)  # one is written in its place
         inventory = _complete_inventory(folder, mark)
         unfinished = _is_unfinished(mark)
         if mark.state is not State.REMOVING:
@@ -430,7 +440,7 @@ def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents
     """What lies in an environment, by whose it is."""
     listed = {entry.path for entry in inventory.entries if entry.kind is not Kind.FOLDER}
     listed -= _edited_since(folder, inventory)
-    listed.update(path for path in NOTES if _is_note(folder / path))
+    listed |= _notes(folder, mark_or_none(folder))
     locked = {package.name for package in inventory.packages}
     added = [package for package in _packages(folder) if package.name not in locked]
     if added:
@@ -446,16 +456,40 @@ def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents
     return _sort(folders, listed)
 
 
-def _is_note(path: Path) -> bool:
-    """Whether a file with the name of a note, or of what a tool leaves at the top of an environment, is that."""
-    try:
-        if path.name == ".lock":
-            return path.lstat().st_size == 0
-        if path.name == "CACHEDIR.TAG":
-            return read_regular(path, TAG_LIMIT).startswith(CACHE_TAG)
-    except (OSError, FileRefused):
-        return False
-    return True
+def _notes(folder: Path, mark: Mark | None) -> set[str]:
+    """The notes of the set-up and of its tools in an environment that are as they were written, so far as that is known.
+
+    A file of this name with something else in it is people's.
+    """
+    found = {MARK}
+    for name in NOTES:
+        try:
+            path = folder / name
+            if stat.S_ISREG(path.lstat().st_mode) and _is_note(folder, name, mark):
+                found.add(name)
+        except (OSError, FileRefused, ValueError, RecursionError):
+            continue
+    return found
+
+
+def _is_note(folder: Path, name: str, mark: Mark | None) -> bool:
+    path = folder / name
+    if name == INVENTORY:
+        return inventory_or_none(folder) is not None
+    if name == MANIFEST:
+        if mark is not None and mark.manifest:
+            return file_sha256(path) == mark.manifest
+        return {"schema_version", "fingerprint"} <= set(read_json(path))
+    if name == NOTE_OF_VERSION_2:
+        return bool(VERSION_2_FIELDS & set(read_json(path)))
+    if name == ".lock":
+        return path.lstat().st_size == 0
+    if name == "CACHEDIR.TAG":
+        return CACHE_TAG.fullmatch(read_regular(path, TAG_LIMIT)) is not None
+    if name == HISTORY:
+        is_conda = mark is not None and mark.backend == "conda"
+        return is_conda and CONDA_HISTORY.fullmatch(read_regular(path, HISTORY_LIMIT)) is not None
+    return False
 
 
 @dataclass(frozen=True)
