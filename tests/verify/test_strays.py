@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Callable, NamedTuple
 import pytest
 from lockedenv.prefix.activation import guard_text
 from lockedenv.prefix.place import Prefix
+from lockedenv.prefix.removal import own_paths
 from lockedenv.verify.checks import Result, files
 from lockedenv.verify.elf import read_dynamic
 from small_prefix import SITE, SmallPrefix, add_package, elf
@@ -469,6 +471,51 @@ def test_what_ordinary_use_leaves_in_a_prefix_is_no_failure(small: SmallPrefix) 
         assert check(context).verdict == "pass", check(context)
     own = files.strays(context).measured["own"]
     assert "lib/libmine.so.1" in own and "outputs/train.py" in own
+
+
+def make_too_deep(folder: Path) -> None:
+    """Folders in folders, until the path of the last ones is longer than the system takes."""
+    folder.mkdir(parents=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(5000 // 200):
+        os.mkdir("d" * 200, dir_fd=descriptor)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(os.open("file.py", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+
+
+def test_a_folder_that_is_too_deep_to_look_into_is_one_warning(small: SmallPrefix) -> None:
+    make_too_deep(small.path / "results/deep")
+    context = small.context()
+    result = files.strays(context)
+    assert result.verdict == "warn" and not result.details, result
+    assert result.summary == (
+        "results: no package has it, it cannot be looked into (File name too long)"
+    )
+    assert result.remedy == f"if you did not put it there: rm -r {small.path / 'results'}"
+    assert "results/deep/" in " ".join(own_paths(small.path) + context.contents.unlisted)
+    for check in (files.present, files.startup, files.files):
+        assert check(context).verdict == "pass", check(context)
+
+
+def test_one_where_python_looks_is_a_failure(small: SmallPrefix) -> None:
+    make_too_deep(small.site / "demo/deep")
+    result = files.strays(small.context())
+    assert result.summary == (
+        f"{SITE}/demo/deep: no package has it, it cannot be looked into (File name too long), "
+        "and Python, the loader or a shell may look there"
+    )
+    assert result.verdict == "fail" and result.remedy == f"rm -r {small.site / 'demo/deep'}"
+    subprocess.run(result.remedy, shell=True, check=True)
+    assert files.strays(small.context()).verdict == "pass"
+
+
+def test_a_line_of_a_pth_file_that_is_no_path_stops_no_check(small: SmallPrefix) -> None:
+    lines = b"d" * 5000 + b"\n\0\n"
+    add_package(small.path, "later", "1.0", {"later.pth": lines})
+    assert files.startup(small.context()).verdict == "pass"
 
 
 def test_a_module_inside_a_locked_package_is_a_warning(small: SmallPrefix) -> None:

@@ -551,19 +551,26 @@ def unlisted_paths(prefix: Path, inventory: Inventory) -> list[str]:
 
 
 def walk(prefix: Path) -> Iterator[str]:
-    """Every file, link and empty folder below a folder, relative to it, without bytecode in __pycache__."""
+    """Every file, link and empty folder below a folder, relative to it, without bytecode in __pycache__.
+
+    A folder that cannot be looked into is given as an empty one: without permission, or deeper than a path can be long.
+    """
     pending = [""]
     while pending:
         folder = pending.pop()
         empty = True
-        with os.scandir(f"{prefix}/{folder}") as found:
-            for entry in found:
-                empty = False
-                path = f"{folder}{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(f"{path}/")
-                elif not is_bytecode(path):
-                    yield path
+        try:
+            with os.scandir(f"{prefix}/{folder}") as found:
+                for entry in found:
+                    empty = False
+                    path = f"{folder}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{path}/")
+                    elif not is_bytecode(path):
+                        yield path
+        except OSError:
+            if not folder:
+                raise
         if empty and folder:
             yield folder.rstrip("/")
 

@@ -6,6 +6,7 @@ scripts, modules of other names. The dangerous kinds are listed in Danger.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ class Danger(Enum):
     DISCOVERED = "a locked package imports whatever lies in this folder"
     BYTECODE = "Python takes bytecode from where it leads, which is not verified"
     HEADER = "a compiler takes it before the machine's headers, for torch.compile too"
+    CLOSED = "Python, the loader or a shell may look there"
     PLUGIN = "what it names runs whenever a locked package is imported"
 
 
@@ -40,16 +42,19 @@ class Danger(Enum):
 class Stray:
     """`package`: the added package that it is of, or empty. `danger`: None if it is harmless.
 
-    `instead_of`: the locked path that Python would have taken.
+    `instead_of`: the locked path that Python would have taken. `closed`: why a folder could not be looked into.
     """
 
     path: str
     package: str = ""
     danger: Danger | None = None
     instead_of: str = ""
+    closed: str = ""
 
     def __str__(self) -> str:
         owner = f"is of {self.package}" if self.package else "no package has it"
+        if self.closed:
+            owner += f", it cannot be looked into ({self.closed})"
         if not self.danger:
             return f"{self.path}: {owner}"
         return f"{self.path}: {owner}, and {self.danger.value} {self.instead_of}".rstrip()
@@ -98,7 +103,8 @@ def find_strays(contents: Contents) -> list[Stray]:
     if not contents.unlisted:
         return []
     index = _Index(contents)
-    return [index.classify(path) for path in contents.unlisted]
+    # A folder that is too deep may stand for several.
+    return list(dict.fromkeys(index.classify(path) for path in contents.unlisted))
 
 
 def is_start_file(contents: Contents, path: str) -> bool:
@@ -129,6 +135,9 @@ class _Index:
     def classify(self, path: str) -> Stray:
         """The stray at a path, with its danger."""
         package = self.contents.owner(path)
+        error = _closed(self.prefix / path)
+        if error:
+            return self._classify_closed(path, package, error)
         linked_folder = self._is_linked_folder(path)
         if self._runs_at_start(path, package, linked_folder):
             return Stray(path, package, Danger.AT_START)
@@ -151,9 +160,24 @@ class _Index:
             return Stray(path, package, Danger.HEADER)
         return Stray(path, package)
 
+    def _classify_closed(self, path: str, package: str, error: OSError) -> Stray:
+        """A folder that could not be looked into; of one that is too deep, the outermost that is not locked."""
+        searched = path.startswith(("bin/", "lib/", *HOOK_FOLDERS)) or self._site_of(path)
+        danger = Danger.CLOSED if searched else None
+        if error.errno == errno.ENAMETOOLONG:
+            path = self._outermost(path)
+        return Stray(path, package, danger, closed=error.strerror or str(error))
+
+    def _outermost(self, path: str) -> str:
+        """The first of the folders of a path that is not locked, or the path."""
+        for match in re.finditer("/", path):
+            if path[: match.start()] not in self.folders:
+                return path[: match.start()]
+        return path
+
     def _is_linked_folder(self, path: str) -> bool:
         place = self.prefix / path
-        return place.is_symlink() and place.is_dir()
+        return os.path.islink(place) and os.path.isdir(place)
 
     def _site_of(self, path: str) -> str:
         """The site-packages folder that a path lies in; empty if it lies in none."""
@@ -183,8 +207,11 @@ class _Index:
             return True
         place = self.prefix / path
         for line in place.read_text(errors="replace").splitlines():
+            folder = os.path.join(place.parent, line.strip())
+            if not os.path.isdir(folder):
+                continue
             for name in START_MODULES:
-                if any((place.parent / line.strip()).glob(f"{name}*")):
+                if any(Path(folder).glob(f"{name}*")):
                     return True
         return False
 
@@ -313,6 +340,19 @@ class _Index:
                     for folder in dynamic.rpath + dynamic.runpath:
                         self.run_folders.add(_resolve_origin(folder, path))
         return self.run_folders
+
+
+def _closed(place: Path) -> OSError | None:
+    """Why a folder cannot be looked into; None for one that can, and for what is no folder."""
+    if os.path.islink(place):
+        return None
+    try:
+        os.scandir(place).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error
+    return None
 
 
 def _resolve_origin(folder: str, path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -150,12 +151,15 @@ def strays(context: Context) -> Result:
     contents = context.contents
     dangerous = []
     inside = []
+    unclear = []
     others = []
     for stray in context.strays:
         if stray.danger is Danger.AT_START:
             continue
         if stray.danger:
             dangerous.append(stray)
+        elif stray.closed:
+            unclear.append(stray)
         elif not stray.package and _is_in_locked_package(context, stray.path):
             inside.append(stray)
         elif not stray.package and _is_worth_naming(contents, stray.path):
@@ -165,9 +169,11 @@ def strays(context: Context) -> Result:
     own = "no paths of your own"
     if others:
         own = f"paths of your own ({len(others)}): {_some(others)}"
-    if inside:
+    if inside or unclear:
         lines = [f"{stray.path}: no package has it, beside locked files" for stray in inside]
-        remedy = f"if you did not put it there: {_remove(contents.prefix, _paths(inside))}"
+        lines += [str(stray) for stray in unclear]
+        paths = _paths([*inside, *unclear])
+        remedy = f"if you did not put it there: {_remove(contents.prefix, paths)}"
         return warned(first(lines), remedy, lines[1:])
     return passed(own, own=_paths(others))
 
@@ -284,7 +290,7 @@ def _is_in_locked_package(context: Context, path: str) -> bool:
 def _is_worth_naming(contents: Contents, path: str) -> bool:
     """Whether a stray is a file or a link; `python -m venv` makes empty folders, and uv tags."""
     place = contents.prefix / path
-    return path not in CACHE_TAGS and (place.is_symlink() or not place.is_dir())
+    return path not in CACHE_TAGS and (os.path.islink(place) or not os.path.isdir(place))
 
 
 def _paths(found: Iterable[Stray]) -> list[str]:
