@@ -43,6 +43,13 @@ def said(out: Any, *results: Result) -> str:
     return str(out.getvalue())
 
 
+def test_what_a_check_says_moves_no_cursor() -> None:
+    """Names of files, values of variables and messages of libraries come from outside."""
+    text = said(io.StringIO(), failed("one\x1b[2J", "two\x1b[2J", ["three\x1b[2J", "four\nfive"]))
+    assert "\x1b" not in text and text.count("\\x1b[2J") == 4, text
+    assert "four five" in text.replace("\n        ", " ")
+
+
 def test_plain_when_piped_and_coloured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import pytest
+from lockedenv.errors import printable
 from lockedenv.prefix.activation import guard_text
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.removal import own_paths
 from lockedenv.verify.checks import Result, files
 from lockedenv.verify.elf import read_dynamic
+from lockedenv.verify.report import Report, Scope
 from small_prefix import SITE, SmallPrefix, add_package, elf
 
 RPATH = 15
@@ -516,6 +519,37 @@ def test_a_line_of_a_pth_file_that_is_no_path_stops_no_check(small: SmallPrefix)
     lines = b"d" * 5000 + b"\n\0\n"
     add_package(small.path, "later", "1.0", {"later.pth": lines})
     assert files.startup(small.context()).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nverified: no check failed.pth", "a\x1b[2J'b\\.pth", "\udcff.pth"]
+)
+def test_a_name_that_would_change_the_screen_is_escaped_and_the_remedy_removes_it(
+    name: str, small: SmallPrefix
+) -> None:
+    (small.site / name).write_text("import os\n")
+    context = small.context()
+    result = files.startup(context)
+    result.check = "startup"
+    out = io.StringIO()
+    report = Report(out, grouped=True)
+    report.begin(context, Scope("quick", ("startup",), False))
+    report.result(result)
+    report.summary([result], 1.0)
+    for text in (result.summary, result.remedy, *out.getvalue().splitlines()):
+        assert text.isprintable(), text
+    assert f"{SITE}/{printable(name)}: no package has it" in result.summary
+    subprocess.run(["bash", "-c", result.remedy], check=True)
+    assert files.startup(small.context()).verdict == "pass"
+
+
+def test_a_name_of_ones_own_is_listed_in_one_line(small: SmallPrefix) -> None:
+    small.write("bin/mine\n\x1b[2J")
+    result = files.strays(small.context())
+    assert "bin/mine\\n\\x1b[2J" in "\n".join([result.summary, *result.details])
+    (small.site / "single.py").unlink()
+    (small.site / "single.py").symlink_to("else\nwhere")
+    assert "is a link now, to else\\nwhere" in files.present(small.context()).summary
 
 
 def test_a_module_inside_a_locked_package_is_a_warning(small: SmallPrefix) -> None:

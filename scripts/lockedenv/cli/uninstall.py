@@ -12,19 +12,13 @@ from pathlib import Path
 
 from lockedenv.backends.private_folders import temporary
 from lockedenv.cli.output import Steps
-from lockedenv.errors import Stop
+from lockedenv.errors import Stop, printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.host.places import default_cache
 from lockedenv.install.extras import write_list
 from lockedenv.prefix.lifecycle import hold, is_ours, links_to
 from lockedenv.prefix.place import Prefix, find_prefix, linked_environment
-from lockedenv.prefix.removal import (
-    mounts_in,
-    own_paths,
-    printable,
-    refuse_removal,
-    remove_environment,
-)
+from lockedenv.prefix.removal import mounts_in, own_paths, refuse_removal, remove_environment
 from lockedenv.spec.environment import list_environments
 from lockedenv.spec.locks import canonical
 

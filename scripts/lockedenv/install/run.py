@@ -14,7 +14,7 @@ from lockedenv import ROOT
 from lockedenv.backends import mirror, private_folders, uv_program, wheels
 from lockedenv.backends.cache import find_by_hash
 from lockedenv.backends.registry import BACKENDS
-from lockedenv.errors import Stop, disk_text
+from lockedenv.errors import Stop, disk_text, printable
 from lockedenv.host.files import write_atomically
 from lockedenv.host.gpus import find_gpus
 from lockedenv.host.places import POD_VOLUME
@@ -253,7 +253,7 @@ def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter:
             reporter.show(verdict.said[-1])
         reporter.say(f"  {verdict.count_text()}")
         for check, summary in verdict.warned.items():
-            reporter.say(f"  warned: {check} ({summary})")
+            reporter.say(printable(f"  warned: {check} ({summary})"))
         for line in lacking.shown():
             reporter.warn(f"verified, but not all that was asked for is there: {line}")
         exception = ""

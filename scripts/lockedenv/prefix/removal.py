@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Iterable, Iterator, Sequence
 
-from lockedenv.errors import Stop, disk_text
+from lockedenv.errors import Stop, disk_text, printable
 from lockedenv.host.files import FileRefused, read_json, read_regular
 from lockedenv.prefix.activation import activate_text, guard_text
 from lockedenv.prefix.inventory import (
@@ -105,17 +105,6 @@ class Kept:
         if len(self.names) > SHOWN:
             lines.append(f"  and {len(self.names) - SHOWN} more")
         return lines
-
-
-def printable(name: str) -> str:
-    """A file's name in one line: what is no character, or a control character, is escaped."""
-    shown = ""
-    for character in name:
-        if character.isprintable():
-            shown += character
-        else:
-            shown += character.encode("unicode_escape").decode()
-    return shown
 
 
 @dataclass

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from lockedenv.errors import printable
 from lockedenv.prefix.records import file_sha256
 
 HASH_BASED = 1
@@ -34,7 +35,7 @@ class Bytecode:
     fault: Fault
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.fault.value}"
+        return printable(f"{self.path}: {self.fault.value}")
 
 
 def find_bad_bytecode(prefix: Path, recorded: Mapping[str, str]) -> tuple[list[Bytecode], int]:

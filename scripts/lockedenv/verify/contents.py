@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lockedenv.errors import printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.inventory import (
     NOTES,
@@ -219,7 +220,7 @@ class Contents:
                 lines.append(f"{path}: missing")
             elif found[0].sha256 and noted.sha256 and found[0].sha256 != noted.sha256:
                 lines.append(f"{path}: the inventory has another hash of it than its package")
-        return sorted(lines)
+        return sorted(printable(line) for line in lines)
 
     @functools.cached_property
     def unlisted(self) -> list[str]:
@@ -265,7 +266,7 @@ def describe(prefix: Path, difference: Difference) -> str:
         Problem.CONTENT: "changed since it was installed",
         Problem.UNREADABLE: "cannot be read",
     }
-    return f"{difference.path}: {texts[difference.problem]}"
+    return printable(f"{difference.path}: {texts[difference.problem]}")
 
 
 def _describe_kind(path: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from lockedenv.errors import printable
 from lockedenv.host.files import read_json
 from lockedenv.prefix.inventory import Inventory
 from lockedenv.prefix.records import BrokenRecord, CondaRecord, Dist, Installed, info_name
@@ -56,7 +57,7 @@ class Finding:
     path: Path | None = None
 
     def __str__(self) -> str:
-        return f"{self.package}: {self.problem}"
+        return printable(f"{self.package}: {self.problem}")
 
 
 def pip_finding(package: str, kind: Kind, problem: str) -> Finding:
@@ -248,4 +249,4 @@ def extras(installed: Installed, locked: set[str]) -> list[str]:
     for dist in installed.dists:
         if dist.manager == "pip" and dist.name not in locked:
             listed.append(f"{dist.name} {dist.version}")
-    return listed
+    return [printable(line) for line in listed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from enum import Enum
 from pathlib import Path
@@ -55,7 +56,19 @@ def rebuild_command(prefix: Path) -> str:
 
 def remove_command(prefix: Path, paths: list[str]) -> str:
     """Removes paths of a prefix."""
-    return shlex.join(["rm", "-r", *(str(prefix / path) for path in paths)])
+    words = [_shell_word(str(prefix / path)) for path in paths]
+    return " ".join(["rm", "-r", *words])
+
+
+def _shell_word(text: str) -> str:
+    """A word for bash and zsh that can be printed in one line, whatever is in a file's name."""
+    if text.isprintable():
+        return shlex.quote(text)
+    shown = ""
+    for byte in os.fsencode(text):
+        plain = 32 <= byte < 127 and chr(byte) not in "\\'"
+        shown += chr(byte) if plain else f"\\x{byte:02x}"
+    return f"$'{shown}'"
 
 
 def command_for(action: Action, prefix: Path) -> str:

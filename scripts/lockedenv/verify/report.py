@@ -12,11 +12,12 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from lockedenv import ROOT
+from lockedenv.errors import printable
 from lockedenv.host.places import default_cache
 from lockedenv.redaction import redact
 from lockedenv.verify.checks import QUICK, Context
@@ -92,6 +93,7 @@ class Report:
 
     def result(self, result: Result) -> None:
         """Says a result, or the groups that it completes."""
+        result = _printable(result)
         if self.sections is None:
             self._say_result(result)
             return
@@ -146,6 +148,7 @@ class Report:
         scope: Scope | None = None,
     ) -> None:
         """The counts, the remedy and the verdict."""
+        results = [_printable(result) for result in results]
         counts = Counter(result.verdict for result in results)
         parts = []
         for verdict, word in WORDS.items():
@@ -219,6 +222,17 @@ class Report:
         for line in lines or [""]:
             self.say(lead + line)
             lead = " " * len(lead)
+
+
+def _printable(result: Result) -> Result:
+    """The result with texts that can be shown: names, values and messages in them come from outside."""
+    details = [_printable_lines(line) for line in result.details]
+    summary = _printable_lines(result.summary)
+    return replace(result, summary=summary, remedy=_printable_lines(result.remedy), details=details)
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.expandtabs().split("\n"))
 
 
 def _describe_comparison(results: Sequence[Result]) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from lockedenv.errors import printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.inventory import Kind
 from lockedenv.verify.contents import Contents
@@ -56,8 +57,9 @@ class Stray:
         if self.closed:
             owner += f", it cannot be looked into ({self.closed})"
         if not self.danger:
-            return f"{self.path}: {owner}"
-        return f"{self.path}: {owner}, and {self.danger.value} {self.instead_of}".rstrip()
+            return printable(f"{self.path}: {owner}")
+        text = f"{self.path}: {owner}, and {self.danger.value} {self.instead_of}"
+        return printable(text.rstrip())
 
 
 START_MODULES = ("sitecustomize", "usercustomize")

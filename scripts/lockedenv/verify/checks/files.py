@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from lockedenv.errors import printable
 from lockedenv.host.disks import size_text
 from lockedenv.prefix.activation import has_guard
 from lockedenv.prefix.inventory import (
@@ -170,7 +171,9 @@ def strays(context: Context) -> Result:
     if others:
         own = f"paths of your own ({len(others)}): {_some(others)}"
     if inside or unclear:
-        lines = [f"{stray.path}: no package has it, beside locked files" for stray in inside]
+        lines = []
+        for stray in inside:
+            lines.append(printable(f"{stray.path}: no package has it, beside locked files"))
         lines += [str(stray) for stray in unclear]
         paths = _paths([*inside, *unclear])
         remedy = f"if you did not put it there: {_remove(contents.prefix, paths)}"
@@ -298,7 +301,7 @@ def _paths(found: Iterable[Stray]) -> list[str]:
 
 
 def _some(found: list[Stray]) -> str:
-    names = _folded(found)
+    names = [printable(name) for name in _folded(found)]
     text = ", ".join(names[:LISTED])
     if len(names) > LISTED:
         text += f" and {len(names) - LISTED} more"
