@@ -74,6 +74,8 @@ def test_a_prefix_that_people_made_is_made_again_as_they_made_it(
     prefix = marked(Mark(MadeBy.PEOPLE, State.INSTALLED))
     assert rebuild_command(prefix).startswith(f"python3 -m venv --clear {prefix} && ")
     (prefix / "conda-meta").mkdir()
+    assert rebuild_command(prefix).startswith("python3 -m venv "), "anybody can make such a folder"
+    (prefix / "conda-meta/history").touch()
     create, repair = rebuild_command(prefix).split(" && ")
     assert create.startswith(f"micromamba create -y -p {prefix} -f ")
     assert create.endswith("/conda-lock.yml")

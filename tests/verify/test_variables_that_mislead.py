@@ -124,6 +124,7 @@ def test_each_folder_that_the_loader_searches_is_looked_into(
 
 
 def test_what_micromamba_sets_when_it_activates_is_judged_too(small: SmallPrefix) -> None:
+    (small.path / "pyvenv.cfg").unlink()
     small.write("conda-meta/history")
     assert judge(small).verdict == "pass"
     small.write("etc/conda/env_vars.d/later.json", b'{"LD_AUDIT": "/nowhere/audit.so"}')

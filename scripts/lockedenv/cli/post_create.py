@@ -50,10 +50,10 @@ def work(arguments: argparse.Namespace) -> int:
             "setup_runpod_environment.sh"
         )
     request = make_request(arguments, path)
-    backend = find_backend(request.prefix)
+    prefix = find_prefix(request.prefix)
+    backend = find_backend(prefix.path)  # of the environment that is worked on, as its mark says
     refuse_misleading_variables(request.prefix, request.environment, backend)
     refuse_other_environment(request)
-    prefix = find_prefix(request.prefix)
     steps = Steps(FINISH_STEPS, arguments.quiet, arguments.verbose)
     with hold(prefix, steps.warn):
         # A folder that is not the set-up's is marked as one that may never be removed.

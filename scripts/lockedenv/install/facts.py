@@ -19,7 +19,7 @@ from lockedenv.install.request import Installation, Request
 from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.lifecycle import Status, find_move, list_mounts, read_status
 from lockedenv.prefix.mark import Level
-from lockedenv.prefix.place import Prefix, find_prefix, mark_or_none
+from lockedenv.prefix.place import Prefix, find_backend, find_prefix, mark_or_none
 from lockedenv.prefix.removal import own_paths
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
@@ -105,9 +105,7 @@ def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
     """What lies at the prefix. `clone`: the folder of this repository."""
     prefix = find_prefix(request.prefix)
     mark = mark_or_none(prefix.path)
-    backend = "pip"
-    if mark is not None and mark.backend:
-        backend = mark.backend
+    backend = find_backend(prefix.path)
     state = read_status(prefix, request.environment.digest(backend))
     mounts = list_mounts(prefix)
     if mark is None or state in (Status.ABSENT, Status.MAKING, Status.FOREIGN):

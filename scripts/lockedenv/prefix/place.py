@@ -168,8 +168,19 @@ def _to_work_on(name: Path) -> Prefix:
     return Prefix(used, name)
 
 
-def find_backend(prefix: Path) -> str:
-    """The name of the backend that a prefix was made by: conda's has records of its packages."""
-    if (prefix / "conda-meta").is_dir():
+def find_backend(folder: Path) -> str:
+    """The name of the backend that an environment was made by: its mark says so, else what lies in it does.
+
+    A folder conda-meta alone says nothing: anybody can make one in a virtual environment.
+    """
+    mark = mark_or_none(folder)
+    if mark is not None and mark.backend:
+        return mark.backend
+    records = [path.name for path in (folder / "conda-meta").glob("*.json")]
+    if any(name.startswith("python-3") for name in records):
+        return "conda"
+    if (folder / "pyvenv.cfg").exists():
+        return "pip"
+    if records or (folder / "conda-meta/history").is_file():
         return "conda"
     return "pip"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from lockedenv.host.files import LARGEST_JSON, FileRefused, read_regular
+from lockedenv.prefix.place import find_backend
 from lockedenv.spec.locks import canonical
 
 CONSTRAINTS = "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
@@ -150,11 +151,11 @@ def _own_sites(prefix: Path) -> list[Path]:
 def read_prefix(prefix: Path) -> Installed:
     """Everything installed in a prefix. Broken records are listed in `problems`; nothing is imported."""
     problems: list[BrokenRecord] = []
-    conda = _read_conda_records(prefix, problems)
+    backend = find_backend(prefix)
+    conda: list[CondaRecord] = []
+    if backend == "conda":
+        conda = _read_conda_records(prefix, problems)
     dists = _read_dists(prefix, conda, problems)
-    backend = "pip"
-    if conda or (prefix / "conda-meta" / "history").exists():
-        backend = "conda"
     return Installed(prefix, backend, conda, dists, problems)
 
 

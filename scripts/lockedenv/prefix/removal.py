@@ -44,7 +44,7 @@ from lockedenv.prefix.inventory import (
     write_inventory,
 )
 from lockedenv.prefix.mark import MadeBy, Mark, State, mark_text, read_mark, write_mark
-from lockedenv.prefix.place import Prefix, mark_or_none, place_of
+from lockedenv.prefix.place import Prefix, find_backend, mark_or_none, place_of
 from lockedenv.prefix.records import file_sha256, hashes, read_prefix
 from lockedenv.prefix.version_2 import NOTE as NOTE_OF_VERSION_2
 from lockedenv.spec.environment import MARK
@@ -476,7 +476,7 @@ def _is_note(folder: Path, name: str, mark: Mark | None) -> bool:
     if name == "CACHEDIR.TAG":
         return CACHE_TAG.fullmatch(read_regular(path, TAG_LIMIT)) is not None
     if name == HISTORY:
-        is_conda = mark is not None and mark.backend == "conda"
+        is_conda = find_backend(folder) == "conda"
         return is_conda and CONDA_HISTORY.fullmatch(read_regular(path, HISTORY_LIMIT)) is not None
     return False
 

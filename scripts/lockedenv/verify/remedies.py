@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lockedenv import ROOT
 from lockedenv.prefix.mark import MadeBy, Mark, MarkError, read_mark
+from lockedenv.prefix.place import find_backend
 from lockedenv.spec.environment import CONDA_LOCK, REQUIREMENTS, find
 
 DEFAULT = "default"  # the environment that the scripts take where none is named
@@ -44,7 +45,7 @@ def rebuild_command(prefix: Path) -> str:
             words += ["--backend", mark.backend]
         return shlex.join([*words, *_environment_option(mark)])
     folder = find(mark.environment if mark else DEFAULT).folder
-    if (prefix / "conda-meta").is_dir():
+    if find_backend(prefix) == "conda":
         lock = folder / CONDA_LOCK
         create = shlex.join(["micromamba", "create", "-y", "-p", str(prefix), "-f", str(lock)])
         return f"{create} && {repair_command(prefix)}"

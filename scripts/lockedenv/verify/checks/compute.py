@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lockedenv.prefix.place import find_backend
 from lockedenv.spec import environment
 from lockedenv.spec.locks import canonical
 from lockedenv.verify.checks import (
@@ -90,9 +91,7 @@ def imports(device: str) -> Result:
 def torch_build(device: str) -> Result:
     import torch
 
-    backend = "pip"
-    if Path(sys.prefix, "conda-meta").is_dir():
-        backend = "conda"
+    backend = find_backend(Path(sys.prefix))
     built = torch.version.cuda or ""
     locked = environment.find_by_prefix(Path(sys.prefix)).cuda(backend)
     name = f"torch {torch.__version__}"
