@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fixtures.commands import ROOT, apart, sh
 from lockedenv.errors import Stop
+from lockedenv.install.run import dropping_unpacked
 from lockedenv.prefix.lifecycle import (
     Status,
     change_mark,
@@ -332,3 +333,22 @@ def test_a_folder_of_environments_that_is_none_is_refused(
     expected = "is a mount point" if kind == "a mount" else "is not a folder"
     with pytest.raises(Stop, match=expected):
         refuse_place(find_prefix(tmp_path / "env"), tmp_path / "cache")
+
+
+def test_what_a_killed_run_unpacked_is_removed_by_the_next(used: Prefix) -> None:
+    ours = [used.container / "0123abcd.maximalcai-uv", used.beside("maximalcai-pkgs")]
+    theirs = [used.container / "mine.maximalcai-uv", used.container / "0123abcd.mine"]
+    for folder in [*ours, *theirs]:
+        folder.mkdir()
+    recover(used, print)
+    assert not any(folder.exists() for folder in ours)
+    assert all(folder.exists() for folder in theirs) and used.path.is_dir()
+
+
+def test_what_is_unpacked_goes_also_where_the_disk_is_full(used: Prefix) -> None:
+    unpacked = Prefix(used.path).beside("maximalcai-uv")
+    with pytest.raises(OSError, match="full"):
+        with dropping_unpacked(used):
+            unpacked.mkdir()
+            raise OSError("full")
+    assert not unpacked.exists()

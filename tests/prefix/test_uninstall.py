@@ -225,3 +225,27 @@ def test_of_two_at_once_one_waits_and_finds_nothing(prefix: Prefix) -> None:
     removed = f"removed  {prefix.path}, an environment"
     assert (first.stdout + second.stdout).count(removed) == 1
     assert len(list(prefix.name.parent.glob("env.kept-*"))) == 1
+
+
+def leave_unpacked(prefix: Prefix) -> list[Path]:
+    """What a run leaves that was killed, or met a full disk; its environment is gone."""
+    left = [prefix.container / "0123abcd.maximalcai-uv", prefix.beside("maximalcai-pkgs")]
+    for folder in left:
+        (folder / "archive-v0").mkdir(parents=True)
+    return left
+
+
+def test_what_was_unpacked_for_an_environment_that_is_gone_goes_too(prefix: Prefix) -> None:
+    """It was looked for beside environments that are still there."""
+    left = leave_unpacked(prefix)
+    assert f"removed  {left[0]}" in uninstall(prefix, "--dry-run").stdout.splitlines()
+    assert uninstall(prefix).returncode == 0
+    assert not any(folder.exists() for folder in left) and not prefix.container.exists()
+
+
+def test_it_is_all_that_a_failed_first_run_left(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    place = Prefix(tmp_path / "env")
+    left = leave_unpacked(place)
+    assert uninstall(place).returncode == 0
+    assert not any(folder.exists() for folder in left) and not place.container.exists()

@@ -16,7 +16,7 @@ from lockedenv.errors import Stop, printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.host.places import default_cache
 from lockedenv.install.extras import write_list
-from lockedenv.prefix.lifecycle import hold, is_ours, links_to
+from lockedenv.prefix.lifecycle import hold, is_ours, is_own_folder, links_to, unpacked_folders
 from lockedenv.prefix.place import Prefix, find_prefix, linked_environment
 from lockedenv.prefix.removal import mounts_in, own_paths, refuse_removal, remove_environment
 from lockedenv.spec.environment import list_environments
@@ -132,15 +132,19 @@ def find_removal(prefix: Prefix, cache: Path, with_cache: bool) -> Removal:
         links.append(name)
     folders = []
     container = prefix.container
-    if environments and container.is_dir() and set(container.iterdir()) <= set(environments):
+    unpacked = unpacked_folders(prefix)
+    ours = {*environments, *unpacked}
+    if ours and container.is_dir() and set(container.iterdir()) <= ours:
         folders.append(container)
     files = []
     lock = prefix.beside("maximalcai-lock")
     if lock.is_file():
         files.append(lock)
+    files += unpacked
     for folder in [*environments, name]:
-        unpacked = Prefix(folder).beside("maximalcai-uv")
-        files += [path for path in (unpacked, temporary("uv", folder)) if is_own_folder(path)]
+        path = temporary("uv", folder)
+        if is_own_folder(path):
+            files.append(path)
     files += find_logs(name)
     cached = []
     if with_cache:
@@ -170,11 +174,6 @@ def find_cached(cache: Path) -> list[Path]:
         if canonical(wheel.name.partition("-")[0]) in locked:
             found.add(wheel)
     return sorted(found)
-
-
-def is_own_folder(path: Path) -> bool:
-    """Whether a folder is there and is this user's; all users can write beside it."""
-    return path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
 
 
 def find_logs(name: Path) -> list[Path]:

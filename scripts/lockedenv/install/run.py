@@ -8,7 +8,7 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Sequence
 
 from lockedenv import ROOT
 from lockedenv.backends import mirror, private_folders, uv_program, wheels
@@ -43,6 +43,7 @@ from lockedenv.prefix.lifecycle import (
     change_mark,
     finish_installation,
     is_ours,
+    is_own_folder,
     make_successor,
     settle,
 )
@@ -117,32 +118,42 @@ def finish(
     """
     lock = BACKENDS[backend].lock(job.environment)
     shown = lock.relative_to(ROOT) if ROOT in lock.parents else lock
-    with reporter.step("Install the wheels"):
-        uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
-        wheels.install(job, lock, uv, reporter)
-        reporter.outcome(f"{len(locks.read_pip_lock(lock))} wheels of {shown}")
-        written = write_guard(job.prefix, guarded(job), backend, is_ours(job.prefix))
-        if is_ours(job.prefix):
-            written += restore_activate(job.prefix, backend)
-        written += write_command(job.prefix.path)
-        note_inventory(job, backend, written)
-        digest = job.environment.digest(backend)
-        finish_installation(job.prefix, job.environment.argument, digest)
-    with reporter.step("flash-attn"):
-        lacking = complete(job, uv, listed or extras.not_restored(job.prefix), reporter)
-    for unpacked in (
-        Prefix(job.prefix.path).beside("maximalcai-uv"),
-        private_folders.temporary("uv", job.prefix.path),
-    ):
-        shutil.rmtree(unpacked, ignore_errors=True)
+    with dropping_unpacked(job.prefix):
+        with reporter.step("Install the wheels"):
+            uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
+            wheels.install(job, lock, uv, reporter)
+            reporter.outcome(f"{len(locks.read_pip_lock(lock))} wheels of {shown}")
+            written = write_guard(job.prefix, guarded(job), backend, is_ours(job.prefix))
+            if is_ours(job.prefix):
+                written += restore_activate(job.prefix, backend)
+            written += write_command(job.prefix.path)
+            note_inventory(job, backend, written)
+            digest = job.environment.digest(backend)
+            finish_installation(job.prefix, job.environment.argument, digest)
+        with reporter.step("flash-attn"):
+            lacking = complete(job, uv, listed or extras.not_restored(job.prefix), reporter)
     return conclude(job, level, lacking, reporter)
+
+
+@contextlib.contextmanager
+def dropping_unpacked(prefix: Prefix) -> Iterator[None]:
+    """Removes what uv unpacks in the block, where it cannot do so in the cache: also where the disk is full."""
+    try:
+        yield
+    finally:
+        for unpacked in (
+            Prefix(prefix.path).beside("maximalcai-uv"),
+            private_folders.temporary("uv", prefix.path),
+        ):
+            if is_own_folder(unpacked):
+                shutil.rmtree(unpacked, ignore_errors=True)
 
 
 def verify_again(plan: Plan, reporter: Reporter) -> int:
     """On an installed prefix: what is not there yet of flash-attn and the user's packages, and the verifier."""
     job = plan.job
     listed = extras.not_restored(job.prefix)
-    with reporter.step("flash-attn"):
+    with reporter.step("flash-attn"), dropping_unpacked(job.prefix):
         uv = None
         if listed or job.flash.mode != "none":
             job = _with_uv_from_mirror(job, reporter)

@@ -14,6 +14,7 @@ import ctypes
 import os
 import re
 import secrets
+import shutil
 import time
 from dataclasses import replace
 from enum import Enum
@@ -37,6 +38,10 @@ from lockedenv.spec.environment import MARK
 
 WORKS_ON = "MAXIMALCAI_WORKS_ON"  # in the environment of all that a run starts: the prefix that it works on
 AT_FDCWD = -100
+UNPACKED = (
+    "maximalcai-uv",
+    "maximalcai-pkgs",
+)  # what is unpacked for an environment while it is made
 RENAME_EXCHANGE = 2  # linux/fs.h
 
 
@@ -138,6 +143,8 @@ def recover(prefix: Prefix, say: Say) -> None:
     """
     _drop_unused_links(prefix)
     _drop_begun_folders(prefix)
+    for folder in unpacked_folders(prefix):
+        shutil.rmtree(folder, ignore_errors=True)
     if prefix.used() is None:
         folder = _best_installed(prefix)
         if folder is not None:
@@ -190,6 +197,22 @@ def _drop_begun_folders(prefix: Prefix) -> None:
                 for path in found:
                     path.unlink()
                 folder.rmdir()
+
+
+def unpacked_folders(prefix: Prefix) -> list[Path]:
+    """What was unpacked to make environments of this prefix, which may be gone. Not what something is mounted in."""
+    found = [prefix.beside(suffix) for suffix in UNPACKED]
+    if prefix.container.is_dir():
+        for path in sorted(prefix.container.iterdir()):
+            name, _, suffix = path.name.partition(".")
+            if ID.fullmatch(name) and suffix in UNPACKED:
+                found.append(path)
+    return [path for path in found if is_own_folder(path) and not mounts_in(path)]
+
+
+def is_own_folder(path: Path) -> bool:
+    """Whether a folder is there and is this user's; all users may be able to write beside it."""
+    return path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
 
 
 def list_mounts(prefix: Prefix) -> list[str]:
