@@ -4,9 +4,10 @@ set -euo pipefail
 
 main() {
   local scripts name
-  export MAXIMALCAI_PYTHONPATH=${PYTHONPATH-}  # the verifier is to see it
-  # With PYTHONHOME of another Python's, say, none starts.
+  for name in "${!MAXIMALCAI_PYTHON@}"; do unset "$name"; done
+  # With PYTHONHOME of another Python's, say, none starts. The verifier is to see what there was.
   for name in "${!PYTHON@}"; do
+    export "MAXIMALCAI_$name=${!name}"
     case $name in PYTHONNOUSERSITE | PYTHONUSERBASE) ;; *) unset "$name" ;; esac
   done
   scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")

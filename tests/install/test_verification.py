@@ -53,5 +53,9 @@ def test_the_verifier_has_the_callers_variables(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PYTHONPATH", "/our/scripts")
     monkeypatch.setenv("MAXIMALCAI_PYTHONPATH", "/theirs")
     assert callers_variables()["PYTHONPATH"] == "/theirs"
+    # A Python with these does not start: the verifier is told of them by the other name.
+    monkeypatch.setenv("MAXIMALCAI_PYTHONHOME", "/theirs")
+    assert "PYTHONHOME" not in callers_variables()
+    assert callers_variables()["MAXIMALCAI_PYTHONHOME"] == "/theirs"
     monkeypatch.delenv("MAXIMALCAI_PYTHONPATH")
     assert "PYTHONPATH" not in callers_variables()

@@ -116,6 +116,7 @@ MISLEADING = {
     "PIP_USER": "1",
     "PIP_CONFIG_FILE": "/dev/null",
     "PYTHONHOME": "/elsewhere",
+    "PYTHONPLATLIBDIR": "elsewhere",
 }
 
 

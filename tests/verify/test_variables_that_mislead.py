@@ -27,6 +27,40 @@ def judge(small: SmallPrefix, **environ: str) -> Result:
 
 
 @pytest.mark.parametrize(
+    "name, verdict",
+    [
+        ("PYTHONHOME", "fail"),
+        ("PYTHONPLATLIBDIR", "fail"),
+        ("PYTHONPYCACHEPREFIX", "warn"),
+        ("PYTHONOPTIMIZE", "warn"),
+        ("PYTHONSTARTUP", "warn"),
+    ],
+)
+def test_what_a_shell_script_hands_on_is_judged_as_the_callers(
+    name: str, verdict: str, small: SmallPrefix
+) -> None:
+    result = judge(small, **{f"MAXIMALCAI_{name}": "/x"})
+    assert result.verdict == verdict and f"{name}=/x" in result.summary, result
+
+
+@pytest.mark.parametrize("script", ["setup_runpod_environment.sh", "post_create.sh"])
+def test_the_shell_scripts_hand_on_every_variable_of_pythons(script: str, tmp_path: Path) -> None:
+    """They start without them, and what they start saw PYTHONPATH alone."""
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nenv\n")
+    python.chmod(0o755)
+    given = {"PYTHONPATH": "/a b", "PYTHONPLATLIBDIR": "foo", "PYTHONPYCACHEPREFIX": "/x"}
+    environ = clean_environ(
+        **given, PATH=f"{tmp_path}:/usr/bin:/bin", MAXIMALCAI_PYTHONHOME="/of/another/run"
+    )
+    said = sh(ROOT / "scripts" / script, env=environ).stdout.splitlines()
+    for name, value in given.items():
+        assert f"MAXIMALCAI_{name}={value}" in said
+        assert f"{name}={value}" not in said
+    assert "MAXIMALCAI_PYTHONHOME" not in "\n".join(said)
+
+
+@pytest.mark.parametrize(
     "name, value, said",
     [
         ("LD_PRELOAD", "{folder}/libdemo.so.1", "comes in place of the locked libdemo.so.1"),

@@ -12,6 +12,7 @@ from lockedenv.install.facts import Surroundings
 from lockedenv.install.verification import callers_variables
 from lockedenv.pod import verdict as pod
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.variables import handed_on
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.variables import misleading
 
@@ -53,7 +54,8 @@ def misleading_variables(prefix: Path, environment: Environment, backend: str) -
     problems = []
     cuda = environment.cuda(backend)
     cudnn = environment.cudnn(backend)
-    for what, remedy in misleading(prefix, callers_variables(), cuda, cudnn):
+    environ = {**callers_variables(), **handed_on(os.environ)}
+    for what, remedy in misleading(prefix, environ, cuda, cudnn):
         problems.append(Problem(what, f"{remedy}, and run it again"))
     folder = os.environ.get("TMPDIR")
     if folder and not os.access(folder, os.W_OK):

@@ -152,7 +152,10 @@ def _who_kills(number: int) -> str:
 
 
 def callers_variables() -> dict[str, str]:
-    """The variables as the caller has them: PYTHONPATH is ours here, and the scripts note the caller's."""
+    """The variables as the caller has them: PYTHONPATH is ours here, and the scripts note the caller's.
+
+    Others of Python's stay under the name by which they were handed on: with PYTHONHOME, say, the verifier does not start.
+    """
     environ = dict(os.environ)
     environ.pop("PYTHONPATH", None)
     theirs = environ.pop("MAXIMALCAI_PYTHONPATH", "")

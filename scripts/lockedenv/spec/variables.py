@@ -52,6 +52,7 @@ TRITON_TOOLS = (
     "TRITON_NVDISASM_PATH",
     "TRITON_LIBDEVICE_PATH",
 )
+HANDED_ON = "MAXIMALCAI_"  # before the names of the variables that the shell scripts hand on
 # The first rule that matches a name decides: an exception stands above its family.
 RULES = (
     # uv
@@ -168,6 +169,15 @@ def rule_of(name: str) -> Rule | None:
         if rule.matches(name):
             return rule
     return None
+
+
+def handed_on(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of Python's that a shell script of ours was called with: it starts without them."""
+    found = {}
+    for name, value in environ.items():
+        if name.startswith(f"{HANDED_ON}PYTHON"):
+            found[name[len(HANDED_ON) :]] = value
+    return found
 
 
 def reaches_tools(name: str) -> bool:

@@ -3,7 +3,7 @@ for _maximalcai_name in @NAMES@; do
   eval "_maximalcai_value=\${$_maximalcai_name+set}"
   if [ -n "$_maximalcai_value" ]; then eval "_maximalcai_old_$_maximalcai_name=\$$_maximalcai_name"; fi
 done
-unset UV_SYSTEM_PYTHON UV_PYTHON UV_TARGET UV_PREFIX PIP_PYTHON PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME
+unset UV_SYSTEM_PYTHON UV_PYTHON UV_TARGET UV_PREFIX PIP_PYTHON PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME PYTHONPLATLIBDIR
 if [ "${PIP_CONFIG_FILE-}" = /dev/null ]; then unset PIP_CONFIG_FILE; fi
 export PIP_USER=0
 # The constraints and overrides of others, without files that contradict what is locked: with them every install fails.

@@ -21,6 +21,7 @@ from lockedenv.host.gpus import Gpu
 from lockedenv.prefix.records import Installed
 from lockedenv.spec.environment import DEV, Environment
 from lockedenv.spec.locks import CondaPackage, LockError, PipPackage, read_pip_lock
+from lockedenv.spec.variables import handed_on
 from lockedenv.spec.wheel_record import record_digest
 from lockedenv.verify.contents import Contents, read_record
 from lockedenv.verify.drift import Finding, conda_findings, pip_findings
@@ -109,6 +110,11 @@ class Context:
     gpus: list[Gpu] = field(default_factory=list)
     gpu_error: str = ""
     environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def callers_environ(self) -> dict[str, str]:
+        """The variables with those that our shell scripts started without."""
+        return {**self.environ, **handed_on(self.environ)}
 
     @property
     def cuda(self) -> str:

@@ -46,7 +46,7 @@ def compile_problem(prefix: Path, environ: Mapping[str, str]) -> str | None:
 
 @check("variables", "no environment variable puts another CUDA, Python package or library first")
 def variables(context: Context) -> Result:
-    found, others = _judge_variables(context, context.environ, PRELOAD_FILE)
+    found, others = _judge_variables(context, context.callers_environ, PRELOAD_FILE)
     for setting in find_elsewhere(context.environ):
         problem = f"pip or uv installs elsewhere, by {setting}"
         others.append(Misleading(problem, "take that line out while you install into this one"))
@@ -198,7 +198,7 @@ def _describe_current_folder(context: Context) -> list[str]:
         here = Path.cwd()
     except OSError:
         return []
-    if context.environ.get("PYTHONSAFEPATH") or prefix in (here, *here.parents):
+    if context.callers_environ.get("PYTHONSAFEPATH") or prefix in (here, *here.parents):
         return []
     lines = []
     for module in sorted(context.locked_modules):
