@@ -77,6 +77,12 @@ class SmallPrefix:
         packages = [Package("demo", "1.0", WHEEL_SHA, Layer.PIP)]
         write_inventory(self.path, take_inventory(self.path, packages))
 
+    def become_condas(self) -> None:
+        """Makes it a prefix of the conda backend, without a record."""
+        (self.path / "pyvenv.cfg").unlink()
+        (self.path / "conda-meta").mkdir()
+        (self.path / "conda-meta/history").touch()
+
     @property
     def site(self) -> Path:
         return self.path / SITE

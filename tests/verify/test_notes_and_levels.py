@@ -123,8 +123,7 @@ def test_a_record_that_is_a_pipe_is_not_waited_for(small: SmallPrefix) -> None:
 
 
 def test_a_conda_record_that_is_a_pipe_is_not_waited_for(small: SmallPrefix) -> None:
-    (small.path / "conda-meta").mkdir()
-    (small.path / "conda-meta/history").touch()
+    small.become_condas()
     pipe = small.path / "conda-meta/x.json"
     os.mkfifo(pipe)
     result = layers.conda_layer(small.context())
@@ -133,8 +132,7 @@ def test_a_conda_record_that_is_a_pipe_is_not_waited_for(small: SmallPrefix) -> 
 
 
 def test_a_conda_record_that_is_nested_too_deep_is_named(small: SmallPrefix) -> None:
-    (small.path / "conda-meta").mkdir()
-    (small.path / "conda-meta/history").touch()
+    small.become_condas()
     (small.path / "conda-meta/x.json").write_text("[" * 100_000)
     result = layers.conda_layer(small.context())
     assert "x.json: is not a conda record (RecursionError" in result.summary
@@ -187,7 +185,7 @@ def test_a_locked_wheels_lost_description_is_repaired(small: SmallPrefix) -> Non
 
 
 def test_a_conda_packages_lost_description_needs_a_rebuild(small: SmallPrefix) -> None:
-    (small.path / "conda-meta").mkdir()
+    small.become_condas()
     info = f"{SITE}/bar-1.0.dist-info"
     (small.path / info).mkdir()
     row = {"_path": f"{info}/METADATA", "sha256": "0" * 64}

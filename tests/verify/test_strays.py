@@ -414,8 +414,7 @@ def test_a_linked_record_that_names_no_plug_in_is_listed(small: SmallPrefix) -> 
 
 def test_a_linked_package_beside_condas_standard_library_runs_first(small: SmallPrefix) -> None:
     """Python looks there before it looks into site-packages."""
-    (small.path / "conda-meta").mkdir()
-    (small.path / "conda-meta/history").touch()
+    small.become_condas()
     elsewhere = small.path.parent / "single"
     elsewhere.mkdir()
     (elsewhere / "__init__.py").touch()
