@@ -12,7 +12,7 @@ from lockedenv.verify.checks import hub_kernels
 
 
 def run_check(version: str | None, environ: dict[str, str]) -> Any:
-    installed = SimpleNamespace(version=lambda name: version, python=Path("/env/bin/python"))
+    installed = SimpleNamespace(version=lambda name: version, prefix=Path("/env"))
     return hub_kernels.hub_kernels(SimpleNamespace(installed=installed, environ=environ))
 
 

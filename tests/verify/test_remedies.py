@@ -10,8 +10,15 @@ import pytest
 from breaking import SITE, Break, flip, write
 from fixtures.commands import clean_environ, sh
 from fixtures.conda_environment import CondaEnvironment
+from lockedenv.prefix.inventory import INVENTORY, InventoryError, read_inventory
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
-from lockedenv.verify.remedies import Action, rebuild_command, repair_command
+from lockedenv.verify.remedies import (
+    Action,
+    rebuild_command,
+    remove_command,
+    repair_command,
+    verify_command,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +91,40 @@ def test_a_prefix_that_people_made_is_made_again_as_they_made_it(
 
 def test_the_least_destructive_action_comes_first() -> None:
     assert list(Action) == [Action.REMOVE, Action.REPAIR, Action.REBUILD]
+
+
+def made_beside(place: Path, name: str, made: int, state: State = State.INSTALLED) -> Path:
+    """An environment of this PREFIX, in PREFIX.d."""
+    folder = place.with_name(f"{place.name}.d") / name
+    folder.mkdir(parents=True)
+    mark = Mark(MadeBy.SETUP, state, path=str(folder), id=name, backend="pip", made=made)
+    write_mark(folder, mark)
+    return folder
+
+
+def test_a_remedy_names_the_prefix_as_people_do(tmp_path: Path) -> None:
+    """PREFIX.d/ID is removed at the next rebuild, and a copied remedy led to nothing."""
+    place = tmp_path / "env"
+    used = made_beside(place, "0" * 8, 2)
+    place.symlink_to(used)
+    for folder in (used, place):
+        assert repair_command(folder).endswith(f"--prefix {place}")
+        assert f"--prefix {place} " in rebuild_command(folder)
+        assert verify_command(folder).startswith(f"{place}/bin/python ")
+        assert remove_command(folder, ["a"]) == f"rm -r {place}/a"
+    with pytest.raises(InventoryError, match=f"--prefix {place}$"):
+        (used / INVENTORY).write_text("[]")
+        read_inventory(used)
+
+
+def test_a_remedy_of_what_the_prefix_does_not_lead_to_names_its_own_folder(tmp_path: Path) -> None:
+    place = tmp_path / "env"
+    used = made_beside(place, "0" * 8, 2)
+    place.symlink_to(used)
+    earlier = made_beside(place, "1" * 8, 1)
+    assert repair_command(earlier).endswith(f"--prefix {earlier}")
+    # The set-up works on a successor that is not verified yet, but PREFIX does not lead to it.
+    successor = made_beside(place, "2" * 8, 3)
+    assert repair_command(successor).endswith(f"--prefix {place}")
+    assert verify_command(successor).startswith(f"{successor}/bin/python ")
+    assert remove_command(successor, ["a"]) == f"rm -r {successor}/a"

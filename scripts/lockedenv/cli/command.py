@@ -14,6 +14,7 @@ from lockedenv.cli.script import run_script
 from lockedenv.errors import Stop
 from lockedenv.host.process import started
 from lockedenv.host.repository import describe_version
+from lockedenv.prefix.place import find_name
 from lockedenv.spec.commands import POST_CREATE, SETUP, setup_command
 from lockedenv.spec.environment import name_in_mark
 
@@ -119,7 +120,7 @@ def become(prefix: Path, words: list[str]) -> NoReturn:
 
 def not_started(prefix: Path, program: str, error: OSError) -> Stop:
     """The error for a program that cannot be started: in most cases the environment's Python."""
-    rebuild = setup_command(prefix, name_in_mark(prefix), "--force")
+    rebuild = setup_command(find_name(prefix), name_in_mark(prefix), "--force")
     return Stop(f"{program} does not start ({error.strerror}); rebuild it: cd {ROOT} && {rebuild}")
 
 

@@ -24,7 +24,7 @@ from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
 from lockedenv.prefix.mark import MadeBy
-from lockedenv.prefix.place import mark_or_none
+from lockedenv.prefix.place import find_name, mark_or_none
 from lockedenv.prefix.records import (
     COMMAND,
     CONSTRAINTS,
@@ -183,7 +183,7 @@ class InventoryError(Stop):
     """An inventory is damaged; the message names the file and the remedy."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        again = post_create_command(path.parent, name_in_mark(path.parent))
+        again = post_create_command(find_name(path.parent), name_in_mark(path.parent))
         super().__init__(f"{path} is damaged: {problem}. Write it again: {again}")
 
 

@@ -143,8 +143,8 @@ def recover(prefix: Prefix, say: Say) -> None:
     """
     _drop_unused_links(prefix)
     _drop_begun_folders(prefix)
-    for folder in unpacked_folders(prefix):
-        shutil.rmtree(folder, ignore_errors=True)
+    for unpacked in unpacked_folders(prefix):
+        shutil.rmtree(unpacked, ignore_errors=True)
     if prefix.used() is None:
         folder = _best_installed(prefix)
         if folder is not None:

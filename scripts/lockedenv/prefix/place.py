@@ -150,6 +150,21 @@ def find_prefix(path: Path) -> Prefix:
     raise Stop(f"--prefix {path}: its symbolic links lead in a circle; name another")
 
 
+def find_name(folder: Path, to_work_on: bool = True) -> Path:
+    """PREFIX, where that leads to this environment; else its folder. For commands that people copy.
+
+    `to_work_on`: it is enough that the scripts take this environment for --prefix PREFIX.
+    """
+    place = place_of(folder)
+    if place.link is None:
+        return folder
+    if linked_environment(place.name) == place.path:
+        return place.name
+    if to_work_on and _to_work_on(place.name).path == place.path:
+        return place.name
+    return folder
+
+
 def _to_work_on(name: Path) -> Prefix:
     prefix = Prefix(name, name)
     used = prefix.used()

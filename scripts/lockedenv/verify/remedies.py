@@ -6,10 +6,11 @@ import os
 import shlex
 from enum import Enum
 from pathlib import Path
+from typing import Iterable
 
 from lockedenv import ROOT
 from lockedenv.prefix.mark import MadeBy, Mark, MarkError, read_mark
-from lockedenv.prefix.place import find_backend
+from lockedenv.prefix.place import find_backend, find_name
 from lockedenv.spec.environment import CONDA_LOCK, REQUIREMENTS, find
 
 DEFAULT = "default"  # the environment that the scripts take where none is named
@@ -25,14 +26,18 @@ class Action(str, Enum):
 
 def repair_command(prefix: Path) -> str:
     """Puts the wheels of the lock right, and what the set-up wrote; keeps all that was added."""
-    words = [f"{ROOT}/scripts/post_create.sh", "--prefix", str(prefix)]
+    words = [f"{ROOT}/scripts/post_create.sh", "--prefix", str(find_name(prefix))]
     words += _environment_option(_read(prefix))
     return shlex.join(words)
 
 
 def verify_command(prefix: Path, *options: str) -> str:
     """Runs the verifier in the environment's own Python."""
-    words = [f"{prefix}/bin/python", f"{ROOT}/scripts/verify_environment.py", *options]
+    words = [
+        f"{find_name(prefix, to_work_on=False)}/bin/python",
+        f"{ROOT}/scripts/verify_environment.py",
+        *options,
+    ]
     return shlex.join(words)
 
 
@@ -40,7 +45,8 @@ def rebuild_command(prefix: Path) -> str:
     """Makes the environment again, in the way in which it was made."""
     mark = _read(prefix)
     if mark and mark.made_by is MadeBy.SETUP:
-        words = [f"{ROOT}/scripts/setup_runpod_environment.sh", "--force", "--prefix", str(prefix)]
+        words = [f"{ROOT}/scripts/setup_runpod_environment.sh", "--force"]
+        words += ["--prefix", str(find_name(prefix))]
         if mark.backend:
             words += ["--backend", mark.backend]
         return shlex.join([*words, *_environment_option(mark)])
@@ -57,7 +63,8 @@ def rebuild_command(prefix: Path) -> str:
 
 def remove_command(prefix: Path, paths: list[str]) -> str:
     """Removes paths of a prefix."""
-    words = [_shell_word(str(prefix / path)) for path in paths]
+    folder = find_name(prefix, to_work_on=False)
+    words = [_shell_word(str(folder / path)) for path in paths]
     return " ".join(["rm", "-r", *words])
 
 
@@ -70,6 +77,12 @@ def _shell_word(text: str) -> str:
         plain = 32 <= byte < 127 and chr(byte) not in "\\'"
         shown += chr(byte) if plain else f"\\x{byte:02x}"
     return f"$'{shown}'"
+
+
+def pip_uninstall_command(prefix: Path, names: Iterable[str]) -> str:
+    """Removes packages by the environment's own pip."""
+    python = find_name(prefix, to_work_on=False) / "bin/python"
+    return f"{python} -m pip uninstall -y {' '.join(names)}"
 
 
 def command_for(action: Action, prefix: Path) -> str:

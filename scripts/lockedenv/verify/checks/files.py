@@ -35,7 +35,7 @@ from lockedenv.verify.checks import (
     warned,
 )
 from lockedenv.verify.contents import Contents, describe
-from lockedenv.verify.remedies import Action, remove_command, repair_command
+from lockedenv.verify.remedies import Action, pip_uninstall_command, remove_command, repair_command
 from lockedenv.verify.strays import Danger, Stray, is_start_file
 
 # What `uv venv` puts into site-packages, which nothing records: the only line of the .pth file.
@@ -227,8 +227,7 @@ def _stray_failure(contents: Contents, found: list[Stray]) -> Result:
     if paths:
         commands.append(_remove(contents.prefix, paths))
     if packages:
-        python = contents.prefix / "bin/python"
-        commands.append(f"{python} -m pip uninstall -y {' '.join(packages)}")
+        commands.append(pip_uninstall_command(contents.prefix, packages))
     result = failed(first(lines), " && ".join(commands), lines[1:])
     result.action = Action.REMOVE
     return result

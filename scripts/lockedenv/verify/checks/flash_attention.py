@@ -52,7 +52,7 @@ from lockedenv.verify.checks.attention import (
     run_with_gradients,
 )
 from lockedenv.verify.machine_code import find_cubin_architectures, find_fat_binary_architectures
-from lockedenv.verify.remedies import repair_command, verify_command
+from lockedenv.verify.remedies import pip_uninstall_command, repair_command, verify_command
 from lockedenv.verify.result import is_worse
 
 REPAIR = repair_command(Path(sys.prefix))
@@ -102,7 +102,7 @@ def flash_attn(device: str) -> Result:
     if shared:
         return failed(
             f"flash-attn {two} and flash-attn-4 {four} both have {shared}: one overwrote the other",
-            f"{sys.prefix}/bin/python -m pip uninstall -y flash-attn; then {REINSTALL}",
+            f"{pip_uninstall_command(Path(sys.prefix), ['flash-attn'])}; then {REINSTALL}",
         )
     foreign = find_foreign_assembler(Path(sys.prefix), os.environ)
     if foreign:

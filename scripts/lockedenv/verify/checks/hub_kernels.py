@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lockedenv.spec.hub_kernels import OFFLINE_VARIABLE, find_hub_kernels
 from lockedenv.verify.checks import Context, Result, check, passed, warned
+from lockedenv.verify.remedies import pip_uninstall_command
 
 
 @check("hub-kernels", "no compiled kernel from the Hugging Face Hub is in use, or would be fetched")
@@ -26,9 +27,8 @@ def hub_kernels(context: Context) -> Result:
         details.append(f"LOCAL_KERNELS={found.local} is used in place of the Hub's")
     for name in found.fetched:
         details.append(f"was fetched: {name}")
-    python = context.installed.python
     return warned(
         f"kernels {version} is installed: compiled code that no lock has may run",
-        f"{python} -m pip uninstall -y kernels",
+        pip_uninstall_command(context.installed.prefix, ["kernels"]),
         details,
     )

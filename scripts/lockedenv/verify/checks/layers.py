@@ -10,6 +10,7 @@ from pathlib import Path
 from lockedenv.host.process import ask
 from lockedenv.prefix.lifecycle import moved_from
 from lockedenv.prefix.mark import MadeBy, MarkError, State, read_mark
+from lockedenv.prefix.place import find_name
 from lockedenv.prefix.records import CONSTRAINTS
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.variables import clean
@@ -25,7 +26,13 @@ from lockedenv.verify.checks import (
     warned,
 )
 from lockedenv.verify.drift import Finding, extras
-from lockedenv.verify.remedies import Action, command_for, rebuild_command, remove_command
+from lockedenv.verify.remedies import (
+    Action,
+    command_for,
+    pip_uninstall_command,
+    rebuild_command,
+    remove_command,
+)
 
 # Without our mark, one of these scripts has the path of the prefix in its first lines.
 SCRIPTS = ("accelerate", "tqdm", "torchrun")
@@ -54,7 +61,7 @@ def _remedy(context: Context, action: Action, findings: Sequence[Finding]) -> st
     if paths:
         commands.append(remove_command(prefix, paths))
     if names:
-        commands.append(f"{prefix}/bin/python -m pip uninstall -y {' '.join(names)}")
+        commands.append(pip_uninstall_command(prefix, names))
     return " && ".join(commands)
 
 
@@ -80,7 +87,7 @@ def place(context: Context) -> Result:
         return failed(
             f"the environment was made at {made} and moved to {prefix}: "
             "its scripts name the old place",
-            f"move it back (mv {prefix} {made}), or rebuild it: {rebuild_command(prefix)}",
+            f"move it back (mv {find_name(prefix)} {made}), or rebuild it: {rebuild_command(prefix)}",
         )
     if mark and mark.made_by is MadeBy.SETUP and mark.state is State.INSTALLED:
         for name in ("activate", CONSTRAINTS):

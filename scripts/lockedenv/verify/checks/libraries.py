@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from lockedenv.verify.checks import Context, Result, check, damaged, passed, skipped, verdict
-from lockedenv.verify.remedies import Action, repair_command
+from lockedenv.verify.remedies import Action, pip_uninstall_command, repair_command
 
 # What conda's packages of NVIDIA's libraries are called.
 NVIDIA = re.compile(
@@ -72,8 +72,7 @@ def cuda_libraries(context: Context) -> Result:
         elif locked[name] != version:
             wrong.append(f"{name} {version} (locked is {locked[name]})")
     if wrong and len(added) == len(wrong) and context.installed.backend == "pip":
-        python = context.installed.prefix / "bin/python"
-        return verdict(wrong, f"{python} -m pip uninstall -y {' '.join(added)}", "")
+        return verdict(wrong, pip_uninstall_command(context.installed.prefix, added), "")
     if wrong:
         return _broken(context, *wrong)
     return passed(f"{len(found)} libraries of CUDA {context.cuda}, as locked")
@@ -154,7 +153,7 @@ def companions(context: Context) -> Result:
         wrong.append(
             f"torchao {torchao}: it is not of the lock, and peft and transformers may fail beside it"
         )
-        remedies.append(f"{prefix}/bin/python -m pip uninstall -y torchao")
+        remedies.append(pip_uninstall_command(prefix, ["torchao"]))
     if not context.installed.version("setuptools"):
         wrong.append("setuptools is missing: triton imports it, so torch.compile fails")
         remedies.append(repair_command(prefix))
