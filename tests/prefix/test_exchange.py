@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fixtures.commands import ROOT, apart, sh
 from lockedenv.errors import Stop
+from lockedenv.host.files import write_atomically
 from lockedenv.install.run import dropping_unpacked
 from lockedenv.prefix.lifecycle import (
     Status,
@@ -18,6 +19,7 @@ from lockedenv.prefix.lifecycle import (
     exchange,
     find_move,
     finish_installation,
+    hold,
     is_ours,
     make_successor,
     point,
@@ -352,3 +354,43 @@ def test_what_is_unpacked_goes_also_where_the_disk_is_full(used: Prefix) -> None
             unpacked.mkdir()
             raise OSError("full")
     assert not unpacked.exists()
+
+
+@pytest.mark.parametrize("letter", ["x", "ö"])
+def test_a_name_beside_which_there_is_no_room_for_others_is_refused(
+    letter: str, tmp_path: Path
+) -> None:
+    """`File name too long` came from the lock, after a dry run that had promised that all was well."""
+    longest = 217 // len(letter.encode())
+    refuse_place(Prefix(tmp_path / (letter * longest)), tmp_path / "cache")
+    too_long = tmp_path / (letter * (longest + 1))
+    with pytest.raises(Stop) as refused:
+        refuse_place(Prefix(too_long), tmp_path / "cache")
+    said = str(refused.value)
+    assert "at most 217" in said and "\n" not in said
+    assert said.endswith(f"choose a shorter one, such as --prefix {tmp_path / 'maximalcai'}")
+
+
+@pytest.mark.parametrize("letter", ["x", "ö"])
+def test_all_that_lies_beside_a_prefix_has_a_name_that_a_disk_can_have(
+    letter: str, tmp_path: Path
+) -> None:
+    name = letter * (217 // len(letter.encode()))
+    prefix = install(find_prefix(tmp_path / name))
+    listed = prefix.beside("maximalcai-extras-20260101-000000.txt")
+    write_atomically(listed, "six\n")
+    with hold(prefix, print):
+        exchange(install(prefix), print)
+    assert listed.is_file() and prefix.name.is_symlink()
+
+
+def test_a_name_that_no_disk_can_have_is_refused_by_name_too(tmp_path: Path) -> None:
+    with pytest.raises(Stop, match="choose a shorter one, such as --prefix"):
+        refuse_place(find_prefix(tmp_path / ("x" * 300)), tmp_path / "cache")
+
+
+def test_a_lock_whose_name_would_be_too_long_is_refused_in_one_line(tmp_path: Path) -> None:
+    """post_create.sh and --uninstall said `File name too long`."""
+    with pytest.raises(Stop, match="choose a shorter one, such as --prefix"):
+        with hold(Prefix(tmp_path / ("x" * 245)), print):
+            pass

@@ -17,7 +17,7 @@ from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.host.places import default_cache
 from lockedenv.install.extras import write_list
 from lockedenv.prefix.lifecycle import hold, is_ours, is_own_folder, links_to, unpacked_folders
-from lockedenv.prefix.place import Prefix, find_prefix, linked_environment
+from lockedenv.prefix.place import LOCK, Prefix, find_prefix, linked_environment, refuse_long_name
 from lockedenv.prefix.removal import mounts_in, own_paths, refuse_removal, remove_environment
 from lockedenv.spec.environment import list_environments
 from lockedenv.spec.locks import canonical
@@ -80,6 +80,7 @@ def work(arguments: argparse.Namespace, prefix_path: Path) -> int:
     """Lists, and removes unless --dry-run was given; gives the exit status."""
     steps = Steps(0, arguments.quiet)
     prefix = find_prefix(prefix_path)
+    refuse_long_name(prefix.name, f".{LOCK}")  # nothing of ours can be beside it
     cache = default_cache()
     if arguments.cache:
         cache = arguments.cache.expanduser()
@@ -137,7 +138,7 @@ def find_removal(prefix: Prefix, cache: Path, with_cache: bool) -> Removal:
     if ours and container.is_dir() and set(container.iterdir()) <= ours:
         folders.append(container)
     files = []
-    lock = prefix.beside("maximalcai-lock")
+    lock = prefix.beside(LOCK)
     if lock.is_file():
         files.append(lock)
     files += unpacked

@@ -11,7 +11,7 @@ from typing import Any
 
 # The largest JSON that is read here, a conda package's paths.json, has some megabytes.
 LARGEST_JSON = 64 << 20  # bytes
-LONGEST_NAME = 200  # of a file's name, which may have 255 bytes
+LONGEST_NAME = 200  # bytes of a file's name, which may have 255
 
 
 class FileRefused(ValueError):
@@ -56,7 +56,8 @@ def write_atomically(path: Path, text: str) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by the process id: two containers have equal ones.
-    beside = path.with_name(f".{path.name[:LONGEST_NAME]}.{secrets.token_hex(8)}")
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+    beside = path.with_name(f".{name}.{secrets.token_hex(8)}")
     try:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)

@@ -25,7 +25,15 @@ from lockedenv.errors import Stop
 from lockedenv.host.locking import holding
 from lockedenv.host.orphans import end_orphans
 from lockedenv.prefix.mark import Level, MadeBy, Mark, State, Verdict, read_mark, write_mark
-from lockedenv.prefix.place import ID, Prefix, linked_environment, mark_or_none, place_of
+from lockedenv.prefix.place import (
+    ID,
+    LOCK,
+    Prefix,
+    linked_environment,
+    mark_or_none,
+    place_of,
+    refuse_long_name,
+)
 from lockedenv.prefix.removal import (
     Kept,
     RemovalRefused,
@@ -123,7 +131,8 @@ def hold(prefix: Prefix, say: Say) -> Iterator[None]:
     `say`: is told who else holds it, before it is waited for.
     """
     name = prefix.name
-    with holding(prefix.beside("maximalcai-lock"), f"the environment {name}", say):
+    refuse_long_name(name, f".{LOCK}")
+    with holding(prefix.beside(LOCK), f"the environment {name}", say):
         unfinished = []
         for folder, mark in prefix.environments():
             if mark.state is State.MAKING:
@@ -454,6 +463,7 @@ def record_verdict(
 def refuse_place(prefix: Prefix, cache: Path) -> None:
     """Raises Stop for a place where no environment can work."""
     name = prefix.name
+    refuse_long_name(name)
     bad = sorted({c for c in str(name) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()})
     if bad:
         raise Stop(

@@ -22,6 +22,11 @@ ID_BYTES = 4
 ID = re.compile("[0-9a-f]{8}")  # the name of an environment in PREFIX.d
 # The characters that PREFIX.d/ID has more than PREFIX.
 LONGER_BY = len(".d/") + 2 * ID_BYTES
+NAME_MAX = 255  # linux/limits.h
+LOCK = "maximalcai-lock"  # beside PREFIX
+LONGEST_BESIDE = (
+    ".maximalcai-extras-20260101-000000.txt"  # what the longest name beside PREFIX ends in
+)
 LINKS = 40  # as many as Linux follows
 
 
@@ -130,6 +135,27 @@ def linked_environment(name: Path) -> Path | None:
     return target
 
 
+def refuse_long_name(name: Path, beside: str = LONGEST_BESIDE) -> None:
+    """Raises Stop for a PREFIX whose name leaves no room for that of what lies `beside` it: NAME and more."""
+    has = len(os.fsencode(name.name))
+    longest = _longest_name(name.parent) - len(beside)
+    if has > longest:
+        raise Stop(
+            f"the name of the prefix has {has} bytes and may have at most {longest}, because its lock and lists "
+            f"lie beside it under longer names; choose a shorter one, such as --prefix {name.with_name('maximalcai')}"
+        )
+
+
+def _longest_name(folder: Path) -> int:
+    """How many bytes the name of a file may have in a folder, which need not be there yet."""
+    for place in (folder, *folder.parents):
+        try:
+            return os.pathconf(place, "PC_NAME_MAX")
+        except OSError:
+            continue
+    return NAME_MAX
+
+
 def find_prefix(path: Path) -> Prefix:
     """The place that people name with --prefix: through links of their own, to the environment to work on.
 
@@ -137,6 +163,8 @@ def find_prefix(path: Path) -> Prefix:
     that PREFIX leads to. Raises Stop for links that lead in a circle.
     """
     place = Path(os.path.abspath(path.expanduser()))
+    if len(os.fsencode(place.name)) > NAME_MAX:
+        refuse_long_name(place)  # nothing of this name can be looked at
     for _ in range(LINKS):
         place = place.parent.resolve() / place.name
         known = place_of(place)
