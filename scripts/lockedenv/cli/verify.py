@@ -20,6 +20,7 @@ from lockedenv.host.files import write_atomically
 from lockedenv.host.gpus import GpuError, find_gpus
 from lockedenv.host.launchers import cleared_variables
 from lockedenv.prefix.extras import added_requirements
+from lockedenv.prefix.inventory import MANIFEST
 from lockedenv.prefix.lifecycle import record_verdict
 from lockedenv.prefix.mark import MarkError, read_mark
 from lockedenv.prefix.records import read_prefix
@@ -298,7 +299,9 @@ def verify(request: Request) -> int:
     if request.manifest:
         text = json.dumps(redact_document(document), indent=1) + "\n"
         write_atomically(Path(request.manifest), text)
-        report.say(f"{request.manifest} is written")
+        if Path(request.manifest) != installed.prefix / MANIFEST:
+            # The set-up's own is not asked for, and the set-up shows the last line: the verdict.
+            report.say(f"{request.manifest} is written")
     if request.report:
         text = to_attach(document, results, seconds, request.strict, scope)
         write_atomically(Path(request.report), as_utf8(text))
