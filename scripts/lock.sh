@@ -41,7 +41,7 @@ main() {
   # conda-lock's own interpreter has the YAML and packaging libraries that the locking uses.
   python=$(dirname "$(readlink -f "$conda_lock")")/python
   "$python" -c 'import tomllib' 2>/dev/null || {
-    echo "lock.sh: $conda_lock runs in a Python older than 3.11, or in none; a newer one comes with: $get_tools" >&2
+    echo "lock.sh: $conda_lock runs in a Python without tomllib, or in none; a newer one comes with: $get_tools" >&2
     exit 2
   }
   PYTHONPATH=$root/scripts PYTHONDONTWRITEBYTECODE=1 exec "$python" -m lockedenv.cli.lock "$@"

@@ -250,7 +250,7 @@ def test_a_malformed_pip_lock_is_refused(
 
 
 def test_a_pip_lock_that_is_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(locks.LockError, match="cannot be read"):
+    with pytest.raises(locks.LockError, match="is not there; write it with"):
         locks.read_pip_lock(tmp_path / "pip.txt")
 
 
