@@ -126,7 +126,7 @@ FAULTS = [
     Fault(
         "lock missing",
         "locks",
-        "conda-lock.yml: cannot be read",
+        "conda-lock.yml: is not there",
         lambda env: (env.project / "conda-lock.yml").unlink(),
     ),
     Fault(
