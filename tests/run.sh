@@ -4,7 +4,7 @@
 #   tests/run.sh [--long] [--no-skips] [PYTEST OPTIONS]
 #                             --long: the long proofs too (many kills, a whole flash-attn build)
 #                             --no-skips: a test that this machine does not allow (named, and counted in the last line) has failed
-#   tests/run.sh --fast       the linters, and the tests that need no installed environment: two minutes, for the inner loop
+#   tests/run.sh --fast       the linters, and the tests that need no installed environment: three minutes, for the inner loop
 #   tests/run.sh --lint       the linters alone
 set -euo pipefail
 
