@@ -70,14 +70,24 @@ def test_a_compiler_that_ends_without_an_answer(program: str, problem: str, tmp_
 
 def test_a_compiler_that_hangs_is_stopped_with_its_processes(tmp_path: Path) -> None:
     python = make_python(tmp_path, "#!/bin/sh\nsleep 60 &\necho $! >$0.pid\nwait\n")
-    began = time.monotonic()
     (done,) = precompile_kernels(
         python, tmp_path / "cache", [H100], 1, os.environ, limit=1.0, kernels=[Kernel(64)]
     )
-    assert done.errors == ["not done within 1 s; stopped"] and time.monotonic() - began < 20
-    child = int((tmp_path / "python.pid").read_text())
-    status = Path(f"/proc/{child}/stat")
-    assert not status.exists() or status.read_text().split()[2] in "ZX"
+    assert done.errors == ["not done within 1 s; stopped"]
+    wait_until_it_ends(int((tmp_path / "python.pid").read_text()))
+
+
+def wait_until_it_ends(pid: int) -> None:
+    """A process that was killed is still there for a moment. This one would sleep for a minute."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().split()[2]
+        except OSError:
+            return
+        if state in "ZX":
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} still runs")
 
 
 def run_step(
