@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fixtures.audit_reports import write_reports
 from fixtures.commands import ROOT, sh
+from fixtures.version_tables import copy_tables
 from lockedenv.cli import lock
 from lockedenv.errors import Stop
 from lockedenv.lock import audit, version_table
@@ -100,12 +101,7 @@ def list_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy.write_text(vulnerabilities.KNOWN.read_text())
     monkeypatch.setattr(vulnerabilities, "KNOWN", copy)
     monkeypatch.setattr(audit, "KNOWN", copy)
-    tables = []
-    for table in version_table.TABLES:
-        document = tmp_path / table.document.name
-        document.write_text(table.document.read_text())
-        tables.append(replace(table, document=document))
-    monkeypatch.setattr(version_table, "TABLES", tables)
+    copy_tables(tmp_path, monkeypatch)
     return copy
 
 

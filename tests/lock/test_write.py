@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from conda_lock.lockfile import parse_conda_lock_file
 from fixtures.commands import ROOT
+from fixtures.version_tables import copy_tables
 from lockedenv.lock import version_table, write
 from lockedenv.lock.write import conda_lock_text, requirements_text, write_locks
 from lockedenv.spec import locks
@@ -89,12 +89,7 @@ def test_nothing_is_replaced_before_everything_is_written(
 def test_the_table_of_versions_is_written_between_its_marks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tables = []
-    for table in version_table.TABLES:
-        copy = tmp_path / table.document.name
-        copy.write_text(table.document.read_text())
-        tables.append(replace(table, document=copy))
-    monkeypatch.setattr(version_table, "TABLES", tables)
+    tables = copy_tables(tmp_path, monkeypatch)
     texts = [table.document.read_text() for table in tables]
     assert version_table.find_stale_tables(list_environments()) == []
     for table in tables:
@@ -104,6 +99,6 @@ def test_the_table_of_versions_is_written_between_its_marks(
     assert [path.name for path in stale] == ["TECHNICAL_SETUP.md", "README.md"]
     version_table.write_tables(list_environments())
     assert [table.document.read_text() for table in tables] == texts
-    copy.write_text("no marks\n")
+    tables[-1].document.write_text("no marks\n")
     with pytest.raises(version_table.Stop, match="the marks around the table of versions are gone"):
         version_table.write_tables(list_environments())

@@ -129,8 +129,8 @@ class Steps:
         if self._verbose:
             self.show(f"{INDENT}{seconds:.1f} s")
             return
-        rest = "; ".join([*self._outcomes]) or "done"
-        rest = f" {rest} ({seconds:.1f} s)"
+        outcome = "; ".join(self._outcomes) or "done"
+        rest = f" {outcome} ({seconds:.1f} s)"
         if self._on_title_line:
             self._on_title_line = False
             print(rest, file=self._out, flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from typing import IO, Callable
 
@@ -18,16 +17,15 @@ INDENT = 3  # columns that are left free
 class Progress:
     """What is going on: on a terminal one line, which is overwritten; elsewhere a line every 15 s."""
 
-    def __init__(self, quiet: bool = False, out: IO[str] | None = None) -> None:
-        self.out = out or sys.stderr
-        self.quiet = quiet
+    def __init__(self, out: IO[str]) -> None:
+        self.out = out
         self.terminal = self.out.isatty()
         self.drawn = False
         self.shown = time.monotonic()
 
     def show(self, text: Callable[[], str], begins: bool = False) -> None:
         """Shows a state, if the last is some time ago. `begins`: a terminal shows it at once."""
-        if self.quiet or not (self._is_due() or (begins and self.terminal)):
+        if not self._is_due() and not (begins and self.terminal):
             return
         self.shown = time.monotonic()
         line = redact(text())
@@ -47,8 +45,3 @@ class Progress:
         if self.drawn:
             print(ERASE, end="", file=self.out, flush=True)
         self.drawn = False
-
-    def say(self, line: str) -> None:
-        """A line of the program that runs, on standard output, which stays."""
-        self.clear()
-        print(f"      {redact(line)}", flush=True)

@@ -69,7 +69,7 @@ class Report:
         self.width = 10_000
         if self.terminal:
             self.width = max(60, shutil.get_terminal_size().columns)
-        self.progress = Progress(out=self.out)
+        self.progress = Progress(self.out)
         self.prefix: Path | None = None
         self.grouped = grouped
         self.sections: Sections | None = None
