@@ -71,7 +71,9 @@ def fetch_files(rounds: int) -> str:
                 started = time.monotonic()
                 for item in items:
                     output = folder / f"theirs-{item.name}"
-                    subprocess.run(["curl", "-sf", "-o", output, item.sources[0]], check=True)
+                    subprocess.run(
+                        ["curl", "-sf", "-o", output, item.sources[0]], check=True
+                    )
                 return time.monotonic() - started
 
             contenders = {

@@ -33,7 +33,10 @@ def time_command(*command: Any) -> Timing:
     """Runs a command, whatever its exit status."""
     started = time.monotonic()
     done = subprocess.run(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     return Timing(time.monotonic() - started, done.stdout)
 
@@ -44,7 +47,9 @@ def remove(*paths: Path) -> None:
         subprocess.run(["rm", "-rf", path], check=True)
 
 
-def measure(title: str, contenders: Mapping[str, Contender], rounds: int) -> dict[str, float]:
+def measure(
+    title: str, contenders: Mapping[str, Contender], rounds: int
+) -> dict[str, float]:
     """Runs the contenders in turns; the median seconds of each, by name."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -58,7 +63,12 @@ def measure(title: str, contenders: Mapping[str, Contender], rounds: int) -> dic
 def format_medians(title: str, medians: Mapping[str, float], rounds: int) -> str:
     """A Markdown table of medians, and how many times the first one's each is."""
     base = next(iter(medians.values()))
-    lines = [f"### {title}", "", f"| | median of {rounds}, s | ratio |", "|---|---|---|"]
+    lines = [
+        f"### {title}",
+        "",
+        f"| | median of {rounds}, s | ratio |",
+        "|---|---|---|",
+    ]
     for name, median in medians.items():
         lines.append(f"| {name} | {median:.2f} | {median / base:.2f} |")
     return "\n".join([*lines, ""])
@@ -76,6 +86,10 @@ def describe_machine() -> str:
     if match:
         model = match[1]
     memory = size_text(read_memory().total)
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = (
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    )
     day = time.strftime("%Y-%m-%d")
-    return f"{cpu_limit():g} CPUs ({model}), {memory} of memory, no GPU, {system}, {day}"
+    return (
+        f"{cpu_limit():g} CPUs ({model}), {memory} of memory, no GPU, {system}, {day}"
+    )

@@ -37,12 +37,16 @@ def compare_meetings(prefix: Path, rounds: int) -> str:
     contenders = {}
     for world in WORLDS:
         command = [prefix / "bin/python", Path(__file__), world]
-        contenders[f"{world} ranks"] = lambda command=command: float(time_command(*command).output)
+        contenders[f"{world} ranks"] = lambda command=command: float(
+            time_command(*command).output
+        )
     title = "The meeting of --distributed: clients of one store, in the threads of two processes"
     return compare(title, contenders, rounds)
 
 
-def join(rank: int, world: int, client: Any, identity: roll_call.Identity, manifest: str) -> float:
+def join(
+    rank: int, world: int, client: Any, identity: roll_call.Identity, manifest: str
+) -> float:
     """One rank's part; gives when it was done. The last rank is not like the others."""
     if rank == world - 1:
         identity = replace(identity, fingerprint="another")
@@ -83,12 +87,16 @@ def meet(world: int) -> float:
             ready.wait()
             started = time.monotonic()
             ends = pool.map(
-                lambda rank, client: join(rank, world, client, identity, text), ranks, clients
+                lambda rank, client: join(rank, world, client, identity, text),
+                ranks,
+                clients,
             )
             times.put((started, max(ends)))
             times.close()
             times.join_thread()
-            os._exit(0)  # the clients made in threads cannot all be freed: pybind11 aborts
+            os._exit(
+                0
+            )  # the clients made in threads cannot all be freed: pybind11 aborts
 
     for number in range(PROCESSES):
         fork.Process(target=take_part, args=(number,)).start()

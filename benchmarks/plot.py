@@ -96,7 +96,9 @@ def choose_colours(bars: list[dict[str, Any]]) -> dict[str, str]:
     return colours
 
 
-def draw_bar(axes: Any, place: float, bar: dict[str, Any], colours: dict[str, str]) -> None:
+def draw_bar(
+    axes: Any, place: float, bar: dict[str, Any], colours: dict[str, str]
+) -> None:
     """One contender: its steps one after another, and its time behind them."""
     left = 0.0
     for step in bar["steps"]:

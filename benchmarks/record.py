@@ -89,7 +89,11 @@ def main() -> int:
     target, *options = sys.argv[1:]
     os.environ.update(COLUMNS=str(WIDTH), TERM="xterm-256color")
     console = Console(
-        record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="standard"
+        record=True,
+        width=WIDTH,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="standard",
     )
     status = 0
     rows = 0
@@ -104,7 +108,9 @@ def main() -> int:
         status = max(status, recorded.status)
     if rows > ROWS:
         print(f"{rows} rows: more than the {ROWS} that a page shows", file=sys.stderr)
-    svg = console.export_svg(title="maximalcai", theme=MONOKAI, code_format=FORMAT, unique_id="run")
+    svg = console.export_svg(
+        title="maximalcai", theme=MONOKAI, code_format=FORMAT, unique_id="run"
+    )
     with open(target, "w") as file:
         file.write(svg)
     return status

@@ -44,7 +44,9 @@ PICTURE = "![the time of a first pod, a later pod and a second run, by step](set
 WITHOUT_PREFIX = ("setup", "fetch")
 
 
-def make_sections(folder: Path, prefix: Path, rounds: int) -> dict[str, Callable[[], str]]:
+def make_sections(
+    folder: Path, prefix: Path, rounds: int
+) -> dict[str, Callable[[], str]]:
     """Name -> what measures it and gives its part of the results."""
     return {
         "setup": lambda: set_up(folder, prefix, rounds, TIMES),
@@ -64,7 +66,9 @@ def make_parser(names: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; none: all")
+    parser.add_argument(
+        "what", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; none: all"
+    )
     parser.add_argument(
         "--prefix", type=Path, help="a finished environment, where `setup` is left out"
     )
@@ -84,7 +88,11 @@ def main() -> None:
         wanted = args.what
         if not wanted:
             wanted = names
-        if not args.prefix and "setup" not in wanted and set(wanted) - set(WITHOUT_PREFIX):
+        if (
+            not args.prefix
+            and "setup" not in wanted
+            and set(wanted) - set(WITHOUT_PREFIX)
+        ):
             parser.error("--prefix names the environment to measure in")
         prefix = folder / "env"
         if args.prefix and "setup" not in wanted:

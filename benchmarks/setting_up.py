@@ -26,7 +26,15 @@ from measuring import ROOT, format_medians, remove, size_text, time_command
 SCRIPT = ROOT / "scripts/setup_runpod_environment.sh"
 REQUIREMENTS = ROOT / "requirements.txt"
 PYTHON = "3.11"
-PIP_LINE = ("torch", "transformers", "accelerate", "bitsandbytes", "peft", "scipy", "numpy")
+PIP_LINE = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "bitsandbytes",
+    "peft",
+    "scipy",
+    "numpy",
+)
 TMPFS_SIZE = "12g"
 # What the first word of a step's title means, for a reader who does not know the set-up.
 STEP_WORDS = {
@@ -74,7 +82,11 @@ class Situation:
 
     def add(self, contender: str, run: Run) -> None:
         self.runs.setdefault(contender, []).append(run)
-        print(f"{self.name}: {contender}: {run.seconds:.2f} s", file=sys.stderr, flush=True)
+        print(
+            f"{self.name}: {contender}: {run.seconds:.2f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def median_run(self, contender: str) -> Run:
         """The run whose time is the median; of an even number, the faster of the middle two."""
@@ -120,7 +132,9 @@ def time_steps(*command: Any) -> tuple[Run, str]:
     """Runs the set-up; its steps, and what it printed."""
     began = time.monotonic()
     process = subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert process.stdout is not None
     parts = []
@@ -172,7 +186,9 @@ class UvAlone:
         script = '"$0" pip install --quiet --python "$1/env" "${@:2}"'
         if fresh:
             remove(self.place / "uv", self.place / "env")
-            script = f'"$0" venv --quiet --no-project --python {PYTHON} "$1/env"\n{script}'
+            script = (
+                f'"$0" venv --quiet --no-project --python {PYTHON} "$1/env"\n{script}'
+            )
         environ = ["env", *self.settings]
         shell = ["bash", "-e", "-c", script, self.uv, self.place]
         timing = time_command(*within, *environ, *shell, *install, "-r", REQUIREMENTS)
@@ -220,7 +236,9 @@ def in_new_memory_disk(folder: Path) -> list[Any]:
     return ["unshare", "--mount", "--map-root-user", "bash", "-c", mount, "bash"]
 
 
-def measure_pods(folder: Path, prefix: Path, rounds: int) -> tuple[list[Situation], PipLine]:
+def measure_pods(
+    folder: Path, prefix: Path, rounds: int
+) -> tuple[list[Situation], PipLine]:
     """All three situations, the contenders in turns; leaves a finished environment at `prefix`."""
     first = Situation(FIRST_POD)
     later = Situation(LATER_POD)
@@ -254,7 +272,9 @@ def plot_data(situations: list[Situation]) -> list[dict[str, Any]]:
     for situation in situations:
         for contender in situation.runs:
             steps = [asdict(step) for step in situation.median_run(contender).steps]
-            bars.append({"situation": situation.name, "contender": contender, "steps": steps})
+            bars.append(
+                {"situation": situation.name, "contender": contender, "steps": steps}
+            )
     return bars
 
 
@@ -263,11 +283,15 @@ def describe_difference(prefix: Path, pip: PipLine) -> str:
     pins = {pin.name: pin for pin in locks.read_pip_lock(REQUIREMENTS)}
     asked = ["list", "--format", "json", "--disable-pip-version-check"]
     listed = json.loads(time_command(pip.environment / "bin/pip", *asked).output)
-    theirs = {locks.canonical(package["name"]): package["version"] for package in listed}
+    theirs = {
+        locks.canonical(package["name"]): package["version"] for package in listed
+    }
     both = [name for name in theirs if name in pins]
     same = [name for name in both if theirs[name].split("+")[0] == pins[name].version]
     verifier = [ROOT / "scripts/verify_environment.py", "--level", "quick"]
-    verdict = time_command(pip.environment / "bin/python", *verifier).output.splitlines()[-1]
+    verdict = time_command(
+        pip.environment / "bin/python", *verifier
+    ).output.splitlines()[-1]
     locked = size_text(sum(pin.size for pin in pins.values()))
     lines = ["| | setup_runpod_environment.sh | the pip line |", "|---|---|---|"]
     for name in PIP_LINE:
@@ -282,7 +306,9 @@ def describe_difference(prefix: Path, pip: PipLine) -> str:
         "locked version.",
     ]
     if not pip.cache.exists():
-        lines.append("This machine's index lets pip keep nothing: pip's cache was empty each time.")
+        lines.append(
+            "This machine's index lets pip keep nothing: pip's cache was empty each time."
+        )
     return "\n".join([*lines, ""])
 
 

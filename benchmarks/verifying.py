@@ -39,12 +39,18 @@ def write_manifest(prefix: Path, rounds: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         commands = {
             "quick level": quick,
-            "quick level and --manifest": [*quick, "--manifest", Path(name, "manifest.json")],
+            "quick level and --manifest": [
+                *quick,
+                "--manifest",
+                Path(name, "manifest.json"),
+            ],
         }
         return compare_commands("The session manifest", commands, rounds)
 
 
-def compare_commands(title: str, commands: "dict[str, list[object]]", rounds: int) -> str:
+def compare_commands(
+    title: str, commands: "dict[str, list[object]]", rounds: int
+) -> str:
     """Runs commands in turns; a Markdown table."""
     contenders = {}
     for name, command in commands.items():

@@ -41,17 +41,30 @@ TINY_TEXTS = [
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Fine-tunes a language model with QLoRA.")
-    parser.add_argument(
-        "--model", default="meta-llama/Llama-3.1-8B", help="a name on the hub, or a folder"
+    parser = argparse.ArgumentParser(
+        description="Fine-tunes a language model with QLoRA."
     )
-    parser.add_argument("--data", type=Path, help="a file of JSON lines, each with a field text")
     parser.add_argument(
-        "--output", type=Path, required=True, help="checkpoints, adapter and manifest go here"
+        "--model",
+        default="meta-llama/Llama-3.1-8B",
+        help="a name on the hub, or a folder",
+    )
+    parser.add_argument(
+        "--data", type=Path, help="a file of JSON lines, each with a field text"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="checkpoints, adapter and manifest go here",
     )
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=4, help="sequences for each GPU and step")
-    parser.add_argument("--length", type=int, default=1024, help="tokens in a sequence, at most")
+    parser.add_argument(
+        "--batch", type=int, default=4, help="sequences for each GPU and step"
+    )
+    parser.add_argument(
+        "--length", type=int, default=1024, help="tokens in a sequence, at most"
+    )
     parser.add_argument("--rate", type=float, default=2e-4, help="the learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -83,7 +96,9 @@ def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=300, initial_alphabet=alphabet, special_tokens=["</s>"]
     )
     tokenizer.train_from_iterator(TINY_TEXTS, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>"
+    )
 
 
 def save_tiny_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -103,7 +118,9 @@ def save_tiny_model(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 def load_model(name: str, attention: str) -> Any:
     """The model with its weights in 4 bits, and LoRA adapters that train."""
     four_bit = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
     device = "cpu"
     if torch.cuda.is_available():
@@ -116,7 +133,9 @@ def load_model(name: str, attention: str) -> Any:
         device_map={"": device},
     )
     model = prepare_model_for_kbit_training(model)
-    adapters = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapters = LoraConfig(
+        r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     return get_peft_model(model, adapters)
 
 
@@ -145,7 +164,14 @@ def allow_own_checkpoints() -> None:
 def write_manifest(output: Path) -> None:
     """What produced this result: every package, the GPU, the driver, the commit."""
     subprocess.run(
-        [sys.executable, VERIFIER, "--level", "quick", "--manifest", output / "manifest.json"],
+        [
+            sys.executable,
+            VERIFIER,
+            "--level",
+            "quick",
+            "--manifest",
+            output / "manifest.json",
+        ],
         check=True,
     )
 

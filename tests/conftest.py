@@ -46,7 +46,9 @@ LONGEST = (
     "test_ranks_under_torchrun",
     "test_mirror",
 )
-collect_ignore = ["in_environment"]  # run by test_pip_backend.py with the environment's own python
+collect_ignore = [
+    "in_environment"
+]  # run by test_pip_backend.py with the environment's own python
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,7 +58,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the long proofs too: many kills, a whole flash-attn build",
     )
     parser.addoption(
-        "--no-skips", action="store_true", help="a test that cannot run on this machine has failed"
+        "--no-skips",
+        action="store_true",
+        help="a test that cannot run on this machine has failed",
     )
 
 
@@ -78,7 +82,9 @@ def place_in_order(item: pytest.Item) -> int:
     return len(LONGEST)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
     items.sort(key=place_in_order)
     for item in items:
         if INSTALLED & set(getattr(item, "fixturenames", ())):
@@ -95,7 +101,11 @@ def variables_as_before() -> Iterator[None]:
     """The tests of a worker share its variables: the test that leaves one behind fails, not a later one."""
 
     def variables() -> dict[str, str]:
-        return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        return {
+            name: value
+            for name, value in os.environ.items()
+            if name != "PYTEST_CURRENT_TEST"
+        }
 
     before = variables()
     yield

@@ -73,12 +73,22 @@ def make_tools() -> list[str]:
         python = pythons[Environment(ROOT).python]
         create = [uv, "venv", "--python", python, "--no-project", venv]
         run(create, environ, "making the tests' environment")
-    sync = [uv, "pip", "sync", "--python", venv / "bin/python", *PLATFORM, "--require-hashes"]
+    sync = [
+        uv,
+        "pip",
+        "sync",
+        "--python",
+        venv / "bin/python",
+        *PLATFORM,
+        "--require-hashes",
+    ]
     run([*sync, ROOT / "locks/tools.txt"], environ, "the tests' tools")
     return [str(folder) for folder in folders]
 
 
-def require_python(version: str, cache: Path, uv: Path, environ: dict[str, str]) -> Path:
+def require_python(
+    version: str, cache: Path, uv: Path, environ: dict[str, str]
+) -> Path:
     """A Python of the version: the machine's, or one that uv fetches into the cache. Raises Stop."""
     found = find_python(version, os.environ, more=[cache / "python"])
     if found is None:

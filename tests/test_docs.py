@@ -25,7 +25,9 @@ DOCS = [
     ROOT / "benchmarks/RESULTS.md",
 ]
 TEXTS = {path.name: path.read_text() for path in DOCS}
-WORKFLOWS = [path.read_text() for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
+WORKFLOWS = [
+    path.read_text() for path in sorted((ROOT / ".github/workflows").glob("*.yml"))
+]
 
 
 def tracked() -> Set[str]:
@@ -56,7 +58,8 @@ def test_every_file_that_a_document_names_exists(name: str) -> None:
     for target, anchor in re.findall(r"\]\((?!https:)([^)#]*)#([^)]+)\)", text):
         headings = re.findall(r"^#+ (.+)", TEXTS[Path(target).name or name], re.M)
         assert anchor in {
-            re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
+            re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+            for heading in headings
         }, anchor
     for names in re.findall(r"--(?:only|skip) ([\w,-]+)", text):
         assert set(names.split(",")) <= {check.name for check in CHECKS}, names
@@ -78,7 +81,9 @@ def commands(text: str) -> Iterator[List[str]]:
         r"`((?:python |micromamba )?[^` ]*(?:scripts|tests)/[^`\n]+|micromamba [^`\n]+)`",
         re.sub(r"```.*?```", "", joined, flags=re.S),
     )
-    for line in "\n".join(fences + spans if "```" in text or spans else [joined]).splitlines():
+    for line in "\n".join(
+        fences + spans if "```" in text or spans else [joined]
+    ).splitlines():
         for match in re.finditer(
             r"(?:scripts/|tests/(?=run))(\w+\.sh|verify_environment\.py)(?=$|[ '])([^'|&;)#]*)",
             line,
@@ -87,36 +92,54 @@ def commands(text: str) -> Iterator[List[str]]:
             yield [match[1], *("conda" if w == "$BACKEND" else w for w in words)]
 
 
-def test_every_command_of_the_documents_and_workflows_is_one_that_the_scripts_take() -> None:
-    found = [words for text in [*TEXTS.values(), *WORKFLOWS] for words in commands(text)]
+def test_every_command_of_the_documents_and_workflows_is_one_that_the_scripts_take() -> (
+    None
+):
+    found = [
+        words for text in [*TEXTS.values(), *WORKFLOWS] for words in commands(text)
+    ]
     assert {words[0] for words in found} >= {*PARSERS, "run.sh"} and len(found) > 60
     for script, *words in found:
         if script in PARSERS:
-            PARSERS[script]().parse_args(words)  # exits, and prints why, if it does not take them
+            PARSERS[script]().parse_args(
+                words
+            )  # exits, and prints why, if it does not take them
         else:
             others = [
-                word for word in words if word not in ("--long", "--lint", "--fast", "--no-skips")
+                word
+                for word in words
+                if word not in ("--long", "--lint", "--fast", "--no-skips")
             ]
-            assert script == "run.sh" and all((ROOT / word).exists() for word in others), words
+            assert script == "run.sh" and all(
+                (ROOT / word).exists() for word in others
+            ), words
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_block_of_bash_is_bash(name: str) -> None:
     for block in re.findall(r"```bash\n(.*?)```", TEXTS[name], re.S):
         block = re.sub(r"<[\w ]+>", "PLACEHOLDER", block)
-        done = subprocess.run(["bash", "-n"], input=block, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            ["bash", "-n"], input=block, stderr=subprocess.PIPE, text=True
+        )
         assert done.returncode == 0, done.stderr + block
 
 
 def test_every_variable_that_the_scripts_read_is_in_the_table() -> None:
     read: Set[str] = set()
     for path in (ROOT / "scripts").rglob("*.py"):
-        read.update(re.findall(r'environ(?:\.get\(|\[)"([A-Z_0-9]+)"', path.read_text()))
+        read.update(
+            re.findall(r'environ(?:\.get\(|\[)"([A-Z_0-9]+)"', path.read_text())
+        )
         read.update(re.findall(r'"((?:UV|PIP)_[A-Z_]*INDEX[A-Z_]*)"', path.read_text()))
     table = TEXTS["TECHNICAL_SETUP.md"].split("## Environment variables")[1]
     missing = []
     for name in sorted(read):
-        if f"`{name}`" not in table and rule_of(name) is None and not is_of_a_launcher(name):
+        if (
+            f"`{name}`" not in table
+            and rule_of(name) is None
+            and not is_of_a_launcher(name)
+        ):
             missing.append(name)
     assert len(read) > 20 and missing == []
 
@@ -127,12 +150,16 @@ def is_of_a_launcher(name: str) -> bool:
 
 def test_every_pin_has_its_reason_and_link_in_the_technical_setup() -> None:
     rows = re.findall(
-        r"^\| (`.*?) \| (.*) \|$", TEXTS["TECHNICAL_SETUP.md"].split("## Backends")[0], re.M
+        r"^\| (`.*?) \| (.*) \|$",
+        TEXTS["TECHNICAL_SETUP.md"].split("## Backends")[0],
+        re.M,
     )
     named = {name for pins, _ in rows for name in re.findall(r"`([a-z-]+)", pins)}
     asked = read_specification(ROOT / "environment.yml")
     pinned = {
-        name for name, spec in {**asked.conda, **asked.pip}.items() if re.search(r"(?<!>)=|<", spec)
+        name
+        for name, spec in {**asked.conda, **asked.pip}.items()
+        if re.search(r"(?<!>)=|<", spec)
     }
     assert sorted(pinned - named) == []
     assert [pins for pins, reason in rows if "](https://" not in reason] == []
@@ -164,7 +191,9 @@ def test_every_module_and_function_that_a_page_names_exists(name: str) -> None:
             place = ROOT / path
         assert place.exists(), span
         if function:
-            assert re.search(rf"^(def|class) {function}\b", place.read_text(), re.M), span
+            assert re.search(
+                rf"^(def|class) {function}\b", place.read_text(), re.M
+            ), span
 
 
 def test_every_room_is_on_the_page_of_the_architecture() -> None:
@@ -176,5 +205,14 @@ def test_every_room_is_on_the_page_of_the_architecture() -> None:
 def test_no_path_of_a_machine_is_committed() -> None:
     for name in tracked():
         path = Path(ROOT, name)
-        if path.suffix in (".py", ".sh", ".md", ".yml", ".txt", ".json", ".toml", ".svg"):
+        if path.suffix in (
+            ".py",
+            ".sh",
+            ".md",
+            ".yml",
+            ".txt",
+            ".json",
+            ".toml",
+            ".svg",
+        ):
             assert not re.search(r"(^|[^\w.])/(work|farm)/", path.read_text()), name

@@ -35,7 +35,9 @@ def test_an_environment_by_name_and_by_path(
     assert environment.find_by_prefix(tmp_path).folder == ROOT, "no mark says another"
     (tmp_path / environment.MARK).write_text(json.dumps({"environment": "current"}))
     assert environment.find_by_prefix(tmp_path).name == "current"
-    (tmp_path / environment.MARK).write_text(json.dumps({"environment": str(tmp_path / "gone")}))
+    (tmp_path / environment.MARK).write_text(
+        json.dumps({"environment": str(tmp_path / "gone")})
+    )
     with pytest.raises(
         Stop,
         match="gone, which is gone: bring its folder back, or rebuild the prefix with --environment NAME",
@@ -43,7 +45,9 @@ def test_an_environment_by_name_and_by_path(
         environment.find_by_prefix(tmp_path)
 
 
-def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(tmp_path: Path) -> None:
+def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(
+    tmp_path: Path,
+) -> None:
     """`git clone` makes ~/maximalcai, and the message told people to remove it."""
     clone = tmp_path / "maximalcai"
     clone.mkdir()
@@ -68,7 +72,11 @@ def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(tmp_pat
     "spec, flash, said",
     [
         ("dependencies: [pip]", "", "asks for no python, which both layers are for"),
-        ("dependencies: [python=3.11]", "", "asks for no torch, which the verifier is about"),
+        (
+            "dependencies: [python=3.11]",
+            "",
+            "asks for no torch, which the verifier is about",
+        ),
         (
             "dependencies: [python=3.11, pytorch=2.5.1]",
             "# nothing\n",
@@ -82,14 +90,23 @@ def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(tmp_pat
     ],
 )
 def test_a_specification_that_cannot_be_locked_is_refused_in_words(
-    spec: str, flash: str, said: str, machine: Machine, channel: LocalChannel, tmp_path: Path
+    spec: str,
+    flash: str,
+    said: str,
+    machine: Machine,
+    channel: LocalChannel,
+    tmp_path: Path,
 ) -> None:
     for name in ("pytorch", "nvidia", "conda-forge"):
         asyncio.run(index_fs(channel.root / name))
     mine = tmp_path / "mine"
     (mine / "locks").mkdir(parents=True)
-    channels = ", ".join(f"{machine.address}/{name}" for name in ("pytorch", "conda-forge"))
-    (mine / "environment.yml").write_text(f"name: mine\nchannels: [{channels}]\n{spec}\n")
+    channels = ", ".join(
+        f"{machine.address}/{name}" for name in ("pytorch", "conda-forge")
+    )
+    (mine / "environment.yml").write_text(
+        f"name: mine\nchannels: [{channels}]\n{spec}\n"
+    )
     if flash:
         (mine / "locks/flash-attn.in").write_text(flash)
     (tmp_path / "mapping.json").write_text("{}")
@@ -97,9 +114,17 @@ def test_a_specification_that_cannot_be_locked_is_refused_in_words(
         CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"),
         PYPI_TO_CONDA_MAPPING=(tmp_path / "mapping.json").as_uri(),
     )
-    done = sh(machine.project / "scripts/lock.sh", "--environment", mine, env=environ, check=False)
+    done = sh(
+        machine.project / "scripts/lock.sh",
+        "--environment",
+        mine,
+        env=environ,
+        check=False,
+    )
     assert (
-        done.returncode == 1 and said in done.stdout and "please open an issue" not in done.stdout
+        done.returncode == 1
+        and said in done.stdout
+        and "please open an issue" not in done.stdout
     ), done.stdout
     assert not (mine / "conda-lock.yml").exists()
 
@@ -160,7 +185,10 @@ def test_a_third_environment_costs_no_code(
         "requirements-dev.txt",
         "pip.txt",
     }
-    assert "the locks are current" in sh(lock, "--environment", mine, "--check", env=environ).stdout
+    assert (
+        "the locks are current"
+        in sh(lock, "--environment", mine, "--check", env=environ).stdout
+    )
     locked = Environment(mine)
     assert (locked.torch("pip"), locked.cuda("conda"), locked.flash_attn()) == (
         "2.5.1",
@@ -169,7 +197,9 @@ def test_a_third_environment_costs_no_code(
     )
     done = machine.setup("--environment", mine)
     assert (
-        done.returncode == 0 and VERIFIED in done.stdout and "mine, conda backend: " in done.stdout
+        done.returncode == 0
+        and VERIFIED in done.stdout
+        and "mine, conda backend: " in done.stdout
     ), done.stdout
     assert "not part of this environment: it has no locks/flash-attn.txt" in done.stdout
     assert "environment mine" in machine.verify(
@@ -177,22 +207,29 @@ def test_a_third_environment_costs_no_code(
     ), "the prefix says which environment it is of"
     assert "it is verified again" in machine.setup().stdout, "so it does to the set-up"
     assert (
-        json.loads((machine.prefix / "maximalcai-manifest.json").read_text())["environment"]
+        json.loads((machine.prefix / "maximalcai-manifest.json").read_text())[
+            "environment"
+        ]
         == "mine"
     )
-    next(machine.prefix.glob("lib/python3.11/site-packages/idna-*.dist-info/METADATA")).unlink()
+    next(
+        machine.prefix.glob("lib/python3.11/site-packages/idna-*.dist-info/METADATA")
+    ).unlink()
     broken = machine.verify("--level", "quick")
     assert "FAILED: " in broken and "idna" in broken
     against = machine.verify("--level", "quick", "--environment", "default")
     assert "FAILED: " in against and "environment default" in against
     # A package that was added to the specification is not hidden by locking another anew.
     (mine / "environment.yml").write_text(
-        SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n")
+        SPEC.format(address=machine.address).replace(
+            "  - tqdm\n", "  - tqdm\n  - packaging\n"
+        )
     )
     done = sh(lock, "--environment", mine, "--update", "idna", env=environ, check=False)
     assert (
         done.returncode == 1
-        and "has changed since it was locked; run scripts/lock.sh without --update" in done.stdout
+        and "has changed since it was locked; run scripts/lock.sh without --update"
+        in done.stdout
     )
     (mine / "environment.yml").write_text(SPEC.format(address=machine.address))
     # Neither script makes another environment of it in passing.
@@ -218,16 +255,21 @@ def test_a_third_environment_costs_no_code(
     ], "another's locks give no verdict on it"
     # The spec changes: the lock is said to be stale, locked anew with one package more, and the prefix is rebuilt.
     (mine / "environment.yml").write_text(
-        SPEC.format(address=machine.address).replace("  - tqdm\n", "  - tqdm\n  - packaging\n")
+        SPEC.format(address=machine.address).replace(
+            "  - tqdm\n", "  - tqdm\n  - packaging\n"
+        )
     )
     done = sh(lock, "--environment", mine, "--check", env=environ, check=False)
     assert done.returncode == 1 and "has changed since it was locked" in done.stdout
     assert "locked 10 conda" in sh(lock, "--environment", mine, env=environ).stdout
     done = machine.setup()
-    assert done.returncode == 0 and "(rebuilt: the locks have changed)" in done.stdout, done.stdout
+    assert (
+        done.returncode == 0 and "(rebuilt: the locks have changed)" in done.stdout
+    ), done.stdout
     # A folder that is gone is named.
     mine.rename(tmp_path / "elsewhere")
     done = machine.setup()
     assert (
-        done.returncode == 1 and f"is of the environment {mine}, which is gone" in done.stdout
+        done.returncode == 1
+        and f"is of the environment {mine}, which is gone" in done.stdout
     ), done.stdout

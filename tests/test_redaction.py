@@ -12,12 +12,24 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.SflKxwRJSMeKKF2QT4"
 HIDDEN = [
     ("https://user:hunter2@mirror.example/x", "https://***@mirror.example/x"),
     ("https://user:p@ss@w@rd@mirror.example/x", "https://***@mirror.example/x"),
-    ("https://mirror.example/t/ab-123/conda-forge/x", "https://mirror.example/t/***/conda-forge/x"),
+    (
+        "https://mirror.example/t/ab-123/conda-forge/x",
+        "https://mirror.example/t/***/conda-forge/x",
+    ),
     ("conda.example/t/ab-123/main", "conda.example/t/***/main"),
-    ("mirror:8081/t/ab-123/main GET /t/ab-123/main", "mirror:8081/t/***/main GET /t/***/main"),
-    ("GET https://mirror.example/x?token=abc failed", "GET https://mirror.example/x?*** failed"),
+    (
+        "mirror:8081/t/ab-123/main GET /t/ab-123/main",
+        "mirror:8081/t/***/main GET /t/***/main",
+    ),
+    (
+        "GET https://mirror.example/x?token=abc failed",
+        "GET https://mirror.example/x?*** failed",
+    ),
     ("https://s3.example/w.whl?X-Amz-Signature=ab&e=1", "https://s3.example/w.whl?***"),
-    ("https://h.example/w.whl#access_token=abc", "https://h.example/w.whl#access_token=***"),
+    (
+        "https://h.example/w.whl#access_token=abc",
+        "https://h.example/w.whl#access_token=***",
+    ),
     ("https://h.example/w.whl;token=abc", "https://h.example/w.whl;token=***"),
     (
         "https://h.example/w.whl#sha256=00&token=abc;key=b",
@@ -39,7 +51,10 @@ HIDDEN = [
     ("pypi-AgEIcHlwaS5vcmcCJGNjY", "***"),
     ("Cookie: session=abc; other=def", "Cookie: ***"),
     ("set-cookie: session=abc; Path=/", "set-cookie: ***"),
-    ("curl -H 'Cookie: a=b; c=d' https://x.example", "curl -H 'Cookie: ***' https://x.example"),
+    (
+        "curl -H 'Cookie: a=b; c=d' https://x.example",
+        "curl -H 'Cookie: ***' https://x.example",
+    ),
     ("Authorization: Basic abcdefg", "Authorization: ***"),
     ('"Authorization": "Bearer abc.def"', '"Authorization": ***'),
     ("Proxy-Authorization: Basic abc", "Proxy-Authorization: ***"),
@@ -51,13 +66,17 @@ HIDDEN = [
     ('{"token": "abc def", "name": "x"}', '{"token": ***, "name": "x"}'),
     ("--token abcdefg --quiet", "--token *** --quiet"),
     ("--hf-token=abcdefg", "--hf-token=***"),
-    ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----\nend", "***\nend"),
+    (
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----\nend",
+        "***\nend",
+    ),
 ]
 
 SHOWN = [
     "tokenizers==0.22.2 --hash=sha256:" + "ab" * 32,
     "tokenizers: 0.22.2, hf_transfer 0.1.9 and hf_xet",
-    "https://pypi.example/simple/torch/torch-2.5.1-cp311-cp311-linux_x86_64.whl#sha256=" + "0" * 64,
+    "https://pypi.example/simple/torch/torch-2.5.1-cp311-cp311-linux_x86_64.whl#sha256="
+    + "0" * 64,
     "mine @ git+https://github.example/me/mine@0123456789abcdef#subdirectory=python/mine",
     "git@github.com:org/repo.git",
     "image:tag@sha256:" + "0" * 64,

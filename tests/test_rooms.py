@@ -12,7 +12,17 @@ from fixtures.commands import ROOT
 PACKAGE = ROOT / "scripts/lockedenv"
 # Each room, the highest first, and the rooms that it may import.
 ROOMS = {
-    "cli": {"install", "verify", "provenance", "pod", "backends", "lock", "prefix", "spec", "host"},
+    "cli": {
+        "install",
+        "verify",
+        "provenance",
+        "pod",
+        "backends",
+        "lock",
+        "prefix",
+        "spec",
+        "host",
+    },
     "install": {"backends", "prefix", "spec", "host"},
     "verify": {"prefix", "spec", "host"},
     "provenance": {"prefix", "spec", "host"},

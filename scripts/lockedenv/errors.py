@@ -26,7 +26,9 @@ def disk_text(error: OSError) -> str:
     """An operating system's error for people: which file, what, and what to do if the disk is full."""
     where = f"{error.filename}: " if error.filename else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return where + (FULL_DISK if full else f"{error.strerror or error}; mend it and run again")
+    return where + (
+        FULL_DISK if full else f"{error.strerror or error}; mend it and run again"
+    )
 
 
 def printable(text: str) -> str:

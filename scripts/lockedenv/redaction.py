@@ -53,7 +53,9 @@ def _hide_channel_tokens(match: re.Match[str]) -> str:
 def _hide_parameters(match: re.Match[str]) -> str:
     """Hides the values of an address' parameters, but for hashes, subdirectories and egg names."""
     public = r"(?:sha256|sha512|md5|egg|subdirectory)="
-    return re.sub(rf"([#;&])(?!{public})([\w.-]+=)(?!=)[^#;&]+", rf"\1\2{HIDDEN}", match[0])
+    return re.sub(
+        rf"([#;&])(?!{public})([\w.-]+=)(?!=)[^#;&]+", rf"\1\2{HIDDEN}", match[0]
+    )
 
 
 SHAPES = (
@@ -104,7 +106,9 @@ SHAPES = (
         rf"((?:bearer|basic|token)\s+)?{_VALUE}",
         rf"\1\2{HIDDEN}",
     ),
-    _shape("password setting", rf"((?<!\w)(?:{_PASS_NAME})=(?!=)){_VALUE}", rf"\1{HIDDEN}"),
+    _shape(
+        "password setting", rf"((?<!\w)(?:{_PASS_NAME})=(?!=)){_VALUE}", rf"\1{HIDDEN}"
+    ),
     _shape(
         "secret option",
         rf"(?i)((?<!\S)--[\w-]*?{_SECRET_WORD}s?(?![A-Za-z])[\w-]*\s+)(?!-){_VALUE}",

@@ -25,7 +25,9 @@ CONTENT = b"#!/bin/sh\necho the locked one\n"
 def wheel(tmp_path: Path) -> Path:
     """A wheel with a program in it, as uv's is."""
     path = tmp_path / "uv-1-py3-none-any.whl"
-    encoded = base64.urlsafe_b64encode(hashlib.sha256(CONTENT).digest()).decode().rstrip("=")
+    encoded = (
+        base64.urlsafe_b64encode(hashlib.sha256(CONTENT).digest()).decode().rstrip("=")
+    )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("uv-1.data/scripts/uv", CONTENT)
         record = f"uv-1.data/scripts/uv,sha256={encoded},{len(CONTENT)}\nuv-1.dist-info/RECORD,,\n"
@@ -78,7 +80,9 @@ def test_an_archive_without_the_program_is_named(
     wheel: Path, tarball: Path, tmp_path: Path
 ) -> None:
     for archive, program in ((wheel, MICROMAMBA), (tarball, UV)):
-        with pytest.raises(Stop, match=f"{archive} holds no .*; remove it, and it is fetched anew"):
+        with pytest.raises(
+            Stop, match=f"{archive} holds no .*; remove it, and it is fetched anew"
+        ):
             extract_program(archive, program, tmp_path / "cache")
     assert not [path for path in tmp_path.glob("cache/*/*")]
 
@@ -93,7 +97,9 @@ def test_what_is_read_from_an_archive_has_a_limit(
     assert not [path for path in tmp_path.glob("cache/*/*")]
 
 
-def test_what_differs_from_its_note_is_removed_and_what_has_none_is_named(tmp_path: Path) -> None:
+def test_what_differs_from_its_note_is_removed_and_what_has_none_is_named(
+    tmp_path: Path,
+) -> None:
     folders = []
     for name in ("same", "edited", "added", "gone", "unknown"):
         folder = tmp_path / "pkgs" / name

@@ -24,7 +24,11 @@ def test_one_command_ends_in_a_verified_conda_environment(
     conda_environment: CondaEnvironment,
 ) -> None:
     said = conda_environment.said
-    assert "[2/6] Fetch the archives" in said and "hashes right" in said and VERIFIED in said
+    assert (
+        "[2/6] Fetch the archives" in said
+        and "hashes right" in said
+        and VERIFIED in said
+    )
     assert VERIFIED in conda_environment.verify("--level", "quick").stdout
     home = conda_environment.cache / "mamba"
     assert home.is_dir(), "micromamba writes its notes under the cache, not under ~"
@@ -78,13 +82,23 @@ def test_download_only_then_offline_without_a_network(
     )
     assert (collected / "pkgs/micromamba-2.5.0-1.tar.bz2").exists()
     offline = apart("--net")
-    done = sh(*offline, *machine.command("--offline", collected), check=False, env=machine.environ)
+    done = sh(
+        *offline,
+        *machine.command("--offline", collected),
+        check=False,
+        env=machine.environ,
+    )
     machine.assert_verified(done)
     idna = next((collected / "wheels").glob("idna-*"))
     idna.rename(tmp_path / idna.name)
     done = machine.setup("--offline", collected, "--force", "--dry-run")
-    assert done.returncode == 1 and f"{collected} lacks 1 of the " in done.stdout, done.stdout
-    assert "files of the environment default, conda backend, such as idna; collect" in done.stdout
+    assert (
+        done.returncode == 1 and f"{collected} lacks 1 of the " in done.stdout
+    ), done.stdout
+    assert (
+        "files of the environment default, conda backend, such as idna; collect"
+        in done.stdout
+    )
     idna.write_bytes(b"not a wheel")
     sh("rm", "-rf", machine.cache / "uv")
     done = sh(
@@ -105,7 +119,9 @@ def test_a_machine_with_neither_pip_nor_uv_needs_none_of_them(
     machine.assert_verified(machine.setup(MAXIMALCAI_WITHOUT="pip,uv"))
 
 
-def test_an_offline_folder_that_lacks_an_archive_is_named(machine: Machine, tmp_path: Path) -> None:
+def test_an_offline_folder_that_lacks_an_archive_is_named(
+    machine: Machine, tmp_path: Path
+) -> None:
     (tmp_path / "collected/pkgs").mkdir(parents=True)
     done = machine.setup("--offline", tmp_path / "collected")
     assert done.returncode == 1 and re.search(
@@ -115,7 +131,9 @@ def test_an_offline_folder_that_lacks_an_archive_is_named(machine: Machine, tmp_
     assert "[2/6]" not in done.stdout and not machine.prefix.exists()
 
 
-def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(machine: Machine) -> None:
+def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(
+    machine: Machine,
+) -> None:
     both = [
         subprocess.Popen(
             machine.command(),
@@ -130,7 +148,11 @@ def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(machine: Machin
     other[other.index(str(machine.prefix))] += "-other"
     both.append(
         subprocess.Popen(
-            other, env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            other,
+            env=machine.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
     )
     said = [p.communicate()[0] for p in both]
@@ -165,7 +187,9 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(
         and "\nuv\n" not in listed
     ), listed
     files = [p for p in machine.prefix.rglob("*.py") if p.is_file()]
-    assert {p.stat().st_nlink for p in files} == {1}, "what was unpacked beside it is gone"
+    assert {p.stat().st_nlink for p in files} == {
+        1
+    }, "what was unpacked beside it is gone"
 
 
 @pytest.mark.long
@@ -201,7 +225,9 @@ def test_eight_set_ups_at_once_share_a_cache(
         for name, count in server.requests.items()
         if name.endswith((".conda", ".tar.bz2"))
     }
-    assert len(archives) >= len(channel.entries) and set(archives.values()) == {1}, archives
+    assert len(archives) >= len(channel.entries) and set(archives.values()) == {
+        1
+    }, archives
 
 
 def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
@@ -209,7 +235,9 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
 ) -> None:
     """The channel is reached through the proxy alone; the password is in no output, no file, and no command line."""
     for path in (machine.project / "conda-lock.yml", machine.project / MICROMAMBA_PIN):
-        path.write_text(path.read_text().replace(machine.address, "http://conda.example"))
+        path.write_text(
+            path.read_text().replace(machine.address, "http://conda.example")
+        )
     elsewhere = machine.folder / "workspace"
     runpod = {
         "PIP_CACHE_DIR": elsewhere,
@@ -236,13 +264,17 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
         while process.poll() is None:
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 with contextlib.suppress(OSError):
-                    seen += path.read_text() if str(machine.folder) in path.read_text() else ""
+                    seen += (
+                        path.read_text()
+                        if str(machine.folder) in path.read_text()
+                        else ""
+                    )
             time.sleep(0.05)
         said = process.communicate()[0]
         assert process.returncode == 0 and VERIFIED in said, said
-        assert sum(path.startswith("http://conda.example/") for path in proxy.seen) >= len(
-            channel.entries
-        )
+        assert sum(
+            path.startswith("http://conda.example/") for path in proxy.seen
+        ) >= len(channel.entries)
     files = [
         p
         for folder in (machine.prefix, machine.cache)
@@ -252,7 +284,8 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
     assert (
         files
         and seen
-        and "hunter2" not in said + seen + "".join(p.read_text(errors="replace") for p in files)
+        and "hunter2"
+        not in said + seen + "".join(p.read_text(errors="replace") for p in files)
     )
 
 
@@ -278,7 +311,10 @@ def test_no_secret_is_printed_or_kept(
 @pytest.fixture
 def by_hand(machine: Machine, micromamba: Path, installed: None) -> Dict[str, str]:
     """The variables of an active environment that was made as the README has it: micromamba create."""
-    environ: Dict[str, str] = {**machine.environ, "CONDA_PKGS_DIRS": str(machine.cache / "pkgs")}
+    environ: Dict[str, str] = {
+        **machine.environ,
+        "CONDA_PKGS_DIRS": str(machine.cache / "pkgs"),
+    }
     prefix = machine.folder / "by-hand"
     run_micromamba(machine, micromamba, "create", environ)
     path = f"{prefix}/bin:{environ['PATH']}"
@@ -300,19 +336,25 @@ def run_micromamba(
     sh(*command, "-f", lock, env=environ)
 
 
-def post_create(machine: Machine, environ: Dict[str, str]) -> "subprocess.CompletedProcess[str]":
+def post_create(
+    machine: Machine, environ: Dict[str, str]
+) -> "subprocess.CompletedProcess[str]":
     program = machine.project / "scripts/post_create.sh"
     options = ["--level", "quick", "--cache", machine.cache]
     return sh(program, *options, check=False, env=environ)
 
 
-def test_post_create_works_on_its_own(machine: Machine, by_hand: Dict[str, str]) -> None:
+def test_post_create_works_on_its_own(
+    machine: Machine, by_hand: Dict[str, str]
+) -> None:
     """As the README has it: micromamba create, then post_create.sh in the active environment."""
     done = post_create(machine, by_hand)
     assert (
         done.returncode == 0
         and VERIFIED in done.stdout
-        and re.search(r"\[1/3\] Install the wheels +\d+ wheels of locks/pip.txt", done.stdout)
+        and re.search(
+            r"\[1/3\] Install the wheels +\d+ wheels of locks/pip.txt", done.stdout
+        )
     )
     stamp = json.loads((machine.folder / "by-hand/maximalcai.json").read_text())
     assert stamp["backend"] == "conda" and len(stamp["locks"]) == 64
@@ -337,4 +379,7 @@ def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
     sys.path.insert(0, str(ROOT / "scripts"))
     from lockedenv.spec.programs import MICROMAMBA
 
-    assert MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2" and len(MICROMAMBA.sha256) == 64
+    assert (
+        MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2"
+        and len(MICROMAMBA.sha256) == 64
+    )

@@ -46,7 +46,8 @@ def test_what_cannot_be_fetched_ends_in_a_clear_error_and_no_prefix(
     server.fault = fault
     done = machine.setup()
     assert done.returncode == 1 and re.search(
-        r"1 of \d+ files could not be fetched.*\n  tqdm-\S+: 127.0.0.1\S+ sent", done.stdout
+        r"1 of \d+ files could not be fetched.*\n  tqdm-\S+: 127.0.0.1\S+ sent",
+        done.stdout,
     ), done.stdout
     assert "Traceback" not in done.stdout and not machine.prefix.exists()
     assert not list((machine.cache / "pkgs").glob("tqdm*"))
@@ -100,7 +101,9 @@ def test_killed_at_twenty_four_moments(machine: Machine) -> None:
     print(f"\n{kill_and_run_again(machine, 24)} kills, wrong outcomes: 0")
 
 
-def test_interrupted_it_says_so_and_goes_on(machine: Machine, server: FaultServer) -> None:
+def test_interrupted_it_says_so_and_goes_on(
+    machine: Machine, server: FaultServer
+) -> None:
     server.fault = lambda handler, content, start: handler.owner.stall() or True
     machine.environ["MAXIMALCAI_STALL_SECONDS"] = "60"
     process = subprocess.Popen(
@@ -149,7 +152,11 @@ def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_o
     done = machine.setup()
     machine.assert_verified(done)
     kept = re.search(r"1 file or folder of yours is now in (\S+):\n", done.stdout)
-    assert kept and not mine.exists() and Path(kept[1], "mine.txt").read_text() == "the old one"
+    assert (
+        kept
+        and not mine.exists()
+        and Path(kept[1], "mine.txt").read_text() == "the old one"
+    )
     assert "it is verified again" in machine.setup().stdout
 
 
@@ -181,7 +188,8 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
         in done.stdout
     ), done.stdout
     assert (
-        "the cache is on another disk: everything is unpacked beside the environment" in done.stdout
+        "the cache is on another disk: everything is unpacked beside the environment"
+        in done.stdout
     )
     assert not server.requests
 
@@ -233,11 +241,15 @@ def test_a_byte_that_rots_in_a_cache_on_another_disk_is_found_and_fetched_again(
     assert "PASS  files" in machine.verify("--only", "files")
     before, after = re.findall(r"^[0-9a-f]{64}  ", done.stdout, re.M)
     if "AGAIN" in done.stdout:  # micromamba may fetch one itself, to where it unpacks
-        assert name.startswith("pkgs") and "Found incorrect downloads" in done.stdout, done.stdout
+        assert (
+            name.startswith("pkgs") and "Found incorrect downloads" in done.stdout
+        ), done.stdout
     assert before == after or name.startswith("pkgs") and "AGAIN" not in done.stdout
 
 
-def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(machine: Machine) -> None:
+def test_a_disk_that_fills_up_in_the_middle_is_said_to_be_full(
+    machine: Machine,
+) -> None:
     """The estimate is made to pass; the prefix's disk then fills while it is made."""
     machine.environ["MAXIMALCAI_ANY_DISK"] = "1"
     done = machine.setup_on_small_disk("100m")

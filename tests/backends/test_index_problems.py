@@ -108,10 +108,14 @@ def test_a_login_page_is_named(address: str) -> None:
 
 def test_an_index_that_wants_a_password_is_named(address: str) -> None:
     LoginPage.status = 401
-    assert "wants a user and a password (HTTP 401)" in problem_of({"UV_DEFAULT_INDEX": address})
+    assert "wants a user and a password (HTTP 401)" in problem_of(
+        {"UV_DEFAULT_INDEX": address}
+    )
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here to make a certificate")
+@pytest.mark.skipif(
+    not shutil.which("openssl"), reason="no openssl here to make a certificate"
+)
 def test_tls_inspection_is_named(inspected: str) -> None:
     said = problem_of({"UV_DEFAULT_INDEX": inspected})
     assert "signed by an authority that this machine does not believe" in said
@@ -139,7 +143,9 @@ def test_a_proxy_that_does_not_answer_is_named(
     assert "does not answer through the proxy" in said and "HTTPS_PROXY" in said, said
     assert "s3cr3t" not in said
     monkeypatch.setenv("NO_PROXY", "index.invalid")
-    assert "proxy http" not in problem_of({"UV_DEFAULT_INDEX": "http://index.invalid/simple"})
+    assert "proxy http" not in problem_of(
+        {"UV_DEFAULT_INDEX": "http://index.invalid/simple"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,23 +166,45 @@ def test_what_is_wrong_with_a_certificate_is_told_apart(
     assert said in problem_of({"UV_DEFAULT_INDEX": "https://index.invalid/simple"})
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here to make a certificate")
+@pytest.mark.skipif(
+    not shutil.which("openssl"), reason="no openssl here to make a certificate"
+)
 def test_a_certificate_of_tomorrow_means_that_the_clock_is_wrong(
     login_page: http.server.HTTPServer, tmp_path: Path
 ) -> None:
     (tmp_path / "ca.cnf").write_text(CA_SETTINGS.format(tmp_path))
     (tmp_path / "index.txt").touch()
     (tmp_path / "serial").write_text("01\n")
-    request = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    request = [
+        "openssl",
+        "req",
+        "-new",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+    ]
     sh(*request, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "request.pem")
-    sign = ["openssl", "ca", "-batch", "-selfsign", "-notext", "-config", tmp_path / "ca.cnf"]
+    sign = [
+        "openssl",
+        "ca",
+        "-batch",
+        "-selfsign",
+        "-notext",
+        "-config",
+        tmp_path / "ca.cnf",
+    ]
     sign += ["-startdate", "20480101000000Z", "-enddate", "20490101000000Z"]
     sh(*sign, "-in", tmp_path / "request.pem", "-out", tmp_path / "certificate.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
     login_page.socket = context.wrap_socket(login_page.socket, server_side=True)
     address = f"https://localhost:{login_page.server_address[1]}/simple"
-    environ = {"UV_DEFAULT_INDEX": address, "SSL_CERT_FILE": str(tmp_path / "certificate.pem")}
+    environ = {
+        "UV_DEFAULT_INDEX": address,
+        "SSL_CERT_FILE": str(tmp_path / "certificate.pem"),
+    }
     said = problem_of(environ)
     assert "not valid at the time of this machine's clock" in said, said
 
@@ -197,11 +225,16 @@ def test_the_password_of_the_index_is_not_shown() -> None:
     assert "s3cr3t" not in said
 
 
-def test_a_socks_proxy_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socks_proxy_without_its_package_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It ended in "No matching distribution found for uv"."""
     monkeypatch.setattr(index, "pip_command", lambda: [sys.executable, "-m", "pip"])
     said = str(index.socks_problem({"ALL_PROXY": "socks5h://user:s3cr3t@127.0.0.1:9"}))
-    assert "pip needs the package PySocks for a SOCKS proxy" in said and "s3cr3t" not in said
+    assert (
+        "pip needs the package PySocks for a SOCKS proxy" in said
+        and "s3cr3t" not in said
+    )
     assert index.socks_problem({"HTTPS_PROXY": "http://127.0.0.1:9"}) is None
 
 
@@ -221,5 +254,7 @@ def test_the_set_up_says_the_cause(address: str, tmp_path: Path) -> None:
     command += ["--prefix", tmp_path / "env", "--cache", tmp_path / "cache"]
     environ = clean_environ(UV_DEFAULT_INDEX=address, PIP_INDEX_URL=address)
     done = sh(*command, check=False, env=environ)
-    assert done.returncode == 1 and "as a login page of a network does" in done.stdout, done.stdout
+    assert (
+        done.returncode == 1 and "as a login page of a network does" in done.stdout
+    ), done.stdout
     assert not (tmp_path / "env").exists()

@@ -39,9 +39,13 @@ def collected(
     """What the small project needs, as --download-only collects it. Not to be changed."""
     folder = tmp_path_factory.mktemp("collected")
     with FaultServer(channel.root) as origin:
-        machine = Machine(channel, folder, origin.address, micromamba, wheel_files["uv"])
+        machine = Machine(
+            channel, folder, origin.address, micromamba, wheel_files["uv"]
+        )
         done = machine.setup("--download-only", folder / "all")
-    assert done.returncode == 0 and (folder / "all" / mirror.INDEX).exists(), done.stdout
+    assert (
+        done.returncode == 0 and (folder / "all" / mirror.INDEX).exists()
+    ), done.stdout
     return folder / "all"
 
 
@@ -67,12 +71,17 @@ def assert_installed(machine: Machine, done: Any, backend: str) -> None:
     if backend == "conda":
         return machine.assert_verified(done)
     assert "10 wheels as locked" in done.stdout, done.stdout
-    assert re.findall("^ +FAIL  ([a-z-]+): ", done.stdout, re.MULTILINE) == ["torch-origin"]
-    assert re.search(r", 1 failed, .*\n(.*\n)*FAILED: torch-origin \(torch ", done.stdout)
+    assert re.findall("^ +FAIL  ([a-z-]+): ", done.stdout, re.MULTILINE) == [
+        "torch-origin"
+    ]
+    assert re.search(
+        r", 1 failed, .*\n(.*\n)*FAILED: torch-origin \(torch ", done.stdout
+    )
 
 
 @pytest.mark.parametrize(
-    "option, backend", [("--offline", "conda"), ("--offline", "pip"), ("--mirror", "conda")]
+    "option, backend",
+    [("--offline", "conda"), ("--offline", "pip"), ("--mirror", "conda")],
 )
 def test_everything_from_a_served_folder_with_every_origin_gone(
     machine: Machine, served: FaultServer, option: str, backend: str
@@ -81,7 +90,9 @@ def test_everything_from_a_served_folder_with_every_origin_gone(
     assert_installed(machine, done, backend)
     assert "files of wheels from the mirror, hashes right" in done.stdout
     assert max(served.requests.values()) == 1, served.requests
-    done = machine.setup(option, served.address, "--backend", backend, "--force", **CUT_OFF)
+    done = machine.setup(
+        option, served.address, "--backend", backend, "--force", **CUT_OFF
+    )
     assert_installed(machine, done, backend)
     assert (
         served.requests.pop("files.json") == 2 and max(served.requests.values()) == 1
@@ -92,15 +103,25 @@ def test_the_backend_follows_from_what_a_served_folder_has(
     machine: Machine, served: FaultServer
 ) -> None:
     plan = machine.setup(
-        "--dry-run", "--json", "--offline", served.address, "--backend", "auto", **CUT_OFF
+        "--dry-run",
+        "--json",
+        "--offline",
+        served.address,
+        "--backend",
+        "auto",
+        **CUT_OFF,
     ).stdout
-    assert json.loads(plan)["backend"] == "conda" and json.loads(plan)["backend_reason"].endswith(
-        "has its archives"
-    )
+    assert json.loads(plan)["backend"] == "conda" and json.loads(plan)[
+        "backend_reason"
+    ].endswith("has its archives")
     index = served.root / mirror.INDEX
     index.write_text(
         json.dumps(
-            {k: v for k, v in json.loads(index.read_text()).items() if not v.startswith("pkgs")}
+            {
+                k: v
+                for k, v in json.loads(index.read_text()).items()
+                if not v.startswith("pkgs")
+            }
         )
     )
     done = machine.setup("--offline", served.address, "--backend", "auto", **CUT_OFF)
@@ -116,10 +137,13 @@ def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_origin(
     wheel = next((tmp_path / "collected/wheels").glob("idna-*"))
     wheel.write_bytes(b"x" * wheel.stat().st_size)
     with FaultServer(tmp_path / "collected") as running:
-        done = machine.setup("--mirror", running.address.replace("http://", "http://user:s3cr3t@"))
+        done = machine.setup(
+            "--mirror", running.address.replace("http://", "http://user:s3cr3t@")
+        )
         machine.assert_verified(done)
         assert (
-            done.stdout.count("not all is on the mirror: ") == 2 and "s3cr3t" not in done.stdout
+            done.stdout.count("not all is on the mirror: ") == 2
+            and "s3cr3t" not in done.stdout
         ), done.stdout
         sh("rm", "-rf", machine.prefix, f"{machine.prefix}.d", machine.cache)
         done = machine.setup("--offline", running.address)
@@ -142,7 +166,9 @@ def test_a_right_hash_under_a_wrong_name_is_left_to_the_origin(
         ("wheels/idna-", "wheels/zzz-9.9-py3-none-any.whl"),
         ("wheels/certifi-", "wheels/certifi-1-py2-none-any.whl"),
     ):
-        sha, path = next((sha, path) for sha, path in found.items() if path.startswith(old))
+        sha, path = next(
+            (sha, path) for sha, path in found.items() if path.startswith(old)
+        )
         (tmp_path / "collected" / path).rename(tmp_path / "collected" / new)
         found[sha] = new
     index.write_text(json.dumps(found))
@@ -179,7 +205,12 @@ def test_post_create_takes_the_wheels_from_a_served_folder(
     machine: Machine, collected: Path, served: FaultServer
 ) -> None:
     machine.assert_verified(machine.setup("--offline", collected, **CUT_OFF))
-    sh("rm", "-rf", machine.cache, *machine.prefix.glob("lib/python3.11/site-packages/idna*"))
+    sh(
+        "rm",
+        "-rf",
+        machine.cache,
+        *machine.prefix.glob("lib/python3.11/site-packages/idna*"),
+    )
     command = [
         machine.project / "scripts/post_create.sh",
         "--prefix",
@@ -202,17 +233,29 @@ def test_post_create_takes_the_wheels_from_a_served_folder(
 @pytest.mark.parametrize(
     "content, said",
     [
-        (None, "has no files.json: it is no folder made by --download-only; check the address"),
-        ("{", "files.json is not the list of a folder made by --download-only; make it anew"),
+        (
+            None,
+            "has no files.json: it is no folder made by --download-only; check the address",
+        ),
+        (
+            "{",
+            "files.json is not the list of a folder made by --download-only; make it anew",
+        ),
         ('["x"]', "is not the list of a folder"),
         (json.dumps({"0" * 64: "../../.bashrc"}), "is not the list of a folder"),
         (json.dumps({"0" * 64: "wheels/../../x"}), "is not the list of a folder"),
         (json.dumps({"0" * 64: "/etc/passwd"}), "is not the list of a folder"),
-        (json.dumps({"0" * 64: "models/weights.safetensors"}), "is not the list of a folder"),
+        (
+            json.dumps({"0" * 64: "models/weights.safetensors"}),
+            "is not the list of a folder",
+        ),
         (json.dumps({"0" * 64: "pkgs/.."}), "is not the list of a folder"),
         (json.dumps({"0" * 64: "pkgs/\ud800"}), "is not the list of a folder"),
         (json.dumps({"0" * 64: "pkgs/" + "x" * 300}), "is not the list of a folder"),
-        (json.dumps({"0" * 64: "pkgs/x", "1" * 64: "pkgs/x"}), "is not the list of a folder"),
+        (
+            json.dumps({"0" * 64: "pkgs/x", "1" * 64: "pkgs/x"}),
+            "is not the list of a folder",
+        ),
         ("[" * 200000, "is not the list of a folder"),
     ],
 )
@@ -224,7 +267,9 @@ def test_an_address_that_is_no_such_folder_is_refused(
         (tmp_path / "site" / mirror.INDEX).write_text(content)
     with FaultServer(tmp_path / "site") as running:
         done = machine.setup("--offline", running.address)
-    assert done.returncode == 1 and said in done.stdout and not machine.prefix.exists(), done.stdout
+    assert (
+        done.returncode == 1 and said in done.stdout and not machine.prefix.exists()
+    ), done.stdout
     done = machine.setup("--offline", NOWHERE)
     assert done.returncode == 1 and f"{NOWHERE} does not answer" in done.stdout
 
@@ -235,7 +280,11 @@ def test_python_comes_from_the_archive_that_was_collected(
     """uv's own archive of Python, as it is kept by --download-only, makes the environment with no network; another is refused."""
     base = Path(
         os.path.realpath(
-            Path(sh("python3.11", "-c", "import sys; print(sys.base_prefix)").stdout.strip())
+            Path(
+                sh(
+                    "python3.11", "-c", "import sys; print(sys.base_prefix)"
+                ).stdout.strip()
+            )
         )
     )
     archive, target = tmp_path / "python.tar.gz", Prefix(tmp_path / "env")
@@ -269,7 +318,10 @@ def test_python_comes_from_the_archive_that_was_collected(
     )
     known = tmp_path / "known.json"
     known.write_text(json.dumps({"cpython-3.11.99-linux-x86_64-gnu": version}))
-    ours = {"UV_PYTHON_DOWNLOADS_JSON_URL": str(known), "UV_PYTHON_PREFERENCE": "only-managed"}
+    ours = {
+        "UV_PYTHON_DOWNLOADS_JSON_URL": str(known),
+        "UV_PYTHON_PREFERENCE": "only-managed",
+    }
     monkeypatch.setattr(uv_program, "ALWAYS", {**uv_program.ALWAYS, **ours})
     offline = tmp_path / "offline"
     (offline / Place.PYTHON.value).mkdir(parents=True)
@@ -277,10 +329,15 @@ def test_python_comes_from_the_archive_that_was_collected(
     job = Job(Environment(ROOT), target, tmp_path / "cache", Sources(offline=offline))
     uv = uv_program.bring_uv(default_cache(), Steps(1, True))
     with pytest.raises(
-        Stop, match="no Python 3.11 here, and .*offline has none: .*put any python3.11 on PATH"
+        Stop,
+        match="no Python 3.11 here, and .*offline has none: .*put any python3.11 on PATH",
     ):
         pip.create_venv(job, uv, Steps(1, True))
-    kept = offline / Place.PYTHON.value / f"{file_sha256(archive)[:9]}-cpython-3.11.99.tar.gz"
+    kept = (
+        offline
+        / Place.PYTHON.value
+        / f"{file_sha256(archive)[:9]}-cpython-3.11.99.tar.gz"
+    )
     archive.rename(kept)
     pip.create_venv(job, uv, Steps(1, True))
     assert str(job.cache / "python") in os.path.realpath(

@@ -26,11 +26,18 @@ SHA = "a1b2c3d4e" + "0" * 55
 IDNA = NeededFile(Place.WHEELS, SHA, 5, PipPackage("idna", "3.10", SHA, 5))
 FLASH = NeededFile(Place.WHEELS, SHA, 5, PipPackage("flash-attn", "2.8.3", SHA, 5))
 TQDM = CondaPackage(
-    "tqdm", "1", "https://conda.example/conda-forge/noarch/tqdm-1-0.conda", "0" * 32, SHA, 5
+    "tqdm",
+    "1",
+    "https://conda.example/conda-forge/noarch/tqdm-1-0.conda",
+    "0" * 32,
+    SHA,
+    5,
 )
 
 
-def test_a_list_without_end_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_without_end_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It filled the memory: 4.5 GB."""
     monkeypatch.setattr(mirror, "INDEX_LIMIT", 1_000_000)
     sent = [0]
@@ -111,7 +118,11 @@ def test_what_is_no_list_is_refused(text: str) -> None:
         (IDNA, "wheels/idna-3.10-py3-none-any%2F..%2Fthesis.tex", None),
         (FLASH, "wheels/flash_attn-2.8.3.tar.gz", "flash_attn-2.8.3.tar.gz"),
         (FLASH, "wheels/flash-attn-2.8.3.tar.gz", "flash-attn-2.8.3.tar.gz"),
-        (NeededFile(Place.ARCHIVES, SHA, 5, TQDM), "pkgs/tqdm-1-0.conda", "tqdm-1-0.conda"),
+        (
+            NeededFile(Place.ARCHIVES, SHA, 5, TQDM),
+            "pkgs/tqdm-1-0.conda",
+            "tqdm-1-0.conda",
+        ),
         (NeededFile(Place.ARCHIVES, SHA, 5, TQDM), "pkgs/tqdm-1-1.conda", None),
         (NeededFile(Place.ARCHIVES, SHA, 5, TQDM), "wheels/tqdm-1-0.conda", None),
     ],

@@ -16,7 +16,9 @@ from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 
 
-def test_pips_further_places_are_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pips_further_places_are_asked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """extra-index-url and find-links were ignored."""
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
@@ -42,7 +44,9 @@ def test_a_pip_that_is_told_to_be_quiet_still_tells_its_index(
         for name, value in os.environ.items()
         if not name.startswith("UV_") and name != "PIP_INDEX_URL"
     }
-    assert index.index_settings(theirs)["UV_DEFAULT_INDEX"] == "http://mine.example/simple"
+    assert (
+        index.index_settings(theirs)["UV_DEFAULT_INDEX"] == "http://mine.example/simple"
+    )
 
 
 def test_what_goes_on_is_shown_while_uv_tries_the_first_index_alone() -> None:
@@ -82,13 +86,15 @@ def test_a_virtual_environment_without_pip_asks_the_python_that_it_was_made_of(
     monkeypatch.setenv("PATH", "/nowhere")
     index.pip_command.cache_clear()
     with pytest.raises(
-        Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"
+        Stop,
+        match="no pip here to fetch uv with; install it with: apt-get install python3-pip",
     ):
         uv_program.bring_uv(tmp_path, Steps(1, True))
 
 
 @pytest.mark.parametrize(
-    "command", ["--backend pip --prefix {0}/env --cache {0}/cache", "--download-only {0}/cache"]
+    "command",
+    ["--backend pip --prefix {0}/env --cache {0}/cache", "--download-only {0}/cache"],
 )
 def test_without_pip_that_is_said_before_anything_is_done(
     command: str,
@@ -102,7 +108,8 @@ def test_without_pip_that_is_said_before_anything_is_done(
     monkeypatch.setenv("PATH", "/nowhere")
     arguments = setup.parser().parse_args(command.format(tmp_path).split())
     with pytest.raises(
-        Stop, match="no pip here to fetch uv with; install it with: apt-get install python3-pip"
+        Stop,
+        match="no pip here to fetch uv with; install it with: apt-get install python3-pip",
     ):
         setup.work(arguments)
     assert (
@@ -146,7 +153,9 @@ def test_pip_is_asked_once_for_its_settings(
     monkeypatch.setattr(index, "pip_command", lambda: ["pip"])
     environ = {"HOME": str(tmp_path)}
     found = [
-        uv_program.uv_environment(tmp_path, tmp_path / name, dict(environ))["UV_DEFAULT_INDEX"]
+        uv_program.uv_environment(tmp_path, tmp_path / name, dict(environ))[
+            "UV_DEFAULT_INDEX"
+        ]
         for name in "ab"
     ]
     assert found == ["https://pypi.example/simple"] * 2 and len(said) == 1

@@ -24,7 +24,9 @@ SETUP = ROOT / "scripts/setup_runpod_environment.sh"
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"
 
 
-@pytest.fixture(params=["pip_environment", "current_environment"], ids=["default", "current"])
+@pytest.fixture(
+    params=["pip_environment", "current_environment"], ids=["default", "current"]
+)
 def real_prefix(request: pytest.FixtureRequest) -> Path:
     """Both environments, one after the other. Not to be changed."""
     found: Path = request.getfixturevalue(request.param)
@@ -32,17 +34,27 @@ def real_prefix(request: pytest.FixtureRequest) -> Path:
 
 
 def test_one_command_ends_in_a_verified_environment(real_prefix: Path) -> None:
-    said, of = (real_prefix / "said.txt").read_text(), environment.find_by_prefix(real_prefix)
+    said, of = (real_prefix / "said.txt").read_text(), environment.find_by_prefix(
+        real_prefix
+    )
     assert [f"[{n}/6]" in said for n in range(1, 7)] == [True] * 6
     assert f"{of.name}, pip backend: as asked; " in said
     assert f"  {real_prefix}: torch {of.torch('pip')}, transformers " in said
     assert len(said.splitlines()) <= 20
-    assert f"enter it with:  source {real_prefix}/activate" in said and "Activate with" not in said
+    assert (
+        f"enter it with:  source {real_prefix}/activate" in said
+        and "Activate with" not in said
+    )
     program = (
         "import torch, transformers, bitsandbytes, peft, accelerate, datasets, scipy, statsmodels;"
         "print(torch.__version__, torch.version.cuda, transformers.__version__)"
     )
-    done = sh(real_prefix / "bin/python", "-c", program, env=clean_environ(CUDA_VISIBLE_DEVICES=""))
+    done = sh(
+        real_prefix / "bin/python",
+        "-c",
+        program,
+        env=clean_environ(CUDA_VISIBLE_DEVICES=""),
+    )
     cuda, transformers = of.cuda("pip"), of.version("pip", "transformers")
     assert (
         done.stdout.splitlines()[-1]
@@ -53,7 +65,10 @@ def test_one_command_ends_in_a_verified_environment(real_prefix: Path) -> None:
 def test_a_second_run_has_nothing_to_do(real_prefix: Path) -> None:
     command = [SETUP, "--backend", "pip", "--prefix", real_prefix, "--level", "quick"]
     done = sh(*command, env=clean_environ())
-    assert "it is verified again" in done.stdout and "verified: no check failed" in done.stdout
+    assert (
+        "it is verified again" in done.stdout
+        and "verified: no check failed" in done.stdout
+    )
     assert (
         "Fetch" not in done.stdout
         and "[1/2] flash-attn" in done.stdout
@@ -64,14 +79,19 @@ def test_a_second_run_has_nothing_to_do(real_prefix: Path) -> None:
     ), "a line to copy, with nothing after it"
     quiet = sh(*command, "--quiet", env=clean_environ())
     compared = "[0-9]+ paths, compared by type, size and modification time"
-    assert re.fullmatch(rf"{VERIFIED} \(quick level; {compared}\)\n", quiet.stdout), quiet.stdout
+    assert re.fullmatch(
+        rf"{VERIFIED} \(quick level; {compared}\)\n", quiet.stdout
+    ), quiet.stdout
 
 
 def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_python(
     pip_environment: Path, tmp_path: Path
 ) -> None:
     """uv installed into the Python that the environment was made of, even once the file was back: it had kept what it knew."""
-    env, cache = copy_environment(pip_environment, tmp_path / "env", links=True), tmp_path / "cache"
+    env, cache = (
+        copy_environment(pip_environment, tmp_path / "env", links=True),
+        tmp_path / "cache",
+    )
     uv = default_cache() / f"bin/uv-{uv_program.uv_pin().sha256[:12]}"
     (env / "pyvenv.cfg").rename(tmp_path / "pyvenv.cfg")
     command = [
@@ -86,7 +106,8 @@ def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_pyt
     done = sh(*command, check=False, env=clean_environ())
     assert (
         done.returncode == 1
-        and f"{env}/pyvenv.cfg is gone, so the environment's Python is the machine's" in done.stdout
+        and f"{env}/pyvenv.cfg is gone, so the environment's Python is the machine's"
+        in done.stdout
     )
     known = sh(
         uv,
@@ -96,15 +117,21 @@ def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_pyt
         env / "bin/python",
         env=clean_environ(UV_CACHE_DIR=str(cache / "uv")),
     ).stdout
-    assert not re.search("^torch ", known, re.M), "uv has seen the machine's Python there"
+    assert not re.search(
+        "^torch ", known, re.M
+    ), "uv has seen the machine's Python there"
     (tmp_path / "pyvenv.cfg").rename(env / "pyvenv.cfg")
     environ = uv_program.uv_environment(cache, env, dict(os.environ))
     assert re.search(
-        "^torch ", sh(uv, "pip", "list", "--python", env / "bin/python", env=environ).stdout, re.M
+        "^torch ",
+        sh(uv, "pip", "list", "--python", env / "bin/python", env=environ).stdout,
+        re.M,
     )
 
 
-def test_the_whole_verifier_on_the_real_environment(real_prefix: Path, tmp_path: Path) -> None:
+def test_the_whole_verifier_on_the_real_environment(
+    real_prefix: Path, tmp_path: Path
+) -> None:
     """Full level, as a user runs it, from another directory; the document is the documented one."""
     target = tmp_path / "new" / "verify.json"
     program = ROOT / "scripts/verify_environment.py"
@@ -120,11 +147,15 @@ def test_the_whole_verifier_on_the_real_environment(real_prefix: Path, tmp_path:
     done = sh(*command, check=False, cwd=tmp_path, env=clean_environ(**cluster))
     assert done.returncode == 0, done.stdout
     document: Dict[str, Any] = json.loads(target.read_text())
-    jsonschema.validate(document, json.loads((SCHEMAS / "verify.schema.json").read_text()))
+    jsonschema.validate(
+        document, json.loads((SCHEMAS / "verify.schema.json").read_text())
+    )
     verdicts = {r["check"]: r["verdict"] for r in document["results"]}
     assert not [name for name, verdict in verdicts.items() if verdict == "fail"]
     ran = "files imports torch-build torch torch-compile sdpa bitsandbytes transformers qlora accelerate datasets tokenizers hub"
-    assert [verdicts[name] for name in ran.split()] == ["pass"] * len(ran.split()), done.stdout
+    assert [verdicts[name] for name in ran.split()] == ["pass"] * len(
+        ran.split()
+    ), done.stdout
     current = environment.find_by_prefix(real_prefix).name == "current"
     assert (
         verdicts["trainer-resume"] == ("pass" if current else "warn")
@@ -188,7 +219,9 @@ def test_what_people_install_leaves_what_is_locked_or_stops(
     copied = Prefix(env)
     written = write_guard(copied, of.wheels("pip"), "pip", True)  # in its own place
     complete_inventory(env, [], written + write_activate(copied, "pip"))
-    before = sorted(path.name for path in env.glob("lib/python*/site-packages/*.dist-info"))
+    before = sorted(
+        path.name for path in env.glob("lib/python*/site-packages/*.dist-info")
+    )
     settings = {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     enter = ["bash", "-c", f'source "{env}/activate" && "$@"', "bash"]
     for installer in ([python, "-m", "pip"], [*enter, "uv", "pip"]):
@@ -218,17 +251,41 @@ def test_what_people_install_leaves_what_is_locked_or_stops(
     )
     assert done.returncode and "ResolutionImpossible" in done.stdout, done.stdout
     del settings["PIP_CONSTRAINT"]
-    done = sh(python, "-m", "pip", "install", "trl", "--dry-run", env=clean_environ(**settings))
+    done = sh(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "trl",
+        "--dry-run",
+        env=clean_environ(**settings),
+    )
     would = re.findall(r"(\S+)-\d\S*", done.stdout.split("Would install")[1])
-    assert "trl" in would and not {locks.canonical(name) for name in would} & set(of.names()), would
-    assert before == sorted(path.name for path in env.glob("lib/python*/site-packages/*.dist-info"))
+    assert "trl" in would and not {locks.canonical(name) for name in would} & set(
+        of.names()
+    ), would
+    assert before == sorted(
+        path.name for path in env.glob("lib/python*/site-packages/*.dist-info")
+    )
     sh(python, "-m", "pip", "install", "humanize", env=clean_environ(**settings))
     # The tools of people who write code change nothing of the base.
     requirements = of.folder / "requirements-dev.txt"
-    sh(python, "-m", "pip", "install", "-r", requirements, env=clean_environ(**settings))
+    sh(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-r",
+        requirements,
+        env=clean_environ(**settings),
+    )
     sh(python, "-m", "sphinx", "--version", env=clean_environ())
     done = sh(
-        python, ROOT / "scripts/verify_environment.py", "--level", "quick", env=clean_environ()
+        python,
+        ROOT / "scripts/verify_environment.py",
+        "--level",
+        "quick",
+        env=clean_environ(),
     )
     assert VERIFIED in done.stdout and "beyond the lock: " in done.stdout, done.stdout
     assert "humanize" in str(list_added(env))
@@ -245,4 +302,9 @@ def test_what_people_install_leaves_what_is_locked_or_stops(
         env=clean_environ(**settings),
     )
     assert "Would install transformers-4.50.0" in done.stdout
-    assert sh(*enter, "printenv", "UV_CONSTRAINT", check=False, env=clean_environ()).returncode == 1
+    assert (
+        sh(
+            *enter, "printenv", "UV_CONSTRAINT", check=False, env=clean_environ()
+        ).returncode
+        == 1
+    )

@@ -51,12 +51,16 @@ def test_an_offline_folder_without_one_is_named(
     """No command is named that is not known to work here."""
     monkeypatch.setattr(pip, "how_to_get", lambda *a: "")
     with pytest.raises(Stop) as stop:
-        pip.create_venv(job_of(tmp_path, tmp_path / "offline"), Path("uv"), Steps(1, quiet=True))
+        pip.create_venv(
+            job_of(tmp_path, tmp_path / "offline"), Path("uv"), Steps(1, quiet=True)
+        )
     said = f"no Python 3.11 here, and {tmp_path}/offline has none: put any python3.11 on PATH, or"
     assert str(stop.value).startswith(said)
 
 
-def test_without_a_python_the_one_command_ends_and_leaves_nothing(tmp_path: Path) -> None:
+def test_without_a_python_the_one_command_ends_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
     prefix = tmp_path / "env"
     program = ROOT / "tests/prefix/programs/set_up_with.py"
     places = ["--prefix", prefix, "--cache", default_cache()]

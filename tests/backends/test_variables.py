@@ -52,13 +52,19 @@ def test_the_way_to_the_network_is_kept(name: str) -> None:
 def test_each_rule_decides_something_and_says_why() -> None:
     for rule in RULES:
         example = rule.pattern.replace("*", "X")
-        assert rule_of(example) is rule, f"{rule.pattern} stands below a rule that takes its names"
+        assert (
+            rule_of(example) is rule
+        ), f"{rule.pattern} stands below a rule that takes its names"
         assert rule.readers and rule.why
     assert {rule.treatment for rule in RULES} == set(Treatment)
 
 
 def test_the_users_index_strategy_does_not_override_ours(tmp_path: Path) -> None:
-    theirs = {**os.environ, "UV_INDEX_STRATEGY": "first-index", "UV_DEFAULT_INDEX": "https://mine"}
+    theirs = {
+        **os.environ,
+        "UV_INDEX_STRATEGY": "first-index",
+        "UV_DEFAULT_INDEX": "https://mine",
+    }
     found = uv_program.uv_environment(tmp_path, tmp_path / "env", theirs)
     assert found["UV_INDEX_STRATEGY"] == "unsafe-best-match"
     assert found["UV_DEFAULT_INDEX"] == "https://mine"
@@ -66,10 +72,15 @@ def test_the_users_index_strategy_does_not_override_ours(tmp_path: Path) -> None
 
 def test_the_users_time_limit_for_the_index_is_kept(tmp_path: Path) -> None:
     theirs = {**os.environ, "UV_HTTP_TIMEOUT": "600"}
-    assert uv_program.uv_environment(tmp_path, tmp_path / "env", theirs)["UV_HTTP_TIMEOUT"] == "600"
+    assert (
+        uv_program.uv_environment(tmp_path, tmp_path / "env", theirs)["UV_HTTP_TIMEOUT"]
+        == "600"
+    )
 
 
-@pytest.mark.parametrize("variable", ["PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.parametrize(
+    "variable", ["PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+)
 def test_a_companys_authority_that_one_tool_was_told_is_believed_by_all(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,10 +92,16 @@ def test_a_companys_authority_that_one_tool_was_told_is_believed_by_all(
     system.write_text(CERTIFICATE.format("the system's"))
     environ = {"SSL_CERT_FILE": str(system), variable: str(company)}
     if variable == "PIP_CERT":
-        monkeypatch.setattr(index, "pip_settings", lambda environ: {"cert": str(company)})
+        monkeypatch.setattr(
+            index, "pip_settings", lambda environ: {"cert": str(company)}
+        )
     joined = Path(index.index_settings(environ)["SSL_CERT_FILE"])
-    assert "the company's" in joined.read_text() and "the system's" in joined.read_text()
-    assert joined.parent.stat().st_mode & 0o077 == 0, "nobody else may choose who is believed"
+    assert (
+        "the company's" in joined.read_text() and "the system's" in joined.read_text()
+    )
+    assert (
+        joined.parent.stat().st_mode & 0o077 == 0
+    ), "nobody else may choose who is believed"
     assert index.index_settings(environ)["SSL_CERT_FILE"] == str(joined)
 
 
@@ -93,7 +110,10 @@ def test_certificates_that_cannot_be_read_are_left_out(
 ) -> None:
     monkeypatch.setattr(index, "MACHINE_CERTIFICATES", ())
     os.mkfifo(tmp_path / "pipe")
-    environ = {"SSL_CERT_FILE": str(tmp_path / "pipe"), "REQUESTS_CA_BUNDLE": "/nowhere"}
+    environ = {
+        "SSL_CERT_FILE": str(tmp_path / "pipe"),
+        "REQUESTS_CA_BUNDLE": "/nowhere",
+    }
     assert index.certificate_file(environ, "/dev/zero") == ""
 
 
@@ -105,4 +125,7 @@ def test_the_users_curlrc_and_uv_toml_are_not_read(tmp_path: Path) -> None:
         config = f'url = "{(tmp_path / "served").as_uri()}"\n'
         assert ask(command, 20, config, env=theirs)[:2] == (0, "content")
     assert not (tmp_path / "by-the-curlrc").exists()
-    assert uv_program.uv_environment(tmp_path, tmp_path / "env", theirs)["UV_NO_CONFIG"] == "1"
+    assert (
+        uv_program.uv_environment(tmp_path, tmp_path / "env", theirs)["UV_NO_CONFIG"]
+        == "1"
+    )

@@ -66,14 +66,20 @@ def bars() -> list[dict[str, Any]]:
     return setting_up.plot_data(situations)
 
 
-def test_the_plot_has_every_contender_in_every_situation(bars: list[dict[str, Any]]) -> None:
+def test_the_plot_has_every_contender_in_every_situation(
+    bars: list[dict[str, Any]],
+) -> None:
     shown = [(bar["situation"], plot.short_name(bar["contender"])) for bar in bars]
     names = ["this set-up, verified", "uv alone, same wheels", "pip install torch ..."]
     wanted = []
     for situation in ("first pod", "later pod", "second run"):
         wanted += [(situation, name) for name in names]
     assert shown == wanted
-    assert [plot.total(bar) for bar in bars[:3]] == [27.1, 26.0, 75.0], "the median of the runs"
+    assert [plot.total(bar) for bar in bars[:3]] == [
+        27.1,
+        26.0,
+        75.0,
+    ], "the median of the runs"
 
 
 def test_a_short_step_has_no_colour_of_its_own(bars: list[dict[str, Any]]) -> None:

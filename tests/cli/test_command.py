@@ -114,31 +114,47 @@ def test_the_help_has_every_word_and_a_wrong_one_is_usage(place: Place) -> None:
     assert done.returncode == 2 and "did you mean verify?" in done.stdout, done.stdout
 
 
-def test_a_clone_that_has_moved_is_said_with_what_to_do(place: Place, tmp_path: Path) -> None:
+def test_a_clone_that_has_moved_is_said_with_what_to_do(
+    place: Place, tmp_path: Path
+) -> None:
     moved = place.clone.rename(tmp_path / "moved")
     done = place.run("version")
     mark = place.prefix / "maximalcai.json"
     assert done.returncode == 1 and "Traceback" not in done.stdout
-    assert f"{place.clone}, which {mark} names, has no scripts/maximalcai.py" in done.stdout
+    assert (
+        f"{place.clone}, which {mark} names, has no scripts/maximalcai.py"
+        in done.stdout
+    )
     assert "\nexport MAXIMALCAI_CLONE=/path/to/the/clone\n" in done.stdout
     assert f"\nscripts/post_create.sh --prefix {place.prefix}\n" in done.stdout
     assert f", in {moved}\n" in place.run("version", MAXIMALCAI_CLONE=str(moved)).stdout
     done = place.run("version", MAXIMALCAI_CLONE="/nowhere")
-    assert done.returncode == 1 and "/nowhere, which $MAXIMALCAI_CLONE names, has no" in done.stdout
+    assert (
+        done.returncode == 1
+        and "/nowhere, which $MAXIMALCAI_CLONE names, has no" in done.stdout
+    )
 
 
 @pytest.mark.parametrize("mark", ["", "[]", "{}", '{"clone": 3}', "\xff"])
 def test_a_mark_that_names_no_clone_is_no_traceback(mark: str, place: Place) -> None:
     (place.prefix / "maximalcai.json").write_text(mark, encoding="latin-1")
     done = place.run("version")
-    assert done.returncode == 1 and "names no clone. Say where the clone is:" in done.stdout
+    assert (
+        done.returncode == 1
+        and "names no clone. Say where the clone is:" in done.stdout
+    )
 
 
-def test_an_environment_whose_python_is_gone_is_said_with_the_remedy(place: Place) -> None:
+def test_an_environment_whose_python_is_gone_is_said_with_the_remedy(
+    place: Place,
+) -> None:
     (place.prefix / "bin/python").unlink()
     for word in ("verify", "doctor"):
         done = place.run(word)
-        assert done.returncode == 1 and "bin/python does not start (No such file" in done.stdout
+        assert (
+            done.returncode == 1
+            and "bin/python does not start (No such file" in done.stdout
+        )
         assert "rebuild it: " in done.stdout and "--force" in done.stdout
 
 
@@ -184,7 +200,14 @@ def test_it_is_repaired_and_removed_with_the_environment(
     text = command.read_text()
     command.unlink()
     command.write_text("edited")
-    verify = [prefix / "bin/python", ROOT / VERIFY, "--level", "quick", "--only", "present"]
+    verify = [
+        prefix / "bin/python",
+        ROOT / VERIFY,
+        "--level",
+        "quick",
+        "--only",
+        "present",
+    ]
     done = sh(*verify, check=False, env=clean_environ())
     assert done.returncode == 1 and f"{COMMAND}" in done.stdout, done.stdout
     options = ["--level", "quick", "--flash-attn", "none"]

@@ -64,7 +64,9 @@ def test_on_a_terminal_there_is_one_line_at_a_time(clock: list[float]) -> None:
     work(Steps(3, False, out=out), clock, 40)
     text = out.getvalue()
     assert text.count("\n") == 1 and text.count("\r\033[K[1/3] Fetch") > 40
-    assert text.endswith(f"\r\033[K[1/3] {'Fetch':<22} 2 files; hashes right (40.0 s)\n")
+    assert text.endswith(
+        f"\r\033[K[1/3] {'Fetch':<22} 2 files; hashes right (40.0 s)\n"
+    )
 
 
 def test_details_are_lines_where_they_are_wanted(clock: list[float]) -> None:

@@ -21,7 +21,9 @@ def run(work: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """The program, with both its outputs as one text."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
     options.setdefault("env", ENVIRON)
-    return subprocess.run([sys.executable, PROGRAM, work], text=True, timeout=60, **options)
+    return subprocess.run(
+        [sys.executable, PROGRAM, work], text=True, timeout=60, **options
+    )
 
 
 def run_in_shell(work: str, redirections: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +48,9 @@ def run_in_shell(work: str, redirections: str) -> subprocess.CompletedProcess[st
         ("drop_an_interrupt", 143, "program: interrupted; run it again to go on\n"),
     ],
 )
-def test_what_stops_a_script_is_one_message(work: str, status: int, message: str) -> None:
+def test_what_stops_a_script_is_one_message(
+    work: str, status: int, message: str
+) -> None:
     done = run(work)
     assert (done.returncode, done.stdout) == (status, message)
 
@@ -54,13 +58,17 @@ def test_what_stops_a_script_is_one_message(work: str, status: int, message: str
 def test_a_full_disk_is_told_as_one() -> None:
     done = run("fill")
     assert done.returncode == 1
-    assert done.stdout.startswith("program: /some/file: No space left on device. Free some disk")
+    assert done.stdout.startswith(
+        "program: /some/file: No space left on device. Free some disk"
+    )
 
 
 def test_what_was_not_foreseen_is_a_log_without_secrets(tmp_path: Path) -> None:
     done = run("crash", env={**ENVIRON, "TMPDIR": str(tmp_path)})
     assert done.returncode == 1 and "Traceback" not in done.stdout
-    match = re.search(r"(\S+/maximalcai-\S+\.log) has what happened \(KeyError\)", done.stdout)
+    match = re.search(
+        r"(\S+/maximalcai-\S+\.log) has what happened \(KeyError\)", done.stdout
+    )
     assert match and "please open an issue with it" in done.stdout, done.stdout
     log = Path(match[1]).read_text()
     assert "Traceback" in log and "run_work.py" in log and "maximalcai" in log
@@ -73,13 +81,21 @@ def test_a_crash_whose_log_cannot_be_written_is_still_told(tmp_path: Path) -> No
     options: dict[str, Any] = {"env": environ, "stdout": subprocess.PIPE}
     # tempfile then tries /tmp, /var/tmp and the current folder.
     limits = ["prlimit", "--fsize=0"]
-    done = subprocess.run([*limits, *command], stderr=subprocess.STDOUT, text=True, **options)
-    assert done.returncode == 1 and "KeyError" in done.stdout and "Traceback" not in done.stdout
+    done = subprocess.run(
+        [*limits, *command], stderr=subprocess.STDOUT, text=True, **options
+    )
+    assert (
+        done.returncode == 1
+        and "KeyError" in done.stdout
+        and "Traceback" not in done.stdout
+    )
     assert "s3cret" not in done.stdout
 
 
 @pytest.mark.parametrize("redirections", [">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>&-"])
-@pytest.mark.parametrize("work, status", [("speak", 0), ("stop", 1), ("fail_to_ask", 0)])
+@pytest.mark.parametrize(
+    "work, status", [("speak", 0), ("stop", 1), ("fail_to_ask", 0)]
+)
 def test_a_closed_stream_is_no_error(work: str, status: int, redirections: str) -> None:
     done = run_in_shell(work, redirections)
     assert done.returncode == status, done.stdout
@@ -100,13 +116,18 @@ def test_a_reader_that_has_left_is_no_error() -> None:
     assert done.stdout == "a line\n"
 
 
-@pytest.mark.parametrize("action", [signal.SIG_IGN, signal.SIG_DFL], ids=["ignored", "default"])
+@pytest.mark.parametrize(
+    "action", [signal.SIG_IGN, signal.SIG_DFL], ids=["ignored", "default"]
+)
 def test_a_childs_status_is_seen_where_sigchld_is_ignored(action: Any) -> None:
     """Popen.wait gives 0 for every child otherwise."""
     before = signal.signal(signal.SIGCHLD, action)
     try:
         done = subprocess.Popen(
-            [sys.executable, PROGRAM, "fail_to_ask"], stdout=subprocess.PIPE, text=True, env=ENVIRON
+            [sys.executable, PROGRAM, "fail_to_ask"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=ENVIRON,
         )
     finally:
         signal.signal(signal.SIGCHLD, before)
@@ -118,12 +139,18 @@ def test_a_childs_status_is_seen_where_sigchld_is_ignored(action: Any) -> None:
 def test_version_names_the_commit() -> None:
     program = ROOT / "scripts/verify_environment.py"
     done = subprocess.run(
-        [sys.executable, program, "--version"], stdout=subprocess.PIPE, text=True, env=ENVIRON
+        [sys.executable, program, "--version"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRON,
     )
     assert re.fullmatch(r"maximalcai [\d.]+\S*, commit \S+\n", done.stdout), done.stdout
     # A hook of another repository names that one.
     environ = {**ENVIRON, "GIT_DIR": "/nowhere", "GIT_INDEX_FILE": "/nowhere"}
     again = subprocess.run(
-        [sys.executable, program, "--version"], stdout=subprocess.PIPE, text=True, env=environ
+        [sys.executable, program, "--version"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environ,
     )
     assert again.stdout == done.stdout and os.path.isdir(ROOT)

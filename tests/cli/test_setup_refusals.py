@@ -25,12 +25,20 @@ def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> N
         "#!/bin/bash\necho 'NVIDIA H100 80GB HBM3, 550.54.14, 81559, 9.0, GPU-1, Disabled'\n"
     )
     (programs / "nvidia-smi").chmod(0o755)
-    options = ["--backend", "pip", "--prefix", tmp_path / "env", "--cache", tmp_path / "cache"]
+    options = [
+        "--backend",
+        "pip",
+        "--prefix",
+        tmp_path / "env",
+        "--cache",
+        tmp_path / "cache",
+    ]
     environ = {**clean_environ(PATH=str(programs)), "CXX": ""}
     done = sh(SETUP, *options, check=False, env=environ)
     assert (
         done.returncode == 1
-        and "there is no g++ for torch.compile, and CXX is not set; apt-get update" in done.stdout
+        and "there is no g++ for torch.compile, and CXX is not set; apt-get update"
+        in done.stdout
     )
     assert "[2/6]" not in done.stdout and not (tmp_path / "cache").exists(), done.stdout
 
@@ -57,11 +65,23 @@ def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> N
         (["--arch", "70"], 1, "flash-attn cannot be built for compute capability 7.0"),
         (["--sha256", "0"], 2, "--sha256 is the hash of --wheel; give both"),
         (["--jobs", "0"], 2, "give a positive number"),
-        (["--wheel", "x.whl"], 2, "--wheel needs --sha256 with the wheel's 64 hex digits"),
+        (
+            ["--wheel", "x.whl"],
+            2,
+            "--wheel needs --sha256 with the wheel's 64 hex digits",
+        ),
         (["--json"], 2, "--json is the plan of --dry-run: give both"),
         (["--json", "--dry-run", "--uninstall"], 2, "give both, and no --uninstall"),
-        (["--download-only", "/tmp", "--offline", "/tmp"], 2, "--download-only fetches what"),
-        (["--download-only", "/tmp", "--check-pod"], 2, "are different tasks: give one of them"),
+        (
+            ["--download-only", "/tmp", "--offline", "/tmp"],
+            2,
+            "--download-only fetches what",
+        ),
+        (
+            ["--download-only", "/tmp", "--check-pod"],
+            2,
+            "are different tasks: give one of them",
+        ),
         (["--uninstall", "--force"], 2, "--force makes it again: give one of them"),
         (
             ["--flash-atn", "none"],
@@ -114,7 +134,12 @@ def test_a_folder_that_is_not_ours_is_never_touched(tmp_path: Path) -> None:
 def test_without_python_there_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "dirname").symlink_to("/usr/bin/dirname")
     for name in ("setup_runpod_environment.sh", "post_create.sh"):
-        done = sh("/bin/bash", ROOT / "scripts" / name, check=False, env={"PATH": str(tmp_path)})
+        done = sh(
+            "/bin/bash",
+            ROOT / "scripts" / name,
+            check=False,
+            env={"PATH": str(tmp_path)},
+        )
         assert (
             done.returncode == 1
             and "needs python3 3.9 or newer to start; install it with" in done.stdout
@@ -122,15 +147,26 @@ def test_without_python_there_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
-    done = sh(ROOT / "scripts/post_create.sh", check=False, env=clean_environ(HOME=str(tmp_path)))
+    done = sh(
+        ROOT / "scripts/post_create.sh",
+        check=False,
+        env=clean_environ(HOME=str(tmp_path)),
+    )
     assert (
         done.returncode == 1
         and "no environment is active; name one with --prefix DIR" in done.stdout
     )
     done = sh(
-        ROOT / "scripts/post_create.sh", "--prefix", tmp_path, check=False, env=clean_environ()
+        ROOT / "scripts/post_create.sh",
+        "--prefix",
+        tmp_path,
+        check=False,
+        env=clean_environ(),
     )
-    assert done.returncode == 1 and "has no bin/python: it is not an environment" in done.stdout
+    assert (
+        done.returncode == 1
+        and "has no bin/python: it is not an environment" in done.stdout
+    )
 
 
 def test_only_a_pods_volume_is_taken_for_one(
@@ -147,12 +183,21 @@ def test_only_a_pods_volume_is_taken_for_one(
 
 def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:
     """Where no channel answers; the mirror here is a port that nobody listens on, and so is the proxy."""
-    environ = clean_environ(https_proxy="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    environ = clean_environ(
+        https_proxy="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9"
+    )
     done = sh(
-        SETUP, "--dry-run", "--prefix", tmp_path / "env", "--cache", tmp_path / "cache", env=environ
+        SETUP,
+        "--dry-run",
+        "--prefix",
+        tmp_path / "env",
+        "--cache",
+        tmp_path / "cache",
+        env=environ,
     )
     assert re.search(
-        r"backend      pip: the channel \S+ does not answer \(curl: \(\d+\)", done.stdout
+        r"backend      pip: the channel \S+ does not answer \(curl: \(\d+\)",
+        done.stdout,
     ), done.stdout
     assert (
         re.search(r"about \d\.\d GB of .* free", done.stdout)

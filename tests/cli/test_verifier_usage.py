@@ -18,8 +18,14 @@ VERIFIER = ROOT / "scripts/verify_environment.py"
         (["--manifest", ""], "argument --manifest: its value is empty"),
         (["--report="], "argument --report: its value is empty"),
         (["--only", ","], "--only ,: names no check; --list has the names"),
-        (["--only", "files", "--skip", "files"], "--only and --skip leave no check to run"),
-        (["--json", "a", "--manifest", "a"], "a: two documents cannot be written to one file"),
+        (
+            ["--only", "files", "--skip", "files"],
+            "--only and --skip leave no check to run",
+        ),
+        (
+            ["--json", "a", "--manifest", "a"],
+            "a: two documents cannot be written to one file",
+        ),
         (["--manifest", "-"], "- is standard output for --json alone: name a file"),
         (["--levle", "quick"], "did you mean --level?"),
     ],
@@ -27,7 +33,14 @@ VERIFIER = ROOT / "scripts/verify_environment.py"
 def test_wrong_usage_is_one_line_and_nothing_is_written(
     options: list[str], said: str, tmp_path: Path
 ) -> None:
-    done = sh(sys.executable, VERIFIER, *options, check=False, cwd=tmp_path, env=clean_environ())
+    done = sh(
+        sys.executable,
+        VERIFIER,
+        *options,
+        check=False,
+        cwd=tmp_path,
+        env=clean_environ(),
+    )
     assert done.returncode == 2, done.stdout
     assert said in done.stdout
     assert len(done.stdout.splitlines()) == 1, done.stdout

@@ -14,7 +14,12 @@ from fixtures.conda_environment import CondaEnvironment
 from lockedenv import VERSION
 
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"
-SCRIPTS = ("setup_runpod_environment.sh", "post_create.sh", "verify_environment.py", "lock.sh")
+SCRIPTS = (
+    "setup_runpod_environment.sh",
+    "post_create.sh",
+    "verify_environment.py",
+    "lock.sh",
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -23,7 +28,9 @@ def test_each_script_tells_its_version_and_has_examples(script: str) -> None:
     assert re.fullmatch(rf"maximalcai {VERSION}, commit [\w.-]+\n", said)
     assert (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1].startswith(VERSION)
     text = sh(ROOT / "scripts" / script, "--help").stdout
-    assert "--version" in text and text.count(f"scripts/{script}") > 2 and "exit" in text
+    assert (
+        "--version" in text and text.count(f"scripts/{script}") > 2 and "exit" in text
+    )
 
 
 def test_the_list_of_checks_as_json_and_results_on_standard_output(
@@ -32,9 +39,13 @@ def test_the_list_of_checks_as_json_and_results_on_standard_output(
     path = tmp_path / "checks.json"
     assert conda_environment.verify("--list", "--json", str(path)).stdout == ""
     document = json.loads(path.read_text())
-    jsonschema.validate(document, json.loads((SCHEMAS / "list.schema.json").read_text()))
+    jsonschema.validate(
+        document, json.loads((SCHEMAS / "list.schema.json").read_text())
+    )
     listed = conda_environment.verify("--list").stdout.splitlines()
-    assert [check["name"] for check in document["checks"]] == [line.split()[0] for line in listed]
+    assert [check["name"] for check in document["checks"]] == [
+        line.split()[0] for line in listed
+    ]
     python = conda_environment.prefix / "bin/python"
     program = conda_environment.project / "scripts/verify_environment.py"
     done = subprocess.run(
@@ -45,6 +56,8 @@ def test_the_list_of_checks_as_json_and_results_on_standard_output(
         env=clean_environ(),
     )
     document = json.loads(done.stdout)
-    jsonschema.validate(document, json.loads((SCHEMAS / "verify.schema.json").read_text()))
+    jsonschema.validate(
+        document, json.loads((SCHEMAS / "verify.schema.json").read_text())
+    )
     assert document["exit_status"] == 0
     assert "verified: no check failed" in done.stderr

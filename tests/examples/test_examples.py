@@ -61,7 +61,10 @@ def find_wrong_keys(data: dict[str, Any], types: dict[str, type]) -> list[str]:
 
 def test_skypilot_takes_its_example() -> None:
     task = yaml.safe_load(SKYPILOT.read_text())
-    assert find_wrong_keys(task, TASK) == [] and find_wrong_keys(task["resources"], RESOURCES) == []
+    assert (
+        find_wrong_keys(task, TASK) == []
+        and find_wrong_keys(task["resources"], RESOURCES) == []
+    )
     assert task["num_nodes"] > 1 and re.fullmatch(
         r"[A-Z]+\d+:\d+", task["resources"]["accelerators"]
     )
@@ -77,7 +80,10 @@ def test_slurm_reads_its_options_and_runs_one_torchrun_a_node(tmp_path: Path) ->
         line.startswith("#") for line in head
     ), "Slurm reads options up to the first command"
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", "\n".join(head), re.M))
-    assert len(options) == SLURM.read_text().count("#SBATCH") and options["ntasks-per-node"] == "1"
+    assert (
+        len(options) == SLURM.read_text().count("#SBATCH")
+        and options["ntasks-per-node"] == "1"
+    )
     for name, text in (
         ("scontrol", "printf '%s\\n' node{1..9999}"),
         ("srun", 'printf "%s\\n" "$@"'),
@@ -90,7 +96,9 @@ def test_slurm_reads_its_options_and_runs_one_torchrun_a_node(tmp_path: Path) ->
         "SLURM_JOB_ID": "7",
         "SLURM_SUBMIT_DIR": "/repository",
     }
-    words = sh("bash", SLURM, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **job}).stdout.split()
+    words = sh(
+        "bash", SLURM, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **job}
+    ).stdout.split()
     assert words[words.index("--nproc-per-node") + 1] == options["gpus-per-node"]
     assert words[words.index("--rdzv-endpoint") + 1] == "node1:29500"
     assert words[-2:] == ["/repository/scripts/verify_environment.py", "--distributed"]

@@ -54,20 +54,28 @@ def go_on_without(ranks: int, folder: Path, cut: Callable[[], Any]) -> None:
     (folder / "go").touch()
 
 
-def test_two_networks_and_a_link_between_them(nodes: Nodes, pip_environment: Path) -> None:
+def test_two_networks_and_a_link_between_them(
+    nodes: Nodes, pip_environment: Path
+) -> None:
     assert nodes.compare(pip_environment, VERIFIER) == [0, 0], nodes.said("node1")
     said = nodes.said("node1") + nodes.said("node2")
     assert "the same environment on every rank" in said
     assert "give the right values, fp32 and bf16" in said
-    assert re.search(r"^node1 +\d ", said, re.M) and re.search(r"^node2 +\d ", said, re.M)
+    assert re.search(r"^node1 +\d ", said, re.M) and re.search(
+        r"^node2 +\d ", said, re.M
+    )
     assert re.search(r"^  node2 +between nodes [\d.]+ GB/s", said, re.M), said
 
 
-def test_a_link_cut_in_the_middle_of_the_collectives(nodes: Nodes, pip_environment: Path) -> None:
+def test_a_link_cut_in_the_middle_of_the_collectives(
+    nodes: Nodes, pip_environment: Path
+) -> None:
     def cut() -> None:
         go_on_without(2, nodes.folder, lambda: nodes.cut_off("node1"))
 
-    statuses = nodes.compare(pip_environment, HALTING, cut, **halting_variables(nodes.folder))
+    statuses = nodes.compare(
+        pip_environment, HALTING, cut, **halting_variables(nodes.folder)
+    )
     assert 0 not in statuses
     # torchrun gives the numbers of the ranks.
     first, other = ADDRESSES
@@ -102,7 +110,13 @@ def slurm(nodes: Nodes) -> Nodes:
     (folder / "key").write_bytes(os.urandom(128))
     (folder / "key").chmod(0o600)
     files = [f"--{name}-file={folder}/munge.{name}" for name in ("pid", "seed", "log")]
-    munge = ["munged", "--force", f"--key-file={folder}/key", f"--socket={folder}/munge", *files]
+    munge = [
+        "munged",
+        "--force",
+        f"--key-file={folder}/key",
+        f"--socket={folder}/munge",
+        *files,
+    ]
     nodes.run("node1", *munge)
     nodes.start("node1", "slurmctld", "-D", SLURM_CONF=f"{folder}/slurm.conf")
     for node in ADDRESSES:
@@ -128,7 +142,11 @@ def submit(
     """Runs examples/slurm.sbatch from a repository's folder. `during` is called meanwhile."""
     out = slurm.folder / "job.log"
     submission = ["sbatch", "--wait", f"--output={out}", "examples/slurm.sbatch"]
-    variables = {"SLURM_CONF": f"{slurm.folder}/slurm.conf", "PREFIX": str(prefix), **environ}
+    variables = {
+        "SLURM_CONF": f"{slurm.folder}/slurm.conf",
+        "PREFIX": str(prefix),
+        **environ,
+    }
     job = slurm.start("node1", "env", "-C", repository, *submission, **variables)
     during()
     status = job.wait(timeout=400)
@@ -137,7 +155,9 @@ def submit(
 
 def test_slurm_runs_the_example(slurm: Nodes, pip_environment: Path) -> None:
     job = submit(slurm, pip_environment)
-    assert job.status == 0 and "the same environment on every rank" in job.said, job.said
+    assert (
+        job.status == 0 and "the same environment on every rank" in job.said
+    ), job.said
     assert "16 ranks" in job.said
     assert re.search(r"^node1 .*\n(.*\n)*?node2 ", job.said, re.M), job.said
 
@@ -148,8 +168,12 @@ def test_slurm_and_another_package_in_one_nodes_prefix(
     other = copy_with_another_package(pip_environment, folder / "other")
     slurm.run("node2", "mount", "--bind", other, pip_environment)
     job = submit(slurm, pip_environment)
-    assert job.status != 0 and "NOT the same environment on every rank" in job.said, job.said
-    difference = r"on node2 is not like the others:\n  packages idna \(pip\): others .*, here "
+    assert (
+        job.status != 0 and "NOT the same environment on every rank" in job.said
+    ), job.said
+    difference = (
+        r"on node2 is not like the others:\n  packages idna \(pip\): others .*, here "
+    )
     assert re.search(difference, job.said), job.said
 
 
@@ -171,7 +195,11 @@ def test_slurm_and_a_node_that_dies_in_the_middle(
         go_on_without(16, slurm.folder, lambda: slurm.end("node2"))
 
     job = submit(
-        slurm, pip_environment, halting_repository, end_node2, **halting_variables(slurm.folder)
+        slurm,
+        pip_environment,
+        halting_repository,
+        end_node2,
+        **halting_variables(slurm.folder),
     )
     assert job.status != 0
     death = r"rank \d+ \(node2\).* died or hangs in `collectives`"

@@ -53,7 +53,9 @@ class Nodes:
         for node in ADDRESSES:
             self._make(node)
         one, two = self.pids.values()
-        sh(*f"ip link add eth0 netns {one} type veth peer name eth0 netns {two}".split())
+        sh(
+            *f"ip link add eth0 netns {one} type veth peer name eth0 netns {two}".split()
+        )
         for node, address in ADDRESSES.items():
             self.run(node, *f"ip address add {address}/24 dev eth0".split())
             self.run(node, *"ip link set eth0 up".split())
@@ -80,7 +82,10 @@ class Nodes:
         return process
 
     def run(self, node: str, *command: Any, **environ: str) -> None:
-        assert self.start(node, *command, **environ).wait() == 0, (command, self.said(node))
+        assert self.start(node, *command, **environ).wait() == 0, (
+            command,
+            self.said(node),
+        )
 
     def said(self, node: str) -> str:
         return (self.folder / f"{node}.log").read_text()
@@ -95,10 +100,16 @@ class Nodes:
             holder.kill()
 
     def compare(
-        self, prefix: Path, program: Path, during: Callable[[], Any] = int, **environ: str
+        self,
+        prefix: Path,
+        program: Path,
+        during: Callable[[], Any] = int,
+        **environ: str,
     ) -> list[int]:
         """The check under torchrun on both; the exit statuses. `during` is called meanwhile."""
-        command = torchrun(prefix, *RENDEZVOUS.split(), program, "--distributed", "--timeout", 20)
+        command = torchrun(
+            prefix, *RENDEZVOUS.split(), program, "--distributed", "--timeout", 20
+        )
         running = [self.start(node, *command, **environ) for node in ADDRESSES]
         during()
         # torchrun waits 300 s for an agent that is gone.

@@ -31,7 +31,9 @@ def make_items(*addresses: str) -> list[Item]:
     items = []
     for name, content in FILES.items():
         sources = [f"{address}/{FOLDER}/{name}" for address in addresses]
-        items.append(Item(name, hashlib.sha256(content).hexdigest(), len(content), sources))
+        items.append(
+            Item(name, hashlib.sha256(content).hexdigest(), len(content), sources)
+        )
     return items
 
 

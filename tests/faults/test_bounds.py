@@ -72,20 +72,28 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_body_without_end_is_cut_at_the_locked_size(site: Path, tmp_path: Path) -> None:
+def test_a_body_without_end_is_cut_at_the_locked_size(
+    site: Path, tmp_path: Path
+) -> None:
     """65 kB that were sent without end filled the disk: 4.9 GB in 12 s."""
     sent: list[int] = []
     (site / NAME).write_bytes(b"another" * 10)
     with FaultServer(site) as server:
         server.fault = send_without_end(sent)
-        with pytest.raises(FetchError, match=r"sent 65000 bytes of sha256 \w+..., not ") as error:
+        with pytest.raises(
+            FetchError, match=r"sent 65000 bytes of sha256 \w+..., not "
+        ) as error:
             fetch_quietly(item(server), tmp_path / "pkgs")
     assert "after 2 attempts" in str(error.value)
-    assert len(sent) == 2 and max(sent) < 50_000_000, "the server could not go on sending"
+    assert (
+        len(sent) == 2 and max(sent) < 50_000_000
+    ), "the server could not go on sending"
     assert bytes_below(tmp_path / "pkgs") == 0
 
 
-def test_what_is_right_up_to_the_locked_size_is_taken(site: Path, tmp_path: Path) -> None:
+def test_what_is_right_up_to_the_locked_size_is_taken(
+    site: Path, tmp_path: Path
+) -> None:
     sent: list[int] = []
     with FaultServer(site) as server:
         server.fault = send_without_end(sent)
@@ -98,7 +106,9 @@ def test_a_file_of_unknown_size_has_a_limit_too(site: Path, tmp_path: Path) -> N
     with FaultServer(site) as server:
         server.fault = send_without_end(sent)
         wanted = Item(NAME, SHA256, 0, [f"{server.address}/{NAME}"], limit=3_000_000)
-        with pytest.raises(FetchError, match="sent more than 3 MB, the limit for a file of unkn"):
+        with pytest.raises(
+            FetchError, match="sent more than 3 MB, the limit for a file of unkn"
+        ):
             fetch_quietly(wanted, tmp_path / "pkgs")
     assert bytes_below(tmp_path / "pkgs") == 0
 
@@ -143,8 +153,12 @@ def test_a_slow_mirror_is_left_for_the_origin(site: Path, tmp_path: Path) -> Non
     assert (tmp_path / "pkgs" / NAME).read_bytes() == CONTENT
 
 
-def test_a_slow_mirror_is_not_asked_again_for_other_files(site: Path, tmp_path: Path) -> None:
-    contents = {f"package-{n}-0.conda": random.Random(n).randbytes(30_000) for n in range(40)}
+def test_a_slow_mirror_is_not_asked_again_for_other_files(
+    site: Path, tmp_path: Path
+) -> None:
+    contents = {
+        f"package-{n}-0.conda": random.Random(n).randbytes(30_000) for n in range(40)
+    }
     for name, content in contents.items():
         (site / name).write_bytes(content)
     with FaultServer(site) as mirror, FaultServer(site) as origin:
@@ -166,7 +180,9 @@ def test_a_slow_source_without_another_is_kept(site: Path, tmp_path: Path) -> No
         assert only.requests[NAME] == 1
         only.requests.clear()
         fetch_quietly(item(only, gone), tmp_path / "two")
-        assert only.requests[NAME] == 2, "left once, and asked again when the other has nothing"
+        assert (
+            only.requests[NAME] == 2
+        ), "left once, and asked again when the other has nothing"
     assert (tmp_path / "two" / NAME).read_bytes() == CONTENT
 
 
@@ -182,7 +198,9 @@ def test_two_slow_sources_give_the_file_together(site: Path, tmp_path: Path) -> 
 # What has another hash -------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_hash_in_a_lock_does_not_cost_the_right_archive(site: Path, tmp_path: Path) -> None:
+def test_a_wrong_hash_in_a_lock_does_not_cost_the_right_archive(
+    site: Path, tmp_path: Path
+) -> None:
     """It was deleted before its successor was there: offline, the right lock then failed too."""
     with FaultServer(site) as server:
         fetch_quietly(item(server), tmp_path / "pkgs")
@@ -199,7 +217,8 @@ def test_a_wrong_hash_in_a_lock_does_not_cost_the_right_archive(site: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    "name", ["../thesis.tex", "/etc/passwd", "..", ".", "", "a/b", "a\n", ".bashrc", "x.part"]
+    "name",
+    ["../thesis.tex", "/etc/passwd", "..", ".", "", "a/b", "a\n", ".bashrc", "x.part"],
 )
 def test_an_item_has_a_plain_name(name: str) -> None:
     with pytest.raises(Stop, match="is not a plain file name"):
@@ -235,7 +254,9 @@ def test_a_package_index_does_not_choose_where_a_file_goes(
         monkeypatch.setenv("UV_DEFAULT_INDEX", server.address)
         server.fault = answer
         with pytest.raises(Stop):
-            uv_program.fetch_files([pin], tmp_path / "cache/wheels", uv, "3.11", Steps(1, True))
+            uv_program.fetch_files(
+                [pin], tmp_path / "cache/wheels", uv, "3.11", Steps(1, True)
+            )
     assert victim.read_text() == "years of work"
     assert [path.name for path in victim.parent.iterdir()] == ["thesis.tex"]
     assert cache.read_archive_hashes((tmp_path / "cache/wheels").glob("*.whl")) == {}

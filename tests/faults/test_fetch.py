@@ -22,7 +22,13 @@ from lockedenv.backends.download import FetchError
 from lockedenv.backends.transfer import read_seconds
 from lockedenv.errors import Stop
 from lockedenv.prefix.records import hashes
-from network_faults import FILES, assert_exact, assert_nothing_wrong, fetch_quietly, make_items
+from network_faults import (
+    FILES,
+    assert_exact,
+    assert_nothing_wrong,
+    fetch_quietly,
+    make_items,
+)
 
 RUNS = int(os.environ.get("RANDOM_FAULT_RUNS", "6"))
 PROGRAM = Path(__file__).with_name("fetch_files.py")
@@ -94,7 +100,9 @@ def test_a_server_that_ignores_range(site: Path, tmp_path: Path) -> None:
     assert_exact(tmp_path / "pkgs")
 
 
-def test_a_mirror_that_lacks_half_and_lies_about_the_rest(site: Path, tmp_path: Path) -> None:
+def test_a_mirror_that_lacks_half_and_lies_about_the_rest(
+    site: Path, tmp_path: Path
+) -> None:
     with FaultServer(site) as mirror, FaultServer(site) as origin:
         mirror.fault = faults.half_missing
         fetch_quietly(make_items(mirror.address, origin.address), tmp_path / "pkgs")
@@ -147,7 +155,9 @@ def test_what_is_noted_is_not_read_and_what_has_another_size_or_time_is(
         monkeypatch.setattr(cache, "hashes", reading)
         known = read_archive_hashes(folder.iterdir())
         assert read == []
-        assert {path.name: sha for path, sha in known.items()} == {i.name: i.sha256 for i in items}
+        assert {path.name: sha for path, sha in known.items()} == {
+            i.name: i.sha256 for i in items
+        }
         touched, damaged, rotten = (
             folder / f"package-{number}-1.0-0.conda" for number in (1, 2, 3)
         )
@@ -189,11 +199,15 @@ def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
             except FetchError:
                 assert_nothing_wrong(folder)
                 errors += 1
-    print(f"\n{RUNS} runs, {count} faults: {exact} exact, {errors} errors, wrong outcomes: 0")
+    print(
+        f"\n{RUNS} runs, {count} faults: {exact} exact, {errors} errors, wrong outcomes: 0"
+    )
     assert exact > 0.8 * RUNS and count > 8 * RUNS
 
 
-def test_two_runs_that_share_a_folder_fetch_each_file_once(site: Path, tmp_path: Path) -> None:
+def test_two_runs_that_share_a_folder_fetch_each_file_once(
+    site: Path, tmp_path: Path
+) -> None:
     """They tore each other's `.part` files: FileNotFoundError."""
 
     def take_time(handler: Handler, content: bytes, start: int) -> bool:
@@ -206,7 +220,9 @@ def test_two_runs_that_share_a_folder_fetch_each_file_once(site: Path, tmp_path:
         environ = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
         runs = []
         for _ in range(3):
-            run = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
+            run = subprocess.Popen(
+                command, env=environ, stderr=subprocess.PIPE, text=True
+            )
             runs.append(run)
         said = "".join(run.communicate()[1] for run in runs)
         assert [run.returncode for run in runs] == [0, 0, 0], said
@@ -272,12 +288,16 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
         command = f"mount -t tmpfs -o size=300k none {small} && {program}"
         environ = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
         said = sh(*apart("--mount"), "bash", "-c", command, env=environ).stdout
-    assert "No space left on the disk of" in said and "what is there is kept" in said, said
+    assert (
+        "No space left on the disk of" in said and "what is there is kept" in said
+    ), said
 
 
 def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAXIMALCAI_RETRY_SECONDS", "soon")
-    with pytest.raises(Stop, match="MAXIMALCAI_RETRY_SECONDS=soon: give a number of seconds"):
+    with pytest.raises(
+        Stop, match="MAXIMALCAI_RETRY_SECONDS=soon: give a number of seconds"
+    ):
         read_seconds("MAXIMALCAI_RETRY_SECONDS", 1)
 
 

@@ -22,7 +22,16 @@ def provide(
 ) -> str:
     """What the command prints, at the quick level; with `check` it has to exit 0, without it 1."""
     script = project / "scripts" / by[0]
-    command = [script, *by[1:], "--prefix", prefix, "--level", "quick", "--verbose", *options]
+    command = [
+        script,
+        *by[1:],
+        "--prefix",
+        prefix,
+        "--level",
+        "quick",
+        "--verbose",
+        *options,
+    ]
     done = sh(*command, check=check, env=clean_environ(**environ))
     expected = 0 if check else 1
     assert done.returncode == expected, done.stdout

@@ -20,7 +20,9 @@ def make_gpus(*capabilities: str, mig: bool = False) -> list[Gpu]:
     """GPUs of these compute capabilities, such as "9.0"."""
     gpus = []
     for number, capability in enumerate(capabilities):
-        gpus.append(Gpu("NVIDIA GPU", "550.54.14", 80 << 30, capability, f"GPU-{number}", mig))
+        gpus.append(
+            Gpu("NVIDIA GPU", "550.54.14", 80 << 30, capability, f"GPU-{number}", mig)
+        )
     return gpus
 
 
@@ -34,7 +36,13 @@ def make_flash_attn(folder: Path, python: Path, version: str, code: str) -> Path
         f"setup(name='flash_attn', version='{version}',\n"
         "      py_modules=['flash_attn', 'flash_attn_2_cuda'])\n"
     )
-    options = ["-q", "--no-deps", "--no-build-isolation", "--wheel-dir", folder / "built"]
+    options = [
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder / "built",
+    ]
     sh(python, "-m", "pip", "wheel", *options, folder)
     return next((folder / "built").glob("*.whl"))
 
@@ -45,10 +53,14 @@ def pack_as(wheel: Path, target: Path) -> Path:
         contents = {name: source.read(name) for name in source.namelist()}
     [tags] = [name for name in contents if name.endswith(".dist-info/WHEEL")]
     before = record_row(tags, contents[tags])
-    contents[tags] = contents[tags].replace(b"Tag: py3-none-any", b"Tag: cp311-cp311-linux_x86_64")
+    contents[tags] = contents[tags].replace(
+        b"Tag: py3-none-any", b"Tag: cp311-cp311-linux_x86_64"
+    )
     record = tags.replace("/WHEEL", "/RECORD")
     assert before in contents[record]
-    contents[record] = contents[record].replace(before, record_row(tags, contents[tags]))
+    contents[record] = contents[record].replace(
+        before, record_row(tags, contents[tags])
+    )
     with zipfile.ZipFile(target, "w") as archive:
         for name, content in contents.items():
             archive.writestr(name, content)
@@ -57,7 +69,9 @@ def pack_as(wheel: Path, target: Path) -> Path:
 
 def record_row(name: str, content: bytes) -> bytes:
     """The row of RECORD for a file."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    digest = (
+        base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    )
     return f"{name},sha256={digest},{len(content)}".encode()
 
 

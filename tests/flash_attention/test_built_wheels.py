@@ -53,7 +53,8 @@ def make_built(folder: Path, content: bytes = b"two hours of work") -> Path:
 def test_the_key_changes_with_every_part() -> None:
     base = make_key(PIN, TORCH, ("90",))
     assert (
-        base == "flash_attn-2.8.3.post2-dddddddddddd-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
+        base
+        == "flash_attn-2.8.3.post2-dddddddddddd-torch2.5.1-cu12.4-abi0-cp311-sm90-linux_x86_64"
     )
     others = [
         make_key(replace(PIN, version="2.8.4"), TORCH, ("90",)),
@@ -69,7 +70,9 @@ def test_the_key_changes_with_every_part() -> None:
     assert len({base, *others}) == 10
 
 
-def test_a_built_wheel_is_kept_by_what_compiled_it_and_taken_where_its_glibc_is_no_newer() -> None:
+def test_a_built_wheel_is_kept_by_what_compiled_it_and_taken_where_its_glibc_is_no_newer() -> (
+    None
+):
     base = make_key(PIN, TORCH, ("90",))
     tools = Toolchain(Path(), "12.4", Path(), Path(), "13.3.0", Path())
     name = make_full_key(base, tools, "2.36")
@@ -85,7 +88,9 @@ def test_a_built_wheel_is_kept_by_what_compiled_it_and_taken_where_its_glibc_is_
 def test_a_damaged_wheel_is_set_aside(cache: Path, tmp_path: Path) -> None:
     listener = Listener()
     assert find_built_wheel(cache, "key", GLIBC, listener) is None
-    kept = keep_built_wheel(make_built(tmp_path / "built"), cache, FULL_KEY, {"nvcc": "12.4"})
+    kept = keep_built_wheel(
+        make_built(tmp_path / "built"), cache, FULL_KEY, {"nvcc": "12.4"}
+    )
     assert find_built_wheel(cache, "key", GLIBC, listener) == kept
     folder = kept.path.parent
     description = json.loads((folder / "wheel.json").read_text())
@@ -94,13 +99,19 @@ def test_a_damaged_wheel_is_set_aside(cache: Path, tmp_path: Path) -> None:
     assert (
         find_built_wheel(cache, "key", GLIBC) is None and folder.exists()
     ), "a look changes nothing"
-    assert find_built_wheel(cache, "key", GLIBC, listener) is None and not folder.exists()
+    assert (
+        find_built_wheel(cache, "key", GLIBC, listener) is None and not folder.exists()
+    )
     assert next(cache.glob("damaged-*-key-*")).is_dir()
     folder.mkdir()  # a folder without its JSON
-    assert find_built_wheel(cache, "key", GLIBC, listener) is None and not folder.exists()
+    assert (
+        find_built_wheel(cache, "key", GLIBC, listener) is None and not folder.exists()
+    )
 
 
-def test_a_second_pod_that_finishes_later_changes_nothing(cache: Path, tmp_path: Path) -> None:
+def test_a_second_pod_that_finishes_later_changes_nothing(
+    cache: Path, tmp_path: Path
+) -> None:
     kept = []
     for content in (b"first", b"second", b"first"):
         wheel = make_built(tmp_path / "built", content)
@@ -127,7 +138,9 @@ def test_a_wheel_is_not_believed_by_the_json_beside_it(cache: Path) -> None:
     assert wheel.exists(), "another pod may have built it: it is left"
     assert f"the cache has {wheel}, which is not noted as built by you" in listener.text
     assert "--wheel FILE --sha256 HEX" in listener.text
-    assert file_sha256(wheel) not in listener.text, "who trusts it has the hash from its build"
+    assert (
+        file_sha256(wheel) not in listener.text
+    ), "who trusts it has the hash from its build"
 
 
 def test_a_forged_wheel_does_not_hide_ones_own(cache: Path, tmp_path: Path) -> None:
@@ -179,12 +192,16 @@ def test_without_a_home_nothing_is_noted_and_nothing_fails(
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     assert find_state_file() is None
-    assert keep_built_wheel(make_built(tmp_path / "built"), cache, FULL_KEY, {}).path.exists()
+    assert keep_built_wheel(
+        make_built(tmp_path / "built"), cache, FULL_KEY, {}
+    ).path.exists()
     assert find_built_wheel(cache, "key", GLIBC) is None
 
 
 @pytest.mark.parametrize("name", ["../../victim.whl", "/etc/passwd", "..", "a/b.whl"])
-def test_the_json_of_a_wheel_chooses_no_path(name: str, cache: Path, tmp_path: Path) -> None:
+def test_the_json_of_a_wheel_chooses_no_path(
+    name: str, cache: Path, tmp_path: Path
+) -> None:
     victim = tmp_path / "victim.whl"
     victim.write_bytes(b"theirs")
     folder = cache / FULL_KEY

@@ -52,7 +52,11 @@ def python_path() -> str:
 @pytest.mark.parametrize(
     "log, kind, said",
     [
-        ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", "memory", "killed for memory"),
+        (
+            "nvcc error   : 'cicc' died due to signal 9 (Kill signal)",
+            "memory",
+            "killed for memory",
+        ),
         (
             "c++: fatal error: Killed signal terminated program cc1plus",
             "memory",
@@ -96,7 +100,9 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def tools(tmp_path: Path) -> Toolchain:
     usr = Path("/usr/bin")
-    return Toolchain(tmp_path / "cuda", "12.4", usr / "gcc", usr / "g++", "12.2", tmp_path)
+    return Toolchain(
+        tmp_path / "cuda", "12.4", usr / "gcc", usr / "g++", "12.2", tmp_path
+    )
 
 
 @pytest.fixture
@@ -149,7 +155,10 @@ def test_killed_for_memory_it_tries_once_more_with_half_the_jobs(
         "    sys.exit(\"nvcc error : 'cicc' died due to signal 9 (Kill signal)\")"
     )
     assert build_with(before, jobs=4).exists()
-    assert "a compiler was killed for memory; trying once more with 2 jobs" in listener.text
+    assert (
+        "a compiler was killed for memory; trying once more with 2 jobs"
+        in listener.text
+    )
     assert set((tmp_path / "jobs").read_text().split()) == {"4", "2"}
     refused = "a compiler was killed for memory; use --jobs with fewer"
     with pytest.raises(Stop, match=refused) as error:
@@ -183,7 +192,8 @@ def test_a_full_disk_is_named_by_the_build(
     environ = clean_environ(PYTHONPATH=python_path())
     done = sh(*apart("--mount"), "bash", "-c", command, env=environ, check=False)
     assert (
-        "building flash-attn failed: No space left on device; free some disk" in done.stdout
+        "building flash-attn failed: No space left on device; free some disk"
+        in done.stdout
     ), done.stdout
 
 
@@ -216,12 +226,17 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     archive = tmp_path / "flash_attn-1.0.tar.gz"
     sh("tar", "-czf", archive, "-C", tmp_path, "source")
     environ = clean_environ(
-        PYTHONPATH=python_path(), TMPDIR=str(tmp_path), XDG_STATE_HOME=str(tmp_path / "state")
+        PYTHONPATH=python_path(),
+        TMPDIR=str(tmp_path),
+        XDG_STATE_HOME=str(tmp_path / "state"),
     )
     program = [sys.executable, str(PROGRAMS / "find_or_build.py")]
     command = [*program, str(cache), str(conda_environment.prefix), str(archive)]
     slow = subprocess.Popen(
-        command, env={**environ, "SLOW": "600"}, stdout=subprocess.DEVNULL, start_new_session=True
+        command,
+        env={**environ, "SLOW": "600"},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     logs: list[Path] = []
     while not (logs and "[1/9]" in logs[0].read_text()):
@@ -231,17 +246,23 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
     os.killpg(slow.pid, signal.SIGKILL)
     slow.wait()
     assert not list((cache / "flash-attn").glob("*-glibc*"))
-    assert list_builders(tmp_path), "pip ends with the killed one; what pip had started still runs"
+    assert list_builders(
+        tmp_path
+    ), "pip ends with the killed one; what pip had started still runs"
     # Two at once: one builds, the other takes what was built.
     both = []
     for _ in range(2):
         quick = {**environ, "SLOW": "0"}
-        both.append(subprocess.Popen(command, env=quick, stdout=subprocess.PIPE, text=True))
+        both.append(
+            subprocess.Popen(command, env=quick, stdout=subprocess.PIPE, text=True)
+        )
     # The second says before that it waits.
     said = sorted(process.communicate()[0].strip().splitlines()[-1] for process in both)
     assert said == ["cached", "flash_attn-1.0-py3-none-any.whl"]
     text = logs[0].read_text()
-    assert "[2/9]" in text and "[1/9]" not in text, "it goes on from what the killed one has made"
+    assert (
+        "[2/9]" in text and "[1/9]" not in text
+    ), "it goes on from what the killed one has made"
     assert not list_builders(tmp_path)
     assert not list(tmp_path.glob("maximalcai-flash-attn-*"))
 
@@ -249,7 +270,9 @@ def test_a_killed_build_leaves_nothing_in_the_cache_and_the_next_one_goes_on(
 # The source ------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_a_build_has_left_holds_the_archives_own_source(tmp_path: Path) -> None:
+def test_a_folder_that_a_build_has_left_holds_the_archives_own_source(
+    tmp_path: Path,
+) -> None:
     """A flipped byte in it was compiled, and cached under the archive's hash."""
     (tmp_path / "source/csrc").mkdir(parents=True)
     (tmp_path / "source/setup.py").write_text("setup")
@@ -280,7 +303,9 @@ def make_archive(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     return path
 
 
-def make_member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+def make_member(
+    name: str, kind: bytes = tarfile.REGTYPE, target: str = ""
+) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type = kind
     info.linkname = target
@@ -293,12 +318,26 @@ def make_member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> t
         (make_member("../thesis.tex"), "would write to '../thesis.tex'"),
         (make_member("source/../../thesis.tex"), "would write to"),
         (make_member("/tmp/thesis.tex"), "would write to '/tmp/thesis.tex'"),
-        (make_member("source/link", tarfile.SYMTYPE, "/etc"), "holds a link or a device"),
-        (make_member("source/link", tarfile.LNKTYPE, "../../x"), "holds a link or a device"),
+        (
+            make_member("source/link", tarfile.SYMTYPE, "/etc"),
+            "holds a link or a device",
+        ),
+        (
+            make_member("source/link", tarfile.LNKTYPE, "../../x"),
+            "holds a link or a device",
+        ),
         (make_member("source/pipe", tarfile.FIFOTYPE), "holds a link or a device"),
         (make_member("setup.py"), "does not hold one folder"),
     ],
-    ids=["up", "up from inside", "absolute", "symbolic link", "hard link", "pipe", "no folder"],
+    ids=[
+        "up",
+        "up from inside",
+        "absolute",
+        "symbolic link",
+        "hard link",
+        "pipe",
+        "no folder",
+    ],
 )
 def test_an_archive_writes_nothing_elsewhere(
     member: tarfile.TarInfo, said: str, tmp_path: Path
@@ -307,7 +346,9 @@ def test_an_archive_writes_nothing_elsewhere(
     (tmp_path / "work").mkdir()
     with pytest.raises(Stop, match=said):
         unpack_source(archive, tmp_path / "work")
-    assert not (tmp_path / "thesis.tex").exists() and not Path("/tmp/thesis.tex").exists()
+    assert (
+        not (tmp_path / "thesis.tex").exists() and not Path("/tmp/thesis.tex").exists()
+    )
 
 
 def test_an_archive_is_unpacked_within_limits(
@@ -377,7 +418,11 @@ def test_no_secret_gets_into_the_log_of_a_build(
     build_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(Stop) as error:
-        build_with('sys.exit("https://user:s3cret@index.example/x failed with HF_TOKEN=abcd")')
+        build_with(
+            'sys.exit("https://user:s3cret@index.example/x failed with HF_TOKEN=abcd")'
+        )
     log = (tmp_path / "log").read_text()
     assert "https://***@index.example/x failed with HF_TOKEN=***" in log
-    assert "s3cret" not in log + str(error.value) and "=abcd" not in log + str(error.value)
+    assert "s3cret" not in log + str(error.value) and "=abcd" not in log + str(
+        error.value
+    )

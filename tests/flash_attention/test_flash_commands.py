@@ -17,7 +17,11 @@ from flash_stand_ins import PREBUILT, RIGHT, TORCH, make_flash_attn, pack_as
 from lockedenv.backends.cache import find_by_hash
 from lockedenv.backends.uv_program import uv_pin
 from lockedenv.host.places import default_cache
-from lockedenv.install.flash_attention.built_wheels import FOLDER, keep_built_wheel, make_key
+from lockedenv.install.flash_attention.built_wheels import (
+    FOLDER,
+    keep_built_wheel,
+    make_key,
+)
 from lockedenv.install.flash_attention.target import GLIBC
 from lockedenv.prefix.records import file_sha256
 from lockedenv.spec import locks
@@ -33,10 +37,14 @@ def test_a_given_wheel_is_refused_without_its_hash_or_with_another(
     (tmp_path / PREBUILT).write_bytes(b"not hashed")
     prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
     command = [ROOT / "scripts" / BY_SETUP[0], *BY_SETUP[1:], "--prefix", prefix]
-    done = sh(*command, "--wheel", tmp_path / PREBUILT, check=False, env=clean_environ())
+    done = sh(
+        *command, "--wheel", tmp_path / PREBUILT, check=False, env=clean_environ()
+    )
     said = "--wheel needs --sha256 with the wheel's 64 hex digits"
     assert done.returncode == 2 and said in done.stdout, done.stdout
-    out = provide(prefix, "--wheel", tmp_path / PREBUILT, "--sha256", "0" * 64, check=False)
+    out = provide(
+        prefix, "--wheel", tmp_path / PREBUILT, "--sha256", "0" * 64, check=False
+    )
     assert f"not {'0' * 64}: it is not installed" in out and "Traceback" not in out, out
     assert not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
 
@@ -75,7 +83,9 @@ def fill_cache(cache: Path) -> None:
 
 
 @pytest.fixture
-def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServer, Running]]:
+def prebuilt(
+    pip_environment: Path, tmp_path: Path
+) -> Iterator[Tuple[FaultServer, Running]]:
     """A server with a wheel under the prebuilt one's name; the one command with a lock that names it, on a prefix of its own."""
     prefix = copy_environment(pip_environment, tmp_path / "env", links=True)
     project = copy_project(tmp_path / "project")
@@ -89,15 +99,32 @@ def prebuilt(pip_environment: Path, tmp_path: Path) -> Iterator[Tuple[FaultServe
 
         def run(*options: Any, changes: Tuple[str, str] = ("", "")) -> Tuple[int, str]:
             text = re.sub(r"@ \S+/", f"@ {server.address}/wheels/", locked)
-            text = re.sub(r"(@.*sha256:)\w+", rf"\g<1>{file_sha256(wheel_path(wheel))}", text)
+            text = re.sub(
+                r"(@.*sha256:)\w+", rf"\g<1>{file_sha256(wheel_path(wheel))}", text
+            )
             if changes[0]:
                 text = re.sub(*changes, text)
             lock.write_text(text)
             if not (cache / "wheels").exists():
                 fill_cache(cache)
-            where = ["--prefix", prefix, "--level", "quick", "--verbose", "--cache", cache]
-            environ = clean_environ(MAXIMALCAI_RETRY_SECONDS="0.01", CUDA_HOME="/nowhere")
-            command = [project / "scripts" / BY_SETUP[0], *BY_SETUP[1:], *where, *options]
+            where = [
+                "--prefix",
+                prefix,
+                "--level",
+                "quick",
+                "--verbose",
+                "--cache",
+                cache,
+            ]
+            environ = clean_environ(
+                MAXIMALCAI_RETRY_SECONDS="0.01", CUDA_HOME="/nowhere"
+            )
+            command = [
+                project / "scripts" / BY_SETUP[0],
+                *BY_SETUP[1:],
+                *where,
+                *options,
+            ]
             done = sh(*command, check=False, env=environ)
             return done.returncode, done.stdout
 
@@ -118,7 +145,9 @@ def test_the_prebuilt_wheel_end_to_end(
         (("(@.*sha256:)....", r"\g<1>0000"), "not 0000"),
     ):
         status, said = run("--arch", "90", changes=changes)
-        assert status == 1 and "the prebuilt wheel is not taken: " in said and why in said, said
+        assert (
+            status == 1 and "the prebuilt wheel is not taken: " in said and why in said
+        ), said
         assert "flash-attn cannot be built" in said, said
         assert "verified, but not all that was asked for is there" in said, said
         is_fetched = bool(server.requests[ENCODED])
@@ -127,7 +156,11 @@ def test_the_prebuilt_wheel_end_to_end(
     assert status == 1 and "HTTP 404" in said
     assert "cannot be built" not in said, "asked for alone, nothing is built"
     status, said = run("--flash-attn", "build", "--arch", "90")
-    assert status == 1 and "flash-attn cannot be built" in said and "the prebuilt wheel" not in said
+    assert (
+        status == 1
+        and "flash-attn cannot be built" in said
+        and "the prebuilt wheel" not in said
+    )
     status, said = run()
     assert status == 0 and NO_GPU in said
     before = server.requests[ENCODED]
@@ -136,7 +169,9 @@ def test_the_prebuilt_wheel_end_to_end(
     assert "75 wheels as locked, and flash-attn 2.8.3\n" in said, said
     status, said = run("--arch", "90")
     assert status == 0 and f"{PREBUILT} is installed\n" in said
-    assert server.requests[ENCODED] == before + 1, "it is in the cache, and in the prefix"
+    assert (
+        server.requests[ENCODED] == before + 1
+    ), "it is in the cache, and in the prefix"
     # From a folder that --download-only made, with no network.
     shutil.rmtree(tmp_path / "cache")
     offline = tmp_path / "served"
@@ -165,11 +200,17 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(
     pin = locks.read_pip_lock(ROOT / "locks/flash-attn.txt")[0]
     full_key = f"{make_key(pin, TORCH, ('90',))}-nvcc12.4-gcc12.2-glibc{GLIBC}"
     code = "raise ImportError('undefined symbol: _ZN3c104cuda')"
-    wheel = make_flash_attn(tmp_path / "source", prefix / "bin/python", pin.version, code)
+    wheel = make_flash_attn(
+        tmp_path / "source", prefix / "bin/python", pin.version, code
+    )
     kept = keep_built_wheel(wheel, cache / FOLDER, full_key, {})
     options = ["--cache", cache, "--arch", "90", "--flash-attn", "build"]
-    said = provide(prefix, *options, check=False, XDG_STATE_HOME=str(tmp_path / "state"))
-    removed = "was installed and is not right, so it was removed again, from the cache too"
+    said = provide(
+        prefix, *options, check=False, XDG_STATE_HOME=str(tmp_path / "state")
+    )
+    removed = (
+        "was installed and is not right, so it was removed again, from the cache too"
+    )
     assert f"{removed}: it does not import: ImportError" in said
     assert not kept.path.parent.exists()
     assert not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
@@ -177,5 +218,7 @@ def test_a_wheel_that_is_not_right_is_not_left_anywhere(
     last = said.splitlines()[-3:]
     missing = "verified, but not all that was asked for is there: flash-attn is missing"
     assert last[0].startswith(missing), last
-    assert last[1].startswith(f"  {prefix}, with the exception above: torch 2.5.1, "), last
+    assert last[1].startswith(
+        f"  {prefix}, with the exception above: torch 2.5.1, "
+    ), last
     assert last[2].startswith("enter it with:  source "), last

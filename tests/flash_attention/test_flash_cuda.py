@@ -28,7 +28,10 @@ def cuda_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nvcc 12 from the distribution and PyPI, kept in the user's cache (about 100 MB to fetch, 10 s)."""
     folder = default_cache() / "tests-cuda-12"
     done = sh(
-        ROOT / "tests/flash_attention/cuda_toolkit.sh", folder, check=False, env=clean_environ()
+        ROOT / "tests/flash_attention/cuda_toolkit.sh",
+        folder,
+        check=False,
+        env=clean_environ(),
     )
     if done.returncode == 3:
         pytest.skip(done.stdout.strip())
@@ -97,7 +100,9 @@ def test_a_real_cuda_build_is_cached_installed_again_and_proven(
 
 
 @pytest.mark.long
-def test_flash_attn_itself(cuda_home: Path, pip_environment: Path, tmp_path: Path) -> None:
+def test_flash_attn_itself(
+    cuda_home: Path, pip_environment: Path, tmp_path: Path
+) -> None:
     """The whole of flash-attn for sm_90, over an hour on two cores; then again from the cache, as a ratio."""
     options = ["--cache", tmp_path / "cache", "--arch", "90", "--flash-attn", "build"]
     environ = {"CUDA_HOME": str(cuda_home), "XDG_STATE_HOME": str(tmp_path / "state")}
@@ -112,7 +117,9 @@ def test_flash_attn_itself(cuda_home: Path, pip_environment: Path, tmp_path: Pat
         program = "import flash_attn; print(flash_attn.__version__)"
         assert sh(prefix / "bin/python", "-c", program).stdout == f"{pin.version}\n"
     first, second = seconds
-    print(f"\nfirst build {first:.0f} s, from the cache {second:.1f} s: {first / second:.0f} times")
+    print(
+        f"\nfirst build {first:.0f} s, from the cache {second:.1f} s: {first / second:.0f} times"
+    )
 
 
 def read_steps(cache: Path) -> list[tuple[int, int]]:
@@ -133,9 +140,20 @@ def test_a_killed_build_of_flash_attn_itself_compiles_what_is_left(
     cache = tmp_path / "cache"
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    options = ["--arch", "90", "--flash-attn", "build", "--jobs", "1", "--level", "quick"]
+    options = [
+        "--arch",
+        "90",
+        "--flash-attn",
+        "build",
+        "--jobs",
+        "1",
+        "--level",
+        "quick",
+    ]
     script = ROOT / "scripts/post_create.sh"
-    command = [str(word) for word in (script, "--prefix", prefix, "--cache", cache, *options)]
+    command = [
+        str(word) for word in (script, "--prefix", prefix, "--cache", cache, *options)
+    ]
     environ = clean_environ(CUDA_HOME=str(cuda_home), TMPDIR=str(temporary))
     totals = []
     for wanted in (2, 1):

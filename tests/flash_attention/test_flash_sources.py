@@ -14,7 +14,11 @@ from fixtures.listener import Listener
 from flash_stand_ins import PREBUILT, TORCH, make_gpus, make_wheel
 from lockedenv.errors import Stop
 from lockedenv.install.flash_attention import provide, sources
-from lockedenv.install.flash_attention.built_wheels import FOLDER, keep_built_wheel, make_key
+from lockedenv.install.flash_attention.built_wheels import (
+    FOLDER,
+    keep_built_wheel,
+    make_key,
+)
 from lockedenv.install.flash_attention.installed import (
     InstalledWheel,
     Origin,
@@ -40,7 +44,9 @@ H100 = make_gpus("9.0")
 WRONG_VALUES = Proof("cuda: out error 1.0e+00, bound 1.0e-02", wheel_at_fault=True)
 
 
-def make_job(folder: Path, environment: Environment = DEFAULT, **flash: Any) -> Installation:
+def make_job(
+    folder: Path, environment: Environment = DEFAULT, **flash: Any
+) -> Installation:
     return Installation(
         environment=environment,
         prefix=Prefix(folder / "env"),
@@ -71,14 +77,38 @@ def test_the_order_of_the_sources() -> None:
         (DEFAULT, {"mode": "wheel"}, [], f"the prebuilt wheel {PREBUILT}"),
         (DEFAULT, {"arch": "90"}, [], f"the prebuilt wheel {PREBUILT}"),
         (DEFAULT, {}, make_gpus("7.0"), "cannot be built for compute capability 7.0"),
-        (DEFAULT, {"mode": "build"}, H100, "built for sm_90 with the lock's nvcc and g++, "),
-        (CURRENT, {}, H100, "flash-attn-4 4.0.0b36, a wheel of the lock; nothing is built"),
-        (CURRENT, {}, [], "flash-attn-4 4.0.0b36, a wheel of the lock; nothing is built"),
-        (CURRENT, {"mode": "build"}, H100, "built for sm_90 with the lock's nvcc and g++, "),
+        (
+            DEFAULT,
+            {"mode": "build"},
+            H100,
+            "built for sm_90 with the lock's nvcc and g++, ",
+        ),
+        (
+            CURRENT,
+            {},
+            H100,
+            "flash-attn-4 4.0.0b36, a wheel of the lock; nothing is built",
+        ),
+        (
+            CURRENT,
+            {},
+            [],
+            "flash-attn-4 4.0.0b36, a wheel of the lock; nothing is built",
+        ),
+        (
+            CURRENT,
+            {"mode": "build"},
+            H100,
+            "built for sm_90 with the lock's nvcc and g++, ",
+        ),
     ],
 )
 def test_the_plan_names_the_source(
-    environment: Environment, flash: dict[str, Any], gpus: Any, said: str, tmp_path: Path
+    environment: Environment,
+    flash: dict[str, Any],
+    gpus: Any,
+    said: str,
+    tmp_path: Path,
 ) -> None:
     job = make_job(tmp_path, environment, **flash)
     text = provide.describe_outlook(job, "conda", gpus)
@@ -130,8 +160,16 @@ def test_whether_the_prebuilt_wheel_fits(
     "name, sha256, said",
     [
         (PREBUILT, "0" * 64, f"not {'0' * 64}: it is not installed"),
-        (PREBUILT.replace("cp311", "cp310"), "0" * 64, "Python cp310, the environment has cp311"),
-        (PREBUILT.replace("linux_x86_64", "linux_aarch64"), "0" * 64, "platform linux_aarch64"),
+        (
+            PREBUILT.replace("cp311", "cp310"),
+            "0" * 64,
+            "Python cp310, the environment has cp311",
+        ),
+        (
+            PREBUILT.replace("linux_x86_64", "linux_aarch64"),
+            "0" * 64,
+            "platform linux_aarch64",
+        ),
         (f"missing/{PREBUILT}", "0" * 64, "is not a file"),
     ],
 )
@@ -172,11 +210,15 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def without_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def without_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[list[str]]:
     """No uv and no interpreter: what would be run is listed. The import of every wheel is right."""
     commands: list[list[str]] = []
     (tmp_path / "env").mkdir()
-    monkeypatch.setattr(provide, "run", lambda command, *a, **k: commands.append(command))
+    monkeypatch.setattr(
+        provide, "run", lambda command, *a, **k: commands.append(command)
+    )
     monkeypatch.setattr(provide.uv_program, "uv_environment", lambda *a: {})
     monkeypatch.setattr(provide, "probe_torch", lambda prefix: TORCH)
     monkeypatch.setattr(provide, "prove_import", lambda *a: Proof())
@@ -193,7 +235,9 @@ def install_cached(tmp_path: Path, without_processes: list[list[str]]) -> Instal
     pin = DEFAULT.flash_attn()
     assert pin
     key = make_key(pin, TORCH, ("90",))
-    wheel = make_wheel(tmp_path / f"flash_attn-{pin.version}-cp311-cp311-linux_x86_64.whl", {})
+    wheel = make_wheel(
+        tmp_path / f"flash_attn-{pin.version}-cp311-cp311-linux_x86_64.whl", {}
+    )
 
     def install(proof: Proof) -> str:
         job = make_job(tmp_path)
@@ -242,12 +286,16 @@ def test_a_prebuilt_wheel_of_an_earlier_lock_is_replaced(
 ) -> None:
     """It stayed, "as --wheel gave it", and was verified."""
     earlier = PREBUILT.replace("2.8.3", "2.8.2")
-    noted = InstalledWheel(earlier, "0" * 64, Origin.PREBUILT, record_sha256="installed")
+    noted = InstalledWheel(
+        earlier, "0" * 64, Origin.PREBUILT, record_sha256="installed"
+    )
     write_installed_wheel(tmp_path / "env", noted)
     text = install_cached(Proof())
     assert "as --wheel gave it" not in text and "from the cache" in text, text
     installed = read_installed_wheel(tmp_path / "env")
-    assert installed and installed.origin is Origin.CACHED and installed.version == "2.8.3"
+    assert (
+        installed and installed.origin is Origin.CACHED and installed.version == "2.8.3"
+    )
 
 
 def test_what_is_there_is_not_installed_again(
@@ -264,11 +312,15 @@ def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
     tmp_path: Path, without_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prebuilt = make_wheel(tmp_path / PREBUILT, {})
-    built = make_wheel(tmp_path / "built/flash_attn-2.8.3-cp311-cp311-linux_x86_64.whl", {})
+    built = make_wheel(
+        tmp_path / "built/flash_attn-2.8.3-cp311-cp311-linux_x86_64.whl", {}
+    )
     key = make_key(DEFAULT.flash_attn(), TORCH, ("90",))  # type: ignore[arg-type]
     brought = {
         sources.LockedPrebuilt: BroughtWheel(prebuilt, "0" * 64, Origin.PREBUILT),
-        sources.BuiltFromSource: BroughtWheel(built, "1" * 64, Origin.BUILT, f"{key}-x"),
+        sources.BuiltFromSource: BroughtWheel(
+            built, "1" * 64, Origin.BUILT, f"{key}-x"
+        ),
     }
     for kind, wheel in brought.items():
         monkeypatch.setattr(kind, "bring", lambda self, *a, wheel=wheel: wheel)
@@ -282,7 +334,9 @@ def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
     said = "the prebuilt wheel is not taken: flash-attn was installed and is not right, so it was"
     assert f"{said} removed again: cuda: out" in listener.text
     assert f"{built.name} is installed" in listener.text
-    assert prebuilt.exists(), "the file is as its hash says; the next GPU may be a sound one"
+    assert (
+        prebuilt.exists()
+    ), "the file is as its hash says; the next GPU may be a sound one"
     with pytest.raises(Stop, match="is not right, so it was removed again"):
         job = make_job(tmp_path, mode="wheel")
         provide.install(job, Path("uv"), H100, listener, prover)
@@ -314,7 +368,9 @@ def test_a_wheel_that_would_overwrite_flash_attn_4_is_refused(
     tmp_path: Path, without_processes: list[list[str]]
 ) -> None:
     """2.8.3 has a flash_attn/cute of its own: one would be made of the files of both."""
-    add_dist(tmp_path / "env", "flash_attn_4", "4.0.0b36", ["flash_attn/cute/__init__.py"])
+    add_dist(
+        tmp_path / "env", "flash_attn_4", "4.0.0b36", ["flash_attn/cute/__init__.py"]
+    )
     files = {"flash_attn/__init__.py": "", "flash_attn/cute/__init__.py": ""}
     wheel = BroughtWheel(make_wheel(tmp_path / PREBUILT, files), "0" * 64, Origin.GIVEN)
     job = make_job(tmp_path)

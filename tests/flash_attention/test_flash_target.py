@@ -34,7 +34,11 @@ def test_architectures_asked_for_and_refused() -> None:
     assert choose_architectures(make_gpus("10.0"), "12.9") == ["100"]
     v100 = make_gpus("7.0")
     b200 = make_gpus("10.0")
-    for gpus, asked, name in ((v100, "", "7.0"), (b200, "", "10.0"), ([], "120", "12.0")):
+    for gpus, asked, name in (
+        (v100, "", "7.0"),
+        (b200, "", "10.0"),
+        ([], "120", "12.0"),
+    ):
         refused = f"cannot be built for compute capability {name} with CUDA 12.4"
         with pytest.raises(Stop, match=refused):
             choose_architectures(gpus, "12.4", asked)
@@ -44,9 +48,7 @@ def test_a_torch_whose_version_would_be_a_path_is_refused(tmp_path: Path) -> Non
     """It becomes a part of a folder's name in the cache."""
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin/python"
-    answer = (
-        '{"version": "../../x", "cuda": "", "cxx11abi": true, "python": "cp311", "platform": "p"}'
-    )
+    answer = '{"version": "../../x", "cuda": "", "cxx11abi": true, "python": "cp311", "platform": "p"}'
     python.write_text(f"#!/bin/sh\necho '{answer}'\n")
     python.chmod(0o755)
     with pytest.raises(Stop, match="gives '../../x' as its version; reinstall torch"):
@@ -56,5 +58,7 @@ def test_a_torch_whose_version_would_be_a_path_is_refused(tmp_path: Path) -> Non
 def test_a_torch_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").symlink_to(sys.executable)
-    with pytest.raises(Stop, match="torch cannot be imported in .*No module named 'torch'"):
+    with pytest.raises(
+        Stop, match="torch cannot be imported in .*No module named 'torch'"
+    ):
         probe_torch(tmp_path)

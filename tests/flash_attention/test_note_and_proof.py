@@ -30,14 +30,26 @@ def test_the_installed_wheel_is_a_record(tmp_path: Path) -> None:
         f"{PREBUILT} {'0' * 64} --wheel",
         "",
         "[]",
-        json.dumps({"filename": "../x.whl", "sha256": "0", "key": "", "record_sha256": ""}),
-        json.dumps({"filename": PREBUILT, "sha256": "0", "key": "", "record_sha256": 5}),
         json.dumps(
-            {"filename": PREBUILT, "sha256": "0", "key": "", "record_sha256": "", "origin": "gift"}
+            {"filename": "../x.whl", "sha256": "0", "key": "", "record_sha256": ""}
+        ),
+        json.dumps(
+            {"filename": PREBUILT, "sha256": "0", "key": "", "record_sha256": 5}
+        ),
+        json.dumps(
+            {
+                "filename": PREBUILT,
+                "sha256": "0",
+                "key": "",
+                "record_sha256": "",
+                "origin": "gift",
+            }
         ),
     ],
 )
-def test_a_damaged_note_and_one_of_version_2_0_are_as_none(text: str, tmp_path: Path) -> None:
+def test_a_damaged_note_and_one_of_version_2_0_are_as_none(
+    text: str, tmp_path: Path
+) -> None:
     (tmp_path / "maximalcai-flash-attn").write_text(text)
     assert read_installed_wheel(tmp_path) is None
 
@@ -64,7 +76,12 @@ def test_a_damaged_note_and_one_of_version_2_0_are_as_none(text: str, tmp_path: 
         (
             {
                 "results": [
-                    {"check": "driver", "verdict": "fail", "summary": "x", "measured": {}},
+                    {
+                        "check": "driver",
+                        "verdict": "fail",
+                        "summary": "x",
+                        "measured": {},
+                    },
                     {
                         "check": "flash-attn",
                         "verdict": "fail",
@@ -77,15 +94,23 @@ def test_a_damaged_note_and_one_of_version_2_0_are_as_none(text: str, tmp_path: 
         ),
     ],
 )
-def test_the_verifiers_document_is_the_proof(document: dict[str, Any], proof: Proof) -> None:
+def test_the_verifiers_document_is_the_proof(
+    document: dict[str, Any], proof: Proof
+) -> None:
     assert read_proof(document, "Traceback\nit crashed\n") == proof
 
 
-def test_a_wheel_that_does_not_import_is_at_fault_and_a_crash_is_not(tmp_path: Path) -> None:
+def test_a_wheel_that_does_not_import_is_at_fault_and_a_crash_is_not(
+    tmp_path: Path,
+) -> None:
     python = tmp_path / "bin/python"
     python.parent.mkdir()
     for script, problem, at_fault in (
-        ("echo 'ImportError: undefined symbol' >&2; exit 1", "does not import: ImportError", True),
+        (
+            "echo 'ImportError: undefined symbol' >&2; exit 1",
+            "does not import: ImportError",
+            True,
+        ),
         ("kill -9 $$", "it does not import", False),
         ("echo 2.8.2", "version 2.8.2 was imported, not 2.8.3", True),
         ("echo 2.8.3", "", False),

@@ -36,7 +36,9 @@ def machine_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         (0.5, 64 * GIB, 1, 1),
     ],
 )
-def test_jobs_by_cpus_and_memory(cpus: float, free: int, threads: int, jobs: int) -> None:
+def test_jobs_by_cpus_and_memory(
+    cpus: float, free: int, threads: int, jobs: int
+) -> None:
     found = count_jobs(cpus, free, threads)
     assert found.count == jobs
     assert "free at" in found.reason
@@ -46,7 +48,9 @@ def test_jobs_that_were_asked_for_and_threads_that_are_no_number() -> None:
     jobs = choose_jobs(3, {})
     assert jobs.count == 3
     assert str(jobs).startswith("3 jobs at a time: as asked; ")
-    with pytest.raises(Stop, match="NVCC_THREADS=many: give a positive number, or unset it"):
+    with pytest.raises(
+        Stop, match="NVCC_THREADS=many: give a positive number, or unset it"
+    ):
         choose_jobs(None, {"NVCC_THREADS": "many"})
 
 
@@ -63,9 +67,19 @@ def test_a_build_takes_its_cpu_hours_by_the_jobs() -> None:
         ("12.4", "13.3.0", "", ""),
         ("12.4", "11.4.0", "", ""),
         ("12.6", "12.2.0", "", "nvcc is of CUDA 12.6, torch is built for 12.4"),
-        ("13.0", "12.2.0", "nvcc is of CUDA 13.0, torch is built for 12.4: install nvcc 12.4", ""),
+        (
+            "13.0",
+            "12.2.0",
+            "nvcc is of CUDA 13.0, torch is built for 12.4: install nvcc 12.4",
+            "",
+        ),
         ("", "12.2.0", "no nvcc found: install nvcc 12.4", ""),
-        ("12.4", "14.2.0", "g++ is 14.2.0, nvcc 12.4 takes up to 13: apt-get install g++-12", ""),
+        (
+            "12.4",
+            "14.2.0",
+            "g++ is 14.2.0, nvcc 12.4 takes up to 13: apt-get install g++-12",
+            "",
+        ),
         ("12.4", "", "no g++ found: apt-get install g++-12", ""),
     ],
 )
@@ -113,7 +127,10 @@ def test_the_nvcc_of_torchs_own_cuda_is_taken_before_another(tmp_path: Path) -> 
     older = make_cuda(tmp_path / "cuda-12.0", "12.0", evidence)
     same = make_cuda(tmp_path / "cuda-12.4", "12.4", evidence)
     make_program(tmp_path / "gcc/g++", "echo 12.2.0")
-    environ = {"CUDA_HOME": str(older), "PATH": f"{same}/bin:{tmp_path}/gcc:{os.defpath}"}
+    environ = {
+        "CUDA_HOME": str(older),
+        "PATH": f"{same}/bin:{tmp_path}/gcc:{os.defpath}",
+    }
     tools = find_toolchain(tmp_path / "env", "12.4", environ)
     assert (tools.cuda_home, tools.nvcc, tools.warning) == (same, "12.4", "")
     assert tools.headers == same / "include"

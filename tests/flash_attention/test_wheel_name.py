@@ -71,7 +71,9 @@ def test_what_is_no_name_of_a_wheel_is_refused(filename: str) -> None:
     with pytest.raises(InvalidWheelFilename):
         parse_wheel_filename(filename)
     assert parse_wheel_name(filename) is None
-    assert "is not the name of a flash-attn wheel" in str(find_misfit(filename, TORCH, GLIBC))
+    assert "is not the name of a flash-attn wheel" in str(
+        find_misfit(filename, TORCH, GLIBC)
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,8 +81,14 @@ def test_what_is_no_name_of_a_wheel_is_refused(filename: str) -> None:
     [
         (PREBUILT, None),
         ("flash_attn-2.8.3.post2-cp311-cp311-linux_x86_64.whl", None),
-        ("flash_attn-2.8.3-1-cp39-abi3-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl", None),
-        (PREBUILT.replace("torch2.5", "torch2.6"), "torch 2.6, the environment has 2.5"),
+        (
+            "flash_attn-2.8.3-1-cp39-abi3-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+            None,
+        ),
+        (
+            PREBUILT.replace("torch2.5", "torch2.6"),
+            "torch 2.6, the environment has 2.5",
+        ),
         (PREBUILT.replace("FALSE", "TRUE"), "C++ ABI TRUE, the environment has FALSE"),
         (PREBUILT.replace("cu12", "cu11"), "CUDA 11, the environment has 12"),
         (PREBUILT.replace("cp311", "cp310"), "Python cp310, the environment has cp311"),
@@ -89,9 +97,18 @@ def test_what_is_no_name_of_a_wheel_is_refused(filename: str) -> None:
             "platform win_amd64, this machine is linux_x86_64 with glibc 2.36",
         ),
         (PREBUILT.replace("linux_x86_64", "linux_aarch64"), "platform linux_aarch64"),
-        (PREBUILT.replace("linux_x", "manylinux_2_39_x"), "platform manylinux_2_39_x86_64"),
-        ("flash_attn-2.8.3-cp311-cp310-linux_x86_64.whl", "Python cp311 with the ABI cp310"),
-        ("xformers-2.8.3-cp311-cp311-linux_x86_64.whl", "is not the name of a flash-attn wheel"),
+        (
+            PREBUILT.replace("linux_x", "manylinux_2_39_x"),
+            "platform manylinux_2_39_x86_64",
+        ),
+        (
+            "flash_attn-2.8.3-cp311-cp310-linux_x86_64.whl",
+            "Python cp311 with the ABI cp310",
+        ),
+        (
+            "xformers-2.8.3-cp311-cp311-linux_x86_64.whl",
+            "is not the name of a flash-attn wheel",
+        ),
     ],
 )
 def test_which_part_of_a_wheel_does_not_fit(name: str, said: str | None) -> None:

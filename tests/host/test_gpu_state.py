@@ -51,16 +51,18 @@ SILENT = [
 
 @pytest.mark.parametrize("value", SILENT)
 @pytest.mark.parametrize("field", GPU_FIELDS, ids=lambda field: field.name)
-def test_what_a_gpu_does_not_say_is_no_fault(field: gpu_state.Field, value: str) -> None:
+def test_what_a_gpu_does_not_say_is_no_fault(
+    field: gpu_state.Field, value: str
+) -> None:
     assert judge({field.name: value}).verdict is Verdict.PASS
     rows = {ROWS_PENDING.name: value, ROWS_FAILED.name: value}
     assert judge({}, {}, rows=rows).verdict is Verdict.PASS
 
 
 def test_a_count_of_nothing_is_no_fault() -> None:
-    assert judge({}, {}, rows={ROWS_PENDING.name: "0", ROWS_FAILED.name: "0"}).summary == (
-        "no memory errors, no slowdown, full PCIe width"
-    )
+    assert judge(
+        {}, {}, rows={ROWS_PENDING.name: "0", ROWS_FAILED.name: "0"}
+    ).summary == ("no memory errors, no slowdown, full PCIe width")
 
 
 @pytest.mark.parametrize("field", GPU_FIELDS, ids=lambda field: field.name)
@@ -73,12 +75,17 @@ def test_only_fields_that_speak_of_memory_say_something_about_memory(
     if field.about is About.MEMORY:
         assert found.verdict is Verdict.FAIL and "is failing" in found.remedy
     else:
-        assert found.verdict is Verdict.WARN and "memory" not in found.summary + found.remedy
+        assert (
+            found.verdict is Verdict.WARN
+            and "memory" not in found.summary + found.remedy
+        )
 
 
 @pytest.mark.parametrize("value", ["[GPU requires reset]", "[GPU is lost]"])
 @pytest.mark.parametrize("field", GPU_FIELDS, ids=lambda field: field.name)
-def test_a_gpu_that_must_be_reset_says_so_in_any_field(field: gpu_state.Field, value: str) -> None:
+def test_a_gpu_that_must_be_reset_says_so_in_any_field(
+    field: gpu_state.Field, value: str
+) -> None:
     found = judge({}, {field.name: value})
     assert found.verdict is Verdict.FAIL and value in found.summary
     assert "must be reset" in found.remedy and "take another pod" in found.remedy
@@ -100,13 +107,19 @@ def test_rows_that_cannot_be_remapped() -> None:
 
 def test_memory_errors_come_before_a_slowdown() -> None:
     found = judge({UNCORRECTED.name: "3", HW_SLOWDOWN: "Active"})
-    assert found.verdict is Verdict.FAIL and "uncorrected memory errors: 3" in found.summary
+    assert (
+        found.verdict is Verdict.FAIL
+        and "uncorrected memory errors: 3" in found.summary
+    )
     assert found.details == ("GPU 0: hardware slowdown: Active",)
 
 
 def test_slowdown_and_link() -> None:
     found = judge({}, {HW_SLOWDOWN: "Active", LANES_NOW.name: "8"})
-    assert found.verdict is Verdict.WARN and "GPU 1: hardware slowdown: Active" in found.summary
+    assert (
+        found.verdict is Verdict.WARN
+        and "GPU 1: hardware slowdown: Active" in found.summary
+    )
     assert "PCIe link has 8 of 16 lanes" in found.details[0]
 
 
@@ -133,7 +146,10 @@ def test_a_field_that_the_driver_does_not_know_is_left_out(
     assert found.verdict is Verdict.FAIL
     assert "GPU 0: memory rows wait for a reset to be remapped: Yes" in found.summary
     # Both thermal reasons have one text.
-    assert found.details == ("GPU 0: hardware slowdown: Active", "GPU 0: thermal slowdown: Active")
+    assert found.details == (
+        "GPU 0: hardware slowdown: Active",
+        "GPU 0: thermal slowdown: Active",
+    )
     asked = (tmp_path / "asked").read_text().splitlines()
     assert len(asked) == 7
     assert "clocks_throttle_reasons.hw_slowdown" in asked[4] and "event" not in asked[4]
@@ -149,7 +165,10 @@ def test_rows_beside_a_warning_are_judged_and_the_warning_is_kept(
     assert found.verdict is Verdict.WARN and warning in found.summary
     monkeypatch.setenv("ECC", "7")
     found = judge_state(read_state())
-    assert found.verdict is Verdict.FAIL and "uncorrected memory errors: 7" in found.summary
+    assert (
+        found.verdict is Verdict.FAIL
+        and "uncorrected memory errors: 7" in found.summary
+    )
 
 
 def test_an_nvidia_smi_that_fails_or_is_gone_is_no_pass(
@@ -164,7 +183,10 @@ def test_an_nvidia_smi_that_fails_or_is_gone_is_no_pass(
     for name, value in make_smi(tmp_path, SAYS="sorry", EXIT="3").items():
         monkeypatch.setenv(name, value)
     found = judge_state(read_state())
-    assert found.verdict is Verdict.WARN and "nvidia-smi does not say: sorry" in found.summary
+    assert (
+        found.verdict is Verdict.WARN
+        and "nvidia-smi does not say: sorry" in found.summary
+    )
 
 
 def test_an_nvidia_smi_that_says_nothing_is_described(tmp_path: Path) -> None:

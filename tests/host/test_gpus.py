@@ -89,7 +89,9 @@ MISSED = [
         r"finds no GPU, and there should be one \(its driver is here\)",
         NOTHING,
     ),
-    Missed("nothing said", Trouble.NO_DEVICES, "finds no GPU", {"SAYS": " ", "EXIT": "0"}),
+    Missed(
+        "nothing said", Trouble.NO_DEVICES, "finds no GPU", {"SAYS": " ", "EXIT": "0"}
+    ),
     Missed(
         "seven of eight",
         Trouble.FEWER,
@@ -127,16 +129,24 @@ MISSED = [
         "mismatch",
         Trouble.FAILS,
         "Driver/library version mismatch",
-        {"SAYS": "Failed to initialize NVML: Driver/library version mismatch", "EXIT": "18"},
+        {
+            "SAYS": "Failed to initialize NVML: Driver/library version mismatch",
+            "EXIT": "18",
+        },
     ),
     Missed(
-        "crashed", Trouble.UNREADABLE, "which is not a GPU", {"NAME": "ERR!", "CAPABILITY": "[N/A]"}
+        "crashed",
+        Trouble.UNREADABLE,
+        "which is not a GPU",
+        {"NAME": "ERR!", "CAPABILITY": "[N/A]"},
     ),
     Missed(
         "lost",
         Trouble.FAILS,
         "Unable to determine the device handle",
-        {"SAYS": "Unable to determine the device handle for GPU 0000:0A:00.0: Unknown Error"},
+        {
+            "SAYS": "Unable to determine the device handle for GPU 0000:0A:00.0: Unknown Error"
+        },
     ),
 ]
 
@@ -177,14 +187,22 @@ def test_a_machine_with_all_of_its_gpus_is_healthy(tmp_path: Path) -> None:
     assert [found.arch for found in find_gpus(tmp_path, environ)] == ["90", "90"]
 
 
-@pytest.mark.parametrize("memory", ["[Insufficient Permissions]", "[N/A]", "[Not Supported]"])
-def test_a_gpu_that_does_not_tell_its_memory_is_a_gpu(memory: str, tmp_path: Path) -> None:
-    [found] = find_gpus(tmp_path, make_smi(tmp_path / "bin", MEMORY=memory, MIG="Enabled"))
+@pytest.mark.parametrize(
+    "memory", ["[Insufficient Permissions]", "[N/A]", "[Not Supported]"]
+)
+def test_a_gpu_that_does_not_tell_its_memory_is_a_gpu(
+    memory: str, tmp_path: Path
+) -> None:
+    [found] = find_gpus(
+        tmp_path, make_smi(tmp_path / "bin", MEMORY=memory, MIG="Enabled")
+    )
     assert found.memory == 0 and found.mig and found.capability == "9.0"
 
 
 @pytest.mark.parametrize("count", ["1", "8"])
-def test_rows_beside_a_warning_of_the_inforom_are_used(count: str, tmp_path: Path) -> None:
+def test_rows_beside_a_warning_of_the_inforom_are_used(
+    count: str, tmp_path: Path
+) -> None:
     """Exit 14: https://github.com/pytorch/pytorch/pull/87464"""
     facts = read_gpu_facts(
         tmp_path, make_smi(tmp_path / "bin", GPUS=count, WARNING=INFOROM, EXIT="14")
@@ -201,13 +219,19 @@ def test_a_warning_without_rows_is_no_answer(tmp_path: Path) -> None:
 
 def test_an_old_driver_is_named(tmp_path: Path) -> None:
     """https://github.com/huggingface/candle/issues/733"""
-    answers = {"DRIVER": "470.182.03", "NAME": "Tesla V100-SXM2-16GB", "UNKNOWN": "compute_cap"}
+    answers = {
+        "DRIVER": "470.182.03",
+        "NAME": "Tesla V100-SXM2-16GB",
+        "UNKNOWN": "compute_cap",
+    }
     asked = tmp_path / "asked"
     environ = make_smi(tmp_path / "bin", ASKED=str(asked), **answers)
     with pytest.raises(GpuError) as caught:
         find_gpus(tmp_path, environ)
     assert caught.value.trouble is Trouble.OLD_DRIVER
-    assert "the driver 470.182.03 of Tesla V100-SXM2-16GB is too old" in str(caught.value)
+    assert "the driver 470.182.03 of Tesla V100-SXM2-16GB is too old" in str(
+        caught.value
+    )
     assert "a pod cannot upgrade it: take another pod" in str(caught.value)
     queries = asked.read_text().splitlines()
     assert len(queries) == 2 and "compute_cap" not in queries[1]
@@ -216,7 +240,9 @@ def test_an_old_driver_is_named(tmp_path: Path) -> None:
 def test_an_old_nvidia_smi_beside_a_new_driver_is_named(tmp_path: Path) -> None:
     """https://github.com/canonical/inference-snaps/issues/89"""
     environ = make_smi(tmp_path / "bin", DRIVER="580.95.05", UNKNOWN="compute_cap")
-    with pytest.raises(GpuError, match="older than the driver 580.95.05 .* first on PATH"):
+    with pytest.raises(
+        GpuError, match="older than the driver 580.95.05 .* first on PATH"
+    ):
         find_gpus(tmp_path, environ)
 
 
@@ -232,12 +258,16 @@ def test_a_driver_too_old_for_the_locked_cuda_is_found() -> None:
     assert "filtering for CUDA 12.4 or newer" in found.remedy
 
 
-def test_an_nvidia_smi_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_nvidia_smi_that_hangs_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def hang(*command: Any, **options: Any) -> tuple[None, str, str]:
         return None, "", "no answer within 60 s"
 
     monkeypatch.setattr("lockedenv.host.nvidia_smi.ask", hang)
-    with pytest.raises(GpuError, match="does not answer .no answer within 60 s.; the GPU or its"):
+    with pytest.raises(
+        GpuError, match="does not answer .no answer within 60 s.; the GPU or its"
+    ):
         find_gpus(tmp_path, make_smi(tmp_path / "bin"))
 
 

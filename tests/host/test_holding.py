@@ -16,12 +16,16 @@ from lockedenv.host.locking import holding
 HOLDER = Path(__file__).with_name("hold_a_lock.py")
 
 
-def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(tmp_path: Path) -> None:
+def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(
+    tmp_path: Path,
+) -> None:
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
     command = [sys.executable, str(HOLDER), str(tmp_path / "lock")]
     holder = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
     assert holder.stdout and holder.stdout.readline() == "held\n"
-    said = rf"it is held by process {holder.pid} on \S+ since .*; wait for it, or stop it"
+    said = (
+        rf"it is held by process {holder.pid} on \S+ since .*; wait for it, or stop it"
+    )
     with pytest.raises(Stop, match=said):
         with holding(tmp_path / "lock", "it", print, patience=0.3):
             pass
@@ -42,6 +46,8 @@ def test_what_is_no_file_is_named(kind: str, tmp_path: Path) -> None:
         lock.mkdir()
     else:
         lock.symlink_to("/dev/zero")
-    with pytest.raises(Stop, match=f"{lock} is not a regular file, and cannot be locked; remove"):
+    with pytest.raises(
+        Stop, match=f"{lock} is not a regular file, and cannot be locked; remove"
+    ):
         with holding(lock, "it", print):
             pass

@@ -35,7 +35,14 @@ OF_LAUNCHERS = (
     "MASTER_PORT",
 )
 # What changes how a program computes, or where it finds things, stays the user's.
-OF_THE_USER = ("NCCL_DEBUG", "OMP_NUM_THREADS", "HF_HOME", "CUDA_HOME", "RUNPOD_GPU_COUNT", "LANG")
+OF_THE_USER = (
+    "NCCL_DEBUG",
+    "OMP_NUM_THREADS",
+    "HF_HOME",
+    "CUDA_HOME",
+    "RUNPOD_GPU_COUNT",
+    "LANG",
+)
 
 
 @pytest.mark.parametrize("name", OF_LAUNCHERS)
@@ -61,10 +68,15 @@ def test_a_child_finds_the_prefix_first_and_fetches_nothing() -> None:
     assert child["HF_HUB_OFFLINE"] == "1" and child["PYTHONDONTWRITEBYTECODE"] == "1"
     assert child["PYTHONPATH"] == str(ROOT / "scripts")
     child = child_environment(Path("/prefix"), "cuda", {})
-    assert child["PATH"] == f"/prefix/bin:{os.defpath}" and "CUDA_VISIBLE_DEVICES" not in child
+    assert (
+        child["PATH"] == f"/prefix/bin:{os.defpath}"
+        and "CUDA_VISIBLE_DEVICES" not in child
+    )
 
 
 def test_the_report_names_what_was_cleared() -> None:
     environ = clean_environ(MV2_COMM_WORLD_SIZE="4", ACCELERATE_USE_FP8="true")
     done = sh(sys.executable, VERIFY, "--only", "locks", check=False, env=environ)
-    assert "cleared for the checks: ACCELERATE_USE_FP8, MV2_COMM_WORLD_SIZE" in done.stdout
+    assert (
+        "cleared for the checks: ACCELERATE_USE_FP8, MV2_COMM_WORLD_SIZE" in done.stdout
+    )

@@ -31,7 +31,9 @@ def quota_in(folder: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("has_mount_table", [True, False])
-def test_a_quota_of_v1_without_the_link_cpu(has_mount_table: bool, tmp_path: Path) -> None:
+def test_a_quota_of_v1_without_the_link_cpu(
+    has_mount_table: bool, tmp_path: Path
+) -> None:
     """https://github.com/canonical/lxd/issues/3957"""
     files = quota_in("sys/fs/cgroup/cpu,cpuacct/docker/x")
     files["proc/self/cgroup"] = "3:cpu,cpuacct:/docker/x\n1:name=systemd:/\n"
@@ -55,7 +57,9 @@ def test_the_names_of_a_hierarchy_in_another_order(tmp_path: Path) -> None:
 def test_a_hierarchy_that_is_mounted_elsewhere(tmp_path: Path) -> None:
     files = quota_in("cgroups of all/cpu/job")
     files["proc/self/cgroup"] = "2:cpu:/job\n"
-    files["proc/self/mountinfo"] = mounted(r"/cgroups\040of\040all/cpu", "/", "cgroup", "cpu")
+    files["proc/self/mountinfo"] = mounted(
+        r"/cgroups\040of\040all/cpu", "/", "cgroup", "cpu"
+    )
     assert cpu_limit(make_root(tmp_path, files)) == 2.5
 
 
@@ -87,7 +91,9 @@ def test_memory_of_v1_beside_v2(tmp_path: Path) -> None:
     files = {
         "proc/meminfo": "MemTotal: 263856664 kB\nMemAvailable: 251658240 kB\n",
         "proc/self/cgroup": "4:memory:/job\n0::/job\n",
-        "proc/self/mountinfo": mounted("/sys/fs/cgroup/unified", "/", "cgroup2", "nsdelegate")
+        "proc/self/mountinfo": mounted(
+            "/sys/fs/cgroup/unified", "/", "cgroup2", "nsdelegate"
+        )
         + mounted("/sys/fs/cgroup/memory", "/", "cgroup", "memory"),
         "sys/fs/cgroup/memory/job/memory.limit_in_bytes": str(16 * GIB),
         "sys/fs/cgroup/memory/job/memory.usage_in_bytes": str(10 * GIB),

@@ -39,7 +39,9 @@ def wait_until_it_ends(pid: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_program_ends_with_the_one_that_started_it(number: int) -> None:
     command = [sys.executable, PROGRAMS / "start_and_wait.py"]
-    with subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        command, env=ENVIRON, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert is_running(pid)
@@ -84,10 +86,9 @@ def test_a_script_without_its_interpreter_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_program_has_the_environment_that_it_is_given_and_no_more() -> None:
-    assert ask(["env"], env={"PATH": os.environ["PATH"], "A": "b c"})[1].splitlines() == [
-        f"PATH={os.environ['PATH']}",
-        "A=b c",
-    ]
+    assert ask(["env"], env={"PATH": os.environ["PATH"], "A": "b c"})[
+        1
+    ].splitlines() == [f"PATH={os.environ['PATH']}", "A=b c"]
     assert ask(["/usr/bin/env"], env={}) == (0, "", "")
     assert ask(["/usr/bin/env"], env={"LC_CTYPE": "C"})[1] == "LC_CTYPE=C\n"
 
@@ -112,7 +113,9 @@ def test_many_threads_start_programs_at_once() -> None:
         return ask(["sh", "-c", f"echo $(({number} + 1))"])[1].strip()
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(add, range(40))) == [str(number + 1) for number in range(40)]
+        assert list(pool.map(add, range(40))) == [
+            str(number + 1) for number in range(40)
+        ]
 
 
 def test_arguments_are_passed_as_they_are() -> None:

@@ -13,7 +13,9 @@ from lockedenv.host.pythons import find_python, how_to_get
 VERSION = "3.19"  # of no Python yet
 
 
-def make_python(folder: Path, version: str = VERSION, name: str = f"python{VERSION}") -> Path:
+def make_python(
+    folder: Path, version: str = VERSION, name: str = f"python{VERSION}"
+) -> Path:
     """A program that says of itself what a Python of the version says."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / name
@@ -48,7 +50,9 @@ def test_a_python_is_found_where_its_tool_keeps_it(place: str, tmp_path: Path) -
         ("XDG_DATA_HOME", "uv/python/cpython-3.19.0-linux-x86_64-gnu/bin"),
     ],
 )
-def test_a_python_is_found_where_a_variable_says(variable: str, place: str, tmp_path: Path) -> None:
+def test_a_python_is_found_where_a_variable_says(
+    variable: str, place: str, tmp_path: Path
+) -> None:
     root = tmp_path / "elsewhere"
     python = make_python(root / place)
     value = root / "pyenv" if variable == "PYENV_ROOT" else root
@@ -59,12 +63,18 @@ def test_a_python_is_found_where_a_variable_says(variable: str, place: str, tmp_
 def test_a_python_of_another_version_is_not_taken(tmp_path: Path) -> None:
     make_python(tmp_path / "path", version="3.18")
     make_python(tmp_path / "path", version="3.18", name="python3")
-    assert find_python(VERSION, {"HOME": str(tmp_path), "PATH": str(tmp_path / "path")}) is None
+    assert (
+        find_python(VERSION, {"HOME": str(tmp_path), "PATH": str(tmp_path / "path")})
+        is None
+    )
 
 
 def test_a_python3_of_the_version_is_taken(tmp_path: Path) -> None:
     python = make_python(tmp_path / "path", name="python3")
-    assert find_python(VERSION, {"HOME": str(tmp_path), "PATH": str(tmp_path / "path")}) == python
+    assert (
+        find_python(VERSION, {"HOME": str(tmp_path), "PATH": str(tmp_path / "path")})
+        == python
+    )
 
 
 def test_the_prefix_that_is_made_anew_gives_no_python(tmp_path: Path) -> None:
@@ -84,8 +94,13 @@ def test_the_remedy_is_a_package_that_the_distribution_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Debian 12 it was `apt-get install python3.12`, which it does not have."""
-    answers = {"python3.11": "  Candidate: 3.11.2-6\n", "python3.12": "  Candidate: (none)\n"}
-    monkeypatch.setattr(pythons, "ask", lambda command, *a: (0, answers[command[-1]], ""))
+    answers = {
+        "python3.11": "  Candidate: 3.11.2-6\n",
+        "python3.12": "  Candidate: (none)\n",
+    }
+    monkeypatch.setattr(
+        pythons, "ask", lambda command, *a: (0, answers[command[-1]], "")
+    )
     (tmp_path / "apt-cache").touch(mode=0o755)
     environ = {"PATH": str(tmp_path)}
     assert how_to_get("3.11", environ) == "apt-get install python3.11"

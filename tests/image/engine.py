@@ -23,7 +23,12 @@ HERE = Path(__file__).parent
 GIGABYTE = 10**9
 NOT_COPIED = (".git", "__pycache__", ".*_cache")
 # --disable-compression: each layer lies there 4 times otherwise.
-OPTIONS = ("--format=docker", "--layers", "--network=host", "--disable-compression=false")
+OPTIONS = (
+    "--format=docker",
+    "--layers",
+    "--network=host",
+    "--disable-compression=false",
+)
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,27 @@ class Engine:
 
     def build(self, target: str, **arguments: str) -> Image:
         """The image of a target. `arguments`: build arguments."""
-        given = {"BASE": "localhost/base", "BACKEND": "pip", "FLASH_ATTN": "none", **arguments}
+        given = {
+            "BASE": "localhost/base",
+            "BACKEND": "pip",
+            "FLASH_ATTN": "none",
+            **arguments,
+        }
         words = [f"--build-arg={name}={value}" for name, value in given.items()]
         names = [f"--target={target}", f"--tag={target}"]
-        self.sh('buildah build "$@"', *OPTIONS, *names, *words, *self.index_volumes, self.project)
+        self.sh(
+            'buildah build "$@"',
+            *OPTIONS,
+            *names,
+            *words,
+            *self.index_volumes,
+            self.project,
+        )
         inspected = self.sh('buildah inspect --type image "$1"', target).stdout
         found = json.loads(inspected)["Docker"]
-        known = json.loads((self.folder / "storage/overlay-layers/layers.json").read_text())
+        known = json.loads(
+            (self.folder / "storage/overlay-layers/layers.json").read_text()
+        )
         sizes = {}
         for layer in known:
             if "diff-digest" in layer:

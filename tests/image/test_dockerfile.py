@@ -40,7 +40,9 @@ class Stage:
         for instruction in self.instructions:
             word, *arguments = shlex.split(instruction)
             if word == "COPY":
-                paths = [argument for argument in arguments if not argument.startswith("--")]
+                paths = [
+                    argument for argument in arguments if not argument.startswith("--")
+                ]
                 found.append(Copy(tuple(paths[:-1]), paths[-1]))
         return found
 
@@ -48,7 +50,9 @@ class Stage:
 def read_stages() -> dict[str, Stage]:
     """The stages of the Dockerfile, by name."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line for line in text.splitlines() if line.strip() and not line.startswith("#")
+    ]
     stages: dict[str, Stage] = {}
     name = ""
     parent = ""
@@ -108,7 +112,13 @@ def test_the_set_up_runs_from_what_is_copied(environment: str, tmp_path: Path) -
     copy_into(tmp_path, f"locks-{environment}", "installed")
     options = ["--environment", environment, "--prefix", tmp_path / "env", "--dry-run"]
     done = run(
-        tmp_path, tmp_path / SETUP, "--cache", tmp_path / "cache", "--backend", "pip", *options
+        tmp_path,
+        tmp_path / SETUP,
+        "--cache",
+        tmp_path / "cache",
+        "--backend",
+        "pip",
+        *options,
     )
     assert done.returncode == 0, done.stdout
     assert "this was a dry run" in done.stdout
@@ -118,11 +128,19 @@ def test_the_set_up_runs_from_what_is_copied(environment: str, tmp_path: Path) -
 
 def test_every_room_that_runs_is_copied_and_no_other(tmp_path: Path) -> None:
     copy_into(tmp_path, "installed")
-    rooms = {path.name for path in (ROOT / "scripts/lockedenv").iterdir() if path.is_dir()}
-    copied = {path.name for path in (tmp_path / "scripts/lockedenv").iterdir() if path.is_dir()}
+    rooms = {
+        path.name for path in (ROOT / "scripts/lockedenv").iterdir() if path.is_dir()
+    }
+    copied = {
+        path.name
+        for path in (tmp_path / "scripts/lockedenv").iterdir()
+        if path.is_dir()
+    }
     assert copied == rooms - NOT_COPIED - {"__pycache__"}
     modules = {path.name for path in (ROOT / "scripts/lockedenv").glob("*.py")}
-    assert {path.name for path in (tmp_path / "scripts/lockedenv").glob("*.py")} == modules
+    assert {
+        path.name for path in (tmp_path / "scripts/lockedenv").glob("*.py")
+    } == modules
 
 
 def test_a_change_of_other_files_leaves_the_layer_of_gigabytes(tmp_path: Path) -> None:

@@ -30,20 +30,28 @@ OTHER_FILES = (
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     if os.getuid():
-        pytest.skip("an image is built and mounted here by root alone: run the tests as root")
+        pytest.skip(
+            "an image is built and mounted here by root alone: run the tests as root"
+        )
     missing = [name for name in ("buildah", "debootstrap") if not shutil.which(name)]
     if missing:
         install = f"apt-get install {' '.join(missing)}"
-        pytest.skip(f"no {' and no '.join(missing)} here to build an image with: {install}")
+        pytest.skip(
+            f"no {' and no '.join(missing)} here to build an image with: {install}"
+        )
     folder = tmp_path_factory.mktemp("image")
     free = shutil.disk_usage(folder).free
     if free < NEEDED:
-        pytest.skip(f"building an image takes 25 GB at {folder}, {free / 1e9:.0f} GB are free")
+        pytest.skip(
+            f"building an image takes 25 GB at {folder}, {free / 1e9:.0f} GB are free"
+        )
     try:
         made = Engine(folder)
         info = made.sh("buildah info", check=False)
         if info.returncode:
-            pytest.skip(f"buildah cannot mount layers here: {info.stdout.splitlines()[-1]}")
+            pytest.skip(
+                f"buildah cannot mount layers here: {info.stdout.splitlines()[-1]}"
+            )
         made.make_base()
         yield made
     finally:
@@ -72,7 +80,9 @@ def test_the_image_verifies_itself_as_its_user_where_nothing_can_be_written(
     odd = re.findall(r"^(?:FAIL|WARN) +(\S+)", done.stdout, re.M)
     assert odd == ["vulnerabilities", "trainer-resume"], done.stdout
     reasons = re.findall(r"^SKIP +\S+ +(.+)", done.stdout, re.M)
-    assert [reason for reason in reasons if not reason.startswith(USUAL)] == [], done.stdout
+    assert [
+        reason for reason in reasons if not reason.startswith(USUAL)
+    ] == [], done.stdout
     module = f"{PREFIX}/lib/python{Environment(ROOT).python}/site-packages/idna/core.py"
     damage = f'echo >>"$root{module}"'
     done = engine.run(image, [*command, "--only", "files"], damage)
@@ -93,7 +103,10 @@ def test_the_image_says_what_it_is_and_how_it_is_asked_for_its_health(
     for name, value in image.config["Labels"].items():
         if name.startswith("maximalcai."):
             labels[name] = value
-    assert labels == {"maximalcai.environment": "default", "maximalcai.lock-digest": LOCK}
+    assert labels == {
+        "maximalcai.environment": "default",
+        "maximalcai.lock-digest": LOCK,
+    }
     kind, *command = image.config["Healthcheck"]["Test"]
     assert kind == "CMD" and command[-2:] == ["--level", "quick"]
     done = engine.run(image, command)

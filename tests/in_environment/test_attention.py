@@ -21,7 +21,9 @@ def shorten(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(128 if length in (256, 512) else length for length in shape)
 
 
-def compare_shorter(kernel: Any, reference: Any, shape: Any, *more: Any) -> tuple[float, float]:
+def compare_shorter(
+    kernel: Any, reference: Any, shape: Any, *more: Any
+) -> tuple[float, float]:
     return COMPARE(kernel, reference, shorten(shape), *more)
 
 
@@ -30,7 +32,9 @@ def shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (attention, flash_attention):
         monkeypatch.setattr(module, "compare_attention", compare_shorter)
         monkeypatch.setattr(
-            module, "make_inputs", lambda shape, *more: MAKE_INPUTS(shorten(shape), *more)
+            module,
+            "make_inputs",
+            lambda shape, *more: MAKE_INPUTS(shorten(shape), *more),
         )
 
 
@@ -47,7 +51,9 @@ def make_functions(
             return out, None
         return out
 
-    def packed(q: Any, k: Any, v: Any, *, cu_seqlens_q: Any, causal: bool, **more: Any) -> Any:
+    def packed(
+        q: Any, k: Any, v: Any, *, cu_seqlens_q: Any, causal: bool, **more: Any
+    ) -> Any:
         lengths = (cu_seqlens_q[1:] - cu_seqlens_q[:-1]).tolist()
         outputs = []
         for row in zip(q.split(lengths), k.split(lengths), v.split(lengths)):
@@ -77,7 +83,9 @@ def use_version_4(
     """The check's result where FlashAttention 4 is the stand-in, on a GPU of that capability."""
     parent: Any = types.ModuleType("flash_attn")
     module: Any = types.ModuleType("flash_attn.cute")
-    module.flash_attn_func, module.flash_attn_varlen_func = make_functions(lse=True, **fault)
+    module.flash_attn_func, module.flash_attn_varlen_func = make_functions(
+        lse=True, **fault
+    )
     parent.cute = module
     monkeypatch.setitem(sys.modules, "flash_attn", parent)
     monkeypatch.setitem(sys.modules, "flash_attn.cute", module)
@@ -90,10 +98,15 @@ VERSIONS = pytest.mark.parametrize("check", [use_version_2, use_version_4])
 
 @pytest.mark.usefixtures("shorter")
 @VERSIONS
-def test_flash_attn_check_passes_right_kernels(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_attn_check_passes_right_kernels(
+    check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = check(monkeypatch)
     assert result.verdict == "pass" and "12 cases" in result.summary, result
-    assert result.measured["compute_s"] > 0 and "float16 d128 causal error" in result.measured
+    assert (
+        result.measured["compute_s"] > 0
+        and "float16 d128 causal error" in result.measured
+    )
     assert "bfloat16 d128 variable length error" in result.measured
 
 
@@ -107,7 +120,10 @@ def test_flash_attn_check_fails_wrong_kernels(
 ) -> None:
     result = check(monkeypatch, **fault)
     assert result.verdict == "fail" and "bound" in result.summary
-    assert 'attn_implementation="sdpa"' in result.remedy and "--skip flash-attn" in result.remedy
+    assert (
+        'attn_implementation="sdpa"' in result.remedy
+        and "--skip flash-attn" in result.remedy
+    )
     if check is use_version_2:
         assert "delete its wheel" in result.remedy
 
@@ -116,10 +132,15 @@ def test_flash_attn_check_names_the_fallback_where_version_4_does_not_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        flash_attention, "compare_attention", raise_error("cudaErrorNoKernelImageForDevice")
+        flash_attention,
+        "compare_attention",
+        raise_error("cudaErrorNoKernelImageForDevice"),
     )
     result = use_version_4(monkeypatch)
-    assert result.verdict == "fail" and "does not run on this GPU (sm_90)" in result.summary
+    assert (
+        result.verdict == "fail"
+        and "does not run on this GPU (sm_90)" in result.summary
+    )
     assert "cudaErrorNoKernelImage" in result.summary and '"sdpa"' in result.remedy
 
 
@@ -127,7 +148,11 @@ def test_flash_attn_check_warns_where_version_4_has_no_backward(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = use_version_4(monkeypatch, capability=(8, 0))
-    assert result.verdict == "warn" and "sm_80" in result.summary and '"sdpa"' in result.remedy
+    assert (
+        result.verdict == "warn"
+        and "sm_80" in result.summary
+        and '"sdpa"' in result.remedy
+    )
 
 
 def test_flash_attn_check_fails_where_it_is_told_to_compile_for_another_gpu(
@@ -146,9 +171,15 @@ def test_flash_attn_check_fails_where_it_is_told_to_compile_for_another_gpu(
     ],
 )
 def test_flash_attn_check_says_which_version_is_there(
-    installed: dict[str, str], device: str, verdict: str, text: str, monkeypatch: pytest.MonkeyPatch
+    installed: dict[str, str],
+    device: str,
+    verdict: str,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(flash_attention, "read_version", lambda name: installed.get(name, ""))
+    monkeypatch.setattr(
+        flash_attention, "read_version", lambda name: installed.get(name, "")
+    )
     result = flash_attention.flash_attn(device)
     assert result.verdict == verdict and text in result.summary
 
@@ -167,8 +198,12 @@ def test_flash_attn_check_fails_two_versions_with_a_file_in_common(
     assert result.verdict == "fail"
     assert "both have flash_attn/cute/interface.py" in result.summary
     files["flash-attn"].pop()
-    monkeypatch.setattr(flash_attention, "check_version_2", lambda *about: passed("2 is right"))
-    monkeypatch.setattr(flash_attention, "check_version_4", lambda *about: warned("4", "sdpa"))
+    monkeypatch.setattr(
+        flash_attention, "check_version_2", lambda *about: passed("2 is right")
+    )
+    monkeypatch.setattr(
+        flash_attention, "check_version_4", lambda *about: warned("4", "sdpa")
+    )
     result = flash_attention.flash_attn("cuda")
     assert (result.verdict, result.summary) == ("warn", "4; 2 is right")
 
@@ -184,7 +219,9 @@ def test_sdpa_check_fails_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("shorter")
-def test_sdpa_check_fails_a_backend_that_fell_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sdpa_check_fails_a_backend_that_fell_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The values are right, and another kernel computed them than the one that was asked for."""
 
     def fall_back(q: Any, k: Any, v: Any, is_causal: bool) -> Any:
@@ -213,10 +250,14 @@ def make_gpu_check(
 
     monkeypatch.setattr(attention, "find_operators", find_operators)
     monkeypatch.setattr(
-        attention, "compare_attention", lambda *about: compare_shorter(*about[:4], "cpu")
+        attention,
+        "compare_attention",
+        lambda *about: compare_shorter(*about[:4], "cpu"),
     )
     monkeypatch.setattr(
-        attention, "make_inputs", lambda shape, dtype, _: MAKE_INPUTS(shorten(shape), dtype, "cpu")
+        attention,
+        "make_inputs",
+        lambda shape, dtype, _: MAKE_INPUTS(shorten(shape), dtype, "cpu"),
     )
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", kernel)
     return partial(attention.sdpa, "cuda")
@@ -243,7 +284,10 @@ def test_cudnn_attention_without_a_plan_is_told_and_no_failure(
 ) -> None:
     result = make_gpu_check(monkeypatch, raise_error(text))()
     assert result.verdict == "pass", result.summary
-    assert "; not available, and used only on demand: cudnn_attention causal" in result.summary
+    assert (
+        "; not available, and used only on demand: cudnn_attention causal"
+        in result.summary
+    )
     assert text[:60] in result.summary
 
 
@@ -251,12 +295,20 @@ def test_cudnn_attention_that_is_wrong_or_breaks_off_is_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
-        wrong = make_gpu_check(patch, lambda *inputs: attention.plain_attention(*inputs) * 1.05)
+        wrong = make_gpu_check(
+            patch, lambda *inputs: attention.plain_attention(*inputs) * 1.05
+        )
         result = wrong()
         assert result.verdict == "fail" and "cudnn_attention" in result.summary
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="illegal memory access"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RuntimeError, match="illegal memory access"),
+    ):
         make_gpu_check(patch, raise_error("CUDA error: an illegal memory access"))()
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="No available kernel"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RuntimeError, match="No available kernel"),
+    ):
         make_gpu_check(
             patch, attention.plain_attention, others=raise_error("No available kernel")
         )()

@@ -11,7 +11,13 @@ from typing import Any, Iterator
 import pytest
 import torch
 from lockedenv.provenance.certificate import task
-from lockedenv.provenance.certificate.document import Certificate, Precision, Row, RowName, Task
+from lockedenv.provenance.certificate.document import (
+    Certificate,
+    Precision,
+    Row,
+    RowName,
+    Task,
+)
 from lockedenv.provenance.certificate.judge import compare_certificates, find_deviations
 from lockedenv.provenance.certificate.words import describe_judgement, describe_place
 
@@ -87,7 +93,9 @@ def test_two_runs_are_bit_for_bit_equal_and_a_wrong_kernel_is_named(
     for made_with in ({}, {"CPU": "another"}):
         text = said(right, certificate(**made_with))
         assert "they do NOT compute the same" in text
-        assert text.count("DIFFERENT from step 0, layers.0.self_attn.o_proj on") == 3, text
+        assert (
+            text.count("DIFFERENT from step 0, layers.0.self_attn.o_proj on") == 3
+        ), text
         assert "full eager fp32              bit for bit equal" in text
         assert "what differs is sdpa; eager computes the same" in text
 
@@ -97,12 +105,16 @@ def test_two_runs_are_bit_for_bit_equal_and_a_wrong_kernel_is_named(
     assert places(right.rows[SDPA_FP32], row)[0] == "step 2, the loss"
 
 
-def test_another_start_or_batch_is_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_start_or_batch_is_another_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The figures depend on what they claim to: a digest over nothing would be equal too."""
     first = task.train(EAGER_FP32, "cpu", 1)
     monkeypatch.setitem(task.RATES, "full", 5.1e-4)
     other = task.train(EAGER_FP32, "cpu", 1)
-    assert places(first, other) == ["the final weights"], "one step: only what it has left differs"
+    assert places(first, other) == [
+        "the final weights"
+    ], "one step: only what it has left differs"
     assert len(first.tensors) > 40
     for name, value in first.tensors.items():
         assert value > 0 or "rotary" in name

@@ -20,9 +20,20 @@ def verify(name: str, **variables: str) -> str:
     """The verifier's line of one check, in processes of its own, with more variables."""
     environ = {**os.environ, **variables}
     environ.pop("PYTHONPATH", None)
-    command = [sys.executable, "scripts/verify_environment.py", "--gpu", "off", "--only", name]
+    command = [
+        sys.executable,
+        "scripts/verify_environment.py",
+        "--gpu",
+        "off",
+        "--only",
+        name,
+    ]
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=REPOSITORY,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     return done.stdout.decode()
 
@@ -35,7 +46,9 @@ def test_triton_compiles_for_a_gpu_that_is_not_there() -> None:
 
 
 @pytest.mark.usefixtures("own_variables")
-def test_triton_compiles_for_the_gpu_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_compiles_for_the_gpu_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FLASH_ATTENTION_ARCH", "sm_80")
     assert "compiled for sm_80, not run" in compilers.triton_kernel("cpu").summary
     monkeypatch.setenv("FLASH_ATTENTION_ARCH", "an H100")
@@ -44,10 +57,14 @@ def test_triton_compiles_for_the_gpu_that_is_asked_for(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("own_variables")
-def test_triton_check_fails_code_for_another_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_check_fails_code_for_another_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(compilers, "read_cubin_architecture", lambda cubin: 80)
     result = compilers.triton_kernel("cpu")
-    assert result.verdict == "fail" and "code for sm_80, not for sm_90" in result.summary
+    assert (
+        result.verdict == "fail" and "code for sm_80, not for sm_90" in result.summary
+    )
 
 
 @pytest.mark.usefixtures("own_variables")
@@ -61,11 +78,15 @@ def test_triton_check_refuses_the_assembler_of_a_system_cuda(
 
 def test_triton_check_in_the_verifier_is_compiled_and_no_pass() -> None:
     output = verify("triton")
-    assert "COMPILED  triton" in output and "0 passed, 1 compiled but not run" in output, output
+    assert (
+        "COMPILED  triton" in output and "0 passed, 1 compiled but not run" in output
+    ), output
     assert "verified: " not in output
 
 
-def test_torch_compile_check_fails_when_compiled_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_compile_check_fails_when_compiled_differs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: lambda x: model(x) * 1.1)
     result = compilers.torch_compile("cpu")
     assert result.verdict == "fail" and "difference from eager" in result.summary
@@ -88,7 +109,9 @@ def test_torch_compile_check_fails_where_a_variable_turns_it_off(variable: str) 
     assert f"> unset {variable}" in output
 
 
-def test_torch_compile_check_fails_where_errors_fall_back_to_eager(tmp_path: Path) -> None:
+def test_torch_compile_check_fails_where_errors_fall_back_to_eager(
+    tmp_path: Path,
+) -> None:
     """TORCHDYNAMO_SUPPRESS_ERRORS runs the model as it is where the compiler fails."""
     compiler = tmp_path / "g++"
     compiler.write_text("#!/bin/sh\nexit 1\n")
@@ -136,13 +159,17 @@ def test_nothing_is_taken_from_a_system_cuda(tmp_path: Path) -> None:
         tool.write_text(f"#!/bin/sh\necho $0 >>{tmp_path}/started\nexit 1\n")
         tool.chmod(0o755)
     names = []
-    for library in Path(sys.prefix).glob("lib/python3*/site-packages/nvidia/**/lib*.so*"):
+    for library in Path(sys.prefix).glob(
+        "lib/python3*/site-packages/nvidia/**/lib*.so*"
+    ):
         if not library.name.startswith(found_first or "-"):
             names.append(library.name)
     assert names, "there are no wheels of CUDA"
     for name in names:
         (library_folder / name).write_bytes(b"of another CUDA")
-    environ: dict[str, Any] = child_environment(Path(sys.prefix), "cpu", dict(os.environ))
+    environ: dict[str, Any] = child_environment(
+        Path(sys.prefix), "cpu", dict(os.environ)
+    )
     environ.update(
         CUDA_HOME=str(cuda),
         CUDA_PATH=str(cuda),
@@ -152,7 +179,13 @@ def test_nothing_is_taken_from_a_system_cuda(tmp_path: Path) -> None:
     )
     command = [sys.executable, str(SYSTEM_CUDA), str(cuda)]
     done = subprocess.run(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    assert done.returncode == 0 and "nothing of it is loaded" in done.stdout, done.stdout
+    assert (
+        done.returncode == 0 and "nothing of it is loaded" in done.stdout
+    ), done.stdout
     assert not (tmp_path / "started").exists(), (tmp_path / "started").read_text()

@@ -14,7 +14,9 @@ from lockedenv.verify.checks import compute
 CUDA = environment.find_by_prefix(Path(sys.prefix)).cuda("pip")
 
 
-def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert compute.torch_arithmetic("cpu").verdict == "pass"
     multiply = torch.Tensor.__matmul__
     add = torch.Tensor.sum
@@ -40,11 +42,15 @@ def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(monkeypatch: pytest.M
     assert "sum" in compute.torch_arithmetic("cpu").summary
 
 
-def test_torch_check_fails_bfloat16_that_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_check_fails_bfloat16_that_is_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its values would be too good: within every bound."""
     multiply = torch.Tensor.__matmul__
     monkeypatch.setattr(
-        torch.Tensor, "__matmul__", lambda a, b: multiply(a.double(), b.double()).float()
+        torch.Tensor,
+        "__matmul__",
+        lambda a, b: multiply(a.double(), b.double()).float(),
     )
     result = compute.torch_arithmetic("cpu")
     assert result.verdict == "fail", result
@@ -62,7 +68,10 @@ def test_async_error_check_sees_a_lost_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_torch_build_check_names_a_cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     result = compute.torch_build("cpu")
-    assert result.verdict == "fail" and f"is built for CUDA none, not {CUDA}" in result.summary
+    assert (
+        result.verdict == "fail"
+        and f"is built for CUDA none, not {CUDA}" in result.summary
+    )
 
 
 def test_torch_build_check_without_a_usable_gpu_fails() -> None:

@@ -17,7 +17,8 @@ from lockedenv.verify.checks import flash_attention
 pytestmark = [
     pytest.mark.usefixtures("own_variables"),
     pytest.mark.skipif(
-        not importlib.util.find_spec("flash_attn"), reason="this environment has no flash-attn"
+        not importlib.util.find_spec("flash_attn"),
+        reason="this environment has no flash-attn",
     ),
 ]
 VERSION = "4.0.0b36"
@@ -31,7 +32,10 @@ def test_flash_attention_4_is_compiled_and_no_pass_without_a_gpu(
         monkeypatch.setitem(os.environ, name, value)
     result = flash_attention.flash_attn("cpu")
     assert result.verdict == "compiled", result
-    assert "4 kernels (bfloat16, head dim 128, causal; forward and backward)" in result.summary
+    assert (
+        "4 kernels (bfloat16, head dim 128, causal; forward and backward)"
+        in result.summary
+    )
     assert result.summary.endswith("compiled for sm_90, not run")
 
     done = precompile_kernels(
@@ -41,7 +45,10 @@ def test_flash_attention_4_is_compiled_and_no_pass_without_a_gpu(
 
     monkeypatch.setattr(flash_attention, "find_cubin_architectures", lambda data: [80])
     result = flash_attention.compile_version_4(VERSION, H100)
-    assert result.verdict == "fail" and "machine code for sm_80, not for sm_90" in result.summary
+    assert (
+        result.verdict == "fail"
+        and "machine code for sm_80, not for sm_90" in result.summary
+    )
 
 
 def test_flash_attention_4_that_does_not_compile_names_the_fallback(

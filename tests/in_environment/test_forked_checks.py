@@ -24,13 +24,19 @@ exec {compiler} "$@"
 """
 
 
-def test_importing_the_stack_before_a_fork_asks_nothing_of_a_gpu_and_starts_nothing() -> None:
+def test_importing_the_stack_before_a_fork_asks_nothing_of_a_gpu_and_starts_nothing() -> (
+    None
+):
     """As if there were a GPU: whatever asks for it ends the program."""
     environ = child_environment(Path(sys.prefix), "cuda", dict(os.environ))
     environ["TORCH_WARM_POOL"] = "0"
     command = [sys.executable, str(IMPORTING), *forks.STACK]
     done = subprocess.run(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     before, _, after = done.stdout.partition("\n")
     assert before == "[] False False" and "CUDA was touched" in after, done.stdout
@@ -48,7 +54,14 @@ def test_a_forked_check_computes_with_all_threads_and_trains(tmp_path: Path) -> 
     verdicts = {}
     with forks.fork_server(python, "cpu", "", environ) as server:
         children = Children(python, "cpu", environ, "", server)
-        for name in ("torch-compile", "torch", "sdpa", "trainer-resume", "imports", "statistics"):
+        for name in (
+            "torch-compile",
+            "torch",
+            "sdpa",
+            "trainer-resume",
+            "imports",
+            "statistics",
+        ):
             verdicts[name] = str(children.run(find_check(name)).verdict)
         assert server.usable, "each was a fork"
     resume = "warn"

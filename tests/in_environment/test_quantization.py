@@ -14,7 +14,9 @@ from lockedenv.verify.checks import quantization
 CUDA = environment.find_by_prefix(Path(sys.prefix)).cuda("pip")
 
 
-def test_bitsandbytes_check_names_the_wrong_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitsandbytes_check_names_the_wrong_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from bitsandbytes import cextension
 
     library = f"libbitsandbytes_cuda{CUDA.replace('.', '')}.so"
@@ -31,11 +33,15 @@ def test_bitsandbytes_check_names_the_wrong_library(monkeypatch: pytest.MonkeyPa
     assert "loaded libbitsandbytes_cuda128.so, torch needs" in summary
 
 
-def test_bitsandbytes_check_fails_wrong_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitsandbytes_check_fails_wrong_arithmetic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import bitsandbytes.functional as functional
 
     right = functional.int8_vectorwise_dequant
-    monkeypatch.setattr(functional, "int8_vectorwise_dequant", lambda *a: right(*a) * 1.05)
+    monkeypatch.setattr(
+        functional, "int8_vectorwise_dequant", lambda *a: right(*a) * 1.05
+    )
     result = quantization.bitsandbytes("cpu")
     assert result.verdict == "fail" and "int8" in result.summary
 
@@ -50,16 +56,24 @@ def test_bitsandbytes_check_says_what_its_library_holds_code_for() -> None:
 def test_bitsandbytes_check_fails_a_library_without_code_for_the_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quantization, "find_fat_binary_architectures", lambda library: {75, 80})
+    monkeypatch.setattr(
+        quantization, "find_fat_binary_architectures", lambda library: {75, 80}
+    )
     result = quantization.bitsandbytes("cpu")
     assert result.verdict == "fail"
     assert "has no code for sm_90; it has code for sm_75 sm_80" in result.summary
 
 
-def test_bitsandbytes_check_fails_a_layer_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitsandbytes_check_fails_a_layer_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import bitsandbytes as bnb
 
     forward = bnb.nn.Linear4bit.forward
-    monkeypatch.setattr(bnb.nn.Linear4bit, "forward", lambda self, x: forward(self, x).float())
-    with pytest.raises(RuntimeError, match="computed in torch.float32, not in bfloat16"):
+    monkeypatch.setattr(
+        bnb.nn.Linear4bit, "forward", lambda self, x: forward(self, x).float()
+    )
+    with pytest.raises(
+        RuntimeError, match="computed in torch.float32, not in bfloat16"
+    ):
         quantization.bitsandbytes("cpu")

@@ -43,7 +43,9 @@ class Event:
         return end.at - self.at
 
 
-def test_gpu_speed_measures_each_gpu_and_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_speed_measures_each_gpu_and_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """GPU 1 is half as fast at products."""
     clock = Clock()
     monkeypatch.setattr(torch.cuda, "Event", clock.make_event)
@@ -57,6 +59,8 @@ def test_gpu_speed_measures_each_gpu_and_all_at_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.Tensor, "copy_", clock.make_work([0.75, 0.75]))
     result = gpu.gpu_speed("cuda")
     assert result.verdict == "warn"
-    assert result.summary.startswith(f"GPU 1, {H100}: bf16 product 367 TFLOP/s, copy 2.86 TB/s")
+    assert result.summary.startswith(
+        f"GPU 1, {H100}: bf16 product 367 TFLOP/s, copy 2.86 TB/s"
+    )
     assert result.measured["GPU 0 bf16_tflop_per_s"] == 733.0
     assert clock.order[:4] == [0, 1, 0, 1], "in turns, not one after another"

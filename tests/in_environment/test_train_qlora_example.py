@@ -34,7 +34,9 @@ def test_the_example_trains_and_goes_on_from_its_checkpoint(
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if hasattr(example.transformers.trainer, "check_torch_load_is_safe"):
         allowed = example.transformers.trainer.check_torch_load_is_safe
-        monkeypatch.setattr(example.transformers.trainer, "check_torch_load_is_safe", allowed)
+        monkeypatch.setattr(
+            example.transformers.trainer, "check_torch_load_is_safe", allowed
+        )
     for steps in ("4", "8"):
         words = [str(EXAMPLE), "--tiny", "--output", "out", "--steps", steps]
         monkeypatch.setattr(sys, "argv", words)
@@ -44,7 +46,9 @@ def test_the_example_trains_and_goes_on_from_its_checkpoint(
     assert "is not the locked one" not in said
     assert (folder / "out/adapter/adapter_model.safetensors").exists()
     assert json.loads((folder / "out/manifest.json").read_text())["packages"]
-    state = json.loads((folder / "out/checkpoints/checkpoint-8/trainer_state.json").read_text())
+    state = json.loads(
+        (folder / "out/checkpoints/checkpoint-8/trainer_state.json").read_text()
+    )
     losses = [row["loss"] for row in state["log_history"] if "loss" in row]
     assert len(losses) == 8 and losses[-1] < losses[0]
 
@@ -53,7 +57,9 @@ def test_the_examples_way_to_resume_works(
     example: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if environment.find_by_prefix(Path(sys.prefix)).name == "current":
-        assert training.trainer_resume("cpu").verdict == "pass", "there is nothing to get round"
+        assert (
+            training.trainer_resume("cpu").verdict == "pass"
+        ), "there is nothing to get round"
         return
     assert training.trainer_resume("cpu").verdict == "warn"
     # Put back afterwards.
@@ -63,7 +69,9 @@ def test_the_examples_way_to_resume_works(
 
 
 def test_the_example_refuses_to_start_without_data(
-    example: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "--output", "out"])
     with pytest.raises(SystemExit, match="2"):

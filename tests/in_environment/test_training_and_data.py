@@ -9,11 +9,15 @@ import torch
 from lockedenv.verify.checks import data, training
 
 
-def test_training_checks_see_what_does_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_checks_see_what_does_not_train(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: None)
         result = training.qlora("cpu")
-        assert result.verdict == "fail" and "expected the adapters alone" in result.summary
+        assert (
+            result.verdict == "fail" and "expected the adapters alone" in result.summary
+        )
     with monkeypatch.context() as patch:
         from accelerate import Accelerator
 
@@ -34,7 +38,9 @@ def test_training_checks_see_what_does_not_train(monkeypatch: pytest.MonkeyPatch
     assert "the logits differ after saving and loading" in result.summary
 
 
-def test_training_checks_see_bfloat16_that_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_checks_see_bfloat16_that_is_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from transformers import LlamaForCausalLM
 
     assert training.transformers_model("cpu").verdict == "pass"
@@ -62,7 +68,9 @@ def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.verdict == "fail" and "Benjamini-Hochberg" in result.summary
 
 
-def test_hub_check_sees_that_every_fast_way_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_check_sees_that_every_fast_way_is_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_ENABLE_HF_TRANSFER", False, raising=False)

@@ -30,20 +30,31 @@ def needed(request: Request) -> List[Tuple[int, str]]:
         temporary_disk=read_disk(request.prefix),
         links_and_locks=has_links_and_locks(request.prefix),
     )
-    return [(need.needed, need.purpose.value) for need in needed_disks(request, found, "pip")]
+    return [
+        (need.needed, need.purpose.value)
+        for need in needed_disks(request, found, "pip")
+    ]
 
 
 @pytest.mark.parametrize(
-    "volume, option", [(50, "--prefix {}/env"), (5, "--prefix")], ids=["room on the volume", "none"]
+    "volume, option",
+    [(50, "--prefix {}/env"), (5, "--prefix")],
+    ids=["room on the volume", "none"],
 )
 def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
     tmp_path: Path, volume: int, option: str
 ) -> None:
-    request = Request(tmp_path / "env", environment.Environment(ROOT), tmp_path / "volume/cache")
+    request = Request(
+        tmp_path / "env", environment.Environment(ROOT), tmp_path / "volume/cache"
+    )
     small = Disk(tmp_path / "env", device=1, free=5 * 10**9)
     needs = [
         DiskNeed(small, Purpose.ENVIRONMENT, 6_200_000_000),
-        DiskNeed(Disk(request.cache, device=2, free=volume * 10**9), Purpose.CACHE, 3_200_000_000),
+        DiskNeed(
+            Disk(request.cache, device=2, free=volume * 10**9),
+            Purpose.CACHE,
+            3_200_000_000,
+        ),
     ]
     pod_volume = Disk(tmp_path / "volume", device=2, free=volume * 10**9)
     [problem] = disk_problems(request, "pip", needs, pod_volume)
@@ -56,7 +67,9 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     """uv stopped: it could not lock its cache, and that was told as a Python that is not there."""
-    request = Request(tmp_path / "env", environment.Environment(ROOT), tmp_path / "cache")
+    request = Request(
+        tmp_path / "env", environment.Environment(ROOT), tmp_path / "cache"
+    )
     before = needed(request)
     total = sum(pin.size for pin in request.environment.wheels("pip"))
     has_links_and_locks.cache_clear()
@@ -85,7 +98,8 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
         private_folders.temporary("uv", request.prefix)
     )
     assert (
-        uv_program.uv_environment(request.cache, request.prefix, {})["UV_LINK_MODE"] == "hardlink"
+        uv_program.uv_environment(request.cache, request.prefix, {})["UV_LINK_MODE"]
+        == "hardlink"
     )
     assert [what for _, what in before] == ["the environment and the cache"]
     assert after == [

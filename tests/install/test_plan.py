@@ -54,7 +54,9 @@ def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
 
 
 def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
-    finished = PrefixFacts(PLACE, Status.VERIFIED, backend="conda", environment="default")
+    finished = PrefixFacts(
+        PLACE, Status.VERIFIED, backend="conda", environment="default"
+    )
     plan = make_plan(request_of(), Facts(finished))
     assert (plan.action, plan.backend, plan.level) == (Action.VERIFY, "conda", "full")
     passed = replace(finished, fully_verified=True)
@@ -63,13 +65,23 @@ def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("change", [{"force": True}, {"backend": "pip"}])
-def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(change: dict[str, object]) -> None:
-    finished = PrefixFacts(PLACE, Status.VERIFIED, backend="conda", environment="default")
-    assert make_plan(request_of(**change), facts_of(prefix=finished)).action is Action.REBUILD
+def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(
+    change: dict[str, object],
+) -> None:
+    finished = PrefixFacts(
+        PLACE, Status.VERIFIED, backend="conda", environment="default"
+    )
+    assert (
+        make_plan(request_of(**change), facts_of(prefix=finished)).action
+        is Action.REBUILD
+    )
 
 
 def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
-    offers = {"conda": Offer(False, "the channel does not answer"), "pip": Offer(True, "as ever")}
+    offers = {
+        "conda": Offer(False, "the channel does not answer"),
+        "pip": Offer(True, "as ever"),
+    }
     plan = make_plan(request_of(), facts_of(offers=offers))
     assert (plan.backend, plan.backend_reason) == ("pip", "the channel does not answer")
 
@@ -95,12 +107,16 @@ def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
         ),
     ],
 )
-def test_a_place_where_nothing_may_be_done_is_refused(prefix: PrefixFacts, said: str) -> None:
+def test_a_place_where_nothing_may_be_done_is_refused(
+    prefix: PrefixFacts, said: str
+) -> None:
     with pytest.raises(Stop, match=said):
         make_plan(request_of(), facts_of(prefix=prefix))
 
 
-def test_the_remedy_of_another_environment_names_this_prefix_and_this_environment() -> None:
+def test_the_remedy_of_another_environment_names_this_prefix_and_this_environment() -> (
+    None
+):
     """It was `--force` alone, which would build another environment at the usual place."""
     current = environment.find("current")
     prefix = PrefixFacts(PLACE, Status.VERIFIED, environment="default")
@@ -143,11 +159,16 @@ def test_what_torch_has_kernels_for_is_not_refused(capability: str) -> None:
 
 
 @pytest.mark.parametrize("driver", ["550.54.14", "575.51.03"])
-def test_a_driver_too_old_for_cuda_13_is_named_with_what_runs_on_it(driver: str) -> None:
+def test_a_driver_too_old_for_cuda_13_is_named_with_what_runs_on_it(
+    driver: str,
+) -> None:
     current = request_of(environment=environment.find("current"))
     said = remedies(make_plan(current, facts_of(gpus=[gpu_of("H100", "9.0", driver)])))
     assert f"the driver {driver} of H100 is older than 580.65.06" in said
-    assert "use --environment default, which runs on the driver 525.60.13 and newer" in said
+    assert (
+        "use --environment default, which runs on the driver 525.60.13 and newer"
+        in said
+    )
 
 
 def test_the_oldest_driver_of_cuda_13_runs_both_environments() -> None:
@@ -157,13 +178,17 @@ def test_the_oldest_driver_of_cuda_13_runs_both_environments() -> None:
 
 
 def test_a_driver_that_no_environment_runs_on_has_no_such_remedy() -> None:
-    said = remedies(make_plan(request_of(), facts_of(gpus=[gpu_of("H100", "9.0", "470.57.02")])))
+    said = remedies(
+        make_plan(request_of(), facts_of(gpus=[gpu_of("H100", "9.0", "470.57.02")]))
+    )
     assert "older than 525.60.13" in said and "--environment" not in said
 
 
 def test_what_is_in_the_way_is_told_with_the_plan() -> None:
     refusal = Problem("give this pod back", "--any-pod goes on all the same")
-    surroundings = Surroundings(pod_refusal=refusal, misleading=[Problem("PYTHONPATH", "unset it")])
+    surroundings = Surroundings(
+        pod_refusal=refusal, misleading=[Problem("PYTHONPATH", "unset it")]
+    )
     facts = facts_of(surroundings=surroundings)
     assert refusal in make_plan(request_of(), facts).problems
     plan = make_plan(request_of(any_pod=True), facts)

@@ -44,7 +44,9 @@ def test_each_target_has_its_kernels_and_their_errors(tmp_path: Path) -> None:
     assert one.errors == ["second: RuntimeError: no"]
     log = (tmp_path / "python.log").read_text().splitlines()
     assert log[0] == "sm_90 sm_90a 1" and log[2] == "sm_120 sm_120a 1"
-    assert log[1] == f"{folder} [] {len(COMMON)}", "no more processes than kernels, and no GPU held"
+    assert (
+        log[1] == f"{folder} [] {len(COMMON)}"
+    ), "no more processes than kernels, and no GPU held"
     assert folder.is_dir()
 
 
@@ -58,11 +60,16 @@ def test_an_a100_has_no_kernels_of_version_4(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "program, problem",
     [
-        ("echo 'No module named cutlass' >&2; exit 1", "exit 1): No module named cutlass"),
+        (
+            "echo 'No module named cutlass' >&2; exit 1",
+            "exit 1): No module named cutlass",
+        ),
         ("kill -9 $$", "nothing was compiled (exit -9): "),
     ],
 )
-def test_a_compiler_that_ends_without_an_answer(program: str, problem: str, tmp_path: Path) -> None:
+def test_a_compiler_that_ends_without_an_answer(
+    program: str, problem: str, tmp_path: Path
+) -> None:
     python = make_python(tmp_path, f"#!/bin/sh\n{program}\n")
     (done,) = precompile_kernels(python, tmp_path / "cache", [H100], 2, os.environ)
     assert len(done.errors) == 1 and done.errors[0].endswith(problem)
@@ -71,7 +78,13 @@ def test_a_compiler_that_ends_without_an_answer(program: str, problem: str, tmp_
 def test_a_compiler_that_hangs_is_stopped_with_its_processes(tmp_path: Path) -> None:
     python = make_python(tmp_path, "#!/bin/sh\nsleep 60 &\necho $! >$0.pid\nwait\n")
     (done,) = precompile_kernels(
-        python, tmp_path / "cache", [H100], 1, os.environ, limit=1.0, kernels=[Kernel(64)]
+        python,
+        tmp_path / "cache",
+        [H100],
+        1,
+        os.environ,
+        limit=1.0,
+        kernels=[Kernel(64)],
     )
     assert done.errors == ["not done within 1 s; stopped"]
     wait_until_it_ends(int((tmp_path / "python.pid").read_text()))
@@ -91,13 +104,20 @@ def wait_until_it_ends(pid: int) -> None:
 
 
 def run_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[str], arch: str, program: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: list[str],
+    arch: str,
+    program: str,
 ) -> list[str]:
     """What the set-up's step says, with a cache in tmp_path."""
     monkeypatch.setattr(precompile, "default_cache", lambda: tmp_path / "cache")
     (tmp_path / "bin").mkdir(exist_ok=True)
     make_python(tmp_path / "bin", program)
-    wheels = [PipPackage("flash-attn-4", "4.0.0b36", ""), PipPackage("torch", "2.15.0", "")]
+    wheels = [
+        PipPackage("flash-attn-4", "4.0.0b36", ""),
+        PipPackage("torch", "2.15.0", ""),
+    ]
     environment = SimpleNamespace(python="3.12", wheels=lambda backend: wheels)
     job: Any = SimpleNamespace(
         environment=environment,

@@ -12,7 +12,10 @@ from lockedenv.verify.result import Verdict
 
 
 def written(folder: Path, status: int, *verdicts: str) -> Path:
-    document = {"exit_status": status, "results": [{"verdict": verdict} for verdict in verdicts]}
+    document = {
+        "exit_status": status,
+        "results": [{"verdict": verdict} for verdict in verdicts],
+    }
     path = folder / "verdict.json"
     path.write_text(json.dumps(document))
     return path
@@ -20,12 +23,16 @@ def written(folder: Path, status: int, *verdicts: str) -> Path:
 
 def test_a_verdict_that_was_written_counts(tmp_path: Path) -> None:
     verdict = read_verdict(0, written(tmp_path, 0, "pass", "pass", "warn", "skip"))
-    assert verdict.passed and verdict.counts["pass"] == 2 and verdict.counts["warn"] == 1
+    assert (
+        verdict.passed and verdict.counts["pass"] == 2 and verdict.counts["warn"] == 1
+    )
     assert not read_verdict(1, written(tmp_path, 1, "pass", "fail")).passed
 
 
 @pytest.mark.parametrize("verdict", Verdict)
-def test_every_verdict_of_the_verifier_is_counted(verdict: Verdict, tmp_path: Path) -> None:
+def test_every_verdict_of_the_verifier_is_counted(
+    verdict: Verdict, tmp_path: Path
+) -> None:
     """One of them was not, so that a finished set-up ended in a KeyError."""
     counted = read_verdict(0, written(tmp_path, 0, verdict.value)).counts
     assert counted[verdict.value] == 1
@@ -41,7 +48,9 @@ def test_exit_status_zero_is_no_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_a_verifier_that_was_killed_is_said_to_be(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_verifier_that_was_killed_is_said_to_be(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     """It was "exit 247" and "see the checks that failed above"."""
     verdict = read_verdict(-number, written(tmp_path, 0, "pass"))
     assert not verdict.passed
@@ -49,7 +58,9 @@ def test_a_verifier_that_was_killed_is_said_to_be(number: signal.Signals, tmp_pa
     assert ("if memory ran out" in verdict.problem) == (number is signal.SIGKILL)
 
 
-def test_the_verifier_has_the_callers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verifier_has_the_callers_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PYTHONPATH", "/our/scripts")
     monkeypatch.setenv("MAXIMALCAI_PYTHONPATH", "/theirs")
     assert callers_variables()["PYTHONPATH"] == "/theirs"

@@ -60,7 +60,9 @@ def test_what_is_known_is_kept_as_people_wrote_it() -> None:
     for entry in result.entries:
         assert entry.what == known[entry.id].what
         assert entry.remedy == known[entry.id].remedy
-        assert entry.fixed_in == known[entry.id].fixed_in, "kept where the report names none"
+        assert (
+            entry.fixed_in == known[entry.id].fixed_in
+        ), "kept where the report names none"
     assert "CVE-2026-24747" in [entry.id for entry in result.gone]
 
 
@@ -80,12 +82,17 @@ def test_a_new_vulnerability_gets_an_entry_with_severity_and_remedy() -> None:
     assert fixed.aliases == ["GHSA-aaaa-bbbb-cccc"]
     assert fixed.fixed_in == "3.1.7", "the lowest version above the installed one"
     assert fixed.severity == "high"
-    assert fixed.remedy == "update it to 3.1.7 or newer: scripts/lock.sh --update jinja2"
+    assert (
+        fixed.remedy == "update it to 3.1.7 or newer: scripts/lock.sh --update jinja2"
+    )
     assert fixed.what.startswith("A template of someone else leaves the sandbox.")
     assert len(fixed.what) <= audit.DESCRIPTION_LENGTH
     assert unfixed.fixed_in == ""
     assert unfixed.severity == audit.UNKNOWN
-    assert unfixed.remedy == "no version fixes it; read https://osv.dev/vulnerability/PYSEC-2027-7"
+    assert (
+        unfixed.remedy
+        == "no version fixes it; read https://osv.dev/vulnerability/PYSEC-2027-7"
+    )
 
 
 def test_a_severity_that_is_known_is_not_asked_for_again() -> None:
@@ -117,7 +124,10 @@ def test_a_vulnerability_that_the_list_lacks_is_an_error(
     monkeypatch.setattr(audit.audit, "__defaults__", (no_severity,))
     assert lock.audit_locks(reports) == 1
     text = capsys.readouterr().out
-    assert "| CVE-2027-1000 | jinja2 | unknown | 3.1.7 | update it to 3.1.7 or newer" in text
+    assert (
+        "| CVE-2027-1000 | jinja2 | unknown | 3.1.7 | update it to 3.1.7 or newer"
+        in text
+    )
     assert "New: PYSEC-2027-7, CVE-2027-1000." in text
     assert "No longer reported: " in text
     assert version_table.find_stale_tables(list_environments()) == [], "they count them"
@@ -137,15 +147,22 @@ def test_an_environment_without_a_report_is_an_error_and_its_entries_stay(
     """As when pip-audit broke off for one lock and wrote nothing."""
     before = list_copy.read_text()
     for path in write_reports(tmp_path, DEFAULT):
-        with pytest.raises(Stop, match=r"no report has .* in all\); give pip-audit's report"):
+        with pytest.raises(
+            Stop, match=r"no report has .* in all\); give pip-audit's report"
+        ):
             lock.audit_locks([path])
     assert list_copy.read_text() == before
 
 
 def test_what_a_newer_lock_does_not_have_is_fixed_there() -> None:
     """Some advisories name the last version that is affected and no fix: current must not be called affected."""
-    old = audit.Reported("PYSEC-2027-9", ["CVE-2027-9"], "torch", "2.5.1", [], "It breaks.")
-    reports = [audit.Report({"torch": "2.5.1"}, [old]), audit.Report({"torch": "2.15.0"}, [])]
+    old = audit.Reported(
+        "PYSEC-2027-9", ["CVE-2027-9"], "torch", "2.5.1", [], "It breaks."
+    )
+    reports = [
+        audit.Report({"torch": "2.5.1"}, [old]),
+        audit.Report({"torch": "2.15.0"}, []),
+    ]
     [entry] = audit.compare(reports, [], no_severity).new
     assert (entry.id, entry.fixed_in) == ("CVE-2027-9", "2.15.0")
     assert "update it to 2.15.0 or newer" in entry.remedy
@@ -156,7 +173,9 @@ def test_what_a_newer_lock_does_not_have_is_fixed_there() -> None:
 
 
 def test_an_audit_that_reached_no_database_is_an_error_and_no_empty_list() -> None:
-    reason = r"did not audit 75 of 75 packages.* accelerate \(Dependency not found on PyPI"
+    reason = (
+        r"did not audit 75 of 75 packages.* accelerate \(Dependency not found on PyPI"
+    )
     with pytest.raises(Stop, match=reason):
         audit.audit([NOTHING_AUDITED], no_severity)
 
@@ -165,7 +184,10 @@ def test_the_fix_in_a_pre_release_is_the_release() -> None:
     """As databases have it for CVE-2026-1839; a pre-release would make 5.0.0 itself look older than the fix."""
     listed = audit.read_report(DEFAULT).reported
     [reported] = [entry for entry in listed if entry.package == "transformers"]
-    assert audit.first_fix(replace(reported, fix_versions=["5.0.0rc3", "5.0.0"])) == "5.0.0"
+    assert (
+        audit.first_fix(replace(reported, fix_versions=["5.0.0rc3", "5.0.0"]))
+        == "5.0.0"
+    )
     assert audit.first_fix(replace(reported, fix_versions=["5.0.0rc3"])) == "5.0.0"
     assert audit.first_fix(replace(reported, fix_versions=[])) == ""
 
@@ -173,10 +195,14 @@ def test_the_fix_in_a_pre_release_is_the_release() -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"dependencies": [{"name": "x"}]}', '{"dependencies": 3}']
 )
-def test_what_is_no_report_is_refused_with_the_command(text: str, tmp_path: Path) -> None:
+def test_what_is_no_report_is_refused_with_the_command(
+    text: str, tmp_path: Path
+) -> None:
     path = tmp_path / "report.json"
     path.write_text(text)
-    with pytest.raises(Stop, match="is no report of pip-audit .* write it with: pip-audit"):
+    with pytest.raises(
+        Stop, match="is no report of pip-audit .* write it with: pip-audit"
+    ):
         audit.read_report(path)
     with pytest.raises(Stop, match="is no report of pip-audit"):
         audit.read_report(tmp_path / "missing.json")
@@ -203,7 +229,11 @@ class Answer:
 @pytest.mark.parametrize(
     "status, document, severity",
     [
-        (200, {"id": "GHSA-x", "database_specific": {"severity": "MODERATE"}}, "moderate"),
+        (
+            200,
+            {"id": "GHSA-x", "database_specific": {"severity": "MODERATE"}},
+            "moderate",
+        ),
         (200, {"id": "PYSEC-x"}, ""),
         (200, [], ""),
         (404, {"code": 5, "message": "Bug not found."}, ""),
@@ -213,7 +243,9 @@ def test_the_severity_of_osv(
     status: int, document: Any, severity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = json.dumps(document).encode()
-    monkeypatch.setattr(audit.requests, "get", lambda *args, **options: Answer(status, body))
+    monkeypatch.setattr(
+        audit.requests, "get", lambda *args, **options: Answer(status, body)
+    )
     assert audit.ask_osv("GHSA-x") == severity
 
 
@@ -225,9 +257,13 @@ def test_a_database_that_does_not_answer_leaves_the_severity_unknown(
 
     monkeypatch.setattr(audit.requests, "get", fail)
     assert audit.ask_osv("GHSA-x") == ""
-    [reported] = [entry for entry in audit.read_report(NEW).reported if entry.package == "idna"]
+    [reported] = [
+        entry for entry in audit.read_report(NEW).reported if entry.package == "idna"
+    ]
     assert audit.first_severity(reported, audit.ask_osv) == audit.UNKNOWN
-    assert audit.first_fix(replace(reported, fix_versions=["3.19", "3.21", "4"])) == "3.21"
+    assert (
+        audit.first_fix(replace(reported, fix_versions=["3.19", "3.21", "4"])) == "3.21"
+    )
 
 
 def test_the_text_of_the_pull_request(tmp_path: Path) -> None:
@@ -239,14 +275,20 @@ def test_the_text_of_the_pull_request(tmp_path: Path) -> None:
     text = sh(*command, "2026-11-24").stdout
     assert "after 2026-11-24 are left out" in text
     assert "It has not run." in text
-    for backend, result in (("conda", "27 passed, 0 failed"), ("pip", "**failed** 1 failed")):
+    for backend, result in (
+        ("conda", "27 passed, 0 failed"),
+        ("pip", "**failed** 1 failed"),
+    ):
         verdict = tmp_path / f"verdict-current-{backend}"
         verdict.mkdir()
-        (verdict / f"current-{backend}.md").write_text(f"| current | {backend} | {result} |\n")
+        (verdict / f"current-{backend}.md").write_text(
+            f"| current | {backend} | {result} |\n"
+        )
     text = sh(*command, "2026-11-24").stdout
     assert "## What changed\n\n| changes |" in text
     assert "by pip-audit\n\nNo known vulnerability." in text
     assert (
-        "| current | conda | 27 passed, 0 failed |\n| current | pip | **failed** 1 failed |" in text
+        "| current | conda | 27 passed, 0 failed |\n| current | pip | **failed** 1 failed |"
+        in text
     )
     assert sh(*command, check=False).returncode == 2

@@ -27,7 +27,9 @@ STALE: list[tuple[str, Change, str]] = [
     ),
     (
         "a package more",
-        replaced("environment.yml", "datasets>=2.14.0", "datasets>=2.14.0\n      - trl"),
+        replaced(
+            "environment.yml", "datasets>=2.14.0", "datasets>=2.14.0\n      - trl"
+        ),
         "has trl not at all",
     ),
     (
@@ -58,7 +60,8 @@ STALE: list[tuple[str, Change, str]] = [
     (
         "another version of what conda has",
         resealed(
-            "requirements.txt", replaced("requirements.txt", "numpy==[0-9.]+", "numpy==2.0.0")
+            "requirements.txt",
+            replaced("requirements.txt", "numpy==[0-9.]+", "numpy==2.0.0"),
         ),
         "has numpy 2.0.0, conda-lock.yml has",
     ),
@@ -74,12 +77,18 @@ STALE: list[tuple[str, Change, str]] = [
     ),
     (
         "a conda package removed from the wheels",
-        resealed("requirements.txt", replaced("requirements.txt", "statsmodels==.*\n", "")),
+        resealed(
+            "requirements.txt", replaced("requirements.txt", "statsmodels==.*\n", "")
+        ),
         "requirements.txt: lacks statsmodels, which environment.yml asks for",
     ),
     (
         "a dependency removed from the wheels",
-        replaced("requirements.txt", "(mpmath==.*\n)((.*\n)*)# 75 packages", r"\2# 74 packages"),
+        replaced(
+            "requirements.txt",
+            "(mpmath==.*\n)((.*\n)*)# 75 packages",
+            r"\2# 74 packages",
+        ),
         "was edited after lock.sh has written it",
     ),
     (
@@ -89,12 +98,18 @@ STALE: list[tuple[str, Change, str]] = [
     ),
     (
         "another hash in one of two layers",
-        resealed("locks/pip.txt", replaced("locks/pip.txt", "(peft==.*sha256:)....", r"\g<1>0000")),
+        resealed(
+            "locks/pip.txt",
+            replaced("locks/pip.txt", "(peft==.*sha256:)....", r"\g<1>0000"),
+        ),
         "has another peft than locks/pip.txt",
     ),
     (
         "another RECORD in one of two layers",
-        resealed("locks/pip.txt", replaced("locks/pip.txt", "(peft==.*RECORD )....", r"\g<1>0000")),
+        resealed(
+            "locks/pip.txt",
+            replaced("locks/pip.txt", "(peft==.*RECORD )....", r"\g<1>0000"),
+        ),
         "has another peft than locks/pip.txt",
     ),
     (
@@ -104,7 +119,10 @@ STALE: list[tuple[str, Change, str]] = [
     ),
     (
         "a hash of zeros",
-        resealed(CONDA, replaced(CONDA, '"sha256": "[0-9a-f]{64}"', f'"sha256": "{"0" * 64}"')),
+        resealed(
+            CONDA,
+            replaced(CONDA, '"sha256": "[0-9a-f]{64}"', f'"sha256": "{"0" * 64}"'),
+        ),
         "has a malformed hash",
     ),
     (
@@ -114,12 +132,17 @@ STALE: list[tuple[str, Change, str]] = [
     ),
     (
         "another host",
-        resealed(CONDA, replaced(CONDA, "conda.anaconda.org/nvidia", "mirror.example/nvidia")),
+        resealed(
+            CONDA, replaced(CONDA, "conda.anaconda.org/nvidia", "mirror.example/nvidia")
+        ),
         "comes from https://mirror.example/nvidia, which is none of the lock's channels",
     ),
     (
         "another channel",
-        resealed(CONDA, replaced(CONDA, "org/conda-forge/noarch/tqdm", "org/main/noarch/tqdm")),
+        resealed(
+            CONDA,
+            replaced(CONDA, "org/conda-forge/noarch/tqdm", "org/main/noarch/tqdm"),
+        ),
         "which is none of the lock's channels",
     ),
     (
@@ -141,8 +164,12 @@ def test_a_copy_is_current(copy: Path) -> None:
     assert check.find_stale(Environment(copy)) == []
 
 
-@pytest.mark.parametrize("title, change, reason", STALE, ids=[title for title, *_ in STALE])
-def test_what_is_stale_is_seen(title: str, change: Change, reason: str, copy: Path) -> None:
+@pytest.mark.parametrize(
+    "title, change, reason", STALE, ids=[title for title, *_ in STALE]
+)
+def test_what_is_stale_is_seen(
+    title: str, change: Change, reason: str, copy: Path
+) -> None:
     change(copy)
     reasons = "\n".join(check.find_stale(Environment(copy)))
     assert reason in reasons, reasons or "taken for current"
@@ -163,7 +190,9 @@ def test_a_comment_does_not_make_a_lock_stale(old: str, new: str, copy: Path) ->
 
 def test_check_solves_nothing_and_reaches_nothing() -> None:
     """lock.sh --check in a network namespace without a network, with no solver on PATH."""
-    environ = {"PATH": "/usr/bin:/bin:" + str(Path(shutil.which("conda-lock") or "").parent)}
+    environ = {
+        "PATH": "/usr/bin:/bin:" + str(Path(shutil.which("conda-lock") or "").parent)
+    }
     offline = [*apart("--net"), ROOT / "scripts/lock.sh", "--check"]
     assert "the locks are current" in sh(*offline, env=environ).stdout
 
@@ -192,13 +221,18 @@ def test_the_command_says_that_the_table_of_versions_is_stale(clone: Path) -> No
     done = sh(clone / "scripts/lock.sh", "--check", check=False)
     assert done.returncode == 1
     for document in ("docs/TECHNICAL_SETUP.md", "README.md"):
-        assert f"{document}: its table of versions is not that of the locks" in done.stdout
+        assert (
+            f"{document}: its table of versions is not that of the locks" in done.stdout
+        )
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--update", "tokenizers"], r"no environment.yml asks for it; asked for are: accelerate"),
+        (
+            ["--update", "tokenizers"],
+            r"no environment.yml asks for it; asked for are: accelerate",
+        ),
         (["--update", "scipi"], r"did you mean scipy\?"),
         (["--environment", "defualt"], r"did you mean default\?"),
     ],
@@ -216,24 +250,38 @@ def test_what_locking_needs_is_said_up_front(clone: Path) -> None:
     tools = clone / "bin"
     tools.mkdir()
     (tools / "conda-lock").symlink_to(shutil.which("conda-lock") or "")
-    done = sh(clone / "scripts/lock.sh", check=False, env={"PATH": f"{tools}:/usr/bin:/bin"})
+    done = sh(
+        clone / "scripts/lock.sh", check=False, env={"PATH": f"{tools}:/usr/bin:/bin"}
+    )
     assert done.returncode == 1
     missing, how = done.stdout.split("comes with: ")
     assert "uv, micromamba 2.5.0 not on PATH; all that locking needs " in missing
-    for part in ("conda env create -f", "pip install conda-lock==4.0.3 uv", "bin/micromamba"):
+    for part in (
+        "conda env create -f",
+        "pip install conda-lock==4.0.3 uv",
+        "bin/micromamba",
+    ):
         assert part in how
     mine = ["--environment", clone]
-    done = sh(clone / "scripts/lock.sh", *mine, check=False, env={"PATH": "/usr/bin:/bin"})
+    done = sh(
+        clone / "scripts/lock.sh", *mine, check=False, env={"PATH": "/usr/bin:/bin"}
+    )
     assert done.returncode == 2
     missing, how_again = done.stdout.split("comes with: ")
-    assert missing.startswith("lock.sh: conda-lock is not on PATH") and "micromamba" in missing
+    assert (
+        missing.startswith("lock.sh: conda-lock is not on PATH")
+        and "micromamba" in missing
+    )
     assert how_again == how, "one line, whichever is missing"
 
 
 def test_a_conda_lock_in_an_old_python_is_named(clone: Path) -> None:
     tools = clone / "old/bin"
     tools.mkdir(parents=True)
-    for name, text in (("conda-lock", ""), ("python", "echo ModuleNotFoundError >&2; exit 1")):
+    for name, text in (
+        ("conda-lock", ""),
+        ("python", "echo ModuleNotFoundError >&2; exit 1"),
+    ):
         (tools / name).write_text(f"#!/bin/sh\n{text}\n")
         (tools / name).chmod(0o755)
     environ = {"PATH": f"{tools}:/usr/bin:/bin"}

@@ -42,7 +42,9 @@ def test_another_layout_is_no_change(repository: Path) -> None:
 def test_every_change_is_a_row(repository: Path) -> None:
     packages = locks.read_conda_lock(ROOT / "conda-lock.yml").packages
     [mkl] = [package for package in packages if package.name == "mkl"]
-    replaced("conda-lock.yml", version_of("mkl"), '"mkl", "version": "2024.1.0"')(repository)
+    replaced("conda-lock.yml", version_of("mkl"), '"mkl", "version": "2024.1.0"')(
+        repository
+    )
     replaced("conda-lock.yml", f"/mkl-{mkl.version}-", "/mkl-2024.1.0-")(repository)
     replaced("locks/pip.txt", "peft==[0-9.]+", "peft==0.5.0")(repository)
     head, rule, *rows = difference(repository, "HEAD").splitlines()

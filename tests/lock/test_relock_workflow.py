@@ -16,7 +16,9 @@ import yaml
 from fixtures.audit_reports import write_reports
 from fixtures.commands import ROOT, clean_environ, sh
 
-WORKFLOW: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/relock.yml").read_text())
+WORKFLOW: dict[str, Any] = yaml.safe_load(
+    (ROOT / ".github/workflows/relock.yml").read_text()
+)
 REPORTS = Path(__file__).with_name("pip_audit")
 # https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-syntax#jobsjob_idstepsshell
 SHELLS = {"": "bash -e {0}", "bash": "bash --noprofile --norc -eo pipefail {0}"}
@@ -54,14 +56,18 @@ def steps(job: str) -> list[dict[str, Any]]:
 
 
 def find_step(job: str, title: str) -> dict[str, Any]:
-    [found] = [step for step in steps(job) if step.get("name", step.get("run")) == title]
+    [found] = [
+        step for step in steps(job) if step.get("name", step.get("run")) == title
+    ]
     return found
 
 
 def shell_of(job: str, step: dict[str, Any]) -> str:
     """The command of GitHub's runner for the script of a step."""
     for place in (step, WORKFLOW["jobs"][job], WORKFLOW):
-        shell = place.get("shell") or place.get("defaults", {}).get("run", {}).get("shell")
+        shell = place.get("shell") or place.get("defaults", {}).get("run", {}).get(
+            "shell"
+        )
         if shell:
             return SHELLS.get(shell, shell)
     return SHELLS[""]
@@ -85,7 +91,9 @@ def put_program(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_a_set_up_that_fails_is_red_and_a_row_of_the_text(status: int, tmp_path: Path) -> None:
+def test_a_set_up_that_fails_is_red_and_a_row_of_the_text(
+    status: int, tmp_path: Path
+) -> None:
     """`set-up | tee` has the status of tee where the shell has no pipefail."""
     put_program(tmp_path / "scripts/setup_runpod_environment.sh", SET_UP)
     (tmp_path / "status.txt").write_text(str(status))
@@ -94,7 +102,10 @@ def test_a_set_up_that_fails_is_red_and_a_row_of_the_text(status: int, tmp_path:
     done = run_step("verify", title, tmp_path, **where)
     assert done.returncode == status, done.stdout
     asked = (tmp_path / "asked.txt").read_text()
-    assert asked == f"--environment current --backend pip --prefix {tmp_path}/environment\n"
+    assert (
+        asked
+        == f"--environment current --backend pip --prefix {tmp_path}/environment\n"
+    )
     row = (tmp_path / "verdict/current-pip.md").read_text()
     result = "27 passed, 1 failed in 3.0 s"
     if status:
@@ -104,7 +115,11 @@ def test_a_set_up_that_fails_is_red_and_a_row_of_the_text(status: int, tmp_path:
 
 @pytest.mark.parametrize(
     "by_hand, without, red",
-    [(["default"], "", False), (["default", "new"], "", True), (["default"], "current", True)],
+    [
+        (["default"], "", False),
+        (["default", "new"], "", True),
+        (["default"], "current", True),
+    ],
 )
 def test_a_vulnerability_that_the_list_lacks_is_in_the_patch_and_red(
     by_hand: list[str], without: str, red: bool, tmp_path: Path
@@ -122,14 +137,18 @@ def test_a_vulnerability_that_the_list_lacks_is_in_the_patch_and_red(
     write_reports(tmp_path, *(REPORTS / f"by-hand-{name}.json" for name in by_hand))
     (tmp_path / f"audit-{without}.json").unlink(missing_ok=True)
     path = f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin"
-    (tmp_path / ".bash_profile").write_text(f"export PATH={path}\n")  # it is a login shell
+    (tmp_path / ".bash_profile").write_text(
+        f"export PATH={path}\n"
+    )  # it is a login shell
     environ = {
         "HOME": str(tmp_path),
         "RUNNER_TEMP": str(temp),
         "REPORTS": str(tmp_path),
         "HTTPS_PROXY": "http://127.0.0.1:9",
     }
-    done = run_step("lock", "Known vulnerabilities of what is locked now", clone, **environ)
+    done = run_step(
+        "lock", "Known vulnerabilities of what is locked now", clone, **environ
+    )
     assert done.returncode == 0, done.stdout
     assert (temp / "relock/audit-status").read_text() == f"{int(red)}\n"
     table = "| id | package | severity | fixed in | what to do |"
@@ -140,7 +159,9 @@ def test_a_vulnerability_that_the_list_lacks_is_in_the_patch_and_red(
     assert run_script(last, temp, **results).returncode == int(red)
     assert run_script(last, temp, **{**results, "VERIFIED": "failure"}).returncode == 1
     assert run_script(last, temp, **{**results, "LOCKED": "failure"}).returncode == 1
-    listed = json.loads((clone / "scripts/lockedenv/spec/vulnerabilities.json").read_text())
+    listed = json.loads(
+        (clone / "scripts/lockedenv/spec/vulnerabilities.json").read_text()
+    )
     ids = [entry["id"] for entry in listed]
     assert "CVE-2025-32434" in ids and ("CVE-2027-1000" in ids) == ("new" in by_hand)
 
@@ -150,14 +171,18 @@ def find_step_that_runs(job: str, words: str) -> str:
     return str(script)
 
 
-def run_script(script: str, folder: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+def run_script(
+    script: str, folder: Path, **environ: str
+) -> "subprocess.CompletedProcess[str]":
     path = folder / "last.sh"
     path.write_text(script)
     command = SHELLS["bash"].format(path).split()
     return sh(*command, check=False, cwd=folder, env=clean_environ(**environ))
 
 
-def test_the_pull_request_has_the_patch_the_certificates_and_the_text(tmp_path: Path) -> None:
+def test_the_pull_request_has_the_patch_the_certificates_and_the_text(
+    tmp_path: Path,
+) -> None:
     clone = tmp_path / "clone"
     sh("git", "clone", "--quiet", ROOT, clone)
     artifacts = tmp_path / "artifacts"
@@ -168,7 +193,9 @@ def test_the_pull_request_has_the_patch_the_certificates_and_the_text(tmp_path: 
     (artifacts / "verdict-current-pip/current-cpu.json").write_text("{}")
     lock = clone / "requirements.txt"
     lock.write_text(lock.read_text() + "# more\n")
-    (artifacts / "relock/change.patch").write_text(sh("git", "diff", "--binary", cwd=clone).stdout)
+    (artifacts / "relock/change.patch").write_text(
+        sh("git", "diff", "--binary", cwd=clone).stdout
+    )
     sh("git", "checkout", "--quiet", ".", cwd=clone)
     programs = tmp_path / "programs"
     put_program(programs / "gh", '#!/bin/sh\necho "gh $*"\n')
@@ -185,11 +212,13 @@ def test_the_pull_request_has_the_patch_the_certificates_and_the_text(tmp_path: 
     }
     done = run_step("pull-request", "Open the pull request", clone, **environ)
     assert done.returncode == 0, done.stdout
-    changed = sh("git", "show", "--name-only", "--format=%s", "relock", cwd=clone).stdout.split(
-        "\n"
-    )
+    changed = sh(
+        "git", "show", "--name-only", "--format=%s", "relock", cwd=clone
+    ).stdout.split("\n")
     assert changed[0] == "Lock anew"
-    assert {"certificates/current-cpu.json", "requirements.txt"} == {*changed[1:]} - {""}
+    assert {"certificates/current-cpu.json", "requirements.txt"} == {*changed[1:]} - {
+        ""
+    }
     written = tmp_path / "text.md"
     assert len(written.read_bytes()) == 65_000, "GitHub takes 65,536"
     assert "gh pr create --head relock --title Lock anew" in done.stdout
@@ -200,9 +229,12 @@ def test_the_pull_request_has_the_patch_the_certificates_and_the_text(tmp_path: 
 
 
 def test_what_the_steps_run_exists_with_its_options() -> None:
-    scripts = [step["run"] for job in WORKFLOW["jobs"] for step in steps(job) if "run" in step]
+    scripts = [
+        step["run"] for job in WORKFLOW["jobs"] for step in steps(job) if "run" in step
+    ]
     commands = re.findall(
-        r"(?<![\w/])((?:scripts|\.github)/[\w./]+\.(?:sh|py))([^\n|>]*)", "\n".join(scripts)
+        r"(?<![\w/])((?:scripts|\.github)/[\w./]+\.(?:sh|py))([^\n|>]*)",
+        "\n".join(scripts),
     )
     assert len(commands) >= 6
     for program, arguments in commands:

@@ -35,7 +35,9 @@ def conda_entries(root: Path) -> list[str]:
     channels = yaml.safe_load((root / "environment.yml").read_text())["channels"]
     for package in locks.read_conda_lock(root / "conda-lock.yml").packages:
         if package.channel not in channels:
-            wrong.append(f"{package.name}: {package.url} is of no channel of environment.yml")
+            wrong.append(
+                f"{package.name}: {package.url} is of no channel of environment.yml"
+            )
         if not package.url.startswith("https://conda.anaconda.org/"):
             wrong.append(f"{package.name}: {package.url} is of another host")
     return wrong
@@ -50,7 +52,9 @@ def dependencies_met(root: Path) -> list[str]:
         records[package.name] = rattler.PackageRecord(
             package.name, package.version, build, 0, subdir
         )
-    subdirs = yaml.safe_load((root / "locks/virtual-packages.yml").read_text())["subdirs"]
+    subdirs = yaml.safe_load((root / "locks/virtual-packages.yml").read_text())[
+        "subdirs"
+    ]
     for name, value in subdirs["linux-64"]["packages"].items():
         version, _, words = str(value).partition(" ")
         build = rattler.BuildString(words or "0")
@@ -60,7 +64,9 @@ def dependencies_met(root: Path) -> list[str]:
         for name, version in entry["dependencies"].items():
             spec = rattler.MatchSpec(f"{name} {version}")
             if name not in records or not spec.matches(records[name]):
-                wrong.append(f"{entry['name']} needs {spec}, locked is {records.get(name)}")
+                wrong.append(
+                    f"{entry['name']} needs {spec}, locked is {records.get(name)}"
+                )
     return wrong
 
 
@@ -83,7 +89,9 @@ COMPILERS = ("gcc", "gxx", "gcc_impl_linux-64", "gxx_impl_linux-64")
 
 
 def cuda_is_12_4(root: Path) -> list[str]:
-    packages = {p.name: p for p in locks.read_conda_lock(root / "conda-lock.yml").packages}
+    packages = {
+        p.name: p for p in locks.read_conda_lock(root / "conda-lock.yml").packages
+    }
     wrong = [f"{name} is not locked" for name in CUDA_12_4 if name not in packages]
     for name, (channel, version, build) in CUDA_12_4.items():
         p = packages.get(name)
@@ -97,7 +105,9 @@ def cuda_is_12_4(root: Path) -> list[str]:
             wrong.append(f"{p.name} is {p.version}")
         if p.name in COMPILERS and not p.version.startswith("13."):
             wrong.append(f"{p.name} is {p.version}, nvcc 12.4 takes 13")
-        if p.name == "mkl" and not rattler.Version(p.version) < rattler.Version("2024.1"):
+        if p.name == "mkl" and not rattler.Version(p.version) < rattler.Version(
+            "2024.1"
+        ):
             wrong.append(f"mkl is {p.version}")
         if p.name == "libblas" and "mkl" not in p.build:
             wrong.append(f"libblas is {p.build}")
@@ -139,7 +149,9 @@ def what_follows_fits(root: Path) -> list[str]:
 
 def layers_are_apart(root: Path) -> list[str]:
     packages = locks.read_conda_lock(root / "conda-lock.yml").packages
-    conda = {pypi_name(p.name) for p in packages if of_pypi(p) or p.name == "torchtriton"}
+    conda = {
+        pypi_name(p.name) for p in packages if of_pypi(p) or p.name == "torchtriton"
+    }
     pip = {p.name for p in locks.read_pip_lock(root / "locks/pip.txt")}
     wrong = [f"{name} comes from both layers" for name in conda & pip]
     if "torch" in conda:
@@ -154,7 +166,9 @@ def floors_hold(root: Path) -> list[str]:
     versions = {pypi_name(p.name): p.version for p in packages}
     for name in ("pip.txt", "flash-attn.txt"):
         if (root / "locks" / name).exists():
-            versions.update({p.name: p.version for p in locks.read_pip_lock(root / "locks" / name)})
+            versions.update(
+                {p.name: p.version for p in locks.read_pip_lock(root / "locks" / name)}
+            )
     floors = {Requirement(floor).name: Requirement(floor).specifier for floor in FLOORS}
     if Version(versions["huggingface-hub"]) >= Version("1"):
         del floors["hf-transfer"]  # the hub leaves it aside
@@ -230,14 +244,20 @@ CONDA = "conda-lock.yml"
 BROKEN: list[tuple[str, Change]] = [
     ("dependencies_met", replaced(CONDA, '"llvm-openmp": "<16', '"llvm-openmp": "<15')),
     ("dependencies_met", replaced(CONDA, '"mpmath": "[^"]*"', '"nowhere": ""')),
-    ("dependencies_met", replaced(CONDA, '"torchtriton": "3.1.0', '"torchtriton": "3.1.0 py312')),
+    (
+        "dependencies_met",
+        replaced(CONDA, '"torchtriton": "3.1.0', '"torchtriton": "3.1.0 py312'),
+    ),
     (
         "dependencies_met",
         replaced("locks/virtual-packages.yml", '__glibc: "2.35"', '__glibc: "2.12"'),
     ),
     ("cuda_is_12_4", replaced(CONDA, "py3.11_cuda12.4_cudnn9.1.0_0", "py3.11_cpu_0")),
     ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "numpy==")),
-    ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "nvidia-cublas-cu12==")),
+    (
+        "layers_are_apart",
+        replaced("locks/pip.txt", "accelerate==", "nvidia-cublas-cu12=="),
+    ),
     ("layers_are_apart", replaced("locks/pip.txt", "accelerate==", "torch==")),
     ("floors_hold", replaced("locks/pip.txt", "peft==[0-9.]+", "peft==0.5.0")),
     ("floors_hold", replaced("locks/flash-attn.txt", "==2[^ ]+", "==2.2.0")),
@@ -289,14 +309,20 @@ def test_a_broken_lock_is_seen(number: int, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("proves, name, version", OTHER_VERSIONS)
-def test_another_version_is_seen(proves: str, name: str, version: str, copy: Path) -> None:
+def test_another_version_is_seen(
+    proves: str, name: str, version: str, copy: Path
+) -> None:
     other_version(name, version)(copy)
     assert PROPERTIES[proves](copy), f"{proves} does not see it"
 
 
 def test_a_package_that_is_missing_is_seen(copy: Path) -> None:
     path = copy / CONDA
-    lines = [line for line in path.read_text().splitlines() if '"name": "cuda-nvcc",' not in line]
+    lines = [
+        line
+        for line in path.read_text().splitlines()
+        if '"name": "cuda-nvcc",' not in line
+    ]
     count = int(lines[-1].split()[1]) - 1
     path.write_text("\n".join([*lines[:-1], f"# {count} packages"]) + "\n")
     assert cuda_is_12_4(copy) == ["cuda-nvcc is not locked"]
@@ -314,7 +340,9 @@ def test_the_specification() -> None:
     for line in text.splitlines():
         asked = line.split("#")[0]
         if re.search(r"<|[^>=]=[^=]", asked) and "libblas" not in asked:
-            assert re.search(r"# .*https://", line), f"a bound without its reason and link: {line}"
+            assert re.search(
+                r"# .*https://", line
+            ), f"a bound without its reason and link: {line}"
     specification = check.read_specification(ROOT / "environment.yml")
     given = {**specification.conda, **specification.pip}
     for floor in FLOORS:
@@ -330,7 +358,9 @@ def test_an_exact_pin_of_the_current_environment_has_its_reason() -> None:
     pins = [line for line in text.splitlines() if "==" in line.split("#")[0]]
     assert pins
     for line in pins:
-        assert re.search(r"# .*https://", line), f"a pin without its reason and link: {line}"
+        assert re.search(
+            r"# .*https://", line
+        ), f"a pin without its reason and link: {line}"
 
 
 def test_the_contributors_environment_stands_alone() -> None:

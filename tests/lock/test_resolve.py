@@ -16,7 +16,10 @@ from lockedenv.lock.tools import run_tool
 @pytest.mark.parametrize(
     "filename, fits",
     [
-        ("numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl", True),
+        (
+            "numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
+            True,
+        ),
         ("numpy-2.4.6-cp311-cp311-manylinux_2_34_x86_64.whl", False),
         ("numpy-2.4.6-cp312-cp312-manylinux_2_28_x86_64.whl", False),
         ("x-1-cp311-cp311-macosx_14_0_arm64.whl", False),
@@ -25,12 +28,18 @@ from lockedenv.lock.tools import run_tool
         ("no-wheel.whl", False),
     ],
 )
-def test_a_wheel_fits_python_3_11_on_glibc_2_28_or_not(filename: str, fits: bool) -> None:
+def test_a_wheel_fits_python_3_11_on_glibc_2_28_or_not(
+    filename: str, fits: bool
+) -> None:
     assert (rank_wheel(filename, "3.11") is not None) is fits
 
 
 def wheel(name: str, digit: str, size: int) -> dict[str, Any]:
-    return {"url": f"https://index.example/{name}", "size": size, "hashes": {"sha256": digit * 64}}
+    return {
+        "url": f"https://index.example/{name}",
+        "size": size,
+        "hashes": {"sha256": digit * 64},
+    }
 
 
 @pytest.fixture
@@ -70,7 +79,16 @@ def test_the_sizes_are_what_the_solver_says() -> None:
 
 @pytest.mark.parametrize(
     "printed",
-    ["", "no JSON", "{", "[]", '[{"name": "a"}]', "{}", '{"actions": null}', '{"actions": {}}'],
+    [
+        "",
+        "no JSON",
+        "{",
+        "[]",
+        '[{"name": "a"}]',
+        "{}",
+        '{"actions": null}',
+        '{"actions": {}}',
+    ],
 )
 def test_a_solver_that_says_no_sizes(printed: str) -> None:
     assert read_solver_sizes(printed) == {}
@@ -83,7 +101,10 @@ def test_a_solver_that_says_no_sizes(printed: str) -> None:
             '{"solver_problems": ["nothing provides\\n  requested x"], "success": false}',
             ["nothing provides requested x"],
         ),
-        ('log\n{"error": "E", "message": "No candidates for x"}\n', ["No candidates for x"]),
+        (
+            'log\n{"error": "E", "message": "No candidates for x"}\n',
+            ["No candidates for x"],
+        ),
         ('{"actions": {}, "success": true}', []),
         ("killed", []),
         ("{}", []),
@@ -115,5 +136,7 @@ def test_a_tool_that_fails_is_told_with_its_reason_and_without_its_traceback() -
     with pytest.raises(Stop, match=expected) as error:
         run_tool(sys.executable, "-c", program)
     assert "decoder.py" not in str(error.value)
-    with pytest.raises(Stop, match=r"no-such-tool x failed \(None\):\nNo such file or directory"):
+    with pytest.raises(
+        Stop, match=r"no-such-tool x failed \(None\):\nNo such file or directory"
+    ):
         run_tool("no-such-tool", "x")

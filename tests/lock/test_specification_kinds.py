@@ -30,15 +30,26 @@ def with_dependencies(*lines: str) -> str:
 
 
 def with_pip(*lines: str) -> str:
-    return with_dependencies("- python=3.12", "- pip:", *(f"    {line}" for line in lines))
+    return with_dependencies(
+        "- python=3.12", "- pip:", *(f"    {line}" for line in lines)
+    )
 
 
 READ = [
-    ("torch under pip alone", with_pip("- torch"), {"python": "python=3.12"}, {"torch": "torch"}),
+    (
+        "torch under pip alone",
+        with_pip("- torch"),
+        {"python": "python=3.12"},
+        {"torch": "torch"},
+    ),
     (
         "pins with spaces",
         with_dependencies("- python 3.12.*", "- numpy >=1.24, <3", "- scipy >= 1.11"),
-        {"python": "python 3.12.*", "numpy": "numpy >=1.24, <3", "scipy": "scipy >= 1.11"},
+        {
+            "python": "python 3.12.*",
+            "numpy": "numpy >=1.24, <3",
+            "scipy": "scipy >= 1.11",
+        },
         {},
     ),
     (
@@ -54,10 +65,17 @@ READ = [
         {"peft": "peft"},
     ),
     ("pip alone", with_dependencies("- pip"), {"pip": "pip"}, {}),
-    ("an empty pip section", with_dependencies("- numpy", "- pip:"), {"numpy": "numpy"}, {}),
+    (
+        "an empty pip section",
+        with_dependencies("- numpy", "- pip:"),
+        {"numpy": "numpy"},
+        {},
+    ),
     (
         "selectors",
-        with_dependencies("- gcc  # [linux]", "- clang  # [osx]", "- numpy  # fast [win]"),
+        with_dependencies(
+            "- gcc  # [linux]", "- clang  # [osx]", "- numpy  # fast [win]"
+        ),
         {"gcc": "gcc"},
         {},
     ),
@@ -65,7 +83,10 @@ READ = [
         "extras in brackets",
         with_pip("- transformers[torch]>=5", "- datasets[audio,vision]"),
         {"python": "python=3.12"},
-        {"transformers": "transformers[torch]>=5", "datasets": "datasets[audio,vision]"},
+        {
+            "transformers": "transformers[torch]>=5",
+            "datasets": "datasets[audio,vision]",
+        },
     ),
     (
         "markers",
@@ -97,7 +118,12 @@ READ = [
         {"numpy": "conda-forge::numpy"},
         {},
     ),
-    ("a byte order mark", "\ufeff" + with_dependencies("- numpy"), {"numpy": "numpy"}, {}),
+    (
+        "a byte order mark",
+        "\ufeff" + with_dependencies("- numpy"),
+        {"numpy": "numpy"},
+        {},
+    ),
     (
         "lines of Windows",
         with_dependencies("- numpy").replace("\n", "\r\n"),
@@ -147,11 +173,18 @@ READ = [
         },
         {},
     ),
-    ("JSON", '{"channels": ["conda-forge"], "dependencies": ["numpy"]}', {"numpy": "numpy"}, {}),
+    (
+        "JSON",
+        '{"channels": ["conda-forge"], "dependencies": ["numpy"]}',
+        {"numpy": "numpy"},
+        {},
+    ),
 ]
 
 
-@pytest.mark.parametrize("title, text, conda, pip", READ, ids=[title for title, *_ in READ])
+@pytest.mark.parametrize(
+    "title, text, conda, pip", READ, ids=[title for title, *_ in READ]
+)
 def test_a_kind_that_is_read(
     title: str, text: str, conda: dict[str, str], pip: dict[str, str], tmp_path: Path
 ) -> None:
@@ -178,7 +211,13 @@ REFUSED = [
         "write conda-forge in its place",
     ),
     ("no channels", NO_CHANNELS, 0, "conda would take defaults", "- conda-forge"),
-    ("nodefaults alone", "channels: [nodefaults]\n" + NO_CHANNELS, 0, "names no channel", "add"),
+    (
+        "nodefaults alone",
+        "channels: [nodefaults]\n" + NO_CHANNELS,
+        0,
+        "names no channel",
+        "add",
+    ),
     (
         "a channel with a password",
         "channels:\n  - https://me:secret@conda.example/x\n" + NO_CHANNELS,
@@ -193,8 +232,20 @@ REFUSED = [
         "the lock would publish",
         "take a channel that needs none",
     ),
-    ("-r", with_pip("- -r other.txt"), 6, "another file cannot be read", "write its lines"),
-    ("-c", with_pip("- -c bounds.txt"), 6, "constraints cannot be read", "write the bounds"),
+    (
+        "-r",
+        with_pip("- -r other.txt"),
+        6,
+        "another file cannot be read",
+        "write its lines",
+    ),
+    (
+        "-c",
+        with_pip("- -c bounds.txt"),
+        6,
+        "constraints cannot be read",
+        "write the bounds",
+    ),
     (
         "-e .",
         with_pip("- -e ."),
@@ -216,8 +267,20 @@ REFUSED = [
         "locks name no index",
         "set UV_INDEX",
     ),
-    ("--index-url", with_pip("- --index-url https://x.example"), 6, "no index", "UV_DEFAULT_INDEX"),
-    ("--find-links", with_pip("- --find-links /wheels"), 6, "locks name no place", "UV_FIND_LINKS"),
+    (
+        "--index-url",
+        with_pip("- --index-url https://x.example"),
+        6,
+        "no index",
+        "UV_DEFAULT_INDEX",
+    ),
+    (
+        "--find-links",
+        with_pip("- --find-links /wheels"),
+        6,
+        "locks name no place",
+        "UV_FIND_LINKS",
+    ),
     (
         "--no-build-isolation",
         with_pip("- torch", "- --no-build-isolation"),
@@ -225,8 +288,20 @@ REFUSED = [
         "nothing of this section is built",
         "remove the line",
     ),
-    ("another option", with_pip("- --trusted-host x"), 6, "options of pip", "remove it"),
-    ("an option behind a name", with_pip("- peft --pre"), 6, "peft --pre", "name==2.0rc1"),
+    (
+        "another option",
+        with_pip("- --trusted-host x"),
+        6,
+        "options of pip",
+        "remove it",
+    ),
+    (
+        "an option behind a name",
+        with_pip("- peft --pre"),
+        6,
+        "peft --pre",
+        "name==2.0rc1",
+    ),
     (
         "a repository",
         with_pip("- git+https://github.com/huggingface/peft"),
@@ -241,8 +316,20 @@ REFUSED = [
         "a repository has no hash",
         "name a release on PyPI",
     ),
-    ("an address", with_pip("- x @ https://host.example/x.whl"), 6, "no address", "name a release"),
-    ("a wheel on the disk", with_pip("- x-1-py3-none-any.whl"), 6, "no file", "name a release"),
+    (
+        "an address",
+        with_pip("- x @ https://host.example/x.whl"),
+        6,
+        "no address",
+        "name a release",
+    ),
+    (
+        "a wheel on the disk",
+        with_pip("- x-1-py3-none-any.whl"),
+        6,
+        "no file",
+        "name a release",
+    ),
     ("a folder", with_pip("- ./mine"), 6, "no file", "name a release on PyPI"),
     (
         "no requirement",
@@ -251,7 +338,13 @@ REFUSED = [
         "is no requirement of pip",
         "such as numpy>=1.24",
     ),
-    ("twice in pip", with_pip("- peft", "- Peft>=1"), 7, "asks for peft twice", "into one line"),
+    (
+        "twice in pip",
+        with_pip("- peft", "- Peft>=1"),
+        7,
+        "asks for peft twice",
+        "into one line",
+    ),
     (
         "twice in conda",
         with_dependencies("- numpy", "- numpy>=1"),
@@ -301,7 +394,13 @@ REFUSED = [
         "one name with its version",
         "numpy>=1.24",
     ),
-    ("an empty entry", with_dependencies("- numpy", "-"), 5, "is empty", "remove this line"),
+    (
+        "an empty entry",
+        with_dependencies("- numpy", "-"),
+        5,
+        "is empty",
+        "remove this line",
+    ),
     (
         "a selector of other words",
         with_dependencies("- numpy  # [linux and not osx]"),
@@ -316,9 +415,21 @@ REFUSED = [
         "`variables:`",
         "remove it",
     ),
-    ("other platforms", HEAD + "platforms: [osx-64]\ndependencies: [x]\n", 3, "linux-64", "add it"),
+    (
+        "other platforms",
+        HEAD + "platforms: [osx-64]\ndependencies: [x]\n",
+        3,
+        "linux-64",
+        "add it",
+    ),
     ("no dependencies", HEAD, 0, "it has no `dependencies:`", "conda environment file"),
-    ("dependencies as a word", HEAD + "dependencies: numpy\n", 3, "has to be a list", "`- ` line"),
+    (
+        "dependencies as a word",
+        HEAD + "dependencies: numpy\n",
+        3,
+        "has to be a list",
+        "`- ` line",
+    ),
     (
         "a requirements.txt",
         "numpy>=1\nscipy\n",
@@ -349,7 +460,13 @@ REFUSED = [
         "`dependancies:` is not carried into a lock",
         "did you mean dependencies?",
     ),
-    ("a list as a key", HEAD + "? [a]\n: b\n", 3, "a list before a colon", "write one name"),
+    (
+        "a list as a key",
+        HEAD + "? [a]\n: b\n",
+        3,
+        "a list before a colon",
+        "write one name",
+    ),
     (
         "a template as an entry",
         with_dependencies("- {{ numpy }}"),
@@ -372,8 +489,20 @@ REFUSED = [
         "has to be one name",
         "numpy>=1.24",
     ),
-    ("tabs behind a name", with_dependencies("- numpy\t>=1"), 4, "is no YAML", "mend this line"),
-    ("two documents", with_dependencies("- x") + "---\n", 5, "another document", "mend this line"),
+    (
+        "tabs behind a name",
+        with_dependencies("- numpy\t>=1"),
+        4,
+        "is no YAML",
+        "mend this line",
+    ),
+    (
+        "two documents",
+        with_dependencies("- x") + "---\n",
+        5,
+        "another document",
+        "mend this line",
+    ),
     (
         "a character of no text",
         with_dependencies("- num\0py"),
@@ -381,12 +510,42 @@ REFUSED = [
         "it has the character U+0000",
         "remove it",
     ),
-    ("a number", with_dependencies("- 3.12"), 4, "3.12 is no name", "such as numpy>=1.24"),
-    ("a number under pip", with_pip("- 2.5"), 6, "2.5 is no name", "such as numpy>=1.24"),
+    (
+        "a number",
+        with_dependencies("- 3.12"),
+        4,
+        "3.12 is no name",
+        "such as numpy>=1.24",
+    ),
+    (
+        "a number under pip",
+        with_pip("- 2.5"),
+        6,
+        "2.5 is no name",
+        "such as numpy>=1.24",
+    ),
     ("null", with_dependencies("- null"), 4, "null is no name", "such as numpy>=1.24"),
-    ("a tag", with_dependencies("- !env numpy"), 4, "numpy is no name", "such as numpy>=1.24"),
-    ("letters", with_dependencies("- nümpy"), 4, "nümpy cannot be locked", "such as numpy=1.26"),
-    ("a hard space", with_dependencies("- numpy\u00a0>=1"), 4, "cannot be", "such as numpy=1.26"),
+    (
+        "a tag",
+        with_dependencies("- !env numpy"),
+        4,
+        "numpy is no name",
+        "such as numpy>=1.24",
+    ),
+    (
+        "letters",
+        with_dependencies("- nümpy"),
+        4,
+        "nümpy cannot be locked",
+        "such as numpy=1.26",
+    ),
+    (
+        "a hard space",
+        with_dependencies("- numpy\u00a0>=1"),
+        4,
+        "cannot be",
+        "such as numpy=1.26",
+    ),
     (
         "an unseen character",
         with_dependencies("- numpy\u200b"),
@@ -401,8 +560,20 @@ REFUSED = [
         r"numpy\x1b[31m cannot be locked",
         "such as numpy=1.26",
     ),
-    ("two names", with_dependencies("- numpy scipy"), 4, "cannot be locked", "numpy=1.26"),
-    ("names and a comma", with_dependencies("- numpy, scipy"), 4, "cannot be locked", "numpy=1.26"),
+    (
+        "two names",
+        with_dependencies("- numpy scipy"),
+        4,
+        "cannot be locked",
+        "numpy=1.26",
+    ),
+    (
+        "names and a comma",
+        with_dependencies("- numpy, scipy"),
+        4,
+        "cannot be locked",
+        "numpy=1.26",
+    ),
     (
         "a bound reversed",
         with_dependencies("- numpy=>1.2"),
@@ -417,9 +588,27 @@ REFUSED = [
         "cannot be locked",
         "numpy>=1.24,<3",
     ),
-    ("a marker for conda", with_dependencies("- x; python_version>'3'"), 4, "cannot be", "x"),
-    ("an option of conda", with_dependencies("- -c conda-forge x"), 4, "cannot be", "numpy=1.26"),
-    ("a variable", with_dependencies("- numpy=${V}"), 4, "cannot be locked", "numpy=1.26"),
+    (
+        "a marker for conda",
+        with_dependencies("- x; python_version>'3'"),
+        4,
+        "cannot be",
+        "x",
+    ),
+    (
+        "an option of conda",
+        with_dependencies("- -c conda-forge x"),
+        4,
+        "cannot be",
+        "numpy=1.26",
+    ),
+    (
+        "a variable",
+        with_dependencies("- numpy=${V}"),
+        4,
+        "cannot be locked",
+        "numpy=1.26",
+    ),
     (
         "a package of defaults",
         with_dependencies("- defaults::numpy"),
@@ -427,7 +616,13 @@ REFUSED = [
         "terms exclude",
         "write numpy alone",
     ),
-    ("main", "channels: [main]\n" + NO_CHANNELS, 1, "its terms exclude", "write conda-forge"),
+    (
+        "main",
+        "channels: [main]\n" + NO_CHANNELS,
+        1,
+        "its terms exclude",
+        "write conda-forge",
+    ),
     (
         "Anaconda's channel by its address",
         "channels: ['https://conda.anaconda.org/anaconda']\n" + NO_CHANNELS,
@@ -463,7 +658,13 @@ REFUSED = [
         "locks name no address",
         "name a release on PyPI",
     ),
-    ("a mapping under pip", with_dependencies("- pip: {x: 1}"), 4, "has to be a list", "`- ` line"),
+    (
+        "a mapping under pip",
+        with_dependencies("- pip: {x: 1}"),
+        4,
+        "has to be a list",
+        "`- ` line",
+    ),
 ]
 
 
@@ -561,14 +762,20 @@ def test_a_package_that_no_channel_has_is_named_in_one_message(
     machine: Machine, channel: LocalChannel, tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine"
-    text = LOCAL_VERSION.replace("  - python=3.11\n", "  - python=3.11\n  - no-such-package\n")
+    text = LOCAL_VERSION.replace(
+        "  - python=3.11\n", "  - python=3.11\n  - no-such-package\n"
+    )
     environ = prepare_locking(machine, channel, mine, text)
     lock = machine.project / "scripts/lock.sh"
     done = sh(lock, "--environment", mine, env=environ, check=False)
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, done.stdout
     line = done.stdout.strip()
     start = f"lock.sh: {mine}/environment.yml: the solver finds no packages for it: "
-    assert line.startswith(start) and "no-such-package" in line and "mend the names" in line
+    assert (
+        line.startswith(start)
+        and "no-such-package" in line
+        and "mend the names" in line
+    )
 
 
 def test_a_build_that_the_index_lacks_is_named_with_what_to_write(
@@ -580,7 +787,10 @@ def test_a_build_that_the_index_lacks_is_named_with_what_to_write(
     done = sh(lock, "--environment", mine, env=environ, check=False)
     assert done.returncode == 1
     cause = "torch==2.5.1+cu124 is a build that PyPI does not have: leave out the +"
-    assert f"{mine}/environment.yml: conda has solved" in done.stdout and cause in done.stdout
+    assert (
+        f"{mine}/environment.yml: conda has solved" in done.stdout
+        and cause in done.stdout
+    )
     assert "Traceback" not in done.stdout
     assert [path.name for path in mine.iterdir()] == ["environment.yml"]
 
@@ -593,11 +803,16 @@ def test_a_file_of_many_kinds_locks_and_is_current(
     lock = machine.project / "scripts/lock.sh"
     done = sh(lock, "--environment", mine, env=environ)
     assert "mine: locked 7 conda and 1 pip packages" in done.stdout, done.stdout
-    names = {package.name for package in locks.read_conda_lock(mine / "conda-lock.yml").packages}
+    names = {
+        package.name
+        for package in locks.read_conda_lock(mine / "conda-lock.yml").packages
+    }
     assert {"python", "pytorch", "tqdm", "uv"} <= names
-    assert [package.name for package in locks.read_pip_lock(mine / "locks/pip.txt")] == ["idna"]
-    assert yaml.safe_load((mine / "conda-lock.yml").read_text())["metadata"]["platforms"] == [
-        "linux-64"
-    ]
+    assert [
+        package.name for package in locks.read_pip_lock(mine / "locks/pip.txt")
+    ] == ["idna"]
+    assert yaml.safe_load((mine / "conda-lock.yml").read_text())["metadata"][
+        "platforms"
+    ] == ["linux-64"]
     done = sh(lock, "--environment", mine, "--check", env=environ)
     assert "the locks are current" in done.stdout

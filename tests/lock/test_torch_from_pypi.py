@@ -28,13 +28,17 @@ def set_up(machine: Machine, mine: Path, backend: str) -> Path:
     """The prefix that the one command makes of `mine` from an empty cache, verified at the full level."""
     folder = mine.parent / backend
     places = ["--prefix", folder / "env", "--cache", folder / "cache"]
-    done = machine.setup("--environment", mine, "--backend", backend, *places, "--level", "full")
+    done = machine.setup(
+        "--environment", mine, "--backend", backend, *places, "--level", "full"
+    )
     print(done.stdout)
     assert done.returncode == 0, done.stdout
     assert VERIFIED in done.stdout
     assert re.search(r"PASS +torch-origin +torch \S+ from pip", done.stdout)
     for used in (folder / "env", folder / "cache"):
-        size = sh("du", "--summarize", "--block-size=1000000", f"{used}/").stdout.split()[0]
+        size = sh(
+            "du", "--summarize", "--block-size=1000000", f"{used}/"
+        ).stdout.split()[0]
         print(f"{used}: {size} MB")
     return folder / "env"
 
@@ -43,7 +47,9 @@ def describe(machine: Machine, prefix: Path, *options: str) -> Path:
     """The certificate or manifest of a prefix."""
     file = prefix.parent / f"{options[-1]}.json"
     program = machine.project / "scripts/verify_environment.py"
-    print(sh(prefix / "bin/python", program, *options, file, env=clean_environ()).stdout)
+    print(
+        sh(prefix / "bin/python", program, *options, file, env=clean_environ()).stdout
+    )
     return file
 
 
@@ -69,20 +75,33 @@ def test_torch_from_pypi_is_the_same_on_both_backends(
         CONDA_LOCK_SOLVER=str(machine.micromamba / "micromamba"),
         PYPI_TO_CONDA_MAPPING=(tmp_path / "mapping.json").as_uri(),
     )
-    print(sh(machine.project / "scripts/lock.sh", "--environment", mine, env=environ).stdout)
+    print(
+        sh(
+            machine.project / "scripts/lock.sh", "--environment", mine, env=environ
+        ).stdout
+    )
     env = Environment(mine)
     assert env.torch_layer("conda") is Layer.PIP
     assert env.cuda("conda") == env.cuda("pip")
 
     prefixes = [set_up(machine, mine, backend) for backend in ("conda", "pip")]
-    manifests = [describe(machine, prefix, "--level", "quick", "--manifest") for prefix in prefixes]
+    manifests = [
+        describe(machine, prefix, "--level", "quick", "--manifest")
+        for prefix in prefixes
+    ]
     by_conda, by_pip = [wheels_of(manifest) for manifest in manifests]
-    assert by_conda == {(pin.name, pin.version, pin.record_sha256) for pin in env.wheels("conda")}
+    assert by_conda == {
+        (pin.name, pin.version, pin.record_sha256) for pin in env.wheels("conda")
+    }
     assert by_conda < by_pip, "PyPI gives the same wheels, and Python's tools as well"
     certificates = [describe(machine, prefix, "--certificate") for prefix in prefixes]
     program = machine.project / "scripts/verify_environment.py"
     compared = sh(
-        prefixes[0] / "bin/python", program, "--compare", *certificates, env=clean_environ()
+        prefixes[0] / "bin/python",
+        program,
+        "--compare",
+        *certificates,
+        env=clean_environ(),
     )
     print(compared.stdout)
     assert "they compute the same, bit for bit\n" in compared.stdout

@@ -70,13 +70,17 @@ class Index:
         handler.wfile.write(body)
 
     def file(self) -> WheelFile:
-        return WheelFile(self.url, hashlib.sha256(self.wheel).hexdigest(), len(self.wheel))
+        return WheelFile(
+            self.url, hashlib.sha256(self.wheel).hexdigest(), len(self.wheel)
+        )
 
 
 @pytest.fixture
 def index() -> Iterator[Index]:
     index = Index()
-    threading.Thread(target=index.server.serve_forever, args=(0.02,), daemon=True).start()
+    threading.Thread(
+        target=index.server.serve_forever, args=(0.02,), daemon=True
+    ).start()
     yield index
     index.server.shutdown()
     index.server.server_close()
@@ -129,7 +133,9 @@ def test_another_file_than_the_index_promised_is_refused(
         fetch_record(requests.Session(), index.file())
 
 
-def test_an_answer_without_end_is_broken_off(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_end_is_broken_off(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(wheel_files, "MAX_TRANSFER", 1 << 18)
     index.change = lambda body: body * 1000
     with pytest.raises(Stop, match="more than it was asked for"):
@@ -137,7 +143,9 @@ def test_an_answer_without_end_is_broken_off(index: Index, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("records", [0, 2])
-def test_a_wheel_without_exactly_one_record_is_refused(records: int, index: Index) -> None:
+def test_a_wheel_without_exactly_one_record_is_refused(
+    records: int, index: Index
+) -> None:
     index.wheel = make_wheel(records)
     with pytest.raises(Stop, match=f"it has {records} RECORD files"):
         fetch_record(requests.Session(), index.file())
@@ -145,5 +153,7 @@ def test_a_wheel_without_exactly_one_record_is_refused(records: int, index: Inde
 
 def test_a_server_that_fails_is_named_with_the_file() -> None:
     wheel = WheelFile("http://127.0.0.1:9/pack-1-py3-none-any.whl", "0" * 64, 1)
-    with pytest.raises(Stop, match="pack-1-py3-none-any.whl: its RECORD cannot be read"):
+    with pytest.raises(
+        Stop, match="pack-1-py3-none-any.whl: its RECORD cannot be read"
+    ):
         fetch_record(requests.Session(), wheel)

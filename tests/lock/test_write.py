@@ -26,11 +26,15 @@ def test_reading_agrees_with_yaml_and_with_conda_lock() -> None:
     assert read.content_hash == parsed.metadata.content_hash["linux-64"]
     found = [(p.name, p.version, p.url, p.md5, p.sha256) for p in read.packages]
     assert len(found) > 90
-    by_conda_lock = [(p.name, p.version, p.url, p.hash.md5, p.hash.sha256) for p in parsed.package]
+    by_conda_lock = [
+        (p.name, p.version, p.url, p.hash.md5, p.hash.sha256) for p in parsed.package
+    ]
     assert sorted(found) == sorted(by_conda_lock)
     by_yaml = []
     for p in data["package"]:
-        by_yaml.append((p["name"], p["version"], p["url"], p["hash"]["md5"], p["hash"]["sha256"]))
+        by_yaml.append(
+            (p["name"], p["version"], p["url"], p["hash"]["md5"], p["hash"]["sha256"])
+        )
     assert found == by_yaml
     dependencies = {p["name"]: p["dependencies"] for p in data["package"]}
     assert {p.name: p.dependencies for p in parsed.package} == dependencies
@@ -100,5 +104,7 @@ def test_the_table_of_versions_is_written_between_its_marks(
     version_table.write_tables(list_environments())
     assert [table.document.read_text() for table in tables] == texts
     tables[-1].document.write_text("no marks\n")
-    with pytest.raises(version_table.Stop, match="the marks around the table of versions are gone"):
+    with pytest.raises(
+        version_table.Stop, match="the marks around the table of versions are gone"
+    ):
         version_table.write_tables(list_environments())

@@ -34,17 +34,24 @@ def driver(tmp_path: Path) -> Driver:
     return make
 
 
-def inspect(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Finding]:
+def inspect(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Finding]:
     """The findings in an environment, by check."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     return {finding.check: finding for finding in inspect_machine()}
 
 
-def test_a_healthy_h100_is_fine(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_healthy_h100_is_fine(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = inspect(driver(), monkeypatch)
     assert found["pod-cuda"].verdict is Verdict.PASS
-    assert found["pod-cuda"].summary == "a context on each of 1 GPUs, and its memory is free"
+    assert (
+        found["pod-cuda"].summary
+        == "a context on each of 1 GPUs, and its memory is free"
+    )
     verdicts = {check: finding.verdict.value for check, finding in found.items()}
     # What this machine is, and whether its log may be read, are its own affair.
     del verdicts["pod-host"]
@@ -73,9 +80,24 @@ def test_a_healthy_h100_is_fine(driver: Driver, monkeypatch: pytest.MonkeyPatch)
         ({"CONTEXT": 46}, "pod-cuda", "warn", "GPU 0: the device is busy"),
         ({"CONTEXT": 2}, "pod-cuda", "warn", "GPU 0: out of memory"),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, "pod-cuda", "pass", "a context on each"),
-        ({"COUNT": 1, "GPUS": "2", "MIG": "Enabled"}, "pod-cuda", "pass", "a context on each"),
-        ({"ECC": "[Insufficient Permissions]"}, "pod-state", "pass", "no memory errors"),
-        ({"MEMORY": "[Insufficient Permissions]"}, "pod-gpus", "pass", "1 x NVIDIA H100"),
+        (
+            {"COUNT": 1, "GPUS": "2", "MIG": "Enabled"},
+            "pod-cuda",
+            "pass",
+            "a context on each",
+        ),
+        (
+            {"ECC": "[Insufficient Permissions]"},
+            "pod-state",
+            "pass",
+            "no memory errors",
+        ),
+        (
+            {"MEMORY": "[Insufficient Permissions]"},
+            "pod-gpus",
+            "pass",
+            "1 x NVIDIA H100",
+        ),
         ({"WARNING": INFOROM, "EXIT": "14"}, "pod-gpus", "warn", "1 x NVIDIA H100"),
         ({"WARNING": INFOROM, "EXIT": "14"}, "pod-state", "warn", INFOROM),
         ({"WARNING": INFOROM, "EXIT": "14"}, "pod-power", "pass", "no GPU is limited"),
@@ -85,7 +107,12 @@ def test_a_healthy_h100_is_fine(driver: Driver, monkeypatch: pytest.MonkeyPatch)
             "fail",
             "an uncorrectable memory error (ECC): this GPU does not work: give this pod back",
         ),
-        ({"USED": 40 << 30}, "pod-cuda", "warn", "GPU 0: 42.9 GB of 85.9 GB are in use already"),
+        (
+            {"USED": 40 << 30},
+            "pod-cuda",
+            "warn",
+            "GPU 0: 42.9 GB of 85.9 GB are in use already",
+        ),
         (
             {"COUNT": 2, "GPUS": "4"},
             "pod-cuda",
@@ -94,7 +121,12 @@ def test_a_healthy_h100_is_fine(driver: Driver, monkeypatch: pytest.MonkeyPatch)
         ),
         ({"ECC": "3"}, "pod-state", "fail", "uncorrected memory errors: 3"),
         ({"ROWS": "Yes"}, "pod-state", "fail", "memory rows cannot be remapped"),
-        ({"RECOVERY": "Reboot"}, "pod-state", "fail", "asks for a recovery of the GPU: Reboot"),
+        (
+            {"RECOVERY": "Reboot"},
+            "pod-state",
+            "fail",
+            "asks for a recovery of the GPU: Reboot",
+        ),
         ({"POWER": "350.00"}, "pod-power", "warn", "GPU 0: limited to 350 W of 700 W"),
         ({"POWER": "[N/A]", "USUAL": "[N/A]"}, "pod-power", "skip", "does not tell"),
         ({"POWER": "what is this"}, "pod-power", "skip", "does not tell"),
@@ -118,7 +150,12 @@ def test_a_healthy_h100_is_fine(driver: Driver, monkeypatch: pytest.MonkeyPatch)
             "pass",
             "12 NVLinks are active on each of 2 GPUs",
         ),
-        ({"COUNT": 8, "LINKS_5": "0"}, "pod-nvlink", "warn", "GPU 5: no NVLink is active"),
+        (
+            {"COUNT": 8, "LINKS_5": "0"},
+            "pod-nvlink",
+            "warn",
+            "GPU 5: no NVLink is active",
+        ),
         (
             {"RUNPOD_GPU_COUNT": "8"},
             "pod-gpus",
@@ -157,8 +194,12 @@ def test_a_driver_that_hangs_or_is_gone(monkeypatch: pytest.MonkeyPatch) -> None
     assert gone.summary == "libcuda: libcuda.so.1: cannot open"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"gpus": 1}', '{"gpus": [{}]}', "null"])
-def test_an_answer_that_is_none_is_an_error(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"gpus": 1}', '{"gpus": [{}]}', "null"]
+)
+def test_an_answer_that_is_none_is_an_error(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def answer(*command: Any, **options: Any) -> tuple[int, str, str]:
         return 0, text, "first line\nlast line\n"
 
@@ -177,10 +218,18 @@ def test_the_conclusion_names_what_it_is_from() -> None:
 
 
 def test_a_finding_as_the_manifest_has_it() -> None:
-    schema = json.loads((ROOT / "scripts/lockedenv/schemas/verify.schema.json").read_text())
-    for finding in (passed("well", rate=1.0), warned(["a", "b"], "look"), failed(["c"], "d")):
+    schema = json.loads(
+        (ROOT / "scripts/lockedenv/schemas/verify.schema.json").read_text()
+    )
+    for finding in (
+        passed("well", rate=1.0),
+        warned(["a", "b"], "look"),
+        failed(["c"], "d"),
+    ):
         row = {**finding.as_json(), "check": "pod-x"}
-        jsonschema.validate(row, {**schema["$defs"]["result"], "$defs": schema["$defs"]})
+        jsonschema.validate(
+            row, {**schema["$defs"]["result"], "$defs": schema["$defs"]}
+        )
     assert warned(["a", "b", "c"], "look").summary == "a (and 2 more)"
 
 
@@ -192,7 +241,10 @@ def test_the_set_up_stops_on_a_bad_pod_before_anything_is_fetched(
     assert done.returncode == 1
     assert "give this pod back: pod-cuda: cuInit: error 802" in done.stdout, done.stdout
     assert not machine.prefix.exists()
-    assert "error 802, system not ready" in done.stdout and not (machine.cache / "pkgs").exists()
+    assert (
+        "error 802, system not ready" in done.stdout
+        and not (machine.cache / "pkgs").exists()
+    )
     done = machine.setup("--flash-attn", "none", "--check-pod", **environ)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "give this pod back: pod-cuda", done.stdout
@@ -201,7 +253,9 @@ def test_the_set_up_stops_on_a_bad_pod_before_anything_is_fetched(
     assert not machine.prefix.exists()
 
 
-NO_DRIVER = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+NO_DRIVER = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
+)
 
 
 def test_a_login_node_is_set_up_without_a_gpu(machine: Machine, tmp_path: Path) -> None:
@@ -210,20 +264,34 @@ def test_a_login_node_is_set_up_without_a_gpu(machine: Machine, tmp_path: Path) 
     options = ["--arch", "90", "--flash-attn", "none", "--level", "quick"]
     done = machine.setup(*options, "--dry-run", **environ)
     assert done.returncode == 1, done.stdout
-    assert "such as a login node, is set up with --arch 90 --flash-attn none" in done.stdout
+    assert (
+        "such as a login node, is set up with --arch 90 --flash-attn none"
+        in done.stdout
+    )
     done = machine.setup(*options, "--any-pod", **environ)
     assert done.returncode == 0, done.stdout
-    assert "verified without a GPU, since nvidia-smi fails: NVIDIA-SMI has failed" in done.stdout
+    assert (
+        "verified without a GPU, since nvidia-smi fails: NVIDIA-SMI has failed"
+        in done.stdout
+    )
 
 
-def test_the_verdict_on_the_machine_is_in_the_manifest(machine: Machine, installed: None) -> None:
+def test_the_verdict_on_the_machine_is_in_the_manifest(
+    machine: Machine, installed: None
+) -> None:
     found = json.loads((machine.prefix / "maximalcai-manifest.json").read_text())["pod"]
     assert [row["check"] for row in found] == ["pod-gpus", "pod-host"]
     assert found[0]["verdict"] == "skip"
-    schema = json.loads((ROOT / "scripts/lockedenv/schemas/verify.schema.json").read_text())
+    schema = json.loads(
+        (ROOT / "scripts/lockedenv/schemas/verify.schema.json").read_text()
+    )
     for row in found:
-        jsonschema.validate(row, {**schema["$defs"]["result"], "$defs": schema["$defs"]})
+        jsonschema.validate(
+            row, {**schema["$defs"]["result"], "$defs": schema["$defs"]}
+        )
     done = machine.setup("--check-pod", "--json")
     assert done.returncode in (1, 2) and "give both, and no --check-pod" in done.stdout
     done = machine.setup("--check-pod")
-    assert done.returncode == 0 and "s to an installed environment" in done.stdout, done.stdout
+    assert (
+        done.returncode == 0 and "s to an installed environment" in done.stdout
+    ), done.stdout

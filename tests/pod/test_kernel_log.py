@@ -47,7 +47,9 @@ def xid(code: int, text: str = "pid=1234, name=python3, something") -> str:
     "log, verdict, text",
     [
         pytest.param("", "pass", "no error of these GPUs", id="nothing"),
-        pytest.param(xid(31, "pid=1, MMU Fault"), "warn", "a program's own fault", id="31"),
+        pytest.param(
+            xid(31, "pid=1, MMU Fault"), "warn", "a program's own fault", id="31"
+        ),
         pytest.param(xid(13), "warn", "a program's own fault", id="13"),
         pytest.param(
             "[1.0] NVRM: Xid (PCI:0000:01:00 GPU-I:05): 79, GPU has fallen off the bus.",
@@ -56,17 +58,36 @@ def xid(code: int, text: str = "pid=1234, name=python3, something") -> str:
             id="79 of a MIG instance",
         ),
         pytest.param(
-            "NVRM: Xid (PCI:0000:02:00): 79, another tenant's GPU", "pass", "no error", id="other"
+            "NVRM: Xid (PCI:0000:02:00): 79, another tenant's GPU",
+            "pass",
+            "no error",
+            id="other",
         ),
-        pytest.param(FATAL_149, "fail", "NVLink error (NETIR): NETIR_LINK_EVT Fatal", id="149"),
-        pytest.param(NONFATAL_145, "warn", "if it comes again, take another pod", id="145"),
-        pytest.param(REBOOT_154, "fail", "asks for: Node Reboot Required: only the host", id="154"),
+        pytest.param(
+            FATAL_149, "fail", "NVLink error (NETIR): NETIR_LINK_EVT Fatal", id="149"
+        ),
+        pytest.param(
+            NONFATAL_145, "warn", "if it comes again, take another pod", id="145"
+        ),
+        pytest.param(
+            REBOOT_154,
+            "fail",
+            "asks for: Node Reboot Required: only the host",
+            id="154",
+        ),
         pytest.param(RECOVERED_154, "pass", "no error", id="154 recovered"),
-        pytest.param(FATAL_SWITCH, "fail", "SXid 20034 of the NVSwitch at 0000:a9:00.0", id="SXid"),
+        pytest.param(
+            FATAL_SWITCH,
+            "fail",
+            "SXid 20034 of the NVSwitch at 0000:a9:00.0",
+            id="SXid",
+        ),
         pytest.param(NON_FATAL_SWITCH, "pass", "no error", id="SXid that is not fatal"),
         pytest.param(xid(48), "fail", "double bit ECC error", id="48"),
         pytest.param(xid(63), "pass", "no error", id="63: a row was remapped"),
-        pytest.param(xid(64), "fail", "could not be remapped (fault of the GPU's memory", id="64"),
+        pytest.param(
+            xid(64), "fail", "could not be remapped (fault of the GPU's memory", id="64"
+        ),
         pytest.param(xid(74), "warn", "NVLink error", id="74"),
         pytest.param(xid(94), "warn", "contained memory error", id="94"),
         pytest.param(xid(95), "fail", "uncontained memory error", id="95"),
@@ -75,19 +96,28 @@ def xid(code: int, text: str = "pid=1234, name=python3, something") -> str:
         pytest.param(xid(43), "pass", "no error", id="43: ignored by the catalogue"),
         pytest.param(xid(999), "warn", "not in the catalogue", id="unknown code"),
         pytest.param(
-            "NVRM: Xid (0000:01:00): 79, old driver", "fail", "off the bus", id="old form"
+            "NVRM: Xid (0000:01:00): 79, old driver",
+            "fail",
+            "off the bus",
+            id="old form",
         ),
-        pytest.param("NVRM: Xid (PCI:0000:01:00): abc, 31", "pass", "no error", id="no number"),
+        pytest.param(
+            "NVRM: Xid (PCI:0000:01:00): abc, 31", "pass", "no error", id="no number"
+        ),
     ],
 )
-def test_what_the_log_says_is_judged_by_the_catalogue(log: str, verdict: str, text: str) -> None:
+def test_what_the_log_says_is_judged_by_the_catalogue(
+    log: str, verdict: str, text: str
+) -> None:
     found = judge_log(log, [OURS])
     assert found.verdict.value == verdict, found
     assert text in f"{found.summary}: {found.remedy}", found
 
 
 def test_the_worst_comes_first_and_each_is_counted_once() -> None:
-    log = "\n".join([xid(31), xid(31), NONFATAL_145, FATAL_149, xid(45), REBOOT_154, FATAL_SWITCH])
+    log = "\n".join(
+        [xid(31), xid(31), NONFATAL_145, FATAL_149, xid(45), REBOOT_154, FATAL_SWITCH]
+    )
     found = judge_log(log, [OURS])
     assert found.verdict is Verdict.FAIL and "give this pod back" in found.remedy
     lines = [found.summary, *found.details]
@@ -116,8 +146,12 @@ def test_what_the_driver_wants_now_decides_over_an_old_line() -> None:
     recovered = LoggedGpu("0000:01:00", "None")
     assert judge_log(xid(119), [recovered]).verdict is Verdict.WARN
     assert judge_log(REBOOT_154, [recovered]).verdict is Verdict.PASS
-    assert judge_log(xid(119), [LoggedGpu("0000:01:00", "Reset")]).verdict is Verdict.FAIL
-    assert judge_log(xid(119), [LoggedGpu("0000:01:00", "[N/A]")]).verdict is Verdict.FAIL
+    assert (
+        judge_log(xid(119), [LoggedGpu("0000:01:00", "Reset")]).verdict is Verdict.FAIL
+    )
+    assert (
+        judge_log(xid(119), [LoggedGpu("0000:01:00", "[N/A]")]).verdict is Verdict.FAIL
+    )
 
 
 def test_the_catalogue_has_each_code_once_with_what_to_do() -> None:
@@ -134,7 +168,11 @@ def test_the_catalogue_has_each_code_once_with_what_to_do() -> None:
 
 def test_lines_as_they_stand_in_the_log() -> None:
     [line] = read_xids(f"kern  :warn  : [Fri Aug 30 11:43:09 2024] {REBOOT_154}")
-    assert (line.place, line.code, line.recovery) == ("0000:01:00", 154, "Node Reboot Required")
+    assert (line.place, line.code, line.recovery) == (
+        "0000:01:00",
+        154,
+        "Node Reboot Required",
+    )
     assert [line.code for line in read_switch_errors(NON_FATAL_SWITCH)] == [22013] * 3
     assert read_xids("NVRM: Xid (PCI:0000:01:00): 31" + "\n")[0].text == ""
 
@@ -147,9 +185,13 @@ def write_dmesg(folder: Path, script: str) -> None:
 def test_the_log_is_read_with_the_addresses_of_nvidia_smi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in make_smi(tmp_path, GPUS="2", UNKNOWN="gpu_recovery_action").items():
+    for name, value in make_smi(
+        tmp_path, GPUS="2", UNKNOWN="gpu_recovery_action"
+    ).items():
         monkeypatch.setenv(name, value)
-    write_dmesg(tmp_path, "echo 'NVRM: Xid (PCI:0001:01:00): 79, GPU has fallen off the bus.'")
+    write_dmesg(
+        tmp_path, "echo 'NVRM: Xid (PCI:0001:01:00): 79, GPU has fallen off the bus.'"
+    )
     assert check_kernel_log().summary.startswith("Xid 79 of the GPU at 0001:01:00")
     write_dmesg(tmp_path, "echo 'dmesg: read kernel buffer failed' >&2; exit 1")
     found = check_kernel_log()

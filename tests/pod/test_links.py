@@ -24,7 +24,9 @@ NVML: Unable to retrieve NVLink information as all links are inActive
 
 
 def make_gpus(name: str, count: int) -> list[Gpu]:
-    return [Gpu(name, "550.90", 0, "9.0", f"GPU-{index}", False) for index in range(count)]
+    return [
+        Gpu(name, "550.90", 0, "9.0", f"GPU-{index}", False) for index in range(count)
+    ]
 
 
 def entries(*active: int, total: int = 18) -> list[GpuLinks]:
@@ -36,15 +38,23 @@ def entries(*active: int, total: int = 18) -> list[GpuLinks]:
 
 
 def test_the_entries_of_nvidia_smi() -> None:
-    assert parse_links(STATUS) == [GpuLinks(0, 2, 0), GpuLinks(1, 1, 1), GpuLinks(2, 0, 0)]
+    assert parse_links(STATUS) == [
+        GpuLinks(0, 2, 0),
+        GpuLinks(1, 1, 1),
+        GpuLinks(2, 0, 0),
+    ]
     assert parse_links("") == [] and parse_links("\t Link 0: 26 GB/s\n") == []
 
 
 @pytest.mark.parametrize(
     "name, links, verdict, text",
     [
-        pytest.param(NVL, entries(12, 12), "pass", "12 NVLinks are active on each", id="NVL pair"),
-        pytest.param(SXM, entries(*[18] * 8), "pass", "18 NVLinks are active on each", id="HGX"),
+        pytest.param(
+            NVL, entries(12, 12), "pass", "12 NVLinks are active on each", id="NVL pair"
+        ),
+        pytest.param(
+            SXM, entries(*[18] * 8), "pass", "18 NVLinks are active on each", id="HGX"
+        ),
         pytest.param(
             SXM,
             entries(18, 18, 18, 18, 18, 0, 18, 18),
@@ -53,23 +63,47 @@ def test_the_entries_of_nvidia_smi() -> None:
             id="one without any among eight",
         ),
         pytest.param(
-            SXM, entries(18, 18, 17, 18), "warn", "GPU 2: 17 NVLinks are active, 18 are", id="one"
+            SXM,
+            entries(18, 18, 17, 18),
+            "warn",
+            "GPU 2: 17 NVLinks are active, 18 are",
+            id="one",
         ),
         pytest.param(
-            SXM, entries(14, 14, 14, 14), "warn", "GPU 0: 4 of 18 NVLinks are inactive", id="switch"
+            SXM,
+            entries(14, 14, 14, 14),
+            "warn",
+            "GPU 0: 4 of 18 NVLinks are inactive",
+            id="switch",
         ),
-        pytest.param(SXM, entries(0, 0), "warn", "GPU 0: no NVLink is active", id="no fabric"),
         pytest.param(
-            SXM, entries(18, 18, 18)[:2], "warn", "GPU 2: nvidia-smi says nothing", id="no entry"
+            SXM, entries(0, 0), "warn", "GPU 0: no NVLink is active", id="no fabric"
         ),
-        pytest.param(SXM, [], "warn", "GPU 0: nvidia-smi says nothing", id="no entries at all"),
         pytest.param(
-            NVL, entries(12, 11), "warn", "GPU 1: 11 NVLinks are active", id="NVL, one down"
+            SXM,
+            entries(18, 18, 18)[:2],
+            "warn",
+            "GPU 2: nvidia-smi says nothing",
+            id="no entry",
+        ),
+        pytest.param(
+            SXM, [], "warn", "GPU 0: nvidia-smi says nothing", id="no entries at all"
+        ),
+        pytest.param(
+            NVL,
+            entries(12, 11),
+            "warn",
+            "GPU 1: 11 NVLinks are active",
+            id="NVL, one down",
         ),
         pytest.param(A6000, entries(0, 0), "skip", "no NVLink joins", id="no bridge"),
         pytest.param("NVIDIA L4", [], "skip", "no NVLink joins", id="no NVLink"),
         pytest.param(
-            A6000, parse_links(STATUS), "warn", "GPU 1: 1 NVLinks are active, 2 are", id="bridge"
+            A6000,
+            parse_links(STATUS),
+            "warn",
+            "GPU 1: 1 NVLinks are active, 2 are",
+            id="bridge",
         ),
     ],
 )

@@ -21,15 +21,25 @@ H100 = Gpu("NVIDIA H100 80GB HBM3", "550.90", 80 * GIB, "9.0", "GPU-1", False)
 
 def test_a_host_that_is_too_small_says_what_helps(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 67108864 kB\nMemAvailable: 67108864 kB\n")
+    (tmp_path / "proc/meminfo").write_text(
+        "MemTotal: 67108864 kB\nMemAvailable: 67108864 kB\n"
+    )
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("200000 100000")
     found = judge_host([H100], 64 << 20, tmp_path)
-    assert found.verdict is Verdict.WARN and found.summary == "/dev/shm has 67 MB (and 2 more)"
+    assert (
+        found.verdict is Verdict.WARN
+        and found.summary == "/dev/shm has 67 MB (and 2 more)"
+    )
     assert "num_workers=0" in found.remedy and "low_cpu_mem_usage" in found.remedy
-    assert found.details == ("2 CPUs for 1 GPUs", "68.7 GB of memory for 85.9 GB of GPU memory")
+    assert found.details == (
+        "2 CPUs for 1 GPUs",
+        "68.7 GB of memory for 85.9 GB of GPU memory",
+    )
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("1600000 100000")
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 134217728 kB\nMemAvailable: 67108864 kB\n")
+    (tmp_path / "proc/meminfo").write_text(
+        "MemTotal: 134217728 kB\nMemAvailable: 67108864 kB\n"
+    )
     assert judge_host([H100], GIB, tmp_path).verdict is Verdict.PASS
 
 
@@ -73,10 +83,14 @@ def test_the_rates_of_servers(tmp_path: Path) -> None:
         assert fast.measured["bytes_per_s"] > rates.NETWORK
         server.fault = lambda handler, content, start: send_at(handler, 1.5e6)
         crawling = measure_server(origin_of(server))
-        assert crawling.verdict is Verdict.WARN and "--mirror" in crawling.remedy, crawling
+        assert (
+            crawling.verdict is Verdict.WARN and "--mirror" in crawling.remedy
+        ), crawling
         server.fault = None
         gone = measure_server(origin_of(server, "none"))
-    assert gone.verdict is Verdict.WARN and gone.summary == "the channel x does not answer"
+    assert (
+        gone.verdict is Verdict.WARN and gone.summary == "the channel x does not answer"
+    )
     assert "404" in gone.remedy
 
 
@@ -107,7 +121,9 @@ def test_a_server_that_is_slow_to_start_is_not_slow(tmp_path: Path) -> None:
         for fault in (start_late, start_one_late):
             server.fault = fault
             found = measure_server(origin_of(server))
-            assert found.measured["bytes_per_s"] > 13.4e6, found  # what 32 MB in 2.5 s would be
+            assert (
+                found.measured["bytes_per_s"] > 13.4e6
+            ), found  # what 32 MB in 2.5 s would be
 
 
 def test_servers_share_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,13 +154,20 @@ def test_a_server_that_sends_nothing_in_its_time(tmp_path: Path) -> None:
     with FaultServer(tmp_path) as server:
         server.fault = stay_silent
         found = measure_server(origin_of(server), 1)
-    assert found.verdict is Verdict.WARN and found.summary == "the channel x: 0 B came in 1 s"
+    assert (
+        found.verdict is Verdict.WARN
+        and found.summary == "the channel x: 0 B came in 1 s"
+    )
     assert "timed out" in found.remedy
 
 
 def test_a_cause_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was cut at 100 characters, before its cause."""
-    why = "curl: (60) SSL certificate problem: " + "a long way to say it; " * 9 + "self-signed"
+    why = (
+        "curl: (60) SSL certificate problem: "
+        + "a long way to say it; " * 9
+        + "self-signed"
+    )
 
     def fail(*command: object, **options: object) -> tuple[int, str, str]:
         return 60, "0 0 0", why
@@ -156,7 +179,9 @@ def test_a_cause_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_how_long_the_set_up_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_long_the_set_up_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rates, "SAMPLE", 1 << 20)
     (tmp_path / "file").write_bytes(os.urandom(8 << 20))
     with FaultServer(tmp_path) as server:
@@ -168,5 +193,10 @@ def test_how_long_the_set_up_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "pod-disk",
         "pod-ready",
     ]
-    assert "s to an installed environment: 1.0 GB to fetch, 3.0 GB to write" in found[-1].summary
-    assert [finding.check for finding in measure_rates([tmp_path], [], 1, 1)] == ["pod-disk"]
+    assert (
+        "s to an installed environment: 1.0 GB to fetch, 3.0 GB to write"
+        in found[-1].summary
+    )
+    assert [finding.check for finding in measure_rates([tmp_path], [], 1, 1)] == [
+        "pod-disk"
+    ]

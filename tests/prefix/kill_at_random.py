@@ -42,7 +42,9 @@ from lockedenv.prefix.place import find_prefix
 from lockedenv.prefix.removal import RemovalRefused
 from small_environment import IDNA, SITE, add_wheel, fill
 
-SLOWLY = 0.03  # seconds between the steps of an installation, so that kills meet all of them
+SLOWLY = (
+    0.03  # seconds between the steps of an installation, so that kills meet all of them
+)
 EDITED = f"{SITE}/idna/core.py"
 MANY = replace(IDNA, name="many", version="1.0")
 MODULES = 150  # a removal lasts
@@ -95,7 +97,9 @@ def run(place: Path, passes: bool) -> None:
     enter(Phase.BEGIN)
     with hold(prefix, print):
         recover(prefix, said_by_nobody)
-        with make_successor(find_prefix(place), "pip", "default", said_by_nobody) as new:
+        with make_successor(
+            find_prefix(place), "pip", "default", said_by_nobody
+        ) as new:
             enter(Phase.INSTALL)
             time.sleep(SLOWLY)
             fill(new.path)
@@ -145,7 +149,9 @@ def assert_whole(place: Path) -> None:
     assert mark is not None and mark.state is State.INSTALLED, mark
     inventory = read_inventory(place)
     assert inventory is not None
-    different = {difference.path for difference in compare_quick(place.resolve(), inventory)}
+    different = {
+        difference.path for difference in compare_quick(place.resolve(), inventory)
+    }
     assert different <= {EDITED}, different
 
 
@@ -158,7 +164,10 @@ def put_own_files(place: Path, number: int) -> None:
 
 def assert_nothing_is_gone(place: Path, number: int) -> None:
     """Both are in an environment that is there, or in what was kept of one."""
-    places = [*place.parent.glob(f"{place.name}.d/*"), *place.parent.glob(f"{place.name}.kept-*")]
+    places = [
+        *place.parent.glob(f"{place.name}.d/*"),
+        *place.parent.glob(f"{place.name}.kept-*"),
+    ]
     results = [folder / "results" / f"run-{number}.csv" for folder in places]
     assert any(path.exists() for path in results), f"run-{number}.csv is gone"
     edits = []
@@ -172,7 +181,9 @@ def assert_nothing_is_gone(place: Path, number: int) -> None:
 def try_with_a_mount(place: Path, chance: random.Random) -> str:
     """Mounts the volume in one of the environments, tries a run, and unmounts it; gives how the run ended."""
     folders = [
-        path for path in sorted((place.parent / f"{place.name}.d").iterdir()) if path.is_dir()
+        path
+        for path in sorted((place.parent / f"{place.name}.d").iterdir())
+        if path.is_dir()
     ]
     folder = chance.choice(folders)
     mounted = folder / "data"
@@ -185,7 +196,9 @@ def try_with_a_mount(place: Path, chance: random.Random) -> str:
         ended = "refused"
     finally:
         subprocess.run(["umount", mounted], check=True)
-    assert (place.parent / "volume/thesis.tex").read_text() == "years of work", "the volume"
+    assert (
+        place.parent / "volume/thesis.tex"
+    ).read_text() == "years of work", "the volume"
     assert_whole(place)
     return ended
 
@@ -218,7 +231,9 @@ def main(base: Path, kills: int) -> None:
         assert_nothing_is_gone(place, number)
         left = [path for path in (base / "env.d").iterdir()]
         assert len(left) == 1, [(path.name, os.listdir(path)) for path in left]
-    fell = ", ".join(f"{phase.name} {phases[phase]}" for phase in Phase if phases[phase])
+    fell = ", ".join(
+        f"{phase.name} {phases[phase]}" for phase in Phase if phases[phase]
+    )
     print(f"{phases.total()} kills: {fell}")
     print("then: " + ", ".join(f"{state} {count}" for state, count in met.items()))
 

@@ -44,7 +44,14 @@ def edit(path: Path) -> None:
 def add_package(machine: Machine, requirement: str) -> None:
     """Installs a package into the environment, as people do."""
     python = machine.prefix / "bin/python"
-    command = [machine.prefix / "bin/uv", "pip", "install", "--python", python, requirement]
+    command = [
+        machine.prefix / "bin/uv",
+        "pip",
+        "install",
+        "--python",
+        python,
+        requirement,
+    ]
     sh(*command, env=clean_environ())
 
 

@@ -15,7 +15,11 @@ from lockedenv.prefix.place import Prefix
 
 SITE = "lib/python3.11/site-packages"
 IDNA = Package("idna", "3.10", "a" * 64, Layer.PIP)
-FILES = {"idna/__init__.py": b"one\n", "idna/core.py": b"two\n", "../../../bin/idna": b"#!x\n"}
+FILES = {
+    "idna/__init__.py": b"one\n",
+    "idna/core.py": b"two\n",
+    "../../../bin/idna": b"#!x\n",
+}
 
 
 def add_wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> None:
@@ -27,7 +31,11 @@ def add_wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) ->
     for path, content in {**files, f"{info.name}/METADATA": metadata.encode()}.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
         (site / path).write_bytes(content)
-        encoded = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+        encoded = (
+            base64.urlsafe_b64encode(hashlib.sha256(content).digest())
+            .decode()
+            .rstrip("=")
+        )
         rows.append(f"{path},sha256={encoded},{len(content)}")
     rows.append(f"{info.name}/RECORD,,")
     (info / "RECORD").write_text("\n".join(rows))
@@ -46,7 +54,9 @@ def fill(folder: Path) -> Path:
     return folder
 
 
-def install(prefix: Prefix, say: Callable[[str], None] = print, locks: str = "a") -> Prefix:
+def install(
+    prefix: Prefix, say: Callable[[str], None] = print, locks: str = "a"
+) -> Prefix:
     """Makes an environment at a prefix, installed and not yet verified, as the set-up does."""
     with make_successor(prefix, "pip", "default", say) as new:
         fill(new.path)

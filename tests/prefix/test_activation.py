@@ -25,7 +25,9 @@ def make(tmp_path: Path, backend: str, name: str = "env") -> Prefix:
     """An environment with nothing but the ways into it."""
     with make_successor(find_prefix(tmp_path / name), backend, "default", print) as new:
         (new.path / "bin").mkdir()
-        (new.path / "bin/python").symlink_to(shutil.which("python3") or "/usr/bin/python3")
+        (new.path / "bin/python").symlink_to(
+            shutil.which("python3") or "/usr/bin/python3"
+        )
         write_activate(new, backend)
         write_guard(new, LOCKED, backend, True)
         finish_installation(new, "default", "a")
@@ -46,7 +48,9 @@ def run(shell: str, script: str, **environ: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["env", "my own env"])
 @pytest.mark.parametrize("backend", ["pip", "conda"])
-def test_it_enters_and_leaves(backend: str, name: str, shell: str, tmp_path: Path) -> None:
+def test_it_enters_and_leaves(
+    backend: str, name: str, shell: str, tmp_path: Path
+) -> None:
     prefix = make(tmp_path, backend, name)
     variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
     script = f"""
@@ -81,7 +85,9 @@ def test_entering_twice_is_entering_once(shell: str, tmp_path: Path) -> None:
     assert run(shell, script) == ["same", "none"]
 
 
-def test_an_environment_that_was_active_before_is_so_again(shell: str, tmp_path: Path) -> None:
+def test_an_environment_that_was_active_before_is_so_again(
+    shell: str, tmp_path: Path
+) -> None:
     prefix = make(tmp_path, "pip")
     sh("python3", "-m", "venv", "--without-pip", tmp_path / "outer")
     script = f"""
@@ -101,7 +107,9 @@ def test_an_environment_that_was_active_before_is_so_again(shell: str, tmp_path:
     ]
 
 
-def test_a_virtual_env_that_an_image_sets_is_given_back(shell: str, tmp_path: Path) -> None:
+def test_a_virtual_env_that_an_image_sets_is_given_back(
+    shell: str, tmp_path: Path
+) -> None:
     prefix = make(tmp_path, "conda")
     script = f'source {prefix.name}/activate; echo "${{VIRTUAL_ENV-gone}}"; deactivate; echo "$VIRTUAL_ENV"'
     assert run(shell, script, VIRTUAL_ENV="/opt/venv") == ["gone", "/opt/venv"]
@@ -130,11 +138,15 @@ def test_what_would_lead_an_installation_elsewhere_is_cleared_and_given_back(
     script = f"source {prefix.name}/activate; {shown}; deactivate; {shown}"
     said = run(shell, script, **MISLEADING)
     inside, after = said[: len(MISLEADING)], said[len(MISLEADING) :]
-    assert inside == [f"{name}={'0' if name == 'PIP_USER' else ''}" for name in MISLEADING]
+    assert inside == [
+        f"{name}={'0' if name == 'PIP_USER' else ''}" for name in MISLEADING
+    ]
     assert after == [f"{name}={value}" for name, value in MISLEADING.items()]
 
 
-def test_constraints_that_contradict_the_lock_are_left_out(shell: str, tmp_path: Path) -> None:
+def test_constraints_that_contradict_the_lock_are_left_out(
+    shell: str, tmp_path: Path
+) -> None:
     """An NGC image's PIP_CONSTRAINT: every install ended in ResolutionImpossible."""
     prefix = make(tmp_path, "pip")
     image = tmp_path / "constraint.txt"
@@ -171,7 +183,9 @@ def test_every_form_of_a_constraint_is_compared_with_the_lock(
     file = tmp_path / "of the image.txt"
     file.write_text(f"{line}\n")
     ours = (prefix.name / "maximalcai-constraints.txt").as_uri()
-    script = f'source {prefix.name}/activate; echo "$UV_CONSTRAINT"; echo "$UV_OVERRIDE"'
+    script = (
+        f'source {prefix.name}/activate; echo "$UV_CONSTRAINT"; echo "$UV_OVERRIDE"'
+    )
     said = run("bash", script, UV_CONSTRAINT=file.as_uri(), UV_OVERRIDE=file.as_uri())
     expected = f"{file.as_uri()} " if fits else ""
     assert said == [f"{expected}{ours}", expected]
@@ -191,7 +205,9 @@ def test_pips_own_file_leads_no_installation_elsewhere(
 ) -> None:
     """As PIP_TARGET does, which `activate` clears: a pip.conf of the user's said the same, and was followed."""
     prefix = make(tmp_path, "pip")
-    (prefix.path / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    (prefix.path / "pyvenv.cfg").write_text(
+        f"home = {Path(sys.executable).resolve().parent}\n"
+    )
     conf = tmp_path / "home/.config/pip/pip.conf"
     conf.parent.mkdir(parents=True)
     conf.write_text(f"[{section}]\n{setting} = {tmp_path}/elsewhere\n")
@@ -226,7 +242,9 @@ def test_micromamba_activate_sets_the_guard_of_uv(shell: str, tmp_path: Path) ->
 def test_without_pip_conf_nothing_is_held(shell: str, tmp_path: Path) -> None:
     prefix = make(tmp_path, "pip")
     (prefix.path / "pip.conf").unlink()
-    assert run(shell, f"source {prefix.name}/activate; echo ${{UV_CONSTRAINT-none}}") == ["none"]
+    assert run(
+        shell, f"source {prefix.name}/activate; echo ${{UV_CONSTRAINT-none}}"
+    ) == ["none"]
 
 
 def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None:
@@ -274,7 +292,9 @@ def test_pip_conf_old_is_never_written_over(tmp_path: Path) -> None:
     assert [text[-2] for text in texts] == ["0", "1", "2"]
     (prefix.path / "pip.conf").write_text("[global]\n")
     write_guard(prefix, LOCKED, "pip", ours=False)
-    assert (prefix.path / "pip.conf").read_text() == "[global]\n", "an environment that people made"
+    assert (
+        prefix.path / "pip.conf"
+    ).read_text() == "[global]\n", "an environment that people made"
 
 
 def test_the_texts_are_good_shell() -> None:
@@ -313,7 +333,9 @@ def test_an_activate_that_lost_lines_is_written_again_and_the_edited_one_stays(
 ) -> None:
     prefix = make(tmp_path, "pip")
     (prefix.path / "lib/python3.11/site-packages").mkdir(parents=True)
-    write_inventory(prefix.path, take_inventory(prefix.path, [], with_interpreter=False))
+    write_inventory(
+        prefix.path, take_inventory(prefix.path, [], with_interpreter=False)
+    )
     activate = prefix.path / "activate"
     whole = activate.read_text()
     assert restore_activate(prefix, "pip") == []

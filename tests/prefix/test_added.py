@@ -32,7 +32,9 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(
     done = machine.setup("--force", "--drop-extras")
     machine.assert_verified(done)
     command = done.stdout.split("installs them again:\n")[1].splitlines()[0]
-    kept = re.search(r"1 file or folder of yours is now in (\S+):\n  results", done.stdout)
+    kept = re.search(
+        r"1 file or folder of yours is now in (\S+):\n  results", done.stdout
+    )
     assert kept and Path(kept[1], "results/loss.csv").read_text() == "years of work"
     assert not list(machine.prefix.glob(f"{SITE}/six*"))
     sh(*command.split(), env=clean_environ())
@@ -40,7 +42,9 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(
     for options in (["--force"], ["--force", "--keep-extras"]):
         done = machine.setup(*options)
         machine.assert_verified(done)
-        assert (machine.prefix / SITE / "six.py").exists() and "again:\n" not in done.stdout
+        assert (
+            machine.prefix / SITE / "six.py"
+        ).exists() and "again:\n" not in done.stdout
 
 
 def test_packages_that_could_not_be_brought_back_are_tried_again(
@@ -50,9 +54,12 @@ def test_packages_that_could_not_be_brought_back_are_tried_again(
     add_package(machine, "six==1.16.0")
     old = machine.prefix.resolve()
     for options in (["--force"], [], ["--force", "--keep-extras"]):
-        done = machine.setup(*options, HTTPS_PROXY="http://127.0.0.1:9", UV_HTTP_RETRIES="0")
+        done = machine.setup(
+            *options, HTTPS_PROXY="http://127.0.0.1:9", UV_HTTP_RETRIES="0"
+        )
         assert (
-            done.returncode == 1 and "your own packages are missing; their list is" in done.stdout
+            done.returncode == 1
+            and "your own packages are missing; their list is" in done.stdout
         ), done.stdout
         assert (old / SITE / "six.py").exists()
     machine.assert_verified(machine.setup())
@@ -66,12 +73,19 @@ def test_the_first_remedy_repairs_and_keeps_what_was_added(
     add_package(machine, "six==1.16.0")
     edit(machine.prefix / SITE / "idna/core.py")
     said = machine.verify("--only", "files")
-    assert "idna/core.py: changed" in said and "scripts/post_create.sh --prefix" in said, said
+    assert (
+        "idna/core.py: changed" in said and "scripts/post_create.sh --prefix" in said
+    ), said
     options = ["--prefix", machine.prefix, "--cache", machine.cache, "--level", "quick"]
     done = sh(
-        machine.project / "scripts/post_create.sh", *options, check=False, env=machine.environ
+        machine.project / "scripts/post_create.sh",
+        *options,
+        check=False,
+        env=machine.environ,
     )
-    assert done.returncode == 0 and "PASS  files" in machine.verify("--only", "files"), done.stdout
+    assert done.returncode == 0 and "PASS  files" in machine.verify(
+        "--only", "files"
+    ), done.stdout
     assert (machine.prefix / SITE / "six.py").exists()
 
 
@@ -124,18 +138,26 @@ def test_a_token_in_the_address_of_an_added_package_is_not_shown(
     info.mkdir()
     (info / "METADATA").write_text("Name: yyy\nVersion: 1.0\n")
     (info / "direct_url.json").write_text(
-        json.dumps({"url": "https://me:pw@host/yyy.whl?token=SECRET", "archive_info": {}})
+        json.dumps(
+            {"url": "https://me:pw@host/yyy.whl?token=SECRET", "archive_info": {}}
+        )
     )
     said = [
         machine.setup(*options).stdout
-        for options in (["--dry-run", "--force"], ["--dry-run", "--force", "--json"], [])
+        for options in (
+            ["--dry-run", "--force"],
+            ["--dry-run", "--force", "--json"],
+            [],
+        )
     ]
     assert "yyy @ https://***@host/yyy.whl" in said[0] and "SECRET" not in "".join(
         [*said, (machine.prefix / MARK).read_text()]
     )
 
 
-def test_folders_links_and_condas_pins_are_kept_whole(machine: Machine, installed: None) -> None:
+def test_folders_links_and_condas_pins_are_kept_whole(
+    machine: Machine, installed: None
+) -> None:
     sh("git", "init", "-q", machine.prefix / "src/mine")
     (machine.prefix / "conda-meta/pinned").write_text("numpy <3")
     (machine.prefix / "data").symlink_to("/nowhere")
@@ -156,5 +178,7 @@ def test_each_list_of_what_was_added_stays(machine: Machine, installed: None) ->
         (machine.prefix / INVENTORY).unlink()  # lost: the lock's names do
         machine.assert_verified(machine.setup("--force", "--drop-extras"))
         time.sleep(1)
-    lists = sorted(path.read_text() for path in machine.folder.glob("env.maximalcai-extras-*.txt"))
+    lists = sorted(
+        path.read_text() for path in machine.folder.glob("env.maximalcai-extras-*.txt")
+    )
     assert len(lists) == 2 and "six==1.16.0" in lists[0] and "toml==0.10.2" in lists[1]

@@ -29,7 +29,15 @@ from lockedenv.prefix.lifecycle import (
     refuse_place,
     settle,
 )
-from lockedenv.prefix.mark import Level, MadeBy, Mark, State, Verdict, read_mark, write_mark
+from lockedenv.prefix.mark import (
+    Level,
+    MadeBy,
+    Mark,
+    State,
+    Verdict,
+    read_mark,
+    write_mark,
+)
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.spec.environment import MARK
 from small_environment import fill, install
@@ -57,16 +65,22 @@ def used(place: Path) -> Prefix:
 def test_the_statuses_of_a_place(place: Path) -> None:
     assert read_status(find_prefix(place)) is Status.ABSENT
     place.mkdir()
-    assert read_status(find_prefix(place)) is Status.ABSENT, "an empty folder holds nothing to lose"
+    assert (
+        read_status(find_prefix(place)) is Status.ABSENT
+    ), "an empty folder holds nothing to lose"
     (place / "thesis.tex").touch()
     assert read_status(find_prefix(place)) is Status.FOREIGN
     (place / MARK).touch()
-    assert read_status(find_prefix(place)) is Status.FOREIGN, "an empty mark says nothing"
+    assert (
+        read_status(find_prefix(place)) is Status.FOREIGN
+    ), "an empty mark says nothing"
     mark = Mark(MadeBy.SETUP, State.MAKING, str(place))
     write_mark(place, mark)
     assert read_status(find_prefix(place)) is Status.MAKING
     write_mark(place, replace(mark, made_by=MadeBy.PEOPLE, state=State.INSTALLED))
-    assert read_status(find_prefix(place)) is Status.FOREIGN, "post_create.sh was pointed at it"
+    assert (
+        read_status(find_prefix(place)) is Status.FOREIGN
+    ), "post_create.sh was pointed at it"
     write_mark(place, replace(mark, state=State.INSTALLED, locks="a"))
     assert read_status(find_prefix(place), "b") is Status.CHANGED
     assert read_status(find_prefix(place), "a") is Status.INSTALLED
@@ -85,7 +99,9 @@ def test_the_link_appears_once_the_environment_is_installed(place: Path) -> None
         assert read_status(find_prefix(place)) is Status.MAKING
         finish_installation(new, "default", "a")
         assert place.is_symlink() and place.resolve() == new.path
-        assert os.readlink(place) == f"env.d/{new.path.name}", "it can be moved with its folder"
+        assert (
+            os.readlink(place) == f"env.d/{new.path.name}"
+        ), "it can be moved with its folder"
     assert find_prefix(place) == new and is_ours(new)
     assert read_status(find_prefix(place), "a") is Status.INSTALLED
 
@@ -102,7 +118,9 @@ def test_the_old_environment_is_used_until_the_new_one_is_verified(
     assert said == [f"removing the old environment {used.path}"]
 
 
-def test_a_new_environment_that_does_not_verify_is_removed(used: Prefix, place: Path) -> None:
+def test_a_new_environment_that_does_not_verify_is_removed(
+    used: Prefix, place: Path
+) -> None:
     new = verified(install(find_prefix(place)), passed=False)
     (new.path / "results.csv").write_text("years of work")
     said: list[str] = []
@@ -113,7 +131,9 @@ def test_a_new_environment_that_does_not_verify_is_removed(used: Prefix, place: 
     assert said[1:] == [f"1 file or folder of yours is now in {kept}:", "  results.csv"]
 
 
-def test_the_old_one_stays_until_all_that_was_asked_for_is_there(used: Prefix, place: Path) -> None:
+def test_the_old_one_stays_until_all_that_was_asked_for_is_there(
+    used: Prefix, place: Path
+) -> None:
     new = verified(install(find_prefix(place)))
     settle(new, True, False, print)
     assert place.resolve() == new.path and used.path.is_dir()
@@ -161,13 +181,17 @@ def test_an_unfinished_one_is_removed_and_the_old_one_never_left_its_place(
 def test_what_a_killed_run_left_is_put_right(used: Prefix, place: Path) -> None:
     new = Prefix(place, place).successor()
     new.path.mkdir()
-    write_mark(new.path, Mark(MadeBy.SETUP, State.MAKING, str(new.path), new.path.name, made=1))
+    write_mark(
+        new.path, Mark(MadeBy.SETUP, State.MAKING, str(new.path), new.path.name, made=1)
+    )
     link = place.with_name("env.d") / ".env.0123456789abcdef"
     link.symlink_to(f"env.d/{used.path.name}")
     place.unlink()
     said: list[str] = []
     recover(find_prefix(place), said.append)
-    assert place.resolve() == used.path and not new.path.exists() and not link.is_symlink()
+    assert (
+        place.resolve() == used.path and not new.path.exists() and not link.is_symlink()
+    )
     assert said == [f"{place} leads to the environment {used.path} again"]
 
 
@@ -229,20 +253,29 @@ def test_a_backup_is_somebodys(used: Prefix, place: Path) -> None:
     shutil.copytree(used.path, beside, symlinks=True)
     settle(verified(install(find_prefix(place))), True, True, print)
     assert (backup / "thesis.tex").exists() and (beside / MARK).exists()
-    assert not is_ours(find_prefix(beside)) and read_status(find_prefix(beside)) is Status.MOVED
+    assert (
+        not is_ours(find_prefix(beside))
+        and read_status(find_prefix(beside)) is Status.MOVED
+    )
 
 
-def test_a_link_that_people_made_keeps_the_environment(used: Prefix, place: Path) -> None:
+def test_a_link_that_people_made_keeps_the_environment(
+    used: Prefix, place: Path
+) -> None:
     """`cp -a PREFIX PREFIX.old` copies the link alone."""
     backup = place.with_name("env.old")
     backup.symlink_to(os.readlink(place))
     said: list[str] = []
     settle(verified(install(find_prefix(place))), True, True, said.append)
     assert backup.resolve() == used.path and used.path.is_dir()
-    assert said[-1] == f"{used.path} is no longer used and stays: {backup} is a link to it"
+    assert (
+        said[-1] == f"{used.path} is no longer used and stays: {backup} is a link to it"
+    )
 
 
-def test_through_a_link_of_peoples_own_and_by_the_folder_itself(used: Prefix, place: Path) -> None:
+def test_through_a_link_of_peoples_own_and_by_the_folder_itself(
+    used: Prefix, place: Path
+) -> None:
     theirs = place.with_name("theirs")
     theirs.symlink_to("env")
     assert find_prefix(theirs) == used == find_prefix(used.path) == find_prefix(place)
@@ -267,7 +300,9 @@ def test_a_verdict_is_not_written_into_another_environments_mark(used: Prefix) -
     assert (used.path / MARK).read_text() == before
 
 
-def test_a_damaged_mark_keeps_an_environment_from_being_touched(used: Prefix, place: Path) -> None:
+def test_a_damaged_mark_keeps_an_environment_from_being_touched(
+    used: Prefix, place: Path
+) -> None:
     (used.path / MARK).write_text(json.dumps({"verdicts": []}))
     assert read_status(find_prefix(place)) is Status.FOREIGN
     install(find_prefix(place))
@@ -281,7 +316,11 @@ def test_names_that_path_cannot_hold_are_refused(name: str, tmp_path: Path) -> N
 
 
 def test_a_cache_in_the_environments_is_refused(used: Prefix, place: Path) -> None:
-    for cache in (place / "cache", place.with_name("env.d") / "cache", used.path / "x/cache"):
+    for cache in (
+        place / "cache",
+        place.with_name("env.d") / "cache",
+        used.path / "x/cache",
+    ):
         with pytest.raises(Stop, match="lies in the prefix"):
             refuse_place(used, cache)
 
@@ -293,7 +332,9 @@ def test_an_exchange_of_a_folder_that_became_somebodys_is_refused(place: Path) -
         exchange(new, print)
 
 
-def test_what_others_keep_in_the_folder_of_environments_stays(used: Prefix, place: Path) -> None:
+def test_what_others_keep_in_the_folder_of_environments_stays(
+    used: Prefix, place: Path
+) -> None:
     """A file with the name of an id ended the run; a link into PREFIX.d went."""
     container = used.container
     (container / "deadbeef").write_text("years of work")
@@ -305,7 +346,9 @@ def test_what_others_keep_in_the_folder_of_environments_stays(used: Prefix, plac
     assert (container / "cafebabe/mine.txt").is_file()
 
 
-def test_what_is_mounted_in_the_folder_of_environments_does_not_end_the_run(tmp_path: Path) -> None:
+def test_what_is_mounted_in_the_folder_of_environments_does_not_end_the_run(
+    tmp_path: Path,
+) -> None:
     program = (
         "import subprocess, sys; from pathlib import Path; from lockedenv.prefix.place import find_prefix;"
         "from lockedenv.prefix.lifecycle import recover; place = Path(sys.argv[1]);"
@@ -314,7 +357,9 @@ def test_what_is_mounted_in_the_folder_of_environments_does_not_end_the_run(tmp_
         "recover(find_prefix(place), print); print(mounted.is_mount())"
     )
     environ = {**os.environ, "PYTHONPATH": f"{ROOT}/scripts"}
-    done = sh(*apart("--mount"), "python3", "-c", program, tmp_path / "env", env=environ)
+    done = sh(
+        *apart("--mount"), "python3", "-c", program, tmp_path / "env", env=environ
+    )
     assert done.stdout == "True\n"
 
 
@@ -368,7 +413,9 @@ def test_a_name_beside_which_there_is_no_room_for_others_is_refused(
         refuse_place(Prefix(too_long), tmp_path / "cache")
     said = str(refused.value)
     assert "at most 217" in said and "\n" not in said
-    assert said.endswith(f"choose a shorter one, such as --prefix {tmp_path / 'maximalcai'}")
+    assert said.endswith(
+        f"choose a shorter one, such as --prefix {tmp_path / 'maximalcai'}"
+    )
 
 
 @pytest.mark.parametrize("letter", ["x", "ö"])
@@ -389,7 +436,9 @@ def test_a_name_that_no_disk_can_have_is_refused_by_name_too(tmp_path: Path) -> 
         refuse_place(find_prefix(tmp_path / ("x" * 300)), tmp_path / "cache")
 
 
-def test_a_lock_whose_name_would_be_too_long_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_lock_whose_name_would_be_too_long_is_refused_in_one_line(
+    tmp_path: Path,
+) -> None:
     """post_create.sh and --uninstall said `File name too long`."""
     with pytest.raises(Stop, match="choose a shorter one, such as --prefix"):
         with hold(Prefix(tmp_path / ("x" * 245)), print):

@@ -26,7 +26,9 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
         wheel.writestr(f"{info}/RECORD", "")
     return name
 """
-PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+PROJECT = (
+    '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+)
 
 
 def commit(repository: Path, text: str) -> str:
@@ -36,7 +38,15 @@ def commit(repository: Path, text: str) -> str:
     (package / "pyproject.toml").write_text(PROJECT)
     (package / "backend.py").write_text(BACKEND)
     (package / "theirs.py").write_text(text)
-    git = ["git", "-C", repository, "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    git = [
+        "git",
+        "-C",
+        repository,
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@example.org",
+    ]
     sh(*git, "add", "--all")
     sh(*git, "commit", "--quiet", "--message", text)
     return sh(*git, "rev-parse", "HEAD").stdout.strip()
@@ -48,7 +58,14 @@ def install(folder: Path, line: str, cache: Path) -> str:
     requirements = folder / "requirements.txt"
     requirements.write_text(line + "\n")
     command = ["uv", "--cache-dir", cache, "pip", "install", "--offline", "--no-config"]
-    sh(*command, "--python", folder / "bin/python", "-r", requirements, env=clean_environ())
+    sh(
+        *command,
+        "--python",
+        folder / "bin/python",
+        "-r",
+        requirements,
+        env=clean_environ(),
+    )
     return next(folder.glob("lib/python3.*/site-packages/theirs.py")).read_text()
 
 
@@ -68,7 +85,9 @@ def test_a_package_from_a_repository_comes_back_at_its_commit(
     sh("git", "-C", repository, "tag", "--force", "v1")
     lines = list_added(tmp_path / "env")
     assert lines == [f"theirs @ {address}@{first}#subdirectory=python/theirs"]
-    assert install(tmp_path / "new", lines[0], tmp_path / "another-cache") == "ONE = 1\n"
+    assert (
+        install(tmp_path / "new", lines[0], tmp_path / "another-cache") == "ONE = 1\n"
+    )
 
 
 def test_a_query_for_damage_changes_nothing(tmp_path: Path) -> None:

@@ -133,7 +133,9 @@ def damage(prefix: Path, path: str, problem: Problem) -> None:
         ("activate", Problem.SIZE),
     ],
 )
-def test_the_quick_comparison_names_each_damage(prefix: Path, path: str, problem: Problem) -> None:
+def test_the_quick_comparison_names_each_damage(
+    prefix: Path, path: str, problem: Problem
+) -> None:
     taken = take_inventory(prefix, [IDNA])
     assert compare_quick(prefix, taken) == []
     damage(prefix, path, problem)
@@ -150,14 +152,18 @@ def test_a_folder_that_became_a_link_is_named(prefix: Path) -> None:
     assert compare_quick(prefix, taken) == [Difference(SITE, Problem.KIND)]
 
 
-def test_a_file_that_is_shorter_than_its_record_when_it_is_listed_is_named(prefix: Path) -> None:
+def test_a_file_that_is_shorter_than_its_record_when_it_is_listed_is_named(
+    prefix: Path,
+) -> None:
     (prefix / SITE / "idna/core.py").write_bytes(b"")
     taken = take_inventory(prefix, [IDNA])
     found = compare_quick(prefix, taken)
     assert found == [Difference(f"{SITE}/idna/core.py", Problem.SIZE, "idna")]
 
 
-def test_the_full_comparison_reads_the_content_and_leaves_the_time(prefix: Path) -> None:
+def test_the_full_comparison_reads_the_content_and_leaves_the_time(
+    prefix: Path,
+) -> None:
     path = prefix / SITE / "idna/core.py"
     taken = take_inventory(prefix, [IDNA])
     status = path.stat()
@@ -208,7 +214,9 @@ def test_an_inventory_comes_back_as_it_was_written(prefix: Path) -> None:
     ],
     ids=lambda value: value[:40],
 )
-def test_a_damaged_inventory_names_file_and_remedy(text: str, said: str, tmp_path: Path) -> None:
+def test_a_damaged_inventory_names_file_and_remedy(
+    text: str, said: str, tmp_path: Path
+) -> None:
     (tmp_path / INVENTORY).write_text(text)
     with pytest.raises(InventoryError) as caught:
         read_inventory(tmp_path)
@@ -223,10 +231,14 @@ def test_a_pipe_is_not_waited_for(prefix: Path) -> None:
     record = prefix / SITE / "idna-3.10.dist-info/RECORD"
     record.unlink()
     os.mkfifo(record)
-    assert f"{SITE}/idna/core.py" not in take_inventory(prefix, [IDNA]).entries_by_path()
+    assert (
+        f"{SITE}/idna/core.py" not in take_inventory(prefix, [IDNA]).entries_by_path()
+    )
 
 
-def test_a_record_that_leads_out_of_the_prefix_lists_nothing_there(prefix: Path) -> None:
+def test_a_record_that_leads_out_of_the_prefix_lists_nothing_there(
+    prefix: Path,
+) -> None:
     record = prefix / SITE / "idna-3.10.dist-info/RECORD"
     record.write_text(f"../../../../thesis.tex,,\n/etc/passwd,,\n{record.read_text()}")
     paths = take_inventory(prefix, [IDNA]).entries_by_path()
@@ -234,7 +246,9 @@ def test_a_record_that_leads_out_of_the_prefix_lists_nothing_there(prefix: Path)
     assert not [path for path in paths if "thesis" in path or "passwd" in path]
 
 
-def test_25_000_paths_are_read_and_compared_in_less_than_half_a_second(folder: Path) -> None:
+def test_25_000_paths_are_read_and_compared_in_less_than_half_a_second(
+    folder: Path,
+) -> None:
     entries = []
     for number in range(25_000):
         path = f"{SITE}/package{number // 250}/module_{number}.py"
@@ -242,7 +256,9 @@ def test_25_000_paths_are_read_and_compared_in_less_than_half_a_second(folder: P
             (folder / path).parent.mkdir(parents=True)
         (folder / path).touch()
         entries.append(
-            Entry(path, Kind.FILE, 0, (folder / path).stat().st_mtime_ns, False, "0" * 64)
+            Entry(
+                path, Kind.FILE, 0, (folder / path).stat().st_mtime_ns, False, "0" * 64
+            )
         )
     write_inventory(folder, Inventory((IDNA,), tuple(entries)))
     seconds = []
@@ -255,9 +271,13 @@ def test_25_000_paths_are_read_and_compared_in_less_than_half_a_second(folder: P
     assert min(seconds) < 0.5
 
 
-def test_the_machines_interpreter_is_known_by_its_standard_library(tmp_path: Path) -> None:
+def test_the_machines_interpreter_is_known_by_its_standard_library(
+    tmp_path: Path,
+) -> None:
     found = read_interpreter(Path(sys.executable))
-    assert found.version == sys.version.split()[0] and found.build in " ".join(sys.version.split())
+    assert found.version == sys.version.split()[0] and found.build in " ".join(
+        sys.version.split()
+    )
     assert Path(found.folder, "os.py").is_file() and len(found.sha256) == 64
     library = tmp_path / "python3.11"
     library.mkdir()
@@ -299,10 +319,14 @@ def test_what_was_installed_again_by_conda_is_taken_anew(tmp_path: Path) -> None
         "lib/tqdm.py",
         "conda-meta/tqdm-4.67.1-0.json",
     }
-    anew = take_inventory(tmp_path, [package], earlier=without_reinstalled(first, tmp_path))
+    anew = take_inventory(
+        tmp_path, [package], earlier=without_reinstalled(first, tmp_path)
+    )
     assert compare_quick(tmp_path, anew) == []
     (tmp_path / "lib/tqdm.py").write_bytes(b"six\n")
-    assert [difference.path for difference in compare_full(tmp_path, anew)] == ["lib/tqdm.py"]
+    assert [difference.path for difference in compare_full(tmp_path, anew)] == [
+        "lib/tqdm.py"
+    ]
 
 
 def add_conda_package(prefix: Path, package: Package, content: bytes) -> Path:

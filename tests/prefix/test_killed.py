@@ -24,7 +24,11 @@ def kill_and_recover(machine: Machine, kills: int) -> int:
     foreign = machine.folder / "env.making"
     foreign.mkdir()
     (foreign / "results.csv").write_text("years of work")
-    good, chance, killed = (machine.project / "conda-lock.yml").read_text(), random.Random(3), 0
+    good, chance, killed = (
+        (machine.project / "conda-lock.yml").read_text(),
+        random.Random(3),
+        0,
+    )
     started = time.monotonic()
     machine.assert_verified(machine.setup("--force"))
     whole = time.monotonic() - started
@@ -49,7 +53,10 @@ def kill_and_recover(machine: Machine, kills: int) -> int:
         sh(machine.prefix / "bin/python", "-c", "import numpy")
         machine.empty_user_site()
         machine.assert_verified(machine.setup())
-        mine = [machine.prefix / "mine.txt", *machine.folder.glob("env.kept-*/mine.txt")]
+        mine = [
+            machine.prefix / "mine.txt",
+            *machine.folder.glob("env.kept-*/mine.txt"),
+        ]
         assert str(killed - 1 if process.returncode == -9 else killed) in [
             p.read_text() for p in mine if p.exists()
         ], "a file of the user's"
@@ -60,7 +67,9 @@ def kill_and_recover(machine: Machine, kills: int) -> int:
     return killed
 
 
-def test_killed_while_an_old_environment_is_replaced(machine: Machine, installed: None) -> None:
+def test_killed_while_an_old_environment_is_replaced(
+    machine: Machine, installed: None
+) -> None:
     assert kill_and_recover(machine, 3) == 3
 
 
@@ -72,7 +81,9 @@ def test_killed_at_forty_moments_while_an_old_environment_is_replaced(
 
 
 @pytest.mark.parametrize(
-    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+    "number, status",
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ids=["Ctrl-C", "SIGTERM"],
 )
 def test_an_interrupt_during_verify_removes_nothing_and_leaves_nothing_running(
     number: int, status: int, machine: Machine
@@ -99,7 +110,9 @@ def test_an_interrupt_during_verify_removes_nothing_and_leaves_nothing_running(
 
 
 @pytest.mark.parametrize(
-    "number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"]
+    "number, status",
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ids=["Ctrl-C", "SIGTERM"],
 )
 def test_an_interrupted_verifier_leaves_nothing_running(
     number: int, status: int, machine: Machine, installed: None
@@ -129,7 +142,10 @@ def test_the_verifier_run_by_another_python_says_which_one_it_is(
     conda_environment: CondaEnvironment,
 ) -> None:
     done = sh(
-        "/usr/bin/python3", ROOT / "scripts/verify_environment.py", check=False, env=clean_environ()
+        "/usr/bin/python3",
+        ROOT / "scripts/verify_environment.py",
+        check=False,
+        env=clean_environ(),
     )
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 1
     assert (
@@ -138,7 +154,9 @@ def test_the_verifier_run_by_another_python_says_which_one_it_is(
     ), done.stdout
 
 
-def test_a_reader_that_goes_away_is_no_traceback(conda_environment: CondaEnvironment) -> None:
+def test_a_reader_that_goes_away_is_no_traceback(
+    conda_environment: CondaEnvironment,
+) -> None:
     program = conda_environment.project / "scripts/verify_environment.py"
     script = f"{conda_environment.prefix}/bin/python {program} --level quick | head -n 1; echo ${{PIPESTATUS[0]}}"
     said = sh("bash", "-c", script, env=clean_environ()).stdout.splitlines()

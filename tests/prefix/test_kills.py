@@ -12,7 +12,15 @@ from fixtures.commands import ROOT, apart, sh
 def kill(folder: Path, kills: int) -> None:
     program = Path(__file__).with_name("kill_at_random.py")
     environ = {**os.environ, "PYTHONPATH": f"{ROOT}/scripts:{program.parent}"}
-    done = sh(*apart("--mount"), "python3", program, folder, str(kills), check=False, env=environ)
+    done = sh(
+        *apart("--mount"),
+        "python3",
+        program,
+        folder,
+        str(kills),
+        check=False,
+        env=environ,
+    )
     print(done.stdout)
     assert done.returncode == 0 and f"{kills} kills: " in done.stdout, done.stdout
 

@@ -51,7 +51,9 @@ def make_volume(machine: Machine) -> Path:
     return volume
 
 
-def set_up_beside_mount(machine: Machine, mounted: Path) -> "subprocess.CompletedProcess[str]":
+def set_up_beside_mount(
+    machine: Machine, mounted: Path
+) -> "subprocess.CompletedProcess[str]":
     """A run while a volume is mounted there, as a container mounts it again at every start."""
     volume = make_volume(machine)
     mounted.mkdir()
@@ -74,7 +76,9 @@ def test_a_volume_in_what_a_killed_rebuild_was_making_is_not_emptied(
     machine: Machine, installed: None
 ) -> None:
     kill_during(machine, "Install the wheels", "--force")
-    done = set_up_beside_mount(machine, environment_in_state(machine, "making") / "data")
+    done = set_up_beside_mount(
+        machine, environment_in_state(machine, "making") / "data"
+    )
     assert (machine.folder / "volume/thesis.tex").exists(), done.stdout
     assert "is mounted in the environment" in done.stdout, done.stdout
 
@@ -131,7 +135,9 @@ def test_a_backup_and_what_was_added_to_it_stay(
     assert (backup / "bin/python").exists(), done.stdout
 
 
-def test_each_pip_conf_that_people_wrote_is_kept(machine: Machine, installed: None) -> None:
+def test_each_pip_conf_that_people_wrote_is_kept(
+    machine: Machine, installed: None
+) -> None:
     for number in (1, 2):
         (machine.prefix / "pip.conf").write_text(f"[global]\ntimeout = {number}000\n")
         post_create(machine)
@@ -144,9 +150,7 @@ def test_an_environment_in_a_lower_layer_of_an_image_can_be_rebuilt(
     """A folder there cannot be renamed: it ended every time in "Invalid cross-device link"."""
     (machine.prefix / "results").mkdir()
     (machine.prefix / "results/loss.csv").write_text(TEXT)
-    layers = (
-        f"lowerdir={machine.folder},upperdir={tmp_path}/upper,workdir={tmp_path}/work,userxattr"
-    )
+    layers = f"lowerdir={machine.folder},upperdir={tmp_path}/upper,workdir={tmp_path}/work,userxattr"
     script = f"""
     mkdir {tmp_path}/upper {tmp_path}/work && mount -t overlay overlay -o {layers} {machine.folder} || exit 77
     cd / && "$@"; echo "status: $?"; cat {machine.prefix}.kept-*/results/loss.csv

@@ -43,7 +43,9 @@ def test_a_mark_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_mark(tmp_path) == mark
 
 
-def test_a_folder_without_a_mark_and_a_folder_that_is_not_there_have_none(tmp_path: Path) -> None:
+def test_a_folder_without_a_mark_and_a_folder_that_is_not_there_have_none(
+    tmp_path: Path,
+) -> None:
     assert read_mark(tmp_path) is None
     assert read_mark(tmp_path / "gone") is None
 
@@ -53,7 +55,10 @@ def test_a_folder_without_a_mark_and_a_folder_that_is_not_there_have_none(tmp_pa
     [
         ("", "it is not JSON"),
         ("[]", "it is not a JSON object"),
-        ('{"state": "installed", "verdicts": []}', "`verdicts` is not of the kind dict"),
+        (
+            '{"state": "installed", "verdicts": []}',
+            "`verdicts` is not of the kind dict",
+        ),
         ('{"state": "finished"}', "`state` is 'finished'"),
         ('{"state": "installed", "lacking": [1]}', "`lacking` is not a list of texts"),
         ('{"made": 1' + "0" * 10_000 + "}", "it is not JSON"),
@@ -63,7 +68,9 @@ def test_a_folder_without_a_mark_and_a_folder_that_is_not_there_have_none(tmp_pa
     ],
     ids=lambda value: value[:30],
 )
-def test_a_damaged_mark_names_file_and_remedy(text: str, said: str, tmp_path: Path) -> None:
+def test_a_damaged_mark_names_file_and_remedy(
+    text: str, said: str, tmp_path: Path
+) -> None:
     (tmp_path / MARK).write_text(text)
     with pytest.raises(MarkError) as caught:
         read_mark(tmp_path)

@@ -54,7 +54,11 @@ def test_what_micromamba_started_with_an_empty_environment_is_ended(
     time.sleep(0.2)
     end_orphans("WORKS=/env", [unfinished])
     assert ended(program) and ended(works_there) and ended(marked)
-    assert a_shell_of_peoples.poll() is None and elsewhere.poll() is None and trains.poll() is None
+    assert (
+        a_shell_of_peoples.poll() is None
+        and elsewhere.poll() is None
+        and trains.poll() is None
+    )
 
 
 @pytest.mark.parametrize("option", ["hidepid=1", "hidepid=2"])
@@ -69,7 +73,12 @@ def test_a_proc_that_hides_others_does_not_stop_the_run(option: str) -> None:
     shutil.copytree(ROOT / "scripts", scripts)
     try:
         sh("chmod", "-R", "a+rX", scripts)
-        done = sh(*command, check=False, env={**os.environ, "PYTHONPATH": str(scripts)}, cwd="/")
+        done = sh(
+            *command,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(scripts)},
+            cwd="/",
+        )
     finally:
         shutil.rmtree(scripts)
     if "Permission denied" in done.stdout and "python3" in done.stdout:

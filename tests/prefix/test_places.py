@@ -31,7 +31,9 @@ def test_a_place_where_nothing_can_work_is_refused_first(
     machine.prefix, before = machine.folder / name, sorted(machine.folder.rglob("*"))
     done = machine.setup()
     assert (
-        done.returncode == 1 and said in done.stdout and len(done.stdout.splitlines()) == 1
+        done.returncode == 1
+        and said in done.stdout
+        and len(done.stdout.splitlines()) == 1
     ), done.stdout
     assert sorted(machine.folder.rglob("*")) == before
 
@@ -40,12 +42,15 @@ def test_a_cache_in_the_prefix_and_a_mount_point_are_refused(machine: Machine) -
     machine.cache = machine.prefix / "cache"
     done = machine.setup()
     assert (
-        done.returncode == 1 and "lies in the prefix" in done.stdout and not machine.prefix.exists()
+        done.returncode == 1
+        and "lies in the prefix" in done.stdout
+        and not machine.prefix.exists()
     )
     machine.cache = machine.folder / "cache"
     done = machine.setup_mounted("mkdir {prefix} && mount -t tmpfs none {prefix}")
     assert (
-        done.returncode == 1 and "is a mount point, which cannot be replaced" in done.stdout
+        done.returncode == 1
+        and "is a mount point, which cannot be replaced" in done.stdout
     ), done.stdout
 
 
@@ -76,9 +81,17 @@ def test_the_line_that_enters_it_works_as_printed(machine: Machine, zsh: str) ->
     for shell in ("bash", zsh):
         script = f"{line[1]} && command -v python && uv --version && echo $FROM_A_HOOK && deactivate && echo ${{CONDA_PREFIX-gone}}"
         said = sh(
-            shell, "-c", script, env={"PATH": os.environ["PATH"], "HOME": str(machine.folder)}
+            shell,
+            "-c",
+            script,
+            env={"PATH": os.environ["PATH"], "HOME": str(machine.folder)},
         ).stdout.splitlines()
-        assert said == [f"{machine.prefix}/bin/python", said[1], str(machine.prefix), "gone"], said
+        assert said == [
+            f"{machine.prefix}/bin/python",
+            said[1],
+            str(machine.prefix),
+            "gone",
+        ], said
 
 
 def test_a_folder_of_the_users_beside_the_prefix_is_never_touched(
@@ -99,7 +112,9 @@ def test_a_folder_put_where_a_killed_run_was_is_never_touched(machine: Machine) 
     machine.prefix.mkdir()
     (machine.prefix / "results.csv").write_text("years of work")
     done = machine.setup("--force")
-    assert done.returncode == 1 and "was not made by this script" in done.stdout, done.stdout
+    assert (
+        done.returncode == 1 and "was not made by this script" in done.stdout
+    ), done.stdout
     assert (machine.prefix / "results.csv").read_text() == "years of work"
 
 
@@ -112,10 +127,14 @@ def test_an_environment_that_post_create_was_pointed_at_is_never_removed(
         (mine / name).unlink()
     options = ["--prefix", mine, "--cache", machine.cache, "--level", "quick"]
     done = sh(
-        machine.project / "scripts/post_create.sh", *options, check=False, env=machine.environ
+        machine.project / "scripts/post_create.sh",
+        *options,
+        check=False,
+        env=machine.environ,
     )
     assert (
-        change_mark(mine)["made_by"] == "you" and change_mark(mine)["state"] == "installed"
+        change_mark(mine)["made_by"] == "you"
+        and change_mark(mine)["state"] == "installed"
     ), done.stdout
     machine.prefix = mine
     done = machine.setup("--force")
@@ -126,7 +145,9 @@ def test_an_environment_that_post_create_was_pointed_at_is_never_removed(
     )
 
 
-def test_a_moved_environment_is_said_to_be_moved(machine: Machine, installed: None) -> None:
+def test_a_moved_environment_is_said_to_be_moved(
+    machine: Machine, installed: None
+) -> None:
     made = machine.prefix
     machine.prefix = machine.folder / "elsewhere/env"
     machine.prefix.parent.mkdir()
@@ -141,7 +162,8 @@ def test_a_moved_environment_is_said_to_be_moved(machine: Machine, installed: No
     done = sh(*verifier, check=False, env=clean_environ())
     assert (
         done.returncode == 1
-        and f"FAIL  place: the environment was made at {made} and moved to" in done.stdout
+        and f"FAIL  place: the environment was made at {made} and moved to"
+        in done.stdout
     )
     done = sh(
         "bash",
@@ -151,12 +173,14 @@ def test_a_moved_environment_is_said_to_be_moved(machine: Machine, installed: No
         env=clean_environ(),
     )
     assert (
-        done.stdout == f"this environment was made at {made}, and has been moved: move it back\n\n"
+        done.stdout
+        == f"this environment was made at {made}, and has been moved: move it back\n\n"
     )
     done = machine.setup()
     assert (
         done.returncode == 1
-        and f"was made at {made}, and its scripts name that place: move it back" in done.stdout
+        and f"was made at {made}, and its scripts name that place: move it back"
+        in done.stdout
     )
     machine.assert_verified(machine.setup("--force"))
 
@@ -171,7 +195,8 @@ def test_the_users_files_with_likely_names_beside_the_prefix_are_not_touched(
     machine.assert_verified(machine.setup())
     assert (machine.folder / "env.lock").read_text() == "years of work"
     assert all(
-        (machine.folder / f"env.{name}/results.csv").exists() for name in ("uv", "pkgs", "making")
+        (machine.folder / f"env.{name}/results.csv").exists()
+        for name in ("uv", "pkgs", "making")
     )
 
 
@@ -191,10 +216,17 @@ def test_from_a_folder_whose_modules_have_pythons_names_and_through_a_link(
     machine: Machine,
 ) -> None:
     (machine.folder / "platform.py").write_text("raise SystemExit('not yours')")
-    (machine.folder / "link.sh").symlink_to(machine.project / "scripts/setup_runpod_environment.sh")
+    (machine.folder / "link.sh").symlink_to(
+        machine.project / "scripts/setup_runpod_environment.sh"
+    )
     command = [machine.folder / "link.sh", *machine.command()[1:]]
     machine.assert_verified(
-        sh(*command, check=False, cwd=machine.folder, env={**machine.environ, "CDPATH": "/usr"})
+        sh(
+            *command,
+            check=False,
+            cwd=machine.folder,
+            env={**machine.environ, "CDPATH": "/usr"},
+        )
     )
 
 
@@ -214,7 +246,8 @@ def test_without_a_home_and_with_a_missing_tmpdir_there_is_one_clear_line(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", home)
     with pytest.raises(
-        Stop, match="HOME is not set; set it, or name both places with --prefix and --cache"
+        Stop,
+        match="HOME is not set; set it, or name both places with --prefix and --cache",
     ):
         default_cache()
     done = machine.setup(TMPDIR="/nowhere")

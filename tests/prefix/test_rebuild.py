@@ -46,7 +46,9 @@ def test_what_was_put_into_a_new_environment_that_does_not_verify_is_kept(
     [new] = [path for path in environments(machine) if path != old]
     (new / "results.csv").write_text("years of work")
     done = machine.setup()
-    kept = re.search(r"1 file or folder of yours is now in (\S+):\n  results.csv", done.stdout)
+    kept = re.search(
+        r"1 file or folder of yours is now in (\S+):\n  results.csv", done.stdout
+    )
     assert done.returncode == 1 and kept, done.stdout
     assert Path(kept[1], "results.csv").read_text() == "years of work"
 
@@ -58,21 +60,31 @@ def test_the_old_environment_stays_until_flash_attn_is_there_too(
     old = machine.prefix.resolve()
     (machine.prefix / "mine.txt").write_text("the old one")
     done = machine.setup("--force", "--arch", "90")
-    assert done.returncode == 1 and "torch cannot be imported in" in done.stdout, done.stdout
-    assert f"the old environment stays at {old} until all that was asked for" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("enter it with:  source "), done.stdout
+    assert (
+        done.returncode == 1 and "torch cannot be imported in" in done.stdout
+    ), done.stdout
+    assert (
+        f"the old environment stays at {old} until all that was asked for"
+        in done.stdout
+    )
+    assert done.stdout.splitlines()[-1].startswith(
+        "enter it with:  source "
+    ), done.stdout
     assert (old / "mine.txt").exists() and not (machine.prefix / "mine.txt").exists()
     machine.assert_verified(machine.setup())
 
 
-def test_a_manifest_that_cannot_be_copied_to_the_volume_is_a_warning(machine: Machine) -> None:
+def test_a_manifest_that_cannot_be_copied_to_the_volume_is_a_warning(
+    machine: Machine,
+) -> None:
     """A full volume deleted a verified environment."""
     volume = machine.folder / "volume"
     volume.mkdir()
     (volume / "maximalcai-manifests").touch()  # a file where the folder goes
     done = set_up_with(machine, f"volume={volume}", RUNPOD_POD_ID="x")
     assert (
-        "warning: the manifest is in the prefix alone" in done.stdout and done.returncode == 0
+        "warning: the manifest is in the prefix alone" in done.stdout
+        and done.returncode == 0
     ), done.stdout
     machine.assert_verified(done)
 
@@ -93,19 +105,25 @@ def test_from_inside_the_activated_environment_through_a_link_and_with_another_b
     machine.assert_verified(machine.setup("--force", **inside))
     assert link.readlink() == real and real.readlink().parent.name == "env.d"
     done = machine.setup("--backend", "pip", "--dry-run")
-    assert "backend      pip: as asked" in done.stdout and "(rebuilt)" in done.stdout, done.stdout
+    assert (
+        "backend      pip: as asked" in done.stdout and "(rebuilt)" in done.stdout
+    ), done.stdout
 
 
 def test_the_second_run_is_quick_only_if_the_last_full_one_passed(
     machine: Machine, installed: None
 ) -> None:
     level = machine.command().index("--level")
-    command = [word for n, word in enumerate(machine.command()) if n not in (level, level + 1)]
+    command = [
+        word for n, word in enumerate(machine.command()) if n not in (level, level + 1)
+    ]
     environ = {**machine.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     assert "Verify, full level" in sh(*command, check=False, env=environ).stdout
     change_mark(machine.prefix, verdicts={"full": {"passed": True, "added": []}})
     assert "Verify, quick level" in sh(*command, check=False, env=environ).stdout
-    change_mark(machine.prefix, verdicts={"full": {"passed": True, "added": ["six==1.16.0"]}})
+    change_mark(
+        machine.prefix, verdicts={"full": {"passed": True, "added": ["six==1.16.0"]}}
+    )
     assert (
         "Verify, full level" in sh(*command, check=False, env=environ).stdout
     ), "what was added since, no full level has seen"
@@ -130,9 +148,12 @@ def test_a_finished_prefix_whose_conda_package_was_replaced_is_not_verified(
 
 def planned(machine: Machine, *options: str) -> Dict[str, Any]:
     """What --dry-run --json says."""
-    plan: Dict[str, Any] = json.loads(machine.setup("--dry-run", "--json", *options).stdout)
+    plan: Dict[str, Any] = json.loads(
+        machine.setup("--dry-run", "--json", *options).stdout
+    )
     jsonschema.validate(
-        plan, json.loads((ROOT / "scripts/lockedenv/schemas/plan.schema.json").read_text())
+        plan,
+        json.loads((ROOT / "scripts/lockedenv/schemas/plan.schema.json").read_text()),
     )
     return plan
 
@@ -140,9 +161,13 @@ def planned(machine: Machine, *options: str) -> Dict[str, Any]:
 def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) -> None:
     before = sorted(machine.folder.rglob("*"))
     done = machine.setup("--dry-run", "--arch", "90")
-    assert "flash-attn   the prebuilt wheel flash_attn-2.8.3" in done.stdout, done.stdout
+    assert (
+        "flash-attn   the prebuilt wheel flash_attn-2.8.3" in done.stdout
+    ), done.stdout
     done = machine.setup("--dry-run", "--arch", "90", "--flash-attn", "build")
-    assert "flash-attn   built for sm_90 with the lock's nvcc and g++, " in done.stdout, done.stdout
+    assert (
+        "flash-attn   built for sm_90 with the lock's nvcc and g++, " in done.stdout
+    ), done.stdout
     plan = planned(machine)
     assert (
         plan["action"] == "install"
@@ -156,10 +181,14 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
         and planned(machine, "--force")["action"] == "rebuild"
     )
     done = machine.setup("--json")
-    assert done.returncode == 2 and "--json is the plan of --dry-run: give both" in done.stdout
+    assert (
+        done.returncode == 2
+        and "--json is the plan of --dry-run: give both" in done.stdout
+    )
     done = machine.setup("--dry-run")
     assert (
-        "is installed, from these locks: it is verified again (--force rebuilds it)" in done.stdout
+        "is installed, from these locks: it is verified again (--force rebuilds it)"
+        in done.stdout
         and "anew" not in done.stdout
     )
     nvcc = machine.folder / "cuda-11.8/bin/nvcc"
@@ -198,4 +227,6 @@ def test_a_pythonpath_of_the_caller_is_seen_through_the_set_up(
     ), done.stdout
     done = machine.setup("--force", PYTHONPATH="/usr")
     said = "PYTHONPATH=/usr is searched before the environment; unset PYTHONPATH, and run it again"
-    assert done.returncode == 1 and said in done.stdout and "[2/6]" not in done.stdout, done.stdout
+    assert (
+        done.returncode == 1 and said in done.stdout and "[2/6]" not in done.stdout
+    ), done.stdout

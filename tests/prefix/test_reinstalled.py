@@ -19,7 +19,11 @@ def test_an_edited_file_does_not_come_back_out_of_the_cache(
     assert edited.stat().st_nlink > 1, "a link into the cache"
     edit(edited)
     other = Machine(
-        machine.channel, machine.folder / "second", machine.address, machine.micromamba, machine.uv
+        machine.channel,
+        machine.folder / "second",
+        machine.address,
+        machine.micromamba,
+        machine.uv,
     )
     other.cache = machine.cache
     for again, options in ((other, []), (machine, ["--force"])):
@@ -38,12 +42,16 @@ def test_damage_that_keeps_size_and_time_is_repaired_by_force(
     with path.open("r+b") as file:
         file.truncate(stat.st_size)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert f"{name}: changed since it was installed" in machine.verify("--only", "files")
+    assert f"{name}: changed since it was installed" in machine.verify(
+        "--only", "files"
+    )
     machine.assert_verified(machine.setup("--force"))
     assert "PASS  files" in machine.verify("--only", "files")
 
 
-def test_a_damaged_unpacked_package_is_not_believed(machine: Machine, installed: None) -> None:
+def test_a_damaged_unpacked_package_is_not_believed(
+    machine: Machine, installed: None
+) -> None:
     package = next((machine.cache / "pkgs").glob("libcublas-*-0"))
     faults: Dict[str, Callable[[], Any]] = {
         "a file emptied by a power cut": lambda: (
@@ -62,7 +70,9 @@ def test_a_damaged_unpacked_package_is_not_believed(machine: Machine, installed:
         shutil.rmtree(machine.prefix.resolve())
         fault()
         machine.assert_verified(machine.setup())
-        assert (machine.prefix / "lib/libcublas.so.12").resolve().read_text() == "cublas", name
+        assert (
+            machine.prefix / "lib/libcublas.so.12"
+        ).resolve().read_text() == "cublas", name
         assert not (machine.prefix / "lib/libcublas.so.11").exists()
 
 
@@ -81,7 +91,9 @@ def test_a_foreign_micromamba_is_never_run(machine: Machine, installed: None) ->
     assert not list(foreign.parent.glob("*.was-run"))
 
 
-def test_the_users_settings_do_not_reach_the_tools(machine: Machine, empty_cache: None) -> None:
+def test_the_users_settings_do_not_reach_the_tools(
+    machine: Machine, empty_cache: None
+) -> None:
     home = machine.folder / "home"
     (home / ".config/uv").mkdir(parents=True)
     (home / ".config/uv/uv.toml").write_text('[pip]\ntarget = "/elsewhere"\n')

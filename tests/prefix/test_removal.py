@@ -18,7 +18,12 @@ from lockedenv.prefix.inventory import INVENTORY, take_inventory, write_inventor
 from lockedenv.prefix.lifecycle import change_mark, give_up, make_successor
 from lockedenv.prefix.mark import MadeBy, Mark, State, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
-from lockedenv.prefix.removal import RemovalRefused, keep_edited, own_paths, remove_environment
+from lockedenv.prefix.removal import (
+    RemovalRefused,
+    keep_edited,
+    own_paths,
+    remove_environment,
+)
 from lockedenv.spec.environment import MARK
 from small_environment import IDNA, SITE, add_wheel, contents, fill, install
 
@@ -68,7 +73,9 @@ def test_an_untouched_environment_leaves_nothing_behind(prefix: Prefix) -> None:
 def test_what_people_put_in_or_edited_is_moved_and_named(prefix: Prefix) -> None:
     theirs = put_own_files(prefix.path)
     names = own_paths(prefix.path)
-    assert names == sorted(["results", *(name for name in theirs if "results" not in name)])
+    assert names == sorted(
+        ["results", *(name for name in theirs if "results" not in name)]
+    )
     kept = remove_environment(prefix, prefix.path)
     assert kept is not None and sorted(kept.names) == names
     assert contents(kept.folder) == theirs and (kept.folder / "results/empty").is_dir()
@@ -87,18 +94,24 @@ def test_more_than_twenty_names_are_counted(prefix: Prefix) -> None:
     assert kept is not None
     lines = kept.lines()
     assert lines[0] == f"25 files or folders of yours are now in {kept.folder}:"
-    assert lines[1] == "  run-00.log" and lines[-1] == "  and 5 more" and len(lines) == 22
+    assert (
+        lines[1] == "  run-00.log" and lines[-1] == "  and 5 more" and len(lines) == 22
+    )
 
 
 def test_an_added_package_goes_and_what_was_edited_in_it_stays(prefix: Prefix) -> None:
     """It is in the list of extras, which brings it back; an edit of it is nowhere else."""
-    add_wheel(prefix.path, "six", "1.16.0", {"six.py": b"six\n", "moves.py": b"moves\n"})
+    add_wheel(
+        prefix.path, "six", "1.16.0", {"six.py": b"six\n", "moves.py": b"moves\n"}
+    )
     (prefix.path / SITE / "moves.py").write_text("edited\n")
     kept = remove_environment(prefix, prefix.path)
     assert kept is not None and kept.names == (f"{SITE}/moves.py",)
 
 
-def test_an_unfinished_environment_gives_back_what_people_put_in(tmp_path: Path) -> None:
+def test_an_unfinished_environment_gives_back_what_people_put_in(
+    tmp_path: Path,
+) -> None:
     """kill -9 in step 4, a file put into results, run again: it was gone."""
     place = find_prefix(tmp_path / "env")
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +183,9 @@ def test_a_folder_that_fills_while_it_is_removed_is_said_and_nothing_is_lost(
     assert sorted(logs) == ["log-1", "log-2", "log-3", "log-4", "log-5"]
 
 
-def test_a_removal_that_was_killed_goes_on(prefix: Prefix, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_that_was_killed_goes_on(
+    prefix: Prefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unlink = removal._unlink
     left = 5
 
@@ -186,7 +201,11 @@ def test_a_removal_that_was_killed_goes_on(prefix: Prefix, monkeypatch: pytest.M
         remove_environment(prefix, prefix.path)
     monkeypatch.undo()
     mark = read_mark(prefix.path)
-    assert mark is not None and mark.state is State.REMOVING and (prefix.path / INVENTORY).exists()
+    assert (
+        mark is not None
+        and mark.state is State.REMOVING
+        and (prefix.path / INVENTORY).exists()
+    )
     (prefix.path / "mine.txt").write_text("mine")
     kept = remove_environment(prefix, prefix.path)
     assert kept is not None and kept.names == ("mine.txt",) and not prefix.path.exists()
@@ -201,10 +220,15 @@ def test_optimised_python_refuses_too(tmp_path: Path) -> None:
     )
     environ = {**os.environ, "PYTHONPATH": f"{ROOT}/scripts", "PYTHONOPTIMIZE": "2"}
     done = sh("python3", "-c", program, tmp_path, check=False, env=environ)
-    assert "was not made by this set-up" in done.stdout and (tmp_path / "thesis.tex").exists()
+    assert (
+        "was not made by this set-up" in done.stdout
+        and (tmp_path / "thesis.tex").exists()
+    )
 
 
-def test_edited_files_of_a_package_that_is_installed_again_are_kept(prefix: Prefix) -> None:
+def test_edited_files_of_a_package_that_is_installed_again_are_kept(
+    prefix: Prefix,
+) -> None:
     """post_create.sh wrote over them without naming them."""
     (prefix.path / SITE / "idna/core.py").write_text("two, edited\n")
     assert keep_edited(prefix, ["certifi"]) is None
@@ -234,10 +258,17 @@ def test_an_environment_of_version_2_0_keeps_what_was_edited(tmp_path: Path) -> 
     prefix = find_prefix(place)
     kept = remove_environment(prefix, place)
     assert kept is not None
-    assert sorted(kept.names) == ["activate", f"{SITE}/idna/core.py", "pip.conf", "pyvenv.cfg"]
+    assert sorted(kept.names) == [
+        "activate",
+        f"{SITE}/idna/core.py",
+        "pip.conf",
+        "pyvenv.cfg",
+    ]
 
 
-def test_a_removal_that_is_refused_says_why_the_environment_stays(prefix: Prefix) -> None:
+def test_a_removal_that_is_refused_says_why_the_environment_stays(
+    prefix: Prefix,
+) -> None:
     change_mark(prefix, made_by=MadeBy.PEOPLE)
     said: list[str] = []
     give_up(prefix, prefix.path, said.append)
@@ -249,7 +280,9 @@ def test_two_links_in_an_unfinished_environment_are_not_links_into_the_cache(
 ) -> None:
     """Both were taken for files of a half installed package, and no third was anywhere."""
     with pytest.raises(KeyboardInterrupt):
-        with make_successor(find_prefix(tmp_path / "env"), "pip", "default", print) as new:
+        with make_successor(
+            find_prefix(tmp_path / "env"), "pip", "default", print
+        ) as new:
             fill(new.path)
             (new.path / "lib/loss.csv").write_text("years of work")
             os.link(new.path / "lib/loss.csv", new.path / "bin/loss.csv")
@@ -269,10 +302,14 @@ def test_a_link_in_the_place_of_a_packages_folder_is_moved_and_not_followed(
     before = contents(theirs)
     kept = keep_edited(prefix, ["idna"])
     assert kept is not None and kept.names == (f"{SITE}/idna",)
-    assert contents(theirs) == before and not os.path.lexists(prefix.path / SITE / "idna")
+    assert contents(theirs) == before and not os.path.lexists(
+        prefix.path / SITE / "idna"
+    )
 
 
-def test_a_link_in_the_place_of_all_packages_is_refused(prefix: Prefix, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_all_packages_is_refused(
+    prefix: Prefix, tmp_path: Path
+) -> None:
     (prefix.path / "lib").rename(tmp_path / "theirs")
     (prefix.path / "lib").symlink_to(tmp_path / "theirs")
     before = contents(tmp_path / "theirs")
@@ -281,7 +318,9 @@ def test_a_link_in_the_place_of_all_packages_is_refused(prefix: Prefix, tmp_path
     assert contents(tmp_path / "theirs") == before
 
 
-def test_folders_deeper_than_python_recurses_are_kept(prefix: Prefix, tmp_path: Path) -> None:
+def test_folders_deeper_than_python_recurses_are_kept(
+    prefix: Prefix, tmp_path: Path
+) -> None:
     """It ended in a RecursionError, when the environment was already marked as one that is removed."""
     deep = prefix.path / "results" / "/".join("a" * 1200)
     sh("mkdir", "-p", deep)
@@ -305,7 +344,12 @@ def test_what_is_protected_from_writing_is_moved_as_it_is(tmp_path: Path) -> Non
 def as_somebody(folder: Path) -> list[str]:
     """What starts a Python with this code as an ordinary user who may write to a folder."""
     paths = f"{ROOT}/scripts:{Path(__file__).parent}"
-    command = ["env", f"PYTHONPATH={paths}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3"]
+    command = [
+        "env",
+        f"PYTHONPATH={paths}",
+        "PYTHONDONTWRITEBYTECODE=1",
+        "/usr/bin/python3",
+    ]
     if os.getuid():
         return command
     folder.chmod(0o777)
@@ -315,13 +359,22 @@ def as_somebody(folder: Path) -> list[str]:
 def test_names_of_any_bytes_are_moved_and_shown_in_one_line(prefix: Prefix) -> None:
     names = [b"a\xffb", b"two\nlines", b"\x1b[31mred", "größe".encode()]
     for name in names:
-        Path(os.fsdecode(os.path.join(os.fsencode(prefix.path), name))).write_text("years of work")
+        Path(os.fsdecode(os.path.join(os.fsencode(prefix.path), name))).write_text(
+            "years of work"
+        )
     kept = remove_environment(prefix, prefix.path)
     assert kept is not None and len(contents(kept.folder)) == 4
-    assert kept.lines()[1:] == [r"  \x1b[31mred", r"  a\udcffb", "  größe", r"  two\nlines"]
+    assert kept.lines()[1:] == [
+        r"  \x1b[31mred",
+        r"  a\udcffb",
+        "  größe",
+        r"  two\nlines",
+    ]
 
 
-def test_files_of_peoples_that_are_named_as_those_of_tools_are_kept(prefix: Prefix) -> None:
+def test_files_of_peoples_that_are_named_as_those_of_tools_are_kept(
+    prefix: Prefix,
+) -> None:
     (prefix.path / ".lock").write_text("combination: 1234")
     (prefix.path / "CACHEDIR.TAG").write_text("notes on tags")
     kept = remove_environment(prefix, prefix.path)
@@ -385,7 +438,9 @@ def test_a_file_of_the_installer_that_was_edited_in_an_unfinished_environment_is
 ) -> None:
     """No package records it: the set-up notes what lies there after the first steps."""
     with pytest.raises(KeyboardInterrupt):
-        with make_successor(find_prefix(tmp_path / "env"), "pip", "default", print) as new:
+        with make_successor(
+            find_prefix(tmp_path / "env"), "pip", "default", print
+        ) as new:
             fill(new.path)
             first = take_inventory(new.path, [], with_interpreter=False)
             write_inventory(new.path, first)
@@ -394,7 +449,9 @@ def test_a_file_of_the_installer_that_was_edited_in_an_unfinished_environment_is
             (new.path / "bin/python").write_text("#!/bin/sh\n")
             raise KeyboardInterrupt
     kept = kept_of(new)
-    assert kept["pyvenv.cfg"] == "home = /mine\n" and kept["bin/python"] == "#!/bin/sh\n"
+    assert (
+        kept["pyvenv.cfg"] == "home = /mine\n" and kept["bin/python"] == "#!/bin/sh\n"
+    )
     assert not [name for name in kept if "idna" in name]
 
 
@@ -430,7 +487,9 @@ def test_what_an_added_package_lists_without_a_hash_is_kept(prefix: Prefix) -> N
     assert names == sorted(kept.names)
 
 
-def test_a_link_in_the_place_of_an_added_file_is_kept(prefix: Prefix, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_an_added_file_is_kept(
+    prefix: Prefix, tmp_path: Path
+) -> None:
     """It is no file with the recorded content, unless an installer linked it into its cache."""
     add_wheel(prefix.path, "six", "1.0", {"six.py": b"one\n", "linked.py": b"two\n"})
     for name, content in (("six.py", "edited\n"), ("linked.py", "two\n")):
@@ -479,8 +538,12 @@ if __name__ == '__main__':
 """
 
 
-def test_of_what_conda_lists_without_a_hash_links_and_generated_programs_go(tmp_path: Path) -> None:
-    with make_successor(find_prefix(tmp_path / "env"), "conda", "default", print) as new:
+def test_of_what_conda_lists_without_a_hash_links_and_generated_programs_go(
+    tmp_path: Path,
+) -> None:
+    with make_successor(
+        find_prefix(tmp_path / "env"), "conda", "default", print
+    ) as new:
         write_inventory(new.path, take_inventory(new.path, [], with_interpreter=False))
         change_mark(new, state=State.INSTALLED)
     rows = []
@@ -492,16 +555,26 @@ def test_of_what_conda_lists_without_a_hash_links_and_generated_programs_go(tmp_
     for name, target in (("ours", "libx.so.1"), ("theirs", "/nowhere")):
         (new.path / "lib" / name).symlink_to(target)
         rows.append({"_path": f"lib/{name}", "path_type": "softlink"})
-    for name, text in (("tool", ENTRY_POINT.format(new.path)), ("edited", "#!/bin/sh\n")):
+    for name, text in (
+        ("tool", ENTRY_POINT.format(new.path)),
+        ("edited", "#!/bin/sh\n"),
+    ):
         (new.path / "bin" / name).write_text(text)
         rows.append({"_path": f"bin/{name}", "path_type": "unix_python_entry_point"})
-    record = {"name": "tool", "version": "1", "build": "0", "paths_data": {"paths": rows}}
+    record = {
+        "name": "tool",
+        "version": "1",
+        "build": "0",
+        "paths_data": {"paths": rows},
+    }
     (new.path / "conda-meta/tool-1-0.json").write_text(json.dumps(record))
     kept = remove_environment(new, new.path)
     assert kept is not None and kept.names == ("bin/edited", "lib/theirs")
 
 
-HISTORY = "==> 2026-01-01 00:00:00 <==\n# cmd: conda install six\n+conda-forge::six-1-0\n"
+HISTORY = (
+    "==> 2026-01-01 00:00:00 <==\n# cmd: conda install six\n+conda-forge::six-1-0\n"
+)
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This file is a cache directory tag.\n"
 WROTE = '{"schema_version": 2, "fingerprint": "a", "results": []}\n'
 
@@ -525,7 +598,9 @@ def test_a_note_goes_only_with_the_content_that_was_written(
         noted = hashlib.sha256(WROTE.encode()).hexdigest()
         change_mark(prefix, manifest=noted)
         for text_of_ours in ("activate", "pip.conf"):
-            (prefix.path / text_of_ours).unlink()  # the tests', which only an inventory knows
+            (
+                prefix.path / text_of_ours
+            ).unlink()  # the tests', which only an inventory knows
         if text is not None:
             (prefix.path / name).write_text(text)
         expected = [name] if text == theirs else []
@@ -541,7 +616,9 @@ def test_a_link_with_the_name_of_a_note_is_kept(prefix: Prefix) -> None:
     assert kept is not None and kept.names == ("maximalcai-manifest.json",)
 
 
-def test_a_manifest_of_which_no_hash_was_noted_goes_if_it_is_one(tmp_path: Path) -> None:
+def test_a_manifest_of_which_no_hash_was_noted_goes_if_it_is_one(
+    tmp_path: Path,
+) -> None:
     """As in an environment that an earlier version made."""
     for number, (text, moved) in enumerate(((WROTE, False), ("my notes", True))):
         prefix = install(find_prefix(tmp_path / f"env{number}"))
@@ -550,7 +627,11 @@ def test_a_manifest_of_which_no_hash_was_noted_goes_if_it_is_one(tmp_path: Path)
 
 
 def test_condas_history_is_a_note_of_condas_environments_alone(tmp_path: Path) -> None:
-    cases = [("pip", HISTORY, True), ("conda", HISTORY, False), ("conda", "my history", True)]
+    cases = [
+        ("pip", HISTORY, True),
+        ("conda", HISTORY, False),
+        ("conda", "my history", True),
+    ]
     for number, (backend, text, moved) in enumerate(cases):
         prefix = install(find_prefix(tmp_path / f"env{number}"))
         change_mark(prefix, backend=backend)

@@ -40,7 +40,12 @@ def prefix(tmp_path: Path) -> Prefix:
 
 def uninstall(prefix: Prefix, *options: str) -> "subprocess.CompletedProcess[str]":
     folder = prefix.name.parent
-    command = [ROOT / "scripts/setup_runpod_environment.sh", "--uninstall", "--prefix", prefix.name]
+    command = [
+        ROOT / "scripts/setup_runpod_environment.sh",
+        "--uninstall",
+        "--prefix",
+        prefix.name,
+    ]
     environ = clean_environ(TMPDIR=str(folder / "tmp"))
     return sh(*command, "--cache", folder / "cache", *options, check=False, env=environ)
 
@@ -67,7 +72,9 @@ def test_a_dry_run_lists_all_of_it_and_changes_nothing(prefix: Prefix) -> None:
 def test_it_removes_what_it_lists_and_leaves_what_is_peoples(prefix: Prefix) -> None:
     folder = prefix.name.parent
     done = uninstall(prefix)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "uninstalled", done.stdout
+    assert (
+        done.returncode == 0 and done.stdout.splitlines()[-1] == "uninstalled"
+    ), done.stdout
     [kept] = folder.glob("env.kept-*")
     assert contents(kept) == {
         "results/loss.csv": "years of work",
@@ -80,7 +87,9 @@ def test_it_removes_what_it_lists_and_leaves_what_is_peoples(prefix: Prefix) -> 
     assert done.returncode == 0 and "there is nothing of this set-up at" in done.stdout
 
 
-def test_the_cache_goes_only_when_it_is_named_and_without_what_is_peoples(prefix: Prefix) -> None:
+def test_the_cache_goes_only_when_it_is_named_and_without_what_is_peoples(
+    prefix: Prefix,
+) -> None:
     folder = prefix.name.parent
     assert uninstall(prefix, "--cache-too").returncode == 0
     assert [path.name for path in (folder / "cache").iterdir()] == ["mine.txt"]
@@ -119,7 +128,9 @@ def test_a_link_of_peoples_to_a_folder_of_theirs_stays(tmp_path: Path) -> None:
     assert (tmp_path / "env").is_symlink() and theirs.is_dir()
 
 
-def test_a_backup_that_is_a_link_is_named_before_anything_is_removed(prefix: Prefix) -> None:
+def test_a_backup_that_is_a_link_is_named_before_anything_is_removed(
+    prefix: Prefix,
+) -> None:
     """`cp -a PREFIX PREFIX.bak` copies the link alone."""
     backup = prefix.name.with_name("env.bak")
     sh("cp", "-a", prefix.name, backup)
@@ -132,10 +143,17 @@ def test_a_backup_that_is_a_link_is_named_before_anything_is_removed(prefix: Pre
     assert uninstall(prefix).returncode == 0
 
 
-def test_what_people_keep_in_a_cache_that_they_share_with_it_stays(prefix: Prefix) -> None:
+def test_what_people_keep_in_a_cache_that_they_share_with_it_stays(
+    prefix: Prefix,
+) -> None:
     """--cache /workspace: its `bin`, `wheels`, `uv` and `pkgs` went as they were."""
     cache = prefix.name.parent / "cache"
-    theirs = ["bin/backup.sh", "wheels/mine-1.0-py3-none-any.whl", "uv/README.md", "pkgs/notes/a"]
+    theirs = [
+        "bin/backup.sh",
+        "wheels/mine-1.0-py3-none-any.whl",
+        "uv/README.md",
+        "pkgs/notes/a",
+    ]
     ours = [
         "bin/uv-0123456789ab",
         "wheels/torch-2.5.1-cp311-cp311-linux_x86_64.whl",
@@ -154,16 +172,22 @@ def test_what_people_keep_in_a_cache_that_they_share_with_it_stays(prefix: Prefi
 def test_a_dry_run_lists_exactly_what_is_gone_afterwards(prefix: Prefix) -> None:
     folder = prefix.name.parent
     lines = uninstall(prefix, "--dry-run").stdout.splitlines()
-    listed = {line.split()[1].rstrip(",") for line in lines if line.startswith("removed ")}
+    listed = {
+        line.split()[1].rstrip(",") for line in lines if line.startswith("removed ")
+    }
     before = set(folder.rglob("*"))
     assert uninstall(prefix).returncode == 0
     gone = {path for path in before if not os.path.lexists(path)}
     # What lies in an environment is not listed, but what is people's.
-    outermost = {path for path in gone if path.parent not in {*gone} - {prefix.container}}
+    outermost = {
+        path for path in gone if path.parent not in {*gone} - {prefix.container}
+    }
     assert listed == {str(path) for path in outermost}
 
 
-def test_a_run_that_waited_for_an_uninstall_has_a_lock_of_its_own(tmp_path: Path) -> None:
+def test_a_run_that_waited_for_an_uninstall_has_a_lock_of_its_own(
+    tmp_path: Path,
+) -> None:
     """It held the file that was removed, and a third run held the new one at the same time."""
     lock = tmp_path / "lock"
     with holding(lock, "the environment", print):
@@ -192,7 +216,12 @@ def start(program: str, lock: Path, environ: dict[str, str]) -> "subprocess.Pope
     command = [sys.executable, "-c", program, str(lock)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, env=environ, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environ,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -201,14 +230,18 @@ def read_line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline()
 
 
-def test_a_program_that_runs_in_it_goes_on_and_its_results_are_kept(prefix: Prefix) -> None:
+def test_a_program_that_runs_in_it_goes_on_and_its_results_are_kept(
+    prefix: Prefix,
+) -> None:
     program = (
         "import sys, time; file = open('results/late.csv', 'w'); print('runs', flush=True);"
         "sys.stdin.read(); print('years of work', file=file)"
     )
     pipe = subprocess.PIPE
     command = [prefix.name / "bin/python", "-c", program]
-    with subprocess.Popen(command, cwd=prefix.path, stdin=pipe, stdout=pipe, text=True) as running:
+    with subprocess.Popen(
+        command, cwd=prefix.path, stdin=pipe, stdout=pipe, text=True
+    ) as running:
         assert read_line(running) == "runs\n"
         done = uninstall(prefix)
         assert done.returncode == 0 and not prefix.path.exists(), done.stdout
@@ -229,13 +262,18 @@ def test_of_two_at_once_one_waits_and_finds_nothing(prefix: Prefix) -> None:
 
 def leave_unpacked(prefix: Prefix) -> list[Path]:
     """What a run leaves that was killed, or met a full disk; its environment is gone."""
-    left = [prefix.container / "0123abcd.maximalcai-uv", prefix.beside("maximalcai-pkgs")]
+    left = [
+        prefix.container / "0123abcd.maximalcai-uv",
+        prefix.beside("maximalcai-pkgs"),
+    ]
     for folder in left:
         (folder / "archive-v0").mkdir(parents=True)
     return left
 
 
-def test_what_was_unpacked_for_an_environment_that_is_gone_goes_too(prefix: Prefix) -> None:
+def test_what_was_unpacked_for_an_environment_that_is_gone_goes_too(
+    prefix: Prefix,
+) -> None:
     """It was looked for beside environments that are still there."""
     left = leave_unpacked(prefix)
     assert f"removed  {left[0]}" in uninstall(prefix, "--dry-run").stdout.splitlines()

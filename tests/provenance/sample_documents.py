@@ -23,7 +23,9 @@ RELEASED = ROOT / "certificates/default-cpu.json"
 OF_DEBIAN = Interpreter(
     "3.11.2", "(main, Apr 28 2025) [GCC 12.2.0]", "/usr/lib/python3.11", "a" * 64
 )
-OF_PYENV = Interpreter("3.11.7", "(main, May 9 2026) [GCC 12.2.0]", "/opt/lib/python3.11", "b" * 64)
+OF_PYENV = Interpreter(
+    "3.11.7", "(main, May 9 2026) [GCC 12.2.0]", "/opt/lib/python3.11", "b" * 64
+)
 
 
 def make_package(name: str, version: str = "3.1", build: str = "") -> InstalledPackage:
@@ -68,7 +70,11 @@ def version_1(manifest: Manifest) -> "dict[str, Any]":
     """The JSON of a manifest as version 2.0 of the project wrote it: without the machine's Python."""
     document = manifest.document()
     del document["interpreter"]
-    return {**document, "schema_version": 1, "fingerprint": fingerprint_of(manifest.packages)}
+    return {
+        **document,
+        "schema_version": 1,
+        "fingerprint": fingerprint_of(manifest.packages),
+    }
 
 
 def released_certificate() -> Certificate:
@@ -78,7 +84,10 @@ def released_certificate() -> Certificate:
 def change_row(certificate: Certificate, name: str, **changes: Any) -> Certificate:
     """The certificate with other values in one row."""
     row_name = parse_row_name(name)
-    rows = {**certificate.rows, row_name: replace(certificate.rows[row_name], **changes)}
+    rows = {
+        **certificate.rows,
+        row_name: replace(certificate.rows[row_name], **changes),
+    }
     return replace(certificate, rows=rows)
 
 
@@ -93,7 +102,9 @@ def with_loss(row: Row, step: int, factor: float) -> "tuple[float, ...]":
     return tuple(losses)
 
 
-def places_in(document: Any, place: "tuple[Any, ...]" = ()) -> "Iterator[tuple[Any, ...]]":
+def places_in(
+    document: Any, place: "tuple[Any, ...]" = ()
+) -> "Iterator[tuple[Any, ...]]":
     """Every place in a JSON document, as the keys that lead there; of a list, the first item alone."""
     yield place
     if isinstance(document, dict):

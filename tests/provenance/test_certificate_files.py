@@ -20,7 +20,9 @@ from sample_documents import RELEASED, make_manifest, write_manifest
 from test_documents import refused
 
 OURS = sorted((ROOT / "certificates").glob("*-cpu.json"))
-SCHEMA = json.loads((ROOT / "scripts/lockedenv/schemas/certificate.schema.json").read_text())
+SCHEMA = json.loads(
+    (ROOT / "scripts/lockedenv/schemas/certificate.schema.json").read_text()
+)
 
 
 @pytest.fixture
@@ -32,21 +34,33 @@ def document() -> "dict[str, Any]":
 
 def test_the_released_environments_have_certificates_of_their_locks() -> None:
     assert [path.name for path in OURS] == ["current-cpu.json", "default-cpu.json"]
-    for path, wanted in zip(OURS, sorted(list_environments(), key=lambda env: env.name)):
+    for path, wanted in zip(
+        OURS, sorted(list_environments(), key=lambda env: env.name)
+    ):
         jsonschema.validate(json.loads(path.read_text()), SCHEMA)
         made = certificate_from(str(path), read_document(path))
         assert made.environment == wanted.name
         assert (made.task.version, made.task.steps) == (TASK, STEPS)
-        pins = {pin.name: pin.version for pin in Environment(wanted.folder).wheels("pip")}
-        versions = {name: made.made_with[name] for name in make.VERSIONS if name in made.made_with}
+        pins = {
+            pin.name: pin.version for pin in Environment(wanted.folder).wheels("pip")
+        }
+        versions = {
+            name: made.made_with[name]
+            for name in make.VERSIONS
+            if name in made.made_with
+        }
         assert versions == {name: pins[name] for name in make.VERSIONS if name in pins}
         assert len(versions) == {"default": 5, "current": 6}[wanted.name]
-        assert len(made.rows) == 6 and {row.spread for row in made.rows.values()} == {0.0}
+        assert len(made.rows) == 6 and {row.spread for row in made.rows.values()} == {
+            0.0
+        }
         assert certificate_text(made) == path.read_text(), "a line for each row"
 
 
 def test_the_released_environments_compute_the_same_within_the_tolerance() -> None:
-    current, default = [certificate_from(str(path), read_document(path)) for path in OURS]
+    current, default = [
+        certificate_from(str(path), read_document(path)) for path in OURS
+    ]
     equal = compare_certificates(default, default, ("a", "b"))
     assert "bit for bit" in describe_judgement(equal)[0]
     judgement = compare_certificates(default, current, ("a", "b"))
@@ -60,9 +74,7 @@ def test_what_cannot_be_compared_is_refused_with_both_names(
 ) -> None:
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**document, "task": {"version": 0, "steps": 50}}))
-    unlike = (
-        f"{RELEASED} is of task 1 with 50 steps, {other} of task 0 with 50 steps: make both again"
-    )
+    unlike = f"{RELEASED} is of task 1 with 50 steps, {other} of task 0 with 50 steps: make both again"
     assert unlike in refused("--compare", RELEASED, other)
     old = f"{other}: is of task version 0, this machine's is 1; make it again"
     assert old in refused("--compare", other)
@@ -82,7 +94,9 @@ def test_two_of_unlike_kinds_are_refused(tmp_path: Path) -> None:
     assert f"{other} is a manifest, {RELEASED} a certificate" in refused(
         "--compare", other, RELEASED
     )
-    assert "one certificate or two" in refused("--compare", RELEASED, RELEASED, RELEASED)
+    assert "one certificate or two" in refused(
+        "--compare", RELEASED, RELEASED, RELEASED
+    )
 
 
 def test_options_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
@@ -108,12 +122,21 @@ def damaged(document: "dict[str, Any]") -> "list[tuple[dict[str, Any], str]]":
         ),
         ({"rows": {name: texts}}, f"(`rows.{name}.loss[0]` is not a number)"),
         ({"rows": {name: negative}}, f"(`rows.{name}.spread` is negative)"),
-        ({"rows": {name: {**row, "tensors": {}}}}, f"(`rows.{name}` has no tensors or no weights)"),
-        ({"rows": {"full sdpa fp8": row}}, "(`full sdpa fp8` is not the name of a row)"),
+        (
+            {"rows": {name: {**row, "tensors": {}}}},
+            f"(`rows.{name}` has no tensors or no weights)",
+        ),
+        (
+            {"rows": {"full sdpa fp8": row}},
+            "(`full sdpa fp8` is not the name of a row)",
+        ),
         ({"rows": {}}, "(it has no row)"),
         ({"rows": []}, "(`rows` is not an object)"),
         ({"task": 1}, "(`task` is not an object)"),
-        ({"task": {"version": 1, "steps": 10**9}}, "(`task.steps` is not between 1 and 1000)"),
+        (
+            {"task": {"version": 1, "steps": 10**9}},
+            "(`task.steps` is not between 1 and 1000)",
+        ),
         ({"made_with": None}, "(`made_with` is not an object)"),
     ]
 
@@ -127,6 +150,11 @@ def test_a_damaged_certificate_is_refused_with_its_name(
         with pytest.raises(DocumentError) as error:
             certificate_from(str(bad), read_document(bad))
         text = str(error.value)
-        assert text.startswith(f"{bad}: is ") and problem in text, (changes.keys(), text)
+        assert text.startswith(f"{bad}: is ") and problem in text, (
+            changes.keys(),
+            text,
+        )
     bad.write_text(RELEASED.read_text()[:5000])
-    assert f"{bad}: is not a session manifest or certificate (" in refused("--compare", bad)
+    assert f"{bad}: is not a session manifest or certificate (" in refused(
+        "--compare", bad
+    )

@@ -50,13 +50,13 @@ def said(first: Certificate, second: Certificate) -> str:
     return "\n".join(describe_judgement(judge(first, second)))
 
 
-def test_rows_are_equal_within_what_was_measured_or_different(certificate: Certificate) -> None:
+def test_rows_are_equal_within_what_was_measured_or_different(
+    certificate: Certificate,
+) -> None:
     losses = with_loss(row_of(certificate, BF16), 7, 1 + 1e-4)
     other = change_row(certificate, BF16, loss=losses)
     assert not judge(certificate, other).computes_the_same
-    different = (
-        "full sdpa bf16               DIFFERENT from step 7, the loss on: by 1.0e-04, where 0.0e+00"
-    )
+    different = "full sdpa bf16               DIFFERENT from step 7, the loss on: by 1.0e-04, where 0.0e+00"
     assert different in said(certificate, other)
     # As a GPU's might be: ten times as much is allowed.
     other = change_row(other, BF16, spread=2e-5)
@@ -72,10 +72,14 @@ def test_another_machine_may_sum_in_another_order(certificate: Certificate) -> N
     other = replace(other, made_with={**other.made_with, "CPU": "another"})
     assert judge(certificate, other).computes_the_same
     text = said(certificate, other)
-    assert "equal within 7.8e-03" in text and "another machine or other versions" in text
+    assert (
+        "equal within 7.8e-03" in text and "another machine or other versions" in text
+    )
     for wrong in (1.01, float("nan"), float("inf")):
         losses = with_loss(row_of(certificate, BF16), 7, wrong)
-        assert not judge(certificate, change_row(other, BF16, loss=losses)).computes_the_same, wrong
+        assert not judge(
+            certificate, change_row(other, BF16, loss=losses)
+        ).computes_the_same, wrong
 
 
 def test_final_weights_count_on_one_kind_of_machine(certificate: Certificate) -> None:
@@ -115,23 +119,40 @@ def test_a_tensor_that_one_of_two_lacks_is_counted_and_said(
         judgement = judge(first, second)
         assert judgement.missing_tensors == 5 and not judgement.computes_the_same
         text = said(first, second)
-        assert "NOT all was compared: 5 tensors only one of them has" in text.splitlines()[0]
+        assert (
+            "NOT all was compared: 5 tensors only one of them has"
+            in text.splitlines()[0]
+        )
         assert "compute the same, bit for bit" not in text
-        assert f"bit for bit equal; 5 tensors not compared: {gone[0]}, {gone[1]}" in text
+        assert (
+            f"bit for bit equal; 5 tensors not compared: {gone[0]}, {gone[1]}" in text
+        )
         assert "and 2 more" in text
     for name, document in (("a.json", certificate), ("b.json", other)):
         (tmp_path / name).write_text(certificate_text(document))
-    command = [sys.executable, VERIFY, "--compare", tmp_path / "a.json", tmp_path / "b.json"]
+    command = [
+        sys.executable,
+        VERIFY,
+        "--compare",
+        tmp_path / "a.json",
+        tmp_path / "b.json",
+    ]
     done = sh(*command, check=False, env=clean_environ())
     assert done.returncode == 1 and "NOT all was compared" in done.stdout
-    document = json.loads(sh(*command, "--json", "-", check=False, env=clean_environ()).stdout)
-    schema = json.loads((ROOT / "scripts/lockedenv/schemas/comparison.schema.json").read_text())
+    document = json.loads(
+        sh(*command, "--json", "-", check=False, env=clean_environ()).stdout
+    )
+    schema = json.loads(
+        (ROOT / "scripts/lockedenv/schemas/comparison.schema.json").read_text()
+    )
     jsonschema.validate(document, schema)
     assert document["computes_the_same"] is False
     assert document["not_compared"] == [f"{FP32}: {name}" for name in gone]
 
 
-def test_a_row_that_one_of_two_lacks_is_counted_and_said(certificate: Certificate) -> None:
+def test_a_row_that_one_of_two_lacks_is_counted_and_said(
+    certificate: Certificate,
+) -> None:
     rows = dict(certificate.rows)
     del rows[parse_row_name(FP32)]
     other = replace(certificate, rows=rows)
@@ -139,8 +160,12 @@ def test_a_row_that_one_of_two_lacks_is_counted_and_said(certificate: Certificat
         judgement = judge(first, second)
         assert len(judgement.not_compared) == 1 and not judgement.computes_the_same
         text = said(first, second)
-        assert "NOT all was compared: 1 row only one of them has" in text.splitlines()[0]
-        assert f"full sdpa fp32               not compared: it has none ({where})" in text
+        assert (
+            "NOT all was compared: 1 row only one of them has" in text.splitlines()[0]
+        )
+        assert (
+            f"full sdpa fp32               not compared: it has none ({where})" in text
+        )
         assert "compute the same, bit for bit" not in text
 
 
@@ -162,9 +187,12 @@ def test_rows_without_a_common_tensor_are_not_equal(certificate: Certificate) ->
     missing = len(row_of(certificate, FP32).tensors) + 1
     assert judgement.missing_tensors == missing
     text = said(certificate, other)
-    assert f"a and b: NOT all was compared: {missing} tensors only one of them has" in text
     assert (
-        f"full sdpa fp32               bit for bit equal; {missing} tensors not compared: " in text
+        f"a and b: NOT all was compared: {missing} tensors only one of them has" in text
+    )
+    assert (
+        f"full sdpa fp32               bit for bit equal; {missing} tensors not compared: "
+        in text
     )
 
 
@@ -181,9 +209,7 @@ def test_a_machine_that_does_not_agree_with_itself_is_no_measure(
         make.Run({name: other.rows[name]}, {}, {}),
     ]
     monkeypatch.setattr(make, "run_task", lambda *_: runs.pop())
-    unreliable = (
-        "full sdpa bf16: two runs on this machine are apart by .*: it does not compute reliably"
-    )
+    unreliable = "full sdpa bf16: two runs on this machine are apart by .*: it does not compute reliably"
     with pytest.raises(Stop, match=unreliable):
         make.make_certificate(read_prefix(Path(sys.prefix)), [], "cpu")
 
@@ -204,15 +230,22 @@ def test_a_gpus_rows_are_those_that_it_can_run() -> None:
 def test_flash_attention_4_has_rows_where_it_is_installed() -> None:
     rows, left_out = choose_rows("cuda", True, {"flash_attn.cute"})
     names = [str(name) for name in rows]
-    assert "full flash_attention_4 bf16" in names and "qlora flash_attention_4 4-bit" in names
+    assert (
+        "full flash_attention_4 bf16" in names
+        and "qlora flash_attention_4 4-bit" in names
+    )
     assert left_out["full flash_attention_4 fp32"] == "flash-attn-4 has no fp32"
     _, left_out = choose_rows("cpu", True, {"flash_attn.cute"})
     assert left_out["full flash_attention_4 bf16"] == "no GPU"
     rows, left_out = choose_rows("cuda", True, FLASH)
-    assert not [name for name in (*map(str, rows), *left_out) if "flash_attention_4" in name]
+    assert not [
+        name for name in (*map(str, rows), *left_out) if "flash_attention_4" in name
+    ]
 
 
-def test_a_gpus_certificate_does_not_depend_on_its_host(certificate: Certificate) -> None:
+def test_a_gpus_certificate_does_not_depend_on_its_host(
+    certificate: Certificate,
+) -> None:
     made_with = {**certificate.made_with, "GPU": "NVIDIA H100 80GB HBM3"}
     gpu = replace(certificate, device="cuda", made_with={**made_with, "CPU": "one"})
     old = replace(certificate, device="cuda", made_with={**made_with, "CPU": "another"})
@@ -230,7 +263,9 @@ def test_what_a_gpu_left_out_is_said_and_not_compared(certificate: Certificate) 
     left_out = {**certificate.left_out, BF16: "this GPU cannot do bf16"}
     old = replace(certificate, rows=rows, left_out=left_out)
     text = said(certificate, old)
-    assert "full sdpa bf16               not compared: this GPU cannot do bf16 (b)" in text
+    assert (
+        "full sdpa bf16               not compared: this GPU cannot do bf16 (b)" in text
+    )
     assert not judge(certificate, old).computes_the_same
     assert "left out: full sdpa bf16 (this GPU cannot do bf16)" in summarize(old)
 
@@ -241,7 +276,9 @@ def test_where_nothing_can_be_certified_one_message_says_so(
     """A Python without torch; a run that gives no number."""
     failed = "the certificate's task failed .exit 1.: ModuleNotFoundError: No module named 'torch'"
     with pytest.raises(Stop, match=failed):
-        make.run_task(Path(sys.executable), "cpu", 1, {"PYTHONPATH": str(ROOT / "scripts")})
+        make.run_task(
+            Path(sys.executable), "cpu", 1, {"PYTHONPATH": str(ROOT / "scripts")}
+        )
     row: "dict[str, Any]" = {"loss": [5.5, float("nan")], "gradient_norm": [1.0, 1.0]}
     row.update(tensors={"x": 1.0}, weights="0")
 
@@ -253,5 +290,7 @@ def test_where_nothing_can_be_certified_one_message_says_so(
     with pytest.raises(Stop, match=unfit):
         make.run_task(Path(sys.executable), "cpu", 2, {})
     row.update(loss=[5.5, 5.4], tensors={"x": float("inf")})
-    with pytest.raises(Stop, match="full sdpa bf16: the norm of x is inf: this does not train"):
+    with pytest.raises(
+        Stop, match="full sdpa bf16: the norm of x is inf: this does not train"
+    ):
         make.run_task(Path(sys.executable), "cpu", 2, {})

@@ -15,7 +15,9 @@ from lockedenv.provenance.documents import read_document
 from sample_documents import released_certificate
 
 PROGRAMS = Path(__file__).parent / "programs"
-SCHEMA = json.loads((ROOT / "scripts/lockedenv/schemas/certificate.schema.json").read_text())
+SCHEMA = json.loads(
+    (ROOT / "scripts/lockedenv/schemas/certificate.schema.json").read_text()
+)
 VERIFY = ROOT / "scripts/verify_environment.py"
 
 
@@ -24,7 +26,12 @@ def short(pip_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A certificate of three steps."""
     file = tmp_path_factory.mktemp("certificate") / "short.json"
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"), OMP_NUM_THREADS="2")
-    sh(pip_environment / "bin/python", PROGRAMS / "short_certificate.py", file, env=environ)
+    sh(
+        pip_environment / "bin/python",
+        PROGRAMS / "short_certificate.py",
+        file,
+        env=environ,
+    )
     return file
 
 
@@ -38,8 +45,13 @@ def test_a_real_environment_computes_the_same_again_and_another_library_is_named
     jsonschema.validate(json.loads(short.read_text()), SCHEMA)
     made = read(short)
     whole = released_certificate()
-    assert {row.spread for row in made.rows.values()} == {0.0}, "two runs, in two processes"
-    for name, row in made.rows.items():  # the first steps of ours, on whatever CPU this is
+    assert {row.spread for row in made.rows.values()} == {
+        0.0
+    }, "two runs, in two processes"
+    for (
+        name,
+        row,
+    ) in made.rows.items():  # the first steps of ours, on whatever CPU this is
         allowed = TOLERANCE[name.precision]
         assert row.loss == pytest.approx(whole.rows[name].loss[:3], rel=allowed)
     blas = tmp_path / "blas.so"
@@ -52,7 +64,9 @@ def test_a_real_environment_computes_the_same_again_and_another_library_is_named
     for attention in ("eager", "sdpa"):  # in fp32 alone torch asks a BLAS
         within = rf"full {attention} fp32 +equal within 3.8e-06: .*, from step 0, layers.0.self_attn.q_proj on"
         assert re.search(within, done.stdout), done.stdout
-        assert re.search(rf"full {attention} bf16 +bit for bit equal", done.stdout), done.stdout
+        assert re.search(
+            rf"full {attention} bf16 +bit for bit equal", done.stdout
+        ), done.stdout
 
 
 def test_other_kernels_are_within_the_tolerance_and_named(

@@ -15,7 +15,13 @@ from lockedenv.provenance import documents
 from lockedenv.provenance.certificate.document import certificate_from
 from lockedenv.provenance.documents import DocumentError, Fields, read_document
 from lockedenv.provenance.manifest import manifest_from, read_manifest
-from sample_documents import RELEASED, make_manifest, places_in, replaced, write_manifest
+from sample_documents import (
+    RELEASED,
+    make_manifest,
+    places_in,
+    replaced,
+    write_manifest,
+)
 
 VERIFY = ROOT / "scripts/verify_environment.py"
 BROKEN = {
@@ -33,9 +39,15 @@ BROKEN = {
     "true": ('{"schema_version": true}', "`schema_version` is not a whole number"),
     "a string": ('{"schema_version": "2"}', "`schema_version` is not a whole number"),
     "no version": ("{}", "`schema_version` is missing"),
-    "another version": ('{"schema_version": 9}', "is of schema version 9, this reads 1 and 2"),
+    "another version": (
+        '{"schema_version": 9}',
+        "is of schema version 9, this reads 1 and 2",
+    ),
     "task": ('{"schema_version": 1, "task": []}', "`task` is not an object"),
-    "terminal": ('{"schema_version": 2, "backend": "\\u001b[2J"}', "`backend` is not one of"),
+    "terminal": (
+        '{"schema_version": 2, "backend": "\\u001b[2J"}',
+        "`backend` is not one of",
+    ),
 }
 # What a field may hold instead: nothing of this may end in a traceback.
 OTHER_VALUES: "list[Any]" = [
@@ -60,28 +72,38 @@ def refused(*options: Any, **settings: Any) -> str:
     environ = clean_environ()
     done = sh(sys.executable, VERIFY, *options, check=False, env=environ, **settings)
     assert done.returncode == 2, done.stdout
-    assert "Traceback" not in done.stdout and "open an issue" not in done.stdout, done.stdout
+    assert (
+        "Traceback" not in done.stdout and "open an issue" not in done.stdout
+    ), done.stdout
     return done.stdout
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_document_is_refused_with_its_name(name: str, tmp_path: Path) -> None:
+def test_what_is_no_document_is_refused_with_its_name(
+    name: str, tmp_path: Path
+) -> None:
     content, problem = BROKEN[name]
     path = tmp_path / "bad.json"
     path.write_text(content)
     text = refused("--compare", path)
     assert f"{path}: is " in text and problem in text
-    assert "make one with --" in text or "compare it with the clone that made it" in text
+    assert (
+        "make one with --" in text or "compare it with the clone that made it" in text
+    )
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(DocumentError, match="bad.json: is not a session manifest or certificate"):
+    with pytest.raises(
+        DocumentError, match="bad.json: is not a session manifest or certificate"
+    ):
         read_document(path)
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/proc/self", "/nowhere/at/all.json"])
+@pytest.mark.parametrize(
+    "path", ["/dev/zero", "/dev/null", "/proc/self", "/nowhere/at/all.json"]
+)
 def test_devices_and_folders_are_not_read(path: str) -> None:
     assert f"{path}: cannot be read (" in refused("--compare", path)
 
@@ -107,7 +129,9 @@ def test_a_pipe_is_read_and_waited_for_no_longer_than_a_limit(
     )
     writer.join()
     monkeypatch.setattr(documents, "SILENT_SECONDS", 0.1)
-    with pytest.raises(DocumentError, match="pipe: cannot be read .the pipe did not send all"):
+    with pytest.raises(
+        DocumentError, match="pipe: cannot be read .the pipe did not send all"
+    ):
         read_document(pipe)
 
 
@@ -116,7 +140,9 @@ def test_standard_input_is_a_document_too(tmp_path: Path) -> None:
     environ = clean_environ()
     command = [sys.executable, VERIFY, "--compare", "-", path]
     done = sh(*command, check=False, env=environ, input=path.read_text())
-    assert done.returncode == 0 and done.stdout.startswith(f"- and {path}: the same environment")
+    assert done.returncode == 0 and done.stdout.startswith(
+        f"- and {path}: the same environment"
+    )
 
 
 def small_document(kind: str) -> "tuple[dict[str, Any], Callable[[str, Fields], Any]]":
@@ -151,15 +177,21 @@ def test_a_field_that_is_missing_is_named(kind: str) -> None:
     for name in document:
         if name != "task":  # without it, it is no certificate
             rest = {key: value for key, value in document.items() if key != name}
-            with pytest.raises(DocumentError, match=f"bad.json: is not a .*`{name}` is "):
+            with pytest.raises(
+                DocumentError, match=f"bad.json: is not a .*`{name}` is "
+            ):
                 parse("bad.json", Fields(rest))
 
 
 def test_what_a_document_says_cannot_write_to_the_terminal(tmp_path: Path) -> None:
     """Control characters and line breaks of a file would forge the verdict."""
     forged = "x\n\x1b[2Jboth: the same environment"
-    then = write_manifest(tmp_path / "a.json", make_manifest(variables={"HF_HOME": forged}))
+    then = write_manifest(
+        tmp_path / "a.json", make_manifest(variables={"HF_HOME": forged})
+    )
     now = write_manifest(tmp_path / "b.json", make_manifest())
-    done = sh(sys.executable, VERIFY, "--compare", then, now, check=False, env=clean_environ())
+    done = sh(
+        sys.executable, VERIFY, "--compare", then, now, check=False, env=clean_environ()
+    )
     assert "\x1b" not in done.stdout and "\nboth:" not in done.stdout
     assert "x\\n\\x1b[2Jboth: the same environment" in done.stdout

@@ -34,7 +34,9 @@ SECRETS = {
 }
 
 
-def write(env: CondaEnvironment, path: Path, *options: str, **environ: str) -> "dict[str, Any]":
+def write(
+    env: CondaEnvironment, path: Path, *options: str, **environ: str
+) -> "dict[str, Any]":
     done = env.verify("--level", "quick", "--manifest", str(path), *options, **environ)
     assert done.returncode == 0, done.stdout
     document: "dict[str, Any]" = json.loads(path.read_text())
@@ -55,13 +57,19 @@ def test_the_manifest_is_as_documented_and_holds_no_secret(
 ) -> None:
     path = tmp_path / "runs" / "manifest.json"
     document = write(
-        conda_environment, path, **SECRETS, CUDA_VISIBLE_DEVICES="0", HF_HOME="/workspace/hf"
+        conda_environment,
+        path,
+        **SECRETS,
+        CUDA_VISIBLE_DEVICES="0",
+        HF_HOME="/workspace/hf",
     )
     validate(document)
     with pytest.raises(jsonschema.ValidationError):
         validate({**document, "fingerprint": "x"})
     text = path.read_text()
-    assert not [name for name, secret in SECRETS.items() if secret in text or name in text]
+    assert not [
+        name for name, secret in SECRETS.items() if secret in text or name in text
+    ]
     assert document["variables"]["CUDA_VISIBLE_DEVICES"] == "0"
     assert document["variables"]["HF_HOME"] == "/workspace/hf"
     assert {p["manager"] for p in document["packages"]} == {"conda", "pip"}
@@ -70,14 +78,18 @@ def test_the_manifest_is_as_documented_and_holds_no_secret(
     assert all(v["id"] for v in document["vulnerabilities"])
     beside = [p.name for p in path.parent.iterdir() if p != path]
     assert not beside, "written beside and renamed, with nothing left"
-    kept = json.loads((conda_environment.prefix / "maximalcai-manifest.json").read_text())
+    kept = json.loads(
+        (conda_environment.prefix / "maximalcai-manifest.json").read_text()
+    )
     assert kept["backend"] == "conda"
     assert document["interpreter"] is None, "Python is a package here"
     again = read_manifest(path)
     assert json.loads(json.dumps(again.document()))["packages"] == document["packages"]
 
 
-def test_uuids_only_when_asked(conda_environment: CondaEnvironment, tmp_path: Path) -> None:
+def test_uuids_only_when_asked(
+    conda_environment: CondaEnvironment, tmp_path: Path
+) -> None:
     (tmp_path / "bin").mkdir()
     smi = tmp_path / "bin/nvidia-smi"
     smi.write_text(
@@ -87,7 +99,9 @@ def test_uuids_only_when_asked(conda_environment: CondaEnvironment, tmp_path: Pa
     environ = {"PATH": f"{smi.parent}:{clean_environ()['PATH']}"}
     path = tmp_path / "m.json"
     for options, there in (([], False), (["--with-uuids"], True)):
-        document = write(conda_environment, path, *options, "--only", "locks", **environ)
+        document = write(
+            conda_environment, path, *options, "--only", "locks", **environ
+        )
         validate(document)
         assert ("GPU-abcd" in json.dumps(document)) is there
         assert document["gpus"][0]["driver"] == "550.54.14"
@@ -112,7 +126,15 @@ def test_the_same_lock_in_another_place_and_order_has_the_same_fingerprint(
     for pin in reversed(pins):
         # by pip, in the other order, where the first was made by uv
         wanted = f"{pin.name}=={pin.version}"
-        command = [other / "bin/python", "-m", "pip", "install", "-q", "--no-deps", wanted]
+        command = [
+            other / "bin/python",
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            wanted,
+        ]
         sh(*command, env=clean_environ())
     project, cache = conda_environment.project, conda_environment.cache
     second = write(CondaEnvironment(project, other, cache, ""), tmp_path / "b.json")
@@ -120,14 +142,25 @@ def test_the_same_lock_in_another_place_and_order_has_the_same_fingerprint(
         read_manifest(tmp_path / "a.json"), read_manifest(tmp_path / "b.json")
     )
     assert first["fingerprint"] == second["fingerprint"], differences
-    done = conda_environment.verify("--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    done = conda_environment.verify(
+        "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    )
     assert done.returncode == 0 and "the same environment" in done.stdout
 
 
 def test_the_commit_is_this_clones_in_a_hook_of_another_repository_too(
     broken: CondaEnvironment, tmp_path: Path
 ) -> None:
-    commit = ["-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m"]
+    commit = [
+        "-c",
+        "user.name=x",
+        "-c",
+        "user.email=x",
+        "commit",
+        "-q",
+        "--allow-empty",
+        "-m",
+    ]
     for folder in (tmp_path, broken.project):
         sh("git", "init", "-q", folder)
         sh("git", "-C", folder, *commit, folder)
@@ -138,14 +171,18 @@ def test_the_commit_is_this_clones_in_a_hook_of_another_repository_too(
     assert document["repository"]["commit"] == head
 
 
-def test_one_package_of_another_build_changes_the_fingerprint(broken: CondaEnvironment) -> None:
+def test_one_package_of_another_build_changes_the_fingerprint(
+    broken: CondaEnvironment,
+) -> None:
     before = list_packages(read_prefix(broken.prefix))
     for index, package in enumerate(before):
         if package.manager == "conda":
             changed = list(before)
             changed[index] = replace(package, build=f"{package.build}1")
             assert fingerprint_of(changed) != fingerprint_of(before), package.name
-    record = next((broken.prefix / "lib/python3.11/site-packages").glob("idna-*.dist-info/RECORD"))
+    record = next(
+        (broken.prefix / "lib/python3.11/site-packages").glob("idna-*.dist-info/RECORD")
+    )
     text = record.read_text()
     record.unlink()
     record.write_text(text.replace("idna/core.py,sha256=", "idna/core.py,sha256=x"))
@@ -153,25 +190,36 @@ def test_one_package_of_another_build_changes_the_fingerprint(broken: CondaEnvir
     assert fingerprint_of(after) != fingerprint_of(before)
 
 
-def test_comparing_says_what_differs_in_groups(broken: CondaEnvironment, tmp_path: Path) -> None:
+def test_comparing_says_what_differs_in_groups(
+    broken: CondaEnvironment, tmp_path: Path
+) -> None:
     then = tmp_path / "then.json"
     write(broken, then, CUDA_VISIBLE_DEVICES="0")
-    shutil.rmtree(next((broken.prefix / "lib/python3.11/site-packages").glob("idna-*.dist-info")))
+    shutil.rmtree(
+        next((broken.prefix / "lib/python3.11/site-packages").glob("idna-*.dist-info"))
+    )
     done = broken.verify("--compare", str(then))
-    assert done.returncode == 1 and "and this machine: NOT the same environment" in done.stdout
+    assert (
+        done.returncode == 1
+        and "and this machine: NOT the same environment" in done.stdout
+    )
     lines = done.stdout.splitlines()
     assert "packages:" in lines and "variables:" in lines
     assert any("idna (pip)" in line and line.endswith("->  -") for line in lines)
     assert any("CUDA_VISIBLE_DEVICES" in line for line in lines)
     done = broken.verify("--compare", str(then), "--json", "-")
     document = json.loads(done.stdout)
-    jsonschema.validate(document, json.loads((SCHEMAS / "comparison.schema.json").read_text()))
+    jsonschema.validate(
+        document, json.loads((SCHEMAS / "comparison.schema.json").read_text())
+    )
     assert done.returncode == 1 and document["same_environment"] is False
     names = {row["name"] for row in document["differences"]}
     assert {"CUDA_VISIBLE_DEVICES", "idna (pip)"} <= names
 
 
-def test_a_manifest_that_was_edited_is_refused(broken: CondaEnvironment, tmp_path: Path) -> None:
+def test_a_manifest_that_was_edited_is_refused(
+    broken: CondaEnvironment, tmp_path: Path
+) -> None:
     document = write(broken, tmp_path / "then.json")
     bad = tmp_path / "bad.json"
     first = {**document["packages"][0], "version": "0.0.1"}
@@ -196,6 +244,8 @@ def test_a_manifest_that_was_edited_is_refused(broken: CondaEnvironment, tmp_pat
 
 def test_a_damaged_mark_is_named_and_no_manifest_is_made_of_it(tmp_path: Path) -> None:
     (tmp_path / "maximalcai.json").write_text('{"verdicts": []}')
-    with pytest.raises(Exception, match="maximalcai.json is damaged: .*verdicts.*") as error:
+    with pytest.raises(
+        Exception, match="maximalcai.json is damaged: .*verdicts.*"
+    ) as error:
         gather.read_pod_findings(tmp_path)
     assert type(error.value).__name__ == "MarkError"

@@ -30,7 +30,9 @@ def test_another_python_is_another_environment(tmp_path: Path) -> None:
     """The same wheels on Python 3.11.2 and 3.11.7."""
     then = write_manifest(tmp_path / "then.json", make_manifest(interpreter=OF_DEBIAN))
     now = write_manifest(tmp_path / "now.json", make_manifest(interpreter=OF_PYENV))
-    done = sh(sys.executable, VERIFY, "--compare", then, now, check=False, env=clean_environ())
+    done = sh(
+        sys.executable, VERIFY, "--compare", then, now, check=False, env=clean_environ()
+    )
     assert done.returncode == 1 and "NOT the same environment" in done.stdout
     assert "Python:\n" in done.stdout
     assert "  version                      3.11.2  ->  3.11.7\n" in done.stdout
@@ -70,11 +72,16 @@ def test_a_manifest_of_version_1_is_read_and_its_python_is_said_to_be_not_compar
     assert done.returncode == 1, done.stdout
     assert "the same packages; Python was not compared" in done.stdout
     assert (
-        f"{old} is of schema version 1, which does not record the machine's Python" in done.stdout
+        f"{old} is of schema version 1, which does not record the machine's Python"
+        in done.stdout
     )
     assert "make it again with --manifest FILE" in done.stdout
-    document = json.loads(sh(*command, "--json", "-", check=False, env=clean_environ()).stdout)
-    assert document["not_compared"] == ["Python"] and document["same_environment"] is False
+    document = json.loads(
+        sh(*command, "--json", "-", check=False, env=clean_environ()).stdout
+    )
+    assert (
+        document["not_compared"] == ["Python"] and document["same_environment"] is False
+    )
 
 
 def test_of_version_1_other_packages_are_still_found(tmp_path: Path) -> None:
@@ -82,11 +89,15 @@ def test_of_version_1_other_packages_are_still_found(tmp_path: Path) -> None:
     old.write_text(json.dumps(version_1(make_manifest((make_package("idna", "3.0"),)))))
     first = read_manifest(old)
     assert judge(first, make_manifest()) is Verdict.DIFFERENT
-    groups = {difference.group for difference in find_differences(first, make_manifest())}
+    groups = {
+        difference.group for difference in find_differences(first, make_manifest())
+    }
     assert groups == {Group.PACKAGES}
 
 
-def test_a_manifest_of_a_conda_prefix_needs_no_python_beside_its_packages(tmp_path: Path) -> None:
+def test_a_manifest_of_a_conda_prefix_needs_no_python_beside_its_packages(
+    tmp_path: Path,
+) -> None:
     """Version 1 had all of it: Python is one of the packages."""
     made = make_manifest(interpreter=None, backend="conda")
     old = tmp_path / "old.json"

@@ -104,7 +104,9 @@ def in_threads(world: int, work: Callable[[int], Any]) -> "list[Any]":
         return list(pool.map(work, range(world)))
 
 
-def meet_all(world: int, odd: "list[int]", monkeypatch: pytest.MonkeyPatch) -> "tuple[Store, str]":
+def meet_all(
+    world: int, odd: "list[int]", monkeypatch: pytest.MonkeyPatch
+) -> "tuple[Store, str]":
     """The store after a meeting of many ranks, eight to a node, and what rank 0 told."""
     monkeypatch.setattr(
         "lockedenv.provenance.manifest.fingerprint_of",
@@ -129,7 +131,10 @@ def meet_all(world: int, odd: "list[int]", monkeypatch: pytest.MonkeyPatch) -> "
 
         return parse_answer(meeting.exchange("arrived", description.text(), 60, answer))
 
-    nodes = {f"node-{node}": list(range(8 * node, 8 * node + 8)) for node in range(world // 8)}
+    nodes = {
+        f"node-{node}": list(range(8 * node, 8 * node + 8))
+        for node in range(world // 8)
+    }
     assert in_threads(world, rank_of) == [Answer(not odd, nodes, False)] * world
     return store, "\n".join(told)
 
@@ -224,7 +229,9 @@ def test_few_manifests_are_read_and_the_rest_counted(
 def test_another_python_on_one_rank_is_named() -> None:
     """The packages are the same, and the machine's Python is not."""
     usual = make_manifest()
-    other = make_manifest(interpreter=usual.interpreter.__class__("3.11.2", "x", "y", "z"))
+    other = make_manifest(
+        interpreter=usual.interpreter.__class__("3.11.2", "x", "y", "z")
+    )
     assert fingerprint_of(usual.packages) == fingerprint_of(other.packages)
     store = Store()
     for rank, manifest in enumerate((usual, usual, other)):
@@ -259,7 +266,9 @@ def test_a_rank_that_computes_otherwise_is_named(odd: "list[int]") -> None:
             certificate = change_row(usual, name, loss=losses, weights=str(rank))
         certifier = KnownCertificate(certificate)
         meeting = Meeting(store, rank, 8, wait=store.wait)
-        return certify(meeting, certifier.make(""), certifier, f"rank {rank} on node", 60)
+        return certify(
+            meeting, certifier.make(""), certifier, f"rank {rank} on node", 60
+        )
 
     found = in_threads(8, certify_rank)
     assert {certified.same for certified in found} == {not odd}
@@ -268,10 +277,14 @@ def test_a_rank_that_computes_otherwise_is_named(odd: "list[int]") -> None:
     assert ("NOT every rank computes the same" in lines) == bool(odd)
     assert ("every rank computes the same:" in lines) == (not odd)
     for rank in odd:
-        assert f"most ranks and rank {rank} on node: they do NOT compute the same" in lines
+        assert (
+            f"most ranks and rank {rank} on node: they do NOT compute the same" in lines
+        )
         row = "full sdpa bf16               DIFFERENT from step 7, the loss on"
         assert any(row in line for line in lines)
-    assert not any(certified.differing for certified in found[1:]), "rank 0 alone says it"
+    assert not any(
+        certified.differing for certified in found[1:]
+    ), "rank 0 alone says it"
 
 
 def test_nodes_of_one_name_are_told_apart_by_their_group() -> None:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 from fixtures.commands import sh
-from fixtures.torchrun import ENVIRON, VERIFIER, copy_with_another_package, run_nodes, run_ranks
+from fixtures.torchrun import (
+    ENVIRON,
+    VERIFIER,
+    copy_with_another_package,
+    run_nodes,
+    run_ranks,
+)
 from lockedenv.provenance.ranks.bandwidth import Way
 
 SPOILED = Path(__file__).parent / "programs/spoiled_rank.py"
@@ -26,7 +32,10 @@ def test_ranks_that_agree(pip_environment: Path) -> None:
     assert "2 ranks" in done.stdout and " 0-1 " in done.stdout
     assert "give the right values, fp32 and bf16" in done.stdout
     assert "the same environment on every rank" in done.stdout
-    assert len(re.findall(r"^  all_reduce +[\d.]+ MiB +[\d.]+ GB/s$", done.stdout, re.M)) == 3
+    assert (
+        len(re.findall(r"^  all_reduce +[\d.]+ MiB +[\d.]+ GB/s$", done.stdout, re.M))
+        == 3
+    )
     assert re.search(r"^  \S+ +inside the node [\d.]+ GB/s$", done.stdout, re.M)
     assert "slower" not in done.stdout
 
@@ -45,10 +54,15 @@ def test_ranks_without_the_gpus_that_they_should_have_do_not_pass(
     command = [VERIFIER, "--distributed", *options]
     done = run_ranks(pip_environment, 1, *command, RUNPOD_GPU_COUNT=rented)
     assert done.returncode == 1 and said in done.stdout, done.stdout
-    assert "NOT on every GPU: a node that should have GPUs has none that works" in done.stdout
+    assert (
+        "NOT on every GPU: a node that should have GPUs has none that works"
+        in done.stdout
+    )
 
 
-def test_a_rank_with_another_package_is_named(pip_environment: Path, other: Path) -> None:
+def test_a_rank_with_another_package_is_named(
+    pip_environment: Path, other: Path
+) -> None:
     """Rank 1 runs in the other prefix, which has another version of one package."""
     python = str(other / "bin/python")
     done = run_ranks(pip_environment, 2, SPOILED, "other_prefix", OTHER_PYTHON=python)
@@ -75,7 +89,9 @@ def test_a_rank_that_never_joins_is_named(pip_environment: Path) -> None:
 
 
 def test_a_rank_that_hangs_in_the_collectives_is_named(pip_environment: Path) -> None:
-    done = run_ranks(pip_environment, 2, SPOILED, "hangs_in_collectives", "--timeout", "15")
+    done = run_ranks(
+        pip_environment, 2, SPOILED, "hangs_in_collectives", "--timeout", "15"
+    )
     named = r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`"
     assert done.returncode == 1 and re.search(named, done.stdout), done.stdout
 
@@ -91,8 +107,12 @@ def test_two_nodes_each_with_its_own_prefix(pip_environment: Path, other: Path) 
     """Two torchrun agents with a rendezvous between them."""
     done = run_nodes([pip_environment, other], 1, VERIFIER, "--distributed")
     assert done.returncode == 1, done.stdout
-    assert re.search("^NOT the same environment on every rank$", done.stdout, re.M), done.stdout
-    assert "slower" not in done.stdout  # two nodes and one link: whose fault it is, nobody knows
+    assert re.search(
+        "^NOT the same environment on every rank$", done.stdout, re.M
+    ), done.stdout
+    assert (
+        "slower" not in done.stdout
+    )  # two nodes and one link: whose fault it is, nobody knows
     assert "packages idna (pip)" in done.stdout
 
 
@@ -103,7 +123,9 @@ def test_a_slow_node_is_named(pip_environment: Path, tmp_path: Path) -> None:
     done = run_nodes(prefixes, 2, SPOILED, "slow_node")
     assert done.returncode == 0, done.stdout  # it is told, and no more
     assert "the same environment on every rank" in done.stdout
-    row = r"^  \S+ \(group \d\) +inside the node [\d.]+ GB/s  between nodes [\d.]+ GB/s$"
+    row = (
+        r"^  \S+ \(group \d\) +inside the node [\d.]+ GB/s  between nodes [\d.]+ GB/s$"
+    )
     assert len(re.findall(row, done.stdout, re.M)) == 3
     line = r"^\S+ \(group (\d)\) is slower (.*): [\d.]+ GB/s, the median is [\d.]+ GB/s; look at "
     slower = re.findall(line, done.stdout, re.M)
@@ -113,7 +135,9 @@ def test_a_slow_node_is_named(pip_environment: Path, tmp_path: Path) -> None:
 def test_a_rank_that_hangs_in_the_bandwidth_is_named_after_the_verdict(
     pip_environment: Path,
 ) -> None:
-    done = run_ranks(pip_environment, 2, SPOILED, "hangs_in_bandwidth", "--timeout", "15")
+    done = run_ranks(
+        pip_environment, 2, SPOILED, "hangs_in_bandwidth", "--timeout", "15"
+    )
     assert done.returncode == 1
     named = r"give the right values(.|\n)*rank 0: rank 1 \(\S+\) died or hangs in `bandwidth`"
     assert re.search(named, done.stdout), done.stdout
@@ -137,18 +161,34 @@ def test_ranks_that_compute_certificates_under_torchrun(
     target = tmp_path / "all.json"
     options = ["--certificate", target, "--timeout", "300"]
     done = run_ranks(pip_environment, 3, SPOILED, "other_kernels", *options)
-    assert done.returncode == 0 and "every rank computes the same" in done.stdout, done.stdout
+    assert (
+        done.returncode == 0 and "every rank computes the same" in done.stdout
+    ), done.stdout
     assert json.loads(target.read_text())["task"]["steps"] == 2
 
 
 def test_outside_torchrun_it_says_what_to_do(pip_environment: Path) -> None:
     command = [pip_environment / "bin/python", VERIFIER, "--distributed"]
-    environ = {name: value for name, value in ENVIRON.items() if name not in ("RANK", "WORLD_SIZE")}
+    environ = {
+        name: value
+        for name, value in ENVIRON.items()
+        if name not in ("RANK", "WORLD_SIZE")
+    }
     done = sh(*command, check=False, env=environ)
     assert done.returncode == 1
-    assert "the ranks cannot meet" in done.stdout and "run it under torchrun" in done.stdout
+    assert (
+        "the ranks cannot meet" in done.stdout
+        and "run it under torchrun" in done.stdout
+    )
     assert "Traceback" not in done.stdout
-    none = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}
+    none = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "x",
+    }
     done = sh(*command, check=False, env={**environ, **none})
-    assert done.returncode == 1 and "the ranks cannot meet: " in done.stdout, done.stdout
+    assert (
+        done.returncode == 1 and "the ranks cannot meet: " in done.stdout
+    ), done.stdout
     assert "Traceback" not in done.stdout

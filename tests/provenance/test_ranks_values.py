@@ -25,7 +25,9 @@ def is_bf16(number: int) -> bool:
 
 
 @pytest.mark.parametrize("world", [1, 2, 88, 1024, 4096])
-def test_the_values_of_the_collectives_are_exact_and_tell_every_rank(world: int) -> None:
+def test_the_values_of_the_collectives_are_exact_and_tell_every_rank(
+    world: int,
+) -> None:
     part = world // 2
     # Who adds to this part of the sums.
     near = sorted({(part + step) % world for step in range(WIDTH + 1)})
@@ -41,15 +43,21 @@ def test_the_values_of_the_collectives_are_exact_and_tell_every_rank(world: int)
     assert [sum(places) for places in zip(*given.values())] == wanted == sums[mine]
     for rank in near:  # lost, or there twice
         for factor in (0, 2):
-            got = [total + (factor - 1) * own for total, own in zip(wanted, given[rank])]
+            got = [
+                total + (factor - 1) * own for total, own in zip(wanted, given[rank])
+            ]
             assert got != wanted
     # No two ranks have the same part: one in another's place is seen.
     for whole in (sums, gathered):
-        parts = {tuple(whole[start : start + WIDTH]) for start in range(0, len(whole), WIDTH)}
+        parts = {
+            tuple(whole[start : start + WIDTH]) for start in range(0, len(whole), WIDTH)
+        }
         assert len(parts) == world
     for rank, case in cases.items():
         own = gathered[rank * WIDTH : (rank + 1) * WIDTH]
-        assert case["all_gather"].sent == own and case["all_gather"].expected == gathered
+        assert (
+            case["all_gather"].sent == own and case["all_gather"].expected == gathered
+        )
         assert case["broadcast"].sent == own
         assert case["broadcast"].expected == gathered[-WIDTH:]
         assert case["all_reduce"].sent == case["reduce_scatter"].sent
@@ -78,7 +86,9 @@ def test_the_rounds_are_the_links_of_a_ring_and_disjoint(nodes: int) -> None:
     ring = set()
     if nodes > 1:
         ring = {frozenset((ranks[node], ranks[node - 1])) for node in range(nodes)}
-    assert {frozenset(link) for links in rounds for link in links} == ring and len(rounds) <= 3
+    assert {frozenset(link) for links in rounds for link in links} == ring and len(
+        rounds
+    ) <= 3
     assert sum(len(links) for links in rounds) == len(ring)
     for links in rounds:
         assert len({rank for link in links for rank in link}) == 2 * len(links)

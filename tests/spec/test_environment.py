@@ -14,7 +14,11 @@ from lockedenv.spec.cuda import VERSIONS, find_cuda
 from lockedenv.spec.environment import Environment, Layer
 from lockedenv.spec.platform_tags import GLIBC
 
-TABLES = {"cuda.py", "gpu_support.py", "platform_tags.py"}  # the modules that may know a version
+TABLES = {
+    "cuda.py",
+    "gpu_support.py",
+    "platform_tags.py",
+}  # the modules that may know a version
 
 
 def versions(env: Environment) -> Iterator[str]:
@@ -22,10 +26,19 @@ def versions(env: Environment) -> Iterator[str]:
     for backend in ("conda", "pip"):
         cuda = env.cuda(backend)
         digits = cuda.replace(".", "")
-        yield from (env.torch(backend), cuda, env.cudnn(backend), env.version(backend, "mkl"))
+        yield from (
+            env.torch(backend),
+            cuda,
+            env.cudnn(backend),
+            env.version(backend, "mkl"),
+        )
         yield from (f"cu{digits}", f"cuda{digits}")
         yield from (f"gcc-{find_cuda(cuda).gcc}", f"g++-{find_cuda(cuda).gcc}")
-    yield from (env.python, f"cp{env.python.replace('.', '')}", env.version("conda", "gcc"))
+    yield from (
+        env.python,
+        f"cp{env.python.replace('.', '')}",
+        env.version("conda", "gcc"),
+    )
 
 
 def constants(path: Path) -> Iterator[str]:
@@ -48,11 +61,20 @@ def test_no_module_knows_a_version_by_heart(tmp_path: Path) -> None:
     known = set()
     for env in environment.list_environments():
         known.update(version for version in versions(env) if version)
-        assert {env.torch("pip"), env.cuda("pip"), env.cudnn("conda"), env.python} <= known
-    alternatives = "|".join(re.escape(version) for version in sorted(known, key=len, reverse=True))
+        assert {
+            env.torch("pip"),
+            env.cuda("pip"),
+            env.cudnn("conda"),
+            env.python,
+        } <= known
+    alternatives = "|".join(
+        re.escape(version) for version in sorted(known, key=len, reverse=True)
+    )
     pattern = re.compile(rf"(?<![\w.])({alternatives}|{GLIBC})(?![\w]|\.\d)")
     example = tmp_path / "example.py"
-    example.write_text(f'"""Made for {GLIBC}."""\nA = "{GLIBC}"  # {GLIBC}\nB = "lib/python3.11"\n')
+    example.write_text(
+        f'"""Made for {GLIBC}."""\nA = "{GLIBC}"  # {GLIBC}\nB = "lib/python3.11"\n'
+    )
     assert [text for text in constants(example) if pattern.search(text)] == [GLIBC]
     found = []
     for path in sorted((ROOT / "scripts").rglob("*.*")):
@@ -84,7 +106,9 @@ def test_the_current_environment_is_the_same_on_both_backends() -> None:
     env = environment.find("current")
     conda_names = {package.name for package in env.conda()}
     assert not [
-        name for name in conda_names if re.search("torch|cuda|^lib(cu|np)|blas|numpy", name)
+        name
+        for name in conda_names
+        if re.search("torch|cuda|^lib(cu|np)|blas|numpy", name)
     ]
     assert env.torch_layer("conda") is env.torch_layer("pip") is Layer.PIP
     for ask in (env.torch, env.cuda, env.cudnn, env.cxx11abi):
@@ -116,7 +140,12 @@ def locked_archive(
     ],
 )
 def test_what_a_build_string_says(
-    build: str, channel: str, cuda: str, cudnn: str, abi: bool, monkeypatch: pytest.MonkeyPatch
+    build: str,
+    channel: str,
+    cuda: str,
+    cudnn: str,
+    abi: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Environment, "conda", locked_archive(build, channel))
     monkeypatch.setattr(Environment, "wheels", lambda env, backend: [])
@@ -129,7 +158,9 @@ def test_what_a_build_string_says(
 
 
 def test_the_facts_of_a_cuda_between_two_rows() -> None:
-    assert find_cuda("12.6") == find_cuda("12.4") != find_cuda("12.8") == find_cuda("12.9")
+    assert (
+        find_cuda("12.6") == find_cuda("12.4") != find_cuda("12.8") == find_cuda("12.9")
+    )
     assert find_cuda("11.8") == find_cuda("12.0")
     assert find_cuda("") == find_cuda("99.0")
     assert find_cuda("13.2").driver == "580.65.06"

@@ -40,7 +40,12 @@ def test_the_variables_of_a_target() -> None:
 
 
 @pytest.mark.parametrize("variable", ["TRITON_PTXAS_PATH", "CUTE_DSL_PTXAS_PATH"])
-def test_an_assembler_of_a_system_cuda_is_foreign(variable: str, tmp_path: Path) -> None:
-    assert find_foreign_assembler(tmp_path, {variable: "/usr/local/cuda/bin/ptxas"}) == variable
+def test_an_assembler_of_a_system_cuda_is_foreign(
+    variable: str, tmp_path: Path
+) -> None:
+    assert (
+        find_foreign_assembler(tmp_path, {variable: "/usr/local/cuda/bin/ptxas"})
+        == variable
+    )
     assert find_foreign_assembler(tmp_path, {variable: f"{tmp_path}/lib/ptxas"}) is None
     assert find_foreign_assembler(tmp_path, {variable: ""}) is None

@@ -45,7 +45,11 @@ def with_package_twice(text: str) -> str:
 WRITES = "not as scripts/lock.sh writes"
 MALFORMED = [
     ("half of it", lambda text: text[: len(text) // 2], "is cut short"),
-    ("another version", once("version: 1\n", "version: 2\n"), "not a conda-lock file of version 1"),
+    (
+        "another version",
+        once("version: 1\n", "version: 2\n"),
+        "not a conda-lock file of version 1",
+    ),
     (
         "a pip package",
         once('"manager": "conda"', '"manager": "pip"'),
@@ -67,17 +71,41 @@ MALFORMED = [
         once("package:\n", ">>>>>>> main\npackage:\n"),
         "holds a merge conflict",
     ),
-    ("a line more in the header", once("  channels:\n", "  more: 1\n  channels:\n"), "`package:`"),
-    ("a section more", once("metadata:\n", "custom: {}\nmetadata:\n"), "before `package:`"),
-    ("two platforms", once("  - linux-64\n", "  - linux-64\n  - osx-arm64\n"), "before `package:`"),
+    (
+        "a line more in the header",
+        once("  channels:\n", "  more: 1\n  channels:\n"),
+        "`package:`",
+    ),
+    (
+        "a section more",
+        once("metadata:\n", "custom: {}\nmetadata:\n"),
+        "before `package:`",
+    ),
+    (
+        "two platforms",
+        once("  - linux-64\n", "  - linux-64\n  - osx-arm64\n"),
+        "before `package:`",
+    ),
     (
         "a channel with a password",
         once("used_env_vars: []", "used_env_vars: [TOKEN]"),
         "before `package:`",
     ),
-    ("no channel", first_match(r"(  - url: .*\n    used.*\n)+", ""), "before `package:`"),
-    ("another comment", first_match(" bytes$", " byt"), f"conda-lock.yml:{FIRST}: {WRITES} it"),
-    ("no hashes", once('"hash": {', '"hash": [], "no": {'), f"conda-lock.yml:{FIRST}: {WRITES} it"),
+    (
+        "no channel",
+        first_match(r"(  - url: .*\n    used.*\n)+", ""),
+        "before `package:`",
+    ),
+    (
+        "another comment",
+        first_match(" bytes$", " byt"),
+        f"conda-lock.yml:{FIRST}: {WRITES} it",
+    ),
+    (
+        "no hashes",
+        once('"hash": {', '"hash": [], "no": {'),
+        f"conda-lock.yml:{FIRST}: {WRITES} it",
+    ),
     (
         "a file of another package",
         first_match(r"linux-64/[^/]+\.conda", "linux-64/x.conda"),
@@ -98,7 +126,11 @@ MALFORMED = [
         first_match('"md5": "[0-9a-f]*"', f'"md5": "{"f" * 32}"'),
         f"conda-lock.yml:{FIRST}: _openmp_mutex has a malformed hash",
     ),
-    ("no address", once("https://conda", "data://conda"), "has a malformed hash or address"),
+    (
+        "no address",
+        once("https://conda", "data://conda"),
+        "has a malformed hash or address",
+    ),
     (
         "another host",
         once("https://conda.anaconda.org/", "https://mirror.example/"),
@@ -109,13 +141,21 @@ MALFORMED = [
         once("https://conda.anaconda.org/", "https://conda.anaconda.org.evil.example/"),
         "which is none of the lock's channels",
     ),
-    ("a channel more", once("org/conda-forge/", "org/main/"), "none of the lock's channels"),
+    (
+        "a channel more",
+        once("org/conda-forge/", "org/main/"),
+        "none of the lock's channels",
+    ),
     (
         "a path that leaves the channel",
         once("conda-forge/linux-64/", "conda-forge/../evil/linux-64/"),
         "none of the lock's channels",
     ),
-    ("another subdir", once("/linux-64/", "/osx-arm64/"), "is for osx-arm64, not for linux-64"),
+    (
+        "another subdir",
+        once("/linux-64/", "/osx-arm64/"),
+        "is for osx-arm64, not for linux-64",
+    ),
     (
         "another platform",
         once('"platform": "linux-64"', '"platform": "osx-arm64"'),
@@ -126,22 +166,54 @@ MALFORMED = [
         once('"category": "main"', '"category": "dev"'),
         "is of the category 'dev'",
     ),
-    ("optional", once('"optional": false', '"optional": true'), "is of the category 'main'"),
+    (
+        "optional",
+        once('"optional": false', '"optional": true'),
+        "is of the category 'main'",
+    ),
     ("a package twice", with_package_twice, " twice"),
     (
         "another version than the file's",
         first_match('"version": "[^"]*"', '"version": "0"'),
         "is not the archive of",
     ),
-    ("no md5", once('"md5"', '"md6"'), f"conda-lock.yml:{FIRST}: this package has no 'md5'"),
-    ("no url", once('"url"', '"uri"'), f"conda-lock.yml:{FIRST}: this package has no 'url'"),
+    (
+        "no md5",
+        once('"md5"', '"md6"'),
+        f"conda-lock.yml:{FIRST}: this package has no 'md5'",
+    ),
+    (
+        "no url",
+        once('"url"', '"uri"'),
+        f"conda-lock.yml:{FIRST}: this package has no 'url'",
+    ),
     ("a key more", once('"optional": false', '"optional": false, "x": 1'), WRITES),
-    ("a key twice", once('"manager": "conda"', '"manager": "conda", "manager": "conda"'), WRITES),
+    (
+        "a key twice",
+        once('"manager": "conda"', '"manager": "conda", "manager": "conda"'),
+        WRITES,
+    ),
     ("other spaces", once('{"name": ', '{"name":  '), WRITES),
-    ("no hash of linux", once("    linux-64: ", "    osx-arm64: "), "not locked for linux-64"),
-    ("no platform linux", once("  - linux-64\n", "  - osx-arm64\n"), "not locked for linux-64"),
-    ("no packages' section", lambda text: text[: text.index("package:")], "no package section"),
-    ("no package", lambda text: text[: text.index("- {")] + "# 0 packages\n", "is cut short"),
+    (
+        "no hash of linux",
+        once("    linux-64: ", "    osx-arm64: "),
+        "not locked for linux-64",
+    ),
+    (
+        "no platform linux",
+        once("  - linux-64\n", "  - osx-arm64\n"),
+        "not locked for linux-64",
+    ),
+    (
+        "no packages' section",
+        lambda text: text[: text.index("package:")],
+        "no package section",
+    ),
+    (
+        "no package",
+        lambda text: text[: text.index("- {")] + "# 0 packages\n",
+        "is cut short",
+    ),
     ("a package less", first_match('- {"name": "tqdm".*\n', ""), "is cut short"),
     ("another count", first_match(r"^# \d+ packages", "# 7 packages"), "is cut short"),
     ("nothing", lambda text: "", "not a conda-lock file of version 1"),
@@ -159,14 +231,23 @@ def test_a_malformed_lock_is_refused_with_the_remedy(
     with pytest.raises(locks.LockError, match=re.escape(message)) as error:
         locks.read_conda_lock(path)
     assert str(error.value).startswith(f"{path}:")
-    assert f"; write it with scripts/lock.sh --environment {tmp_path}" in str(error.value)
+    assert f"; write it with scripts/lock.sh --environment {tmp_path}" in str(
+        error.value
+    )
 
 
 def test_a_lock_of_the_repository_comes_back_from_git() -> None:
-    for name in ("conda-lock.yml", "locks/pip.txt", "environments/current/requirements.txt"):
+    for name in (
+        "conda-lock.yml",
+        "locks/pip.txt",
+        "environments/current/requirements.txt",
+    ):
         path = ROOT / name
         remedy = f"restore it with `git checkout -- {path}` or write it anew with scripts/lock.sh"
-        assert str(locks.LockError("is cut short", path)) == f"{path}: is cut short; {remedy}"
+        assert (
+            str(locks.LockError("is cut short", path))
+            == f"{path}: is cut short; {remedy}"
+        )
 
 
 def test_an_environment_that_was_not_locked_is_told_how(tmp_path: Path) -> None:
@@ -193,11 +274,17 @@ def test_a_lock_over_channels_by_their_address(tmp_path: Path) -> None:
     path = tmp_path / "conda-lock.yml"
     text = LOCK.replace("https://conda.anaconda.org/", "https://mirror.example/conda/")
     for name in ("pytorch", "nvidia", "conda-forge"):
-        text = text.replace(f"- url: {name}\n", f"- url: https://mirror.example/conda/{name}/\n")
+        text = text.replace(
+            f"- url: {name}\n", f"- url: https://mirror.example/conda/{name}/\n"
+        )
     path.write_text(text)
     lock = locks.read_conda_lock(path)
     assert lock.channels[0] == "https://mirror.example/conda/pytorch"
-    assert {package.channel for package in lock.packages} == {"pytorch", "nvidia", "conda-forge"}
+    assert {package.channel for package in lock.packages} == {
+        "pytorch",
+        "nvidia",
+        "conda-forge",
+    }
 
 
 PIN = f"idna==3.20 --hash=sha256:{'ab' * 32}  # 69583 bytes, RECORD {'cd' * 32}\n"
@@ -209,7 +296,11 @@ MALFORMED_PINS = [
     ),
     ("a bound", "numpy>=2\n", "pip.txt:1: not as scripts/lock.sh writes it"),
     ("a merge conflict", f"<<<<<<< HEAD\n{PIN}# 1 packages\n", "pip.txt:1: not as"),
-    ("a merge conflict's end", f"{PIN}>>>>>>> main\n# 1 packages\n", "pip.txt:2: not as"),
+    (
+        "a merge conflict's end",
+        f"{PIN}>>>>>>> main\n# 1 packages\n",
+        "pip.txt:2: not as",
+    ),
     ("a package twice", f"{PIN}{PIN}# 2 packages\n", "pip.txt:2: has idna twice"),
     (
         "twice by another spelling",
@@ -221,7 +312,11 @@ MALFORMED_PINS = [
         f"{PIN.replace('ab' * 32, '0' * 64)}# 1 packages\n",
         "has a malformed hash",
     ),
-    ("a RECORD of zeros", f"{PIN.replace('cd' * 32, '0' * 64)}# 1 packages\n", "a malformed hash"),
+    (
+        "a RECORD of zeros",
+        f"{PIN.replace('cd' * 32, '0' * 64)}# 1 packages\n",
+        "a malformed hash",
+    ),
     (
         "an index",
         f"--index-url https://index.example/simple\n{PIN}# 1 packages\n",

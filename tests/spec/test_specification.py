@@ -8,7 +8,11 @@ import pytest
 from fixtures.commands import ROOT
 from fixtures.lock_damage import copy_locks, replaced
 from lockedenv.spec.environment import Environment, list_environments
-from lockedenv.spec.specification import meaningful_lines, specification_digest, strip_comment
+from lockedenv.spec.specification import (
+    meaningful_lines,
+    specification_digest,
+    strip_comment,
+)
 
 
 @pytest.mark.parametrize("env", list_environments(), ids=lambda env: env.name)
@@ -45,13 +49,17 @@ def test_a_specification_in_another_encoding_is_an_edited_one(tmp_path: Path) ->
     assert Environment(tmp_path).edited_since_locked() is True
 
 
-def test_a_lock_that_does_not_say_what_it_is_of_is_not_called_old(tmp_path: Path) -> None:
+def test_a_lock_that_does_not_say_what_it_is_of_is_not_called_old(
+    tmp_path: Path,
+) -> None:
     copy_locks(tmp_path)
     replaced("conda-lock.yml", "# Specification.*\n", "")(tmp_path)
     assert Environment(tmp_path).edited_since_locked() is False
 
 
-def test_an_environment_without_virtual_packages_has_the_repositorys(tmp_path: Path) -> None:
+def test_an_environment_without_virtual_packages_has_the_repositorys(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "environment.yml").write_text("channels: [conda-forge]\n")
     before = specification_digest(tmp_path)
     (tmp_path / "locks").mkdir()

@@ -58,7 +58,10 @@ def test_the_digest_does_not_depend_on_the_installer() -> None:
         ("pack/__init__.py", "pack/deeper/__init__.py"),
         ("other.py", "more.pyc"),
         ("pack.1,sha256=ggg", "pack.1,sha256=ggh"),
-        ("pack-1.dist-info/METADATA,sha256=jjj", "pack-1.dist-info/METADATA,sha256=jjk"),
+        (
+            "pack-1.dist-info/METADATA,sha256=jjj",
+            "pack-1.dist-info/METADATA,sha256=jjk",
+        ),
         ("late.pth,sha256=iii,90", "late.pth,,"),
     ],
 )
@@ -69,14 +72,18 @@ def test_the_digest_sees_every_change_of_a_file(old: str, new: str) -> None:
 
 
 def test_a_file_more_changes_the_digest() -> None:
-    assert record_digest(IN_A_PREFIX + "hook.pth,sha256=x,1\n") != record_digest(IN_THE_WHEEL)
+    assert record_digest(IN_A_PREFIX + "hook.pth,sha256=x,1\n") != record_digest(
+        IN_THE_WHEEL
+    )
 
 
 @pytest.fixture(scope="module")
 def small_wheels() -> list[PipPackage]:
     """Locked packages that are small: a plain one, one with a script, one with a compiled module."""
     names = ("idna", "tqdm", "markupsafe")
-    return [pin for pin in read_pip_lock(ROOT / "requirements.txt") if pin.name in names]
+    return [
+        pin for pin in read_pip_lock(ROOT / "requirements.txt") if pin.name in names
+    ]
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
@@ -85,7 +92,10 @@ def test_the_locked_digest_is_that_of_the_installed_wheel(
 ) -> None:
     assert len(small_wheels) == 3
     asked = tmp_path / "asked.txt"
-    lines = [f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n" for pin in small_wheels]
+    lines = [
+        f"{pin.name}=={pin.version} --hash=sha256:{pin.sha256}\n"
+        for pin in small_wheels
+    ]
     asked.write_text("".join(lines))
     prefix = tmp_path / "env"
     sh(sys.executable, "-m", "venv", prefix)
@@ -95,7 +105,9 @@ def test_the_locked_digest_is_that_of_the_installed_wheel(
     }
     sh(*commands[installer], "--require-hashes", "--no-deps", "--quiet", "-r", asked)
     for pin in small_wheels:
-        [record] = prefix.glob(f"lib/python*/site-packages/{pin.name}-*.dist-info/RECORD")
+        [record] = prefix.glob(
+            f"lib/python*/site-packages/{pin.name}-*.dist-info/RECORD"
+        )
         assert record_digest(record.read_text()) == pin.record_sha256, pin.name
 
 

@@ -32,17 +32,24 @@ def solve() -> None:
         rattler.Channel(url) for url in options.channel if url.startswith("http")
     ]  # not that of the virtual packages
     specs = [
-        rattler.MatchSpec(word) for word in others if not word.startswith("-") and "/" not in word
+        rattler.MatchSpec(word)
+        for word in others
+        if not word.startswith("-") and "/" not in word
     ]
     try:
-        records = asyncio.run(rattler.solve(channels, specs, platforms=["linux-64", "noarch"]))
+        records = asyncio.run(
+            rattler.solve(channels, specs, platforms=["linux-64", "noarch"])
+        )
     except SolverError as error:
         print(json.dumps({"solver_problems": [str(error)], "success": False}))
         sys.stdout.flush()
         os._exit(1)
     actions = []
     for r in records:
-        hashes = {"md5": r.md5.hex() if r.md5 else "", "sha256": r.sha256.hex() if r.sha256 else ""}
+        hashes = {
+            "md5": r.md5.hex() if r.md5 else "",
+            "sha256": r.sha256.hex() if r.sha256 else "",
+        }
         channel, subdir, _ = r.url.rsplit("/", 2)
         actions.append(
             {
@@ -64,7 +71,11 @@ def solve() -> None:
         )
     print(
         json.dumps(
-            {"success": True, "dry_run": True, "actions": {"FETCH": actions, "LINK": actions}}
+            {
+                "success": True,
+                "dry_run": True,
+                "actions": {"FETCH": actions, "LINK": actions},
+            }
         )
     )
 
@@ -86,7 +97,11 @@ def main() -> None:
         or sys.argv[6] != "-f"
     ):
         sys.exit(f"stand-in micromamba: does not know {sys.argv[1:]}")
-    prefix, lock, cache = Path(sys.argv[5]), Path(sys.argv[7]), Path(os.environ["CONDA_PKGS_DIRS"])
+    prefix, lock, cache = (
+        Path(sys.argv[5]),
+        Path(sys.argv[7]),
+        Path(os.environ["CONDA_PKGS_DIRS"]),
+    )
     if sys.argv[1] == "create":
         shutil.rmtree(prefix, ignore_errors=True)
     elif not (prefix / "conda-meta/history").exists():
@@ -103,7 +118,9 @@ def main() -> None:
             archive.unlink()
             sys.exit("critical libmamba Found incorrect downloads. Aborting")
         index = rattler.IndexJson.from_package_archive(archive)
-        sha, md5 = bytes.fromhex(package["hash"]["sha256"]), bytes.fromhex(package["hash"]["md5"])
+        sha, md5 = bytes.fromhex(package["hash"]["sha256"]), bytes.fromhex(
+            package["hash"]["md5"]
+        )
         subdir = package["url"].split("/")[-2]
         record = rattler.PackageRecord(
             index.name,

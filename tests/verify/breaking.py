@@ -66,7 +66,9 @@ def dist(name: str, version: str, text: str = "") -> Break:
 
 
 def undist(name: str) -> Break:
-    return lambda env: shutil.rmtree(next((env.prefix / SITE).glob(f"{name}-*.dist-info")))
+    return lambda env: shutil.rmtree(
+        next((env.prefix / SITE).glob(f"{name}-*.dist-info"))
+    )
 
 
 def both(*steps: Break) -> Break:
@@ -118,7 +120,9 @@ def write(path: str, change: Callable[[bytes], bytes]) -> Break:
 
 
 def lock(path: str, change: Callable[[str], str]) -> Break:
-    return lambda env: (env.project / path).write_text(change((env.project / path).read_text()))
+    return lambda env: (env.project / path).write_text(
+        change((env.project / path).read_text())
+    )
 
 
 def module(code: str) -> Break:
@@ -150,7 +154,15 @@ def editable(name: str) -> Break:
         (source / "pyproject.toml").write_text(
             f'[project]\nname = "{name}"\nversion = "{version}"\n[tool.setuptools]\npy-modules = ["{name}"]\n'
         )
-        options = ["install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-e", source]
+        options = [
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "-e",
+            source,
+        ]
         sh(env.prefix / "bin/python", "-m", "pip", *options, env=clean_environ())
 
     return do
@@ -187,7 +199,10 @@ STRAYS = ["--only", "strays"]
 def assert_seen(fault: Fault, broken: CondaEnvironment) -> None:
     """The named check fails, says what is wrong and what to do, and no other check says it."""
     fault.do(broken)
-    environ = {name: value.format(prefix=broken.prefix) for name, value in fault.environ.items()}
+    environ = {
+        name: value.format(prefix=broken.prefix)
+        for name, value in fault.environ.items()
+    }
     options = fault.options or ["--level", "quick"]
     done = broken.verify("--verbose", *options, **environ)
     assert done.returncode == 1, done.stdout

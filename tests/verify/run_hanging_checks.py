@@ -13,7 +13,9 @@ from lockedenv.verify.report import Report
 
 def run() -> int:
     runner.child_environment = lambda *about: dict(os.environ)
-    installed = types.SimpleNamespace(python=Path(sys.executable), prefix=Path(sys.prefix))
+    installed = types.SimpleNamespace(
+        python=Path(sys.executable), prefix=Path(sys.prefix)
+    )
     checks = [Check(name, name, print, child=True) for name in sys.argv[1:]]
     return len(runner.run_checks(Context(installed, None), checks, Report()))
 

@@ -12,7 +12,13 @@ import types
 from pathlib import Path
 from typing import Any
 
-from lockedenv.prefix.inventory import INVENTORY, Layer, Package, take_inventory, write_inventory
+from lockedenv.prefix.inventory import (
+    INVENTORY,
+    Layer,
+    Package,
+    take_inventory,
+    write_inventory,
+)
 from lockedenv.prefix.records import read_prefix
 from lockedenv.spec.locks import PipPackage
 from lockedenv.spec.wheel_record import record_digest
@@ -32,7 +38,9 @@ FILES = {
 
 
 def hashed(content: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    return (
+        base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    )
 
 
 def add_package(prefix: Path, name: str, version: str, files: dict[str, bytes]) -> Path:
@@ -46,10 +54,16 @@ def add_package(prefix: Path, name: str, version: str, files: dict[str, bytes]) 
         rows.append(f"{path},sha256={hashed(content)},{len(content)}")
     info = site / f"{name}-{version}.dist-info"
     info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    )
     (info / "INSTALLER").write_text("uv\n")
     record = info / "RECORD"
-    rows += [f"{info.name}/METADATA,,", f"{info.name}/INSTALLER,,", f"{info.name}/RECORD,,"]
+    rows += [
+        f"{info.name}/METADATA,,",
+        f"{info.name}/INSTALLER,,",
+        f"{info.name}/RECORD,,",
+    ]
     record.write_text("\n".join(rows) + "\n")
     return record
 
@@ -128,12 +142,20 @@ class SmallPrefix:
 def elf(needed: str, rpath: str, tag: int) -> bytes:
     """A 64-bit ELF file that is nothing but a dynamic section. `tag`: 15 for RPATH, 29 for RUNPATH."""
     strings = b"\0" + needed.encode() + b"\0" + rpath.encode() + b"\0"
-    rows = [(1, 1), (tag, 2 + len(needed)), (5, 64 + 2 * 56 + 5 * 16), (10, len(strings)), (0, 0)]
+    rows = [
+        (1, 1),
+        (tag, 2 + len(needed)),
+        (5, 64 + 2 * 56 + 5 * 16),
+        (10, len(strings)),
+        (0, 0),
+    ]
     dynamic = b"".join(struct.pack("<qQ", *row) for row in rows)
     start = 64 + 2 * 56
     size = start + len(dynamic) + len(strings)
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
     header += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
     load = struct.pack("<IIQQQQQQ", 1, 4, 0, 0, 0, size, size, 4096)
-    section = struct.pack("<IIQQQQQQ", 2, 4, start, start, start, len(dynamic), len(dynamic), 8)
+    section = struct.pack(
+        "<IIQQQQQQ", 2, 4, start, start, start, len(dynamic), len(dynamic), 8
+    )
     return header + load + section + dynamic + strings

@@ -14,18 +14,28 @@ from lockedenv.verify.variables import misleading
 
 
 def test_within_names_what_is_out_of_its_bound() -> None:
-    assert within({"a": (1e-3, 1e-2)}, "cpu", "r").summary == "cpu: a 1.0e-03 (bound 1.0e-02)"
-    result = within({"a": (1e-3, 1e-2), "b": (float("nan"), 1.0), "c": (2.0, 1.0)}, "cpu", "r")
-    assert result.verdict == "fail" and result.summary == "cpu: b nan (bound 1.0e+00) (and 1 more)"
-    assert within({f"c{i}": (i / 10, 1.0) for i in range(8)}, "cpu", "r").summary.startswith(
-        "cpu: 8 cases; nearest the bound: c7 "
+    assert (
+        within({"a": (1e-3, 1e-2)}, "cpu", "r").summary
+        == "cpu: a 1.0e-03 (bound 1.0e-02)"
     )
+    result = within(
+        {"a": (1e-3, 1e-2), "b": (float("nan"), 1.0), "c": (2.0, 1.0)}, "cpu", "r"
+    )
+    assert (
+        result.verdict == "fail"
+        and result.summary == "cpu: b nan (bound 1.0e+00) (and 1 more)"
+    )
+    assert within(
+        {f"c{i}": (i / 10, 1.0) for i in range(8)}, "cpu", "r"
+    ).summary.startswith("cpu: 8 cases; nearest the bound: c7 ")
 
 
 def test_what_torch_compile_lacks_is_known_beforehand(tmp_path: Path) -> None:
     bare = {"PATH": str(tmp_path)}
     problem = compile_problem(tmp_path, bare)
-    assert problem and "there is no g++" in problem and "apt-get install -y g++" in problem
+    assert (
+        problem and "there is no g++" in problem and "apt-get install -y g++" in problem
+    )
     assert compile_problem(tmp_path, {**bare, "CXX": "clang++"}) is None
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/g++").write_text("#!/bin/sh\n")
@@ -37,7 +47,11 @@ def test_what_torch_compile_lacks_is_known_beforehand(tmp_path: Path) -> None:
     "name, real, blamed",
     [
         ("libnvJitLink.so.12", "libnvJitLink.so.12.1.105", True),
-        ("libnvJitLink.so.12", "libnvJitLink.so.12", True),  # of what version it does not say
+        (
+            "libnvJitLink.so.12",
+            "libnvJitLink.so.12",
+            True,
+        ),  # of what version it does not say
         ("libnvJitLink.so.12", "libnvJitLink.so.12.4.127", False),
         ("libnvJitLink.so.12", "libnvJitLink.so.12.8.93", False),
         ("libnvJitLink.so.13", "libnvJitLink.so.13.0.88", False),
@@ -67,14 +81,18 @@ def test_which_libraries_on_ld_library_path_are_blamed(
             wrong[0][0]
             == f"LD_LIBRARY_PATH has {tmp_path}, whose {name} is found before the locked one"
         )
-    assert misleading(tmp_path, {"LD_LIBRARY_PATH": str(tmp_path)}, "12.4", "9.1.0") == []
+    assert (
+        misleading(tmp_path, {"LD_LIBRARY_PATH": str(tmp_path)}, "12.4", "9.1.0") == []
+    )
 
 
 def test_what_is_blamed_is_what_torch_takes_from_ld_library_path(
     pip_environment: Path, tmp_path: Path
 ) -> None:
     """The experiment of variables.misleading: copies of the libraries on LD_LIBRARY_PATH, and which of them are mapped."""
-    found = sorted((pip_environment / "lib").glob("python3*/site-packages/nvidia/*/lib/lib*.so*"))
+    found = sorted(
+        (pip_environment / "lib").glob("python3*/site-packages/nvidia/*/lib/lib*.so*")
+    )
     for library in found:
         (
             shutil.copy2(library, tmp_path)

@@ -22,7 +22,9 @@ def test_results_of_several_gpus_are_one() -> None:
     both = child.merge(good)
     assert both.summary == "on each of 2 GPUs; GPU 0: loss 1.0"
     assert both.measured == {"GPU 0 loss": 1.0, "GPU 1 loss": 1.1}
-    bad = child.merge([*good, failed("loss 9.0", "take another pod", ["a detail"], loss=9.0)])
+    bad = child.merge(
+        [*good, failed("loss 9.0", "take another pod", ["a detail"], loss=9.0)]
+    )
     assert (bad.verdict, bad.summary, bad.remedy, bad.details) == (
         "fail",
         "GPU 2: loss 9.0",
@@ -40,7 +42,8 @@ class Torch(types.ModuleType):
         super().__init__("torch")
         self.current = 0
         self.cuda = types.SimpleNamespace(
-            device_count=lambda: count, set_device=lambda index: setattr(self, "current", index)
+            device_count=lambda: count,
+            set_device=lambda index: setattr(self, "current", index),
         )
 
 
@@ -59,7 +62,9 @@ def test_a_check_runs_on_each_gpu_in_a_folder_of_its_own(
             raise RuntimeError("illegal  memory access")
         return passed(f"on {device}")
 
-    check = Check("work", "it works", work, remedy="another pod", child=True, each_gpu=True)
+    check = Check(
+        "work", "it works", work, remedy="another pod", child=True, each_gpu=True
+    )
     fault = False
     assert child.run_here(
         check, "cuda"
@@ -112,7 +117,9 @@ def test_the_time_limit_is_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
-def test_the_time_of_compiling_is_beside_that_of_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_compiling_is_beside_that_of_computing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What is compiled at first use is compiled once, whatever the number of GPUs."""
     check = Check("work", "it works", passed, child=True, each_gpu=True, timeout=1)
     compiling = replace(check, compile_timeout=30)

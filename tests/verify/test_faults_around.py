@@ -159,7 +159,12 @@ FAULTS = [
         "/activate is missing",
         lambda env: (env.prefix / "activate").unlink(),
     ),
-    Fault("moved", "place", "and moved to", lambda env: remark(env.prefix, path="/elsewhere")),
+    Fault(
+        "moved",
+        "place",
+        "and moved to",
+        lambda env: remark(env.prefix, path="/elsewhere"),
+    ),
     Fault(
         "child segfaults",
         "tokenizers",

@@ -5,7 +5,18 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from breaking import FILES, SITE, STRAYS, Fault, assert_seen, both, flip, link, owned_by, write
+from breaking import (
+    FILES,
+    SITE,
+    STRAYS,
+    Fault,
+    assert_seen,
+    both,
+    flip,
+    link,
+    owned_by,
+    write,
+)
 from fixtures.conda_environment import CondaEnvironment
 
 FAULTS = [

@@ -105,14 +105,24 @@ FAULTS = [
         "tqdm: its dist-info is gone",
         undist("tqdm"),
     ),
-    Fault("wheel removed", "pip-layer", "idna: missing, locked is", uv("uninstall", "idna")),
+    Fault(
+        "wheel removed",
+        "pip-layer",
+        "idna: missing, locked is",
+        uv("uninstall", "idna"),
+    ),
     Fault(
         "wheel downgraded",
         "pip-layer",
         "idna: version is 3.7, locked is",
         uv("install", "--no-deps", "idna==3.7"),
     ),
-    Fault("wheel installed twice", "pip-layer", "idna: installed 2 times", dist("idna", "3.1")),
+    Fault(
+        "wheel installed twice",
+        "pip-layer",
+        "idna: installed 2 times",
+        dist("idna", "3.1"),
+    ),
     Fault(
         "wheel put there by conda",
         "pip-layer",
@@ -128,9 +138,9 @@ FAULTS = [
                         "paths": [
                             {
                                 "_path": str(
-                                    next((env.prefix / SITE).glob("idna-*.dist-info")).relative_to(
-                                        env.prefix
-                                    )
+                                    next(
+                                        (env.prefix / SITE).glob("idna-*.dist-info")
+                                    ).relative_to(env.prefix)
                                 )
                                 + "/METADATA"
                             }
@@ -150,7 +160,9 @@ FAULTS = [
         "METADATA missing",
         "pip-layer",
         "has no readable METADATA; reinstall idna",
-        lambda env: next((env.prefix / SITE).glob("idna-*.dist-info/METADATA")).unlink(),
+        lambda env: next(
+            (env.prefix / SITE).glob("idna-*.dist-info/METADATA")
+        ).unlink(),
     ),
     Fault(
         "a wheel's RECORD emptied",
@@ -182,7 +194,9 @@ FAULTS = [
         "idna: was installed from another wheel than the one that is locked now",
         lock(
             "locks/pip.txt",
-            lambda t: re.sub(r"(idna==.* --hash=sha256:)\w{64}", r"\g<1>" + "0f" * 32, t),
+            lambda t: re.sub(
+                r"(idna==.* --hash=sha256:)\w{64}", r"\g<1>" + "0f" * 32, t
+            ),
         ),
     ),
     Fault(

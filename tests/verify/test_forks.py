@@ -49,7 +49,10 @@ def environ(tmp_path: Path) -> dict[str, str]:
 def run(environ: dict[str, str], *names: str, limit: int = 60) -> list[Result]:
     """The checks' results, two at a time."""
     checks = [Check(name, name, print, child=True, timeout=limit) for name in names]
-    with fork_server(PYTHON, "cpu", "", environ) as server, ThreadPoolExecutor(2) as pool:
+    with (
+        fork_server(PYTHON, "cpu", "", environ) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
         return list(pool.map(Children(PYTHON, "cpu", environ, "", server).run, checks))
 
 
@@ -95,7 +98,9 @@ def test_a_child_that_ends_well_and_has_written_no_result_has_not_passed(
     if forked:
         (result,) = run(environ, "claim")
     else:
-        result = Children(PYTHON, "cpu", environ).run(Check("claim", "", print, child=True))
+        result = Children(PYTHON, "cpu", environ).run(
+            Check("claim", "", print, child=True)
+        )
     assert result.verdict == "fail"
     assert result.summary.startswith("ended without an answer (exit 0)")
 
@@ -108,7 +113,9 @@ def test_a_fork_has_the_variables_and_the_folder_of_a_process_of_its_own(
     assert result.summary == "seen"
     seen = result.measured
     names = [name for name in environ if name not in ("TMPDIR", "LC_CTYPE")]
-    assert {name: seen[name] for name in names} == {name: environ[name] for name in names}
+    assert {name: seen[name] for name in names} == {
+        name: environ[name] for name in names
+    }
     assert "PYTORCH_NVML_BASED_CUDA_CHECK" not in seen
     assert seen["TORCH_WARM_POOL"] == "mine"
     assert seen["temp"] == seen["cwd"] == seen["TMPDIR"] != environ.get("TMPDIR")
@@ -137,7 +144,9 @@ def test_where_the_stack_cannot_be_imported_checks_have_interpreters_of_their_ow
 ) -> None:
     (tmp_path / "stack" / module / "libcuda.so.1").write_text("CUDA")
     (tmp_path / "stack" / module / "__init__.py").write_text(code)
-    summaries = [result.summary for result in run(environ, "how", "how1", "crash", limit=5)]
+    summaries = [
+        result.summary for result in run(environ, "how", "how1", "crash", limit=5)
+    ]
     assert summaries == ["fresh", "fresh", "killed by SIGSEGV: it crashed"]
 
 
@@ -150,19 +159,34 @@ def test_torch_compile_is_forked_before_the_rest_is_imported_and_outlives_its_fa
 
 
 def test_a_python_that_is_gone_is_told_by_each_check(environ: dict[str, str]) -> None:
-    result = Children(Path("/nowhere/python"), "cpu", environ).run(Check("how", "", print))
+    result = Children(Path("/nowhere/python"), "cpu", environ).run(
+        Check("how", "", print)
+    )
     assert result.summary == "/nowhere/python does not start: No such file or directory"
 
 
 @pytest.fixture
 def verifier(environ: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
     """A verifier whose checks have begun, and hang."""
-    command = [PYTHON, HERE / "run_hanging_checks.py", "hang", "hang1", "hang2", "hang3"]
+    command = [
+        PYTHON,
+        HERE / "run_hanging_checks.py",
+        "hang",
+        "hang1",
+        "hang2",
+        "hang3",
+    ]
     with subprocess.Popen(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         wait_for(lambda: list(Path(environ["MARKS"]).iterdir()))
-        servers = [command for command in find_left(environ) if "verify.forks cpu" in command]
+        servers = [
+            command for command in find_left(environ) if "verify.forks cpu" in command
+        ]
         assert len(servers) > 1, "the server, and its forks"
         yield process
         process.kill()
@@ -172,7 +196,9 @@ def verifier(environ: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
                 os.kill(int(mark.read_text()), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"]
+)
 def test_an_interrupt_leaves_no_fork_running(
     number: int, verifier: Any, environ: dict[str, str]
 ) -> None:
@@ -193,7 +219,10 @@ def test_forks_and_what_they_started_end_with_a_verifier_that_is_killed(
 def test_a_fork_outlives_its_server(environ: dict[str, str]) -> None:
     """An import that crashes after it has begun is none of its business."""
     check = Check("compiling", "", print, child=True, timeout=60)
-    with fork_server(PYTHON, "cpu", "", environ) as server, ThreadPoolExecutor(1) as pool:
+    with (
+        fork_server(PYTHON, "cpu", "", environ) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
         children = Children(PYTHON, "cpu", environ, "", server)
         result = pool.submit(children.run, check)
         wait_for(lambda: list(Path(environ["MARKS"]).iterdir()))

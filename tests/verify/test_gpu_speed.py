@@ -27,21 +27,35 @@ MIG = f"{H100} MIG 1g.10gb"
             "pass",
             "GPU 1, NVIDIA H100 80GB HBM3: bf16 product 690 .* the slowest of 2 at work together",
         ),
-        ([(H100, 700, 2.7), (H100, 580, 2.7)], "warn", "^GPU 1, .* 83% of what the other GPUs do$"),
+        (
+            [(H100, 700, 2.7), (H100, 580, 2.7)],
+            "warn",
+            "^GPU 1, .* 83% of what the other GPUs do$",
+        ),
         (
             [(H100, 700, 2.7), (H100, 690, 2.2), (H100, 710, 2.6)],
             "warn",
             "^GPU 1, .* 83% of what the other GPUs do$",
         ),
-        ([(H100, 700, 2.7), ("NVIDIA L4", 70, 0.25)], "pass", "no reference figure for this GPU"),
+        (
+            [(H100, 700, 2.7), ("NVIDIA L4", 70, 0.25)],
+            "pass",
+            "no reference figure for this GPU",
+        ),
         ([("NVIDIA H200", 700, 4.0)], "pass", "71% and 83% of the maker's peak"),
         ([("NVIDIA H200", 550, 4.0)], "warn", "56% and 83% of the maker's peak"),
         ([("NVIDIA H200", 700, 3.0)], "warn", "71% and 62% of the maker's peak"),
-        ([("NVIDIA A100-SXM4-80GB", 240, 1.7)], "pass", "77% and 83% of the maker's peak"),
+        (
+            [("NVIDIA A100-SXM4-80GB", 240, 1.7)],
+            "pass",
+            "77% and 83% of the maker's peak",
+        ),
         ([(MIG, 90, 0.3)], "pass", "no reference figure for this GPU"),
     ],
 )
-def test_speeds(gpus: list[tuple[str, float, float]], verdict: str, summary: str) -> None:
+def test_speeds(
+    gpus: list[tuple[str, float, float]], verdict: str, summary: str
+) -> None:
     measured = [Measured(name, Speed(product, copy)) for name, product, copy in gpus]
     result = judge_speeds(measured)
     assert result.verdict == verdict

@@ -13,7 +13,9 @@ from lockedenv.verify.checks import hub_kernels
 
 def run_check(version: str | None, environ: dict[str, str]) -> Any:
     installed = SimpleNamespace(version=lambda name: version, prefix=Path("/env"))
-    return hub_kernels.hub_kernels(SimpleNamespace(installed=installed, environ=environ))
+    return hub_kernels.hub_kernels(
+        SimpleNamespace(installed=installed, environ=environ)
+    )
 
 
 def test_without_the_package_nothing_is_fetched(tmp_path: Path) -> None:
@@ -36,10 +38,15 @@ def test_what_would_be_fetched_and_what_was(
     text = "\n".join(result.details)
     assert "layers of models would be replaced" in text and "flash-attn2 where" in text
     assert "LOCAL_KERNELS=/home/me/kernel" in text
-    assert "was fetched: kernels--kernels-community--flash-attn2" in text and "gpt2" not in text
+    assert (
+        "was fetched: kernels--kernels-community--flash-attn2" in text
+        and "gpt2" not in text
+    )
 
 
-def test_the_switches_that_activate_sets_leave_what_is_asked_for_by_name(tmp_path: Path) -> None:
+def test_the_switches_that_activate_sets_leave_what_is_asked_for_by_name(
+    tmp_path: Path,
+) -> None:
     """An attention implementation is still fetched: only without the network it is not."""
     found = find_hub_kernels("0.18.2", SWITCHED_OFF, tmp_path)
     assert not found.layers and found.fetching and found.possible

@@ -49,7 +49,9 @@ def test_the_architecture_of_a_cubin(cubin: bytes) -> None:
     assert read_cubin_architecture(cubin) == 90
 
 
-@pytest.mark.parametrize("data", [b"", b"\x7fELF", make_elf(X86_64, 0, 0), b"text" * 20])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x7fELF", make_elf(X86_64, 0, 0), b"text" * 20]
+)
 def test_what_is_no_cubin_has_no_architecture(data: bytes) -> None:
     assert read_cubin_architecture(data) is None
 
@@ -61,7 +63,9 @@ def test_cubins_within_an_object_file() -> None:
 
 def test_the_architectures_of_a_library(tmp_path: Path) -> None:
     library = tmp_path / "lib.so"
-    first = make_fat_binary(make_entry(CODE, 80, b"x" * 24), make_entry(PTX, 120, b"ptx" * 8))
+    first = make_fat_binary(
+        make_entry(CODE, 80, b"x" * 24), make_entry(PTX, 120, b"ptx" * 8)
+    )
     second = make_fat_binary(make_entry(CODE, 90, b"y" * 8))
     library.write_bytes(b"\x7fELF" + b"host" * 20 + first + b"pad" + second)
     assert find_fat_binary_architectures(library) == {80, 90}, "PTX is no machine code"

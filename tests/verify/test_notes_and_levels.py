@@ -26,7 +26,13 @@ def small(tmp_path: Path) -> SmallPrefix:
 
 def test_a_whole_prefix_passes_at_both_levels(small: SmallPrefix) -> None:
     context = small.context()
-    for check in (layers.pip_layer, files.present, files.files, files.startup, files.strays):
+    for check in (
+        layers.pip_layer,
+        files.present,
+        files.files,
+        files.startup,
+        files.strays,
+    ):
         assert check(context).verdict == "pass", check(context)
     assert "type, size and modification time" in files.present(context).summary
 
@@ -43,7 +49,9 @@ def test_an_edited_emptied_or_truncated_file_fails_both_levels(
         assert "post_create.sh --prefix" in check(context).remedy
 
 
-def test_a_file_of_the_same_size_and_time_is_seen_by_the_full_level(small: SmallPrefix) -> None:
+def test_a_file_of_the_same_size_and_time_is_seen_by_the_full_level(
+    small: SmallPrefix,
+) -> None:
     small.edit_in_place(CORE, b"TWO\n")
     assert files.present(small.context()).verdict == "pass"
     assert files.files(small.context()).verdict == "fail"
@@ -75,7 +83,9 @@ def test_without_an_inventory_the_hashes_are_compared(small: SmallPrefix) -> Non
     assert files.present(small.context()).verdict == "fail"
 
 
-def test_an_inventory_that_is_damaged_is_named_with_its_remedy(small: SmallPrefix) -> None:
+def test_an_inventory_that_is_damaged_is_named_with_its_remedy(
+    small: SmallPrefix,
+) -> None:
     for text in ("", "{}", '{"schema_version": 1, "entries": 3}', "1" + "0" * 400):
         (small.path / INVENTORY).write_text(text)
         result = files.present(small.context())
@@ -139,7 +149,9 @@ def test_a_conda_record_that_is_nested_too_deep_is_named(small: SmallPrefix) -> 
 
 
 @pytest.mark.parametrize("path", [f"{SITE}/demo/lib/libdemo.so.1", CORE, "bytecode"])
-def test_a_file_that_became_a_pipe_is_not_waited_for(path: str, small: SmallPrefix) -> None:
+def test_a_file_that_became_a_pipe_is_not_waited_for(
+    path: str, small: SmallPrefix
+) -> None:
     place = small.path / path
     if path == "bytecode":
         place = compile_core(small, py_compile.PycInvalidationMode.TIMESTAMP)
@@ -163,7 +175,9 @@ def test_what_follows_from_a_layers_failure_says_so(small: SmallPrefix) -> None:
     assert files.present(context).follows_from == "pip-layer"
 
 
-@pytest.mark.parametrize("name", ["foo-1.0.dist-info", "foo-1.0.egg-info", "demo-9.0.dist-info"])
+@pytest.mark.parametrize(
+    "name", ["foo-1.0.dist-info", "foo-1.0.egg-info", "demo-9.0.dist-info"]
+)
 def test_the_remedy_of_a_record_that_describes_nothing_is_its_removal(
     name: str, small: SmallPrefix
 ) -> None:
@@ -213,7 +227,9 @@ def test_bytecode_of_its_source_passes(small: SmallPrefix) -> None:
     ):
         compile_core(small, mode)
         result = files.files(small.context())
-        assert result.verdict == "pass" and "1 files of bytecode" in result.summary, result
+        assert (
+            result.verdict == "pass" and "1 files of bytecode" in result.summary
+        ), result
 
 
 def test_stale_bytecode_is_named_at_the_full_level(small: SmallPrefix) -> None:
@@ -251,11 +267,17 @@ def test_the_recorded_interpreter_passes(small: SmallPrefix) -> None:
     ],
 )
 def test_another_interpreter_is_named(
-    name: str, value: str, said: str, small: SmallPrefix, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    value: str,
+    said: str,
+    small: SmallPrefix,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = interpreter.read_interpreter(small.path / "bin/python")
     fields = {**found.document(), name: value}
-    monkeypatch.setattr(interpreter, "read_interpreter", lambda python: Interpreter(**fields))
+    monkeypatch.setattr(
+        interpreter, "read_interpreter", lambda python: Interpreter(**fields)
+    )
     context = small.context()
     context.lock_error = "the version is not the point here"
     result = interpreter.interpreter(context)
@@ -268,7 +290,9 @@ def test_a_start_up_file_of_the_base_interpreter_fails_where_none_was_recorded(
 ) -> None:
     found = interpreter.read_interpreter(small.path / "bin/python")
     fields = {**found.document(), "folder": str(tmp_path / "library")}
-    monkeypatch.setattr(interpreter, "read_interpreter", lambda python: Interpreter(**fields))
+    monkeypatch.setattr(
+        interpreter, "read_interpreter", lambda python: Interpreter(**fields)
+    )
     (small.path / INVENTORY).unlink()
     (tmp_path / "library").mkdir()
     assert interpreter.interpreter(small.context()).verdict == "pass"
@@ -281,7 +305,9 @@ def test_a_start_up_file_of_the_base_interpreter_fails_where_none_was_recorded(
     assert interpreter.interpreter(small.context()).verdict == "pass"
 
 
-def test_a_row_of_an_added_package_that_is_no_hash_stops_no_check(small: SmallPrefix) -> None:
+def test_a_row_of_an_added_package_that_is_no_hash_stops_no_check(
+    small: SmallPrefix,
+) -> None:
     record = add_package(small.path, "later", "1.0", {"later.py": b""})
     record.write_text("later.py,sha256=z,0\n" + record.read_text())
     for check in (files.present, files.files, files.strays):

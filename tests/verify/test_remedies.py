@@ -81,7 +81,9 @@ def test_a_prefix_that_people_made_is_made_again_as_they_made_it(
     prefix = marked(Mark(MadeBy.PEOPLE, State.INSTALLED))
     assert rebuild_command(prefix).startswith(f"python3 -m venv --clear {prefix} && ")
     (prefix / "conda-meta").mkdir()
-    assert rebuild_command(prefix).startswith("python3 -m venv "), "anybody can make such a folder"
+    assert rebuild_command(prefix).startswith(
+        "python3 -m venv "
+    ), "anybody can make such a folder"
     (prefix / "conda-meta/history").touch()
     create, repair = rebuild_command(prefix).split(" && ")
     assert create.startswith(f"micromamba create -y -p {prefix} -f ")
@@ -93,11 +95,15 @@ def test_the_least_destructive_action_comes_first() -> None:
     assert list(Action) == [Action.REMOVE, Action.REPAIR, Action.REBUILD]
 
 
-def made_beside(place: Path, name: str, made: int, state: State = State.INSTALLED) -> Path:
+def made_beside(
+    place: Path, name: str, made: int, state: State = State.INSTALLED
+) -> Path:
     """An environment of this PREFIX, in PREFIX.d."""
     folder = place.with_name(f"{place.name}.d") / name
     folder.mkdir(parents=True)
-    mark = Mark(MadeBy.SETUP, state, path=str(folder), id=name, backend="pip", made=made)
+    mark = Mark(
+        MadeBy.SETUP, state, path=str(folder), id=name, backend="pip", made=made
+    )
     write_mark(folder, mark)
     return folder
 
@@ -117,7 +123,9 @@ def test_a_remedy_names_the_prefix_as_people_do(tmp_path: Path) -> None:
         read_inventory(used)
 
 
-def test_a_remedy_of_what_the_prefix_does_not_lead_to_names_its_own_folder(tmp_path: Path) -> None:
+def test_a_remedy_of_what_the_prefix_does_not_lead_to_names_its_own_folder(
+    tmp_path: Path,
+) -> None:
     place = tmp_path / "env"
     used = made_beside(place, "0" * 8, 2)
     place.symlink_to(used)

@@ -34,7 +34,9 @@ def refuse_bad_command(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("module", [compilers, data, flash_attention, quantization])
-def test_the_remedies_that_a_module_has_in_common_can_be_run(module: ModuleType) -> None:
+def test_the_remedies_that_a_module_has_in_common_can_be_run(
+    module: ModuleType,
+) -> None:
     found = []
     for name in ("REINSTALL", "REPAIR", "REBUILD", "FALLBACK"):
         found += find_commands(getattr(module, name, ""))

@@ -45,12 +45,17 @@ def said(out: Any, *results: Result) -> str:
 
 def test_what_a_check_says_moves_no_cursor() -> None:
     """Names of files, values of variables and messages of libraries come from outside."""
-    text = said(io.StringIO(), failed("one\x1b[2J", "two\x1b[2J", ["three\x1b[2J", "four\nfive"]))
+    text = said(
+        io.StringIO(),
+        failed("one\x1b[2J", "two\x1b[2J", ["three\x1b[2J", "four\nfive"]),
+    )
     assert "\x1b" not in text and text.count("\\x1b[2J") == 4, text
     assert "four five" in text.replace("\n        ", " ")
 
 
-def test_plain_when_piped_and_coloured_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_when_piped_and_coloured_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     plain = said(io.StringIO(), failed("wrong", "mend it", ["detail"]))
@@ -97,7 +102,9 @@ def grouped(*results: Result, level: str = "quick") -> list[str]:
     scope = Scope(level, tuple(result.check for result in results), True)
     installed = types.SimpleNamespace(prefix=Path("/env"), backend="pip")
     context: Any = types.SimpleNamespace(
-        installed=installed, environment=types.SimpleNamespace(name="default"), device="cpu"
+        installed=installed,
+        environment=types.SimpleNamespace(name="default"),
+        device="cpu",
     )
     report.begin(context, scope)
     for result in results:
@@ -115,7 +122,9 @@ def test_a_group_is_one_line_in_the_order_of_the_groups() -> None:
         named("pip-layer", passed("75 wheels as locked")),
         named("conda-layer", skipped("not a conda prefix")),
         named("cuda-libraries", passed("12 libraries of CUDA 12.4, as locked")),
-        named("present", passed("9 paths, compared by type, size and modification time")),
+        named(
+            "present", passed("9 paths, compared by type, size and modification time")
+        ),
         named("driver", skipped("no NVIDIA GPU on this machine")),
     )
     assert lines == [
@@ -150,9 +159,18 @@ def test_at_the_full_level_the_thorough_check_speaks_and_the_others_are_named() 
 def test_damage_comes_with_what_follows_from_it_and_one_remedy_at_the_end() -> None:
     lines = grouped(
         named("pip-layer", passed("75 wheels as locked")),
-        named("present", failed("x.py: missing", "repair", ["y.py: missing"]), action="repair"),
+        named(
+            "present",
+            failed("x.py: missing", "repair", ["y.py: missing"]),
+            action="repair",
+        ),
         named("strays", failed("z.so: is taken", "rm -r /env/z.so"), action="remove"),
-        named("files", failed("x.py: missing", "repair"), action="repair", follows_from="present"),
+        named(
+            "files",
+            failed("x.py: missing", "repair"),
+            action="repair",
+            follows_from="present",
+        ),
         named("torch", failed("no torch", "report it"), follows_from="present"),
         level="full",
     )
@@ -174,13 +192,18 @@ def test_damage_comes_with_what_follows_from_it_and_one_remedy_at_the_end() -> N
 def test_a_failure_that_the_set_up_cannot_mend_has_its_own_remedy() -> None:
     lines = grouped(named("driver", failed("no GPU found", "take another pod")))
     assert lines[0] == "FAIL  machine    failed: driver"
-    assert lines[1:3] == ["      FAIL  driver: no GPU found", "            > take another pod"]
+    assert lines[1:3] == [
+        "      FAIL  driver: no GPU found",
+        "            > take another pod",
+    ]
     assert lines[-1] == "FAILED: driver (no GPU found)"
 
 
 def test_known_vulnerabilities_are_one_line() -> None:
     text = "9 known CVEs, mostly of torch 2.5.1: load safetensors only"
-    lines = grouped(named("vulnerabilities", warned(text, "keep to it", ["CVE-1", "CVE-2"])))
+    lines = grouped(
+        named("vulnerabilities", warned(text, "keep to it", ["CVE-1", "CVE-2"]))
+    )
     expected = f"      WARN  vulnerabilities: {text}; --only vulnerabilities lists them"
     assert lines[1] == expected and len(lines) == 4
 
@@ -218,9 +241,13 @@ def test_compiled_is_never_counted_as_passed() -> None:
     assert exit_status([result], strict=True) == 0
 
 
-def test_long_lists_are_cut_and_long_lines_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lists_are_cut_and_long_lines_wrapped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    text = said(io.StringIO(), failed("wrong", "mend it", [f"file {n}" for n in range(50)]))
+    text = said(
+        io.StringIO(), failed("wrong", "mend it", [f"file {n}" for n in range(50)])
+    )
     assert (
         "file 19" in text
         and "file 20" not in text
@@ -228,18 +255,29 @@ def test_long_lists_are_cut_and_long_lines_wrapped(monkeypatch: pytest.MonkeyPat
     )
     wrapped = said(Terminal(), failed("wrong", "word " * 40))
     assert (
-        max(len(line) for line in wrapped.replace("\r\033[K", "").split("\n") if "word" in line)
+        max(
+            len(line)
+            for line in wrapped.replace("\r\033[K", "").split("\n")
+            if "word" in line
+        )
         <= 60
     )
 
 
 def test_exit_status() -> None:
-    assert exit_status([passed("x"), skipped("s")]) == 0 and exit_status([failed("x", "r")]) == 1
     assert (
-        exit_status([warned("x", "r")]) == 0 and exit_status([warned("x", "r")], strict=True) == 1
+        exit_status([passed("x"), skipped("s")]) == 0
+        and exit_status([failed("x", "r")]) == 1
+    )
+    assert (
+        exit_status([warned("x", "r")]) == 0
+        and exit_status([warned("x", "r")], strict=True) == 1
     )
     out = io.StringIO()
-    for results, strict in (([passed("x"), warned("y", "r")], True), ([warned("y", "r")], False)):
+    for results, strict in (
+        ([passed("x"), warned("y", "r")], True),
+        ([warned("y", "r")], False),
+    ):
         Report(out).summary(results, 1.0, strict)
     assert (
         "not verified, since with --strict a warning fails" in out.getvalue()
@@ -273,7 +311,9 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(
         "results": [],
         "variables": {"HF_HOME": "/x"},
     }
-    text = to_attach(manifest, [failed("wrong hf_transfer", "mend it", ["detail"])], 1.0)
+    text = to_attach(
+        manifest, [failed("wrong hf_transfer", "mend it", ["detail"])], 1.0
+    )
     for said in (
         "FAIL  ",
         "wrong",
@@ -303,7 +343,12 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(
 def test_a_report_is_written_outside_an_environment_too(tmp_path: Path) -> None:
     """That is when people need it. None was written."""
     target = tmp_path / "report.txt"
-    command = ["/usr/bin/python3", ROOT / "scripts/verify_environment.py", "--report", target]
+    command = [
+        "/usr/bin/python3",
+        ROOT / "scripts/verify_environment.py",
+        "--report",
+        target,
+    ]
     done = sh(*command, check=False, env=clean_environ())
     assert done.returncode == 1 and f"{target} is written" in done.stdout, done.stdout
     text = target.read_text()

@@ -21,7 +21,9 @@ from small_prefix import SITE, SmallPrefix, add_package, elf
 
 RPATH = 15
 RUNPATH = 29
-WITH_RUNPATH = {"demo/loader.so": elf("libother.so.2", "$ORIGIN/../nowhere/lib", RUNPATH)}
+WITH_RUNPATH = {
+    "demo/loader.so": elf("libother.so.2", "$ORIGIN/../nowhere/lib", RUNPATH)
+}
 
 
 @pytest.fixture
@@ -79,8 +81,12 @@ def linked_record(name: str) -> Callable[[SmallPrefix], object]:
     def put(small: SmallPrefix) -> None:
         elsewhere = small.path.parent / "record"
         elsewhere.mkdir()
-        (elsewhere / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
-        (elsewhere / "entry_points.txt").write_text("[torch.backends]\nother = other:load\n")
+        (elsewhere / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n"
+        )
+        (elsewhere / "entry_points.txt").write_text(
+            "[torch.backends]\nother = other:load\n"
+        )
         (small.site / name).symlink_to(elsewhere)
 
     return put
@@ -119,7 +125,9 @@ def added(files: dict[str, bytes]) -> Callable[[SmallPrefix], object]:
 STRAYS = [
     Stray(
         "an extension module beside __init__.py",
-        lambda small: small.write(f"{SITE}/demo/__init__.cpython-311-x86_64-linux-gnu.so"),
+        lambda small: small.write(
+            f"{SITE}/demo/__init__.cpython-311-x86_64-linux-gnu.so"
+        ),
         files.strays,
         f"and Python takes it in place of {SITE}/demo/__init__.py",
     ),
@@ -173,7 +181,9 @@ STRAYS = [
     ),
     Stray(
         "a library for this processor",
-        lambda small: small.write(f"{SITE}/demo/lib/glibc-hwcaps/x86-64-v3/libdemo.so.1"),
+        lambda small: small.write(
+            f"{SITE}/demo/lib/glibc-hwcaps/x86-64-v3/libdemo.so.1"
+        ),
         files.strays,
         "x86-64-v3/libdemo.so.1: no package has it, and the loader may take it",
     ),
@@ -213,17 +223,27 @@ STRAYS = [
         files.strays,
         "demo/include/x/include/types.h: no package has it, and a compiler takes it before",
     ),
-    Stray("nvidia-smi", program("nvidia-smi"), files.strays, "bin/nvidia-smi: no package has it"),
+    Stray(
+        "nvidia-smi",
+        program("nvidia-smi"),
+        files.strays,
+        "bin/nvidia-smi: no package has it",
+    ),
     Stray(
         "an added package that torch imports",
-        added({"later-1.0.dist-info/entry_points.txt": b"[torch.backends]\nlater = later:load\n"}),
+        added(
+            {
+                "later-1.0.dist-info/entry_points.txt": b"[torch.backends]\nlater = later:load\n"
+            }
+        ),
         files.strays,
         "entry_points.txt: is of later, and what it names runs whenever a locked package is",
     ),
     Stray(
         "a locked package's new entry points",
         lambda small: small.write(
-            f"{SITE}/demo-1.0.dist-info/entry_points.txt", b" [bitsandbytes.backends] \na = b:c\n"
+            f"{SITE}/demo-1.0.dist-info/entry_points.txt",
+            b" [bitsandbytes.backends] \na = b:c\n",
         ),
         files.strays,
         "demo-1.0.dist-info/entry_points.txt: no package has it, and what it names runs",
@@ -253,7 +273,10 @@ STRAYS = [
         "later.pth: is of later, and it runs at every start",
     ),
     Stray(
-        "emptied activate", lambda small: small.write("activate"), files.present, "activate: empty"
+        "emptied activate",
+        lambda small: small.write("activate"),
+        files.present,
+        "activate: empty",
     ),
     Stray(
         "a changed line of activate",
@@ -267,7 +290,12 @@ STRAYS = [
         files.present,
         "single.py: cannot be read",
     ),
-    Stray("gcc", program("gcc"), files.strays, "bin/gcc: no package has it, and it is started"),
+    Stray(
+        "gcc",
+        program("gcc"),
+        files.strays,
+        "bin/gcc: no package has it, and it is started",
+    ),
     Stray("ptxas", program("ptxas"), files.strays, "bin/ptxas: no package has it"),
     Stray("ninja", program("ninja"), files.strays, "bin/ninja: no package has it"),
     Stray(
@@ -276,8 +304,18 @@ STRAYS = [
         files.strays,
         "g++-12: no package has it, and it is started in place of",
     ),
-    Stray("another python", program("python3.12"), files.strays, "bin/python3.12: no package"),
-    Stray("a program of the machine's", program("ls"), files.strays, "bin/ls: no package has it"),
+    Stray(
+        "another python",
+        program("python3.12"),
+        files.strays,
+        "bin/python3.12: no package",
+    ),
+    Stray(
+        "a program of the machine's",
+        program("ls"),
+        files.strays,
+        "bin/ls: no package has it",
+    ),
     Stray(
         "a library among locked ones",
         lambda small: small.write(f"{SITE}/demo/lib/libz.so.1"),
@@ -302,7 +340,9 @@ STRAYS = [
         files.strays,
         "deactivate.d/later.sh: no package has it, and a shell runs it",
     ),
-    Stray("a linked folder of hooks", linked_hooks, files.strays, "and a shell runs it"),
+    Stray(
+        "a linked folder of hooks", linked_hooks, files.strays, "and a shell runs it"
+    ),
     Stray(
         "an added package's module before a locked one",
         added({"single/__init__.py": b""}),
@@ -393,7 +433,9 @@ def test_what_harms_nobody_is_listed(small: SmallPrefix) -> None:
     small.write("results/loss.csv")
     small.write("notes.txt")
     small.write("bin/my-own-tool", b"#!/bin/sh\n", 0o755)
-    add_package(small.path, "later", "1.0", {"later.py": b"", "later.pth": b"/somewhere\n"})
+    add_package(
+        small.path, "later", "1.0", {"later.py": b"", "later.pth": b"/somewhere\n"}
+    )
     context = small.context()
     result = files.strays(context)
     assert result.verdict == "pass", result
@@ -412,7 +454,9 @@ def test_a_linked_record_that_names_no_plug_in_is_listed(small: SmallPrefix) -> 
     assert files.strays(small.context()).verdict == "pass"
 
 
-def test_a_linked_package_beside_condas_standard_library_runs_first(small: SmallPrefix) -> None:
+def test_a_linked_package_beside_condas_standard_library_runs_first(
+    small: SmallPrefix,
+) -> None:
     """Python looks there before it looks into site-packages."""
     small.become_condas()
     elsewhere = small.path.parent / "single"
@@ -421,7 +465,9 @@ def test_a_linked_package_beside_condas_standard_library_runs_first(small: Small
     (small.path / "lib/python3.11/single").symlink_to(elsewhere)
     result = files.startup(small.context())
     said = "\n".join([result.summary, *result.details])
-    assert "lib/python3.11/single: no package has it, and it runs at every start" in said
+    assert (
+        "lib/python3.11/single: no package has it, and it runs at every start" in said
+    )
 
 
 def test_settings_that_people_add_to_pip_conf_are_listed(small: SmallPrefix) -> None:
@@ -429,7 +475,9 @@ def test_settings_that_people_add_to_pip_conf_are_listed(small: SmallPrefix) -> 
     setting = guard_text(Prefix(small.path))
     small.write("pip.conf", setting.encode())
     small.take_inventory()
-    small.write("pip.conf", setting.replace("[install]", "[install]\nno-deps = false").encode())
+    small.write(
+        "pip.conf", setting.replace("[install]", "[install]\nno-deps = false").encode()
+    )
     result = files.present(small.context())
     assert result.verdict == "warn", result
     small.write("pip.conf", b"[install]\nno-deps = false\n")
@@ -438,7 +486,9 @@ def test_settings_that_people_add_to_pip_conf_are_listed(small: SmallPrefix) -> 
 
 
 @pytest.mark.parametrize("place", ["after", "before"])
-def test_lines_that_people_add_to_activate_are_listed(place: str, small: SmallPrefix) -> None:
+def test_lines_that_people_add_to_activate_are_listed(
+    place: str, small: SmallPrefix
+) -> None:
     content = b"export A=1\nexport HF_HOME=/workspace/hf\n"
     if place == "before":
         content = b"export HF_HOME=/workspace/hf\nexport A=1\n"
@@ -452,8 +502,13 @@ def test_lines_that_people_add_to_activate_are_listed(place: str, small: SmallPr
 def test_what_ordinary_use_leaves_in_a_prefix_is_no_failure(small: SmallPrefix) -> None:
     """Packages with plugins that are loaded by name, a kernel of Jupyter's, results, caches."""
     entry_points = b"[console_scripts]\nlater = later:main\n[pandas_plotting_backends]\na = later\n"
-    module = {"later/__init__.py": b"", "later-1.0.dist-info/entry_points.txt": entry_points}
-    add_package(small.path, "later", "1.0", {**module, "../../../bin/later": b"#!/bin/sh\n"})
+    module = {
+        "later/__init__.py": b"",
+        "later-1.0.dist-info/entry_points.txt": entry_points,
+    }
+    add_package(
+        small.path, "later", "1.0", {**module, "../../../bin/later": b"#!/bin/sh\n"}
+    )
     (small.path / "bin/later").chmod(0o755)
     for path in (
         "share/jupyter/kernels/mine/kernel.json",
@@ -488,7 +543,9 @@ def make_too_deep(folder: Path) -> None:
     os.close(descriptor)
 
 
-def test_a_folder_that_is_too_deep_to_look_into_is_one_warning(small: SmallPrefix) -> None:
+def test_a_folder_that_is_too_deep_to_look_into_is_one_warning(
+    small: SmallPrefix,
+) -> None:
     make_too_deep(small.path / "results/deep")
     context = small.context()
     result = files.strays(context)
@@ -496,8 +553,12 @@ def test_a_folder_that_is_too_deep_to_look_into_is_one_warning(small: SmallPrefi
     assert result.summary == (
         "results: no package has it, it cannot be looked into (File name too long)"
     )
-    assert result.remedy == f"if you did not put it there: rm -r {small.path / 'results'}"
-    assert "results/deep/" in " ".join(own_paths(small.path) + context.contents.unlisted)
+    assert (
+        result.remedy == f"if you did not put it there: rm -r {small.path / 'results'}"
+    )
+    assert "results/deep/" in " ".join(
+        own_paths(small.path) + context.contents.unlisted
+    )
     for check in (files.present, files.startup, files.files):
         assert check(context).verdict == "pass", check(context)
 
@@ -509,12 +570,17 @@ def test_one_where_python_looks_is_a_failure(small: SmallPrefix) -> None:
         f"{SITE}/demo/deep: no package has it, it cannot be looked into (File name too long), "
         "and Python, the loader or a shell may look there"
     )
-    assert result.verdict == "fail" and result.remedy == f"rm -r {small.site / 'demo/deep'}"
+    assert (
+        result.verdict == "fail"
+        and result.remedy == f"rm -r {small.site / 'demo/deep'}"
+    )
     subprocess.run(result.remedy, shell=True, check=True)
     assert files.strays(small.context()).verdict == "pass"
 
 
-def test_a_line_of_a_pth_file_that_is_no_path_stops_no_check(small: SmallPrefix) -> None:
+def test_a_line_of_a_pth_file_that_is_no_path_stops_no_check(
+    small: SmallPrefix,
+) -> None:
     lines = b"d" * 5000 + b"\n\0\n"
     add_package(small.path, "later", "1.0", {"later.pth": lines})
     assert files.startup(small.context()).verdict == "pass"
@@ -559,13 +625,17 @@ def test_a_module_inside_a_locked_package_is_a_warning(small: SmallPrefix) -> No
 
 
 @pytest.mark.parametrize("tag", [RPATH, RUNPATH])
-def test_where_a_library_looks_is_read_from_its_dynamic_section(tag: int, tmp_path: Path) -> None:
+def test_where_a_library_looks_is_read_from_its_dynamic_section(
+    tag: int, tmp_path: Path
+) -> None:
     library = tmp_path / "libloader.so"
     library.write_bytes(elf("libother.so.2", "$ORIGIN:/opt/lib", tag))
     dynamic = read_dynamic(library)
     assert dynamic and dynamic.needed == ("libother.so.2",)
     folders = ("$ORIGIN", "/opt/lib")
-    assert (dynamic.rpath, dynamic.runpath) == ((folders, ()) if tag == RPATH else ((), folders))
+    assert (dynamic.rpath, dynamic.runpath) == (
+        (folders, ()) if tag == RPATH else ((), folders)
+    )
     for damaged in (b"", b"text", library.read_bytes()[:100]):
         library.write_bytes(damaged)
         found = read_dynamic(library)

@@ -47,7 +47,9 @@ def test_a_uv_toml(line: str, found: str, place: str, tmp_path: Path) -> None:
 
 def test_the_file_that_pip_config_file_names(tmp_path: Path) -> None:
     conf = tmp_path / "pip.conf"
-    conf.write_text("[global]\nindex-url = https://example.com\n[install]\ntarget: /data\n")
+    conf.write_text(
+        "[global]\nindex-url = https://example.com\n[install]\ntarget: /data\n"
+    )
     environ = {"HOME": str(tmp_path), "PIP_CONFIG_FILE": str(conf)}
     assert find_elsewhere(environ) == [f"target = /data in {conf}"]
     conf.write_text("[download]\ntarget = /data\n[global]\ntarget =\n")

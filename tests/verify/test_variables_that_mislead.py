@@ -16,7 +16,9 @@ from small_prefix import SITE, SmallPrefix, elf
 
 @pytest.fixture
 def small(tmp_path: Path) -> SmallPrefix:
-    return SmallPrefix(tmp_path, {"../../../x86_64-conda-linux-gnu/sysroot/lib64/libm.so.6": b""})
+    return SmallPrefix(
+        tmp_path, {"../../../x86_64-conda-linux-gnu/sysroot/lib64/libm.so.6": b""}
+    )
 
 
 def judge(small: SmallPrefix, **environ: str) -> Result:
@@ -44,14 +46,22 @@ def test_what_a_shell_script_hands_on_is_judged_as_the_callers(
 
 
 @pytest.mark.parametrize("script", ["setup_runpod_environment.sh", "post_create.sh"])
-def test_the_shell_scripts_hand_on_every_variable_of_pythons(script: str, tmp_path: Path) -> None:
+def test_the_shell_scripts_hand_on_every_variable_of_pythons(
+    script: str, tmp_path: Path
+) -> None:
     """They start without them, and what they start saw PYTHONPATH alone."""
     python = tmp_path / "python3"
     python.write_text("#!/bin/sh\nenv\n")
     python.chmod(0o755)
-    given = {"PYTHONPATH": "/a b", "PYTHONPLATLIBDIR": "foo", "PYTHONPYCACHEPREFIX": "/x"}
+    given = {
+        "PYTHONPATH": "/a b",
+        "PYTHONPLATLIBDIR": "foo",
+        "PYTHONPYCACHEPREFIX": "/x",
+    }
     environ = clean_environ(
-        **given, PATH=f"{tmp_path}:/usr/bin:/bin", MAXIMALCAI_PYTHONHOME="/of/another/run"
+        **given,
+        PATH=f"{tmp_path}:/usr/bin:/bin",
+        MAXIMALCAI_PYTHONHOME="/of/another/run",
     )
     said = sh(ROOT / "scripts" / script, env=environ).stdout.splitlines()
     for name, value in given.items():
@@ -63,12 +73,24 @@ def test_the_shell_scripts_hand_on_every_variable_of_pythons(script: str, tmp_pa
 @pytest.mark.parametrize(
     "name, value, said",
     [
-        ("LD_PRELOAD", "{folder}/libdemo.so.1", "comes in place of the locked libdemo.so.1"),
-        ("LD_PRELOAD", "/a.so:{folder}/libdemo.so.1", "in place of the locked libdemo.so.1"),
+        (
+            "LD_PRELOAD",
+            "{folder}/libdemo.so.1",
+            "comes in place of the locked libdemo.so.1",
+        ),
+        (
+            "LD_PRELOAD",
+            "/a.so:{folder}/libdemo.so.1",
+            "in place of the locked libdemo.so.1",
+        ),
         ("LD_PRELOAD", "libdemo.so.1", "comes in place of the locked libdemo.so.1"),
         ("PYTHONPLATLIBDIR", "lib64", "replaces the standard library"),
         ("TRITON_PTXAS_PATH", "{folder}/ptxas", "triton takes it in place of its own"),
-        ("TRITON_LIBDEVICE_PATH", "{folder}/ptxas", "triton takes it in place of its own"),
+        (
+            "TRITON_LIBDEVICE_PATH",
+            "{folder}/ptxas",
+            "triton takes it in place of its own",
+        ),
     ],
 )
 def test_what_replaces_something_locked_fails(
@@ -102,7 +124,9 @@ def test_what_runs_beside_what_is_locked_is_named(
 ) -> None:
     result = judge(small, **{name: value.format(prefix=small.path)})
     assert result.verdict == "warn", result
-    assert result.summary.startswith(f"{name}=") and result.remedy.startswith(f"unset {name}, if")
+    assert result.summary.startswith(f"{name}=") and result.remedy.startswith(
+        f"unset {name}, if"
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,14 +140,19 @@ def test_what_runs_beside_what_is_locked_is_named(
         {"PYTHONPLATLIBDIR": "lib"},
     ],
 )
-def test_what_changes_nothing_passes(environ: dict[str, str], small: SmallPrefix) -> None:
+def test_what_changes_nothing_passes(
+    environ: dict[str, str], small: SmallPrefix
+) -> None:
     assert judge(small, **environ).verdict == "pass"
 
 
 def test_what_is_noted_does_not_hide_behind_a_failure(small: SmallPrefix) -> None:
     result = judge(small, LD_AUDIT="/a.so", LD_PRELOAD="/b.so", PYTHONSTARTUP="/c.py")
     assert result.verdict == "fail"
-    assert [line.partition("=")[0] for line in result.details] == ["LD_PRELOAD", "PYTHONSTARTUP"]
+    assert [line.partition("=")[0] for line in result.details] == [
+        "LD_PRELOAD",
+        "PYTHONSTARTUP",
+    ]
 
 
 def test_the_machines_own_list_of_preloaded_libraries_is_read(tmp_path: Path) -> None:
@@ -157,16 +186,23 @@ def test_each_folder_that_the_loader_searches_is_looked_into(
     assert taken.path.name == "libother.so.2"
 
 
-def test_what_micromamba_sets_when_it_activates_is_judged_too(small: SmallPrefix) -> None:
+def test_what_micromamba_sets_when_it_activates_is_judged_too(
+    small: SmallPrefix,
+) -> None:
     (small.path / "pyvenv.cfg").unlink()
     small.write("conda-meta/history")
     assert judge(small).verdict == "pass"
     small.write("etc/conda/env_vars.d/later.json", b'{"LD_AUDIT": "/nowhere/audit.so"}')
-    small.write("conda-meta/state", b'{"env_vars": {"PYTHONSTARTUP": "/x.py", "HF_HOME": "/hf"}}')
+    small.write(
+        "conda-meta/state",
+        b'{"env_vars": {"PYTHONSTARTUP": "/x.py", "HF_HOME": "/hf"}}',
+    )
     result = judge(small)
     assert result.verdict == "fail"
     assert result.summary.startswith("etc/conda/env_vars.d/later.json sets LD_AUDIT=")
-    assert result.remedy == f"remove it from {small.path}/etc/conda/env_vars.d/later.json"
+    assert (
+        result.remedy == f"remove it from {small.path}/etc/conda/env_vars.d/later.json"
+    )
     (line,) = result.details
     assert line.startswith("conda-meta/state sets PYTHONSTARTUP=/x.py")
     small.write("etc/conda/env_vars.d/later.json", b"[1]")
@@ -192,7 +228,9 @@ def test_a_module_of_the_current_folder_is_named(
     (work / name).touch()
     result = surroundings.user_site(context)
     assert result.verdict == "warn", result
-    assert "comes before the locked module in a Python that starts here" in result.summary
+    assert (
+        "comes before the locked module in a Python that starts here" in result.summary
+    )
     context.environ = {"PYTHONPATH": ":/nowhere"}
     result = surroundings.user_site(context)
     assert result.verdict == "fail" and result.remedy == "unset PYTHONPATH"
@@ -211,17 +249,25 @@ def test_a_module_of_the_current_folder_is_named(
     ],
 )
 def test_what_of_the_users_own_site_folder_comes_first_fails(
-    name: str, verdict: str, small: SmallPrefix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    verdict: str,
+    small: SmallPrefix,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own = tmp_path / "user/site-packages"
     own.mkdir(parents=True)
     (own / name).touch()
-    monkeypatch.setattr(surroundings, "site_folders", lambda prefix: [own, small.path / SITE])
+    monkeypatch.setattr(
+        surroundings, "site_folders", lambda prefix: [own, small.path / SITE]
+    )
     result = surroundings.user_site(small.context())
     assert result.verdict == verdict, result
 
 
-@pytest.mark.parametrize("options, status", [(["--list"], 0), (["--help"], 0), (["--levels"], 2)])
+@pytest.mark.parametrize(
+    "options, status", [(["--list"], 0), (["--help"], 0), (["--levels"], 2)]
+)
 def test_the_verifiers_exit_status_is_its_own_with_pythoninspect(
     options: list[str], status: int
 ) -> None:

@@ -57,16 +57,22 @@ H100 = "NVIDIA H100 80GB HBM3, {driver}, 81559, 9.0, GPU-1234, Disabled"
 def test_a_bad_driver_is_named(
     script: str, said: str, conda_environment: CondaEnvironment, tmp_path: Path
 ) -> None:
-    done = conda_environment.verify("--only", "driver", **nvidia_smi(tmp_path / "bin", script))
+    done = conda_environment.verify(
+        "--only", "driver", **nvidia_smi(tmp_path / "bin", script)
+    )
     assert (
-        done.returncode == 1 and said in done.stdout and "take another pod" in done.stdout
+        done.returncode == 1
+        and said in done.stdout
+        and "take another pod" in done.stdout
     ), done.stdout
 
 
 def test_a_gpu_check_that_cannot_run_where_a_gpu_is_fails(
     conda_environment: CondaEnvironment, tmp_path: Path
 ) -> None:
-    environ = nvidia_smi(tmp_path / "bin", "echo '" + H100.format(driver="550.54.14") + "'")
+    environ = nvidia_smi(
+        tmp_path / "bin", "echo '" + H100.format(driver="550.54.14") + "'"
+    )
     done = conda_environment.verify("--only", "driver,flash-attn", **environ)
     assert done.returncode == 1
     assert (
@@ -74,9 +80,12 @@ def test_a_gpu_check_that_cannot_run_where_a_gpu_is_fails(
         in done.stdout
     )
     assert re.search(
-        "FAIL  flash-attn       GPU 0: AttributeError: module 'torch' has no attribute", done.stdout
+        "FAIL  flash-attn       GPU 0: AttributeError: module 'torch' has no attribute",
+        done.stdout,
     ), "the stand-in"
-    done = conda_environment.verify("--only", "driver,flash-attn", "--gpu", "off", **environ)
+    done = conda_environment.verify(
+        "--only", "driver,flash-attn", "--gpu", "off", **environ
+    )
     assert (
         done.returncode == 0
         and done.stdout.count("SKIP") == 2
@@ -90,7 +99,8 @@ def test_a_gpu_that_is_required_is_missed_whatever_is_checked(
     done = conda_environment.verify("--only", "gpu-state", "--gpu", "require")
     assert (
         done.returncode == 1
-        and "FAIL  driver           no GPU found, and --gpu require was given" in done.stdout
+        and "FAIL  driver           no GPU found, and --gpu require was given"
+        in done.stdout
     ), done.stdout
 
 
@@ -103,7 +113,10 @@ def test_what_may_be_meant_so_is_a_warning(broken: CondaEnvironment) -> None:
         f"WARN  present          {broken.prefix}/activate has lines that are not the set-up's"
         in done.stdout
     )
-    assert "WARN  variables        LD_PRELOAD=libm.so.6 comes before every library" in done.stdout
+    assert (
+        "WARN  variables        LD_PRELOAD=libm.so.6 comes before every library"
+        in done.stdout
+    )
     conf = broken.prefix / "company.conf"
     conf.write_text("[install]\ntarget = /data\n")
     done = broken.verify("--only", "variables", PIP_CONFIG_FILE=str(conf))
@@ -111,7 +124,9 @@ def test_what_may_be_meant_so_is_a_warning(broken: CondaEnvironment) -> None:
     assert said in done.stdout, done.stdout
 
 
-def test_wrong_usage_exits_2(conda_environment: CondaEnvironment, tmp_path: Path) -> None:
+def test_wrong_usage_exits_2(
+    conda_environment: CondaEnvironment, tmp_path: Path
+) -> None:
     for options, said in (
         (
             ["--only", "torhc"],
@@ -158,7 +173,8 @@ def test_a_uv_that_fails_is_not_taken_for_a_pass(broken: CondaEnvironment) -> No
     write("bin/uv", lambda _: b"#!/bin/sh\nexit 3\n")(broken)
     (broken.prefix / "bin/uv").chmod(0o755)
     assert (
-        "SKIP  requirements     uv does not say" in broken.verify("--only", "requirements").stdout
+        "SKIP  requirements     uv does not say"
+        in broken.verify("--only", "requirements").stdout
     )
 
 
@@ -166,15 +182,29 @@ def test_a_device_as_the_target_stays_one_and_a_neighbour_is_not_touched(
     broken: CondaEnvironment, tmp_path: Path
 ) -> None:
     (tmp_path / "r.json.probe").write_text("precious")
-    assert broken.verify("--only", "locks", "--json", str(tmp_path / "r.json")).returncode == 0
-    assert (tmp_path / "r.json.probe").read_text() == "precious" and (tmp_path / "r.json").is_file()
+    assert (
+        broken.verify("--only", "locks", "--json", str(tmp_path / "r.json")).returncode
+        == 0
+    )
+    assert (tmp_path / "r.json.probe").read_text() == "precious" and (
+        tmp_path / "r.json"
+    ).is_file()
     os.mkfifo(tmp_path / "pipe")
-    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE, text=True)
-    assert broken.verify("--only", "locks", "--json", str(tmp_path / "pipe")).returncode == 0
-    assert '"schema_version"' in reader.communicate()[0] and (tmp_path / "pipe").is_fifo()
+    reader = subprocess.Popen(
+        ["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE, text=True
+    )
+    assert (
+        broken.verify("--only", "locks", "--json", str(tmp_path / "pipe")).returncode
+        == 0
+    )
+    assert (
+        '"schema_version"' in reader.communicate()[0] and (tmp_path / "pipe").is_fifo()
+    )
 
 
-def test_a_pipe_where_a_file_is_expected_is_not_waited_for(broken: CondaEnvironment) -> None:
+def test_a_pipe_where_a_file_is_expected_is_not_waited_for(
+    broken: CondaEnvironment,
+) -> None:
     for name in (
         "idna/core.py",
         next((broken.prefix / SITE).glob("idna-*.dist-info")).name + "/METADATA",
@@ -204,11 +234,15 @@ def test_a_locale_without_unicode_is_no_traceback(broken: CondaEnvironment) -> N
     assert done.returncode == 0 and "Traceback" not in done.stdout, done.stdout
 
 
-def test_the_name_and_version_are_the_headers_not_the_descriptions(tmp_path: Path) -> None:
+def test_the_name_and_version_are_the_headers_not_the_descriptions(
+    tmp_path: Path,
+) -> None:
     """distro 1.9.0 was reported as antergos 2015.10, which its description quotes."""
     info = tmp_path / "lib/python3.11/site-packages/distro-1.9.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: distro\nVersion: 1.9.0\n\n    Name: antergos\nName: antergos\nVersion: 2015.10\n"
     )
-    assert [(d.name, d.version) for d in read_prefix(tmp_path).dists] == [("distro", "1.9.0")]
+    assert [(d.name, d.version) for d in read_prefix(tmp_path).dists] == [
+        ("distro", "1.9.0")
+    ]

@@ -213,7 +213,9 @@ def extract_program(archive: Path, program: Program, cache: Path) -> Path:
         with _open_program(archive, program) as source, beside.open("wb") as file:
             digest = _copy_bounded(source, file, archive)
         if digest != expected:
-            raise Stop(f"{archive} contradicts itself; remove it, and it is fetched anew")
+            raise Stop(
+                f"{archive} contradicts itself; remove it, and it is fetched anew"
+            )
         beside.chmod(0o755)
         beside.replace(target)
     finally:
@@ -257,7 +259,9 @@ def _open_program(archive: Path, program: Program) -> Iterator[IO[bytes]]:
                         with opened:
                             yield opened
                         return
-    raise Stop(f"{archive} holds no {program.path_end}; remove it, and it is fetched anew")
+    raise Stop(
+        f"{archive} holds no {program.path_end}; remove it, and it is fetched anew"
+    )
 
 
 def _copy_bounded(source: IO[bytes], target: IO[bytes] | None, archive: Path) -> str:
@@ -270,7 +274,9 @@ def _copy_bounded(source: IO[bytes], target: IO[bytes] | None, archive: Path) ->
             return digest.hexdigest()
         size += len(block)
         if size > PROGRAM_LIMIT:
-            raise Stop(f"{archive} holds a program of more than {PROGRAM_LIMIT} bytes; remove it")
+            raise Stop(
+                f"{archive} holds a program of more than {PROGRAM_LIMIT} bytes; remove it"
+            )
         digest.update(block)
         if target:
             target.write(block)

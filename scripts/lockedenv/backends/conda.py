@@ -79,7 +79,9 @@ class Conda:
             if (job.sources.offline / "pkgs").is_dir():
                 return Offer(True, "the offline folder has its archives")
             return Offer(False, "the offline folder has wheels alone")
-        if all((job.cache / "pkgs" / package.filename).exists() for package in packages):
+        if all(
+            (job.cache / "pkgs" / package.filename).exists() for package in packages
+        ):
             return Offer(True, "all its archives are in the cache")
         problem = channel_problem(packages, job.sources.mirrors)
         if problem:
@@ -118,7 +120,10 @@ class Conda:
             if not (job.cache / "pkgs" / filename).exists():
                 missing += size
         return Space(
-            fetched=missing, archives=total, unpacked=int(total * GROWTH), unpacked_beside=total
+            fetched=missing,
+            archives=total,
+            unpacked=int(total * GROWTH),
+            unpacked_beside=total,
         )
 
     def archives(self, environment: Environment) -> list[CondaPackage]:
@@ -140,8 +145,12 @@ class Conda:
         """Every archive of the conda layer into the cache, whole and right; gives micromamba."""
         folder = job.cache / "pkgs"
         rounds = 1 if job.sources.offline else fetch.ROUNDS
-        archives = archive_items(job.environment.conda(), job.sources.mirrors, job.sources.offline)
-        micromamba = archive_items([MICROMAMBA], job.sources.mirrors, job.sources.offline)
+        archives = archive_items(
+            job.environment.conda(), job.sources.mirrors, job.sources.offline
+        )
+        micromamba = archive_items(
+            [MICROMAMBA], job.sources.mirrors, job.sources.offline
+        )
         # micromamba hashes all that it unpacks; itself is hashed by nobody else.
         fetched = fetch.fetch(archives, folder, reporter, rounds, read_archive_hashes)
         fetched += fetch.fetch(micromamba, folder, reporter, rounds)
@@ -171,14 +180,18 @@ class Conda:
         with holding(job.cache / "pkgs.lock", f"the cache {job.cache}", reporter.warn):
             if together:
                 _drop_changed(
-                    job.cache, [archives / package.stem for package in packages], job.fresh
+                    job.cache,
+                    [archives / package.stem for package in packages],
+                    job.fresh,
                 )
             else:
                 _link_archives(archives, unpacked, packages)
             try:
                 _micromamba_install(job, program, unpacked, reporter)
                 if together:
-                    note_unpacked(job.cache, [archives / package.stem for package in packages])
+                    note_unpacked(
+                        job.cache, [archives / package.stem for package in packages]
+                    )
             except Stop:
                 # It may have found an archive that is not as noted: the next run reads all of them.
                 forget_archive_hashes(job.cache)
@@ -187,7 +200,9 @@ class Conda:
                 if not together:
                     shutil.rmtree(unpacked, ignore_errors=True)
         _refuse_incomplete(prefix, packages, archives)
-        reporter.outcome(f"{len(packages)} conda packages, Python {job.environment.python}")
+        reporter.outcome(
+            f"{len(packages)} conda packages, Python {job.environment.python}"
+        )
 
     def lock(self, environment: Environment) -> Path:
         return environment.lock(self.name)
@@ -203,11 +218,15 @@ def archive_items(
         sources.append(package.url)
         if offline:
             sources = [(offline / "pkgs" / package.filename).as_uri()]
-        items.append(fetch.Item(package.filename, package.sha256, package.size, sources))
+        items.append(
+            fetch.Item(package.filename, package.sha256, package.size, sources)
+        )
     return items
 
 
-def channel_problem(packages: list[CondaPackage], mirrors: tuple[str, ...]) -> str | None:
+def channel_problem(
+    packages: list[CondaPackage], mirrors: tuple[str, ...]
+) -> str | None:
     """Which of the packages' channels does not answer, and how; None if all do."""
     if not shutil.which("curl"):
         return "curl is not installed (apt-get install curl)"
@@ -250,11 +269,16 @@ def _link_archives(archives: Path, folder: Path, packages: list[CondaPackage]) -
         (folder / package.filename).symlink_to(archives / package.filename)
 
 
-def _micromamba_install(job: Job, program: Path, unpacked: Path, reporter: Reporter) -> None:
+def _micromamba_install(
+    job: Job, program: Path, unpacked: Path, reporter: Reporter
+) -> None:
     root = str(job.cache / "mamba")
     # HOME too: micromamba lists every prefix in ~/.conda/environments.txt.
     environ = clean(
-        dict(os.environ), CONDA_PKGS_DIRS=str(unpacked), MAMBA_ROOT_PREFIX=root, HOME=root
+        dict(os.environ),
+        CONDA_PKGS_DIRS=str(unpacked),
+        MAMBA_ROOT_PREFIX=root,
+        HOME=root,
     )
     prefix = job.prefix.path
     lock = job.environment.folder / CONDA_LOCK
@@ -262,7 +286,9 @@ def _micromamba_install(job: Job, program: Path, unpacked: Path, reporter: Repor
     run(command, environ, "micromamba install", reporter, disk=prefix)
 
 
-def _refuse_incomplete(prefix: Path, packages: list[CondaPackage], archives: Path) -> None:
+def _refuse_incomplete(
+    prefix: Path, packages: list[CondaPackage], archives: Path
+) -> None:
     """Raises Stop where micromamba ended well and packages are missing."""
     missing = []
     for package in packages:

@@ -90,7 +90,8 @@ class _Missing:
         """The source that failed least often; of those, one that was not left for being slow; of those, the first."""
         sources = [Source(text) for text in self.item.sources]
         return min(
-            sources, key=lambda source: (self.failures[source.address], rates.rank(source.host))
+            sources,
+            key=lambda source: (self.failures[source.address], rates.rank(source.host)),
         )
 
     def other_hosts(self, chosen: Source) -> tuple[str, ...]:
@@ -146,7 +147,9 @@ def fetch(
     disk is full, or when curl is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder.with_name(f"{folder.name}.lock"), f"the cache {folder}", reporter.warn):
+    with holding(
+        folder.with_name(f"{folder.name}.lock"), f"the cache {folder}", reporter.warn
+    ):
         there = has([folder / item.name for item in items])
         wanted = []
         for item in items:
@@ -159,7 +162,11 @@ def fetch(
 
 
 def _fetch_missing(
-    wanted: list[_Missing], item_count: int, folder: Path, reporter: Reporter, rounds: int
+    wanted: list[_Missing],
+    item_count: int,
+    folder: Path,
+    reporter: Reporter,
+    rounds: int,
 ) -> None:
     if not shutil.which("curl"):
         raise FetchError("curl is not installed; install it with: apt-get install curl")
@@ -222,7 +229,9 @@ def _refuse_full_disk(missing: list[_Missing], folder: Path) -> None:
 
 
 def _failure_text(missing: list[_Missing], item_count: int, rounds: int) -> str:
-    lines = [f"{len(missing)} of {item_count} files could not be fetched after {rounds} attempts:"]
+    lines = [
+        f"{len(missing)} of {item_count} files could not be fetched after {rounds} attempts:"
+    ]
     for file in missing[:_SHOWN_FILES]:
         problems = dict.fromkeys(file.problems)
         lines.append(f"  {file.item.name}: {'; '.join(problems)}")

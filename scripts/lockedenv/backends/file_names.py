@@ -22,7 +22,8 @@ _WHEEL = re.compile(
 )
 # https://packaging.python.org/en/latest/specifications/source-distribution-format/; older ones have other separators.
 _SDIST = re.compile(
-    r"(?P<name>[A-Za-z0-9_.-]+)-(?P<version>[A-Za-z0-9_.!+]+?)(?P<suffix>\.tar\.gz|\.zip)", re.ASCII
+    r"(?P<name>[A-Za-z0-9_.-]+)-(?P<version>[A-Za-z0-9_.!+]+?)(?P<suffix>\.tar\.gz|\.zip)",
+    re.ASCII,
 )
 
 

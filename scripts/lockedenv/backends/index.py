@@ -30,7 +30,10 @@ from lockedenv.redaction import redact
 from lockedenv.spec.variables import is_index_of_uv
 
 # The machine's authorities, where Debian has them and Red Hat: uv's own list lacks a company's.
-MACHINE_CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+MACHINE_CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+)
 # What pip calls a setting, and uv. The certificates are joined by `certificate_file`.
 UV_NAMES = {
     "index-url": "UV_DEFAULT_INDEX",
@@ -55,8 +58,24 @@ BUNDLED_PIP = (
     "folder = sysconfig.get_config_var('WHEEL_PKG_DIR') or own; "
     "print(glob.glob(folder + '/pip-*.whl')[0])"
 )
-CURL = ["curl", "--disable", "--netrc-optional", "--config", "-", "--location", "--silent"]
-CURL += ["--show-error", "--max-time", "20", "--connect-timeout", "10", "--max-filesize", "5000000"]
+CURL = [
+    "curl",
+    "--disable",
+    "--netrc-optional",
+    "--config",
+    "-",
+    "--location",
+    "--silent",
+]
+CURL += [
+    "--show-error",
+    "--max-time",
+    "20",
+    "--connect-timeout",
+    "10",
+    "--max-filesize",
+    "5000000",
+]
 CURL_PROXY = 5
 CURL_HOST = 6
 CURL_CONNECT = 7
@@ -109,7 +128,9 @@ def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
     said = _pip_config(tuple(command), frozenset({**environ, "PIP_QUIET": "0"}.items()))
     found = {}
     for scope in ("global", "install", ":env:"):
-        for name, value in re.findall(rf"^{scope}\.([\w-]+)=('.*'|\".*\")$", said, re.M):
+        for name, value in re.findall(
+            rf"^{scope}\.([\w-]+)=('.*'|\".*\")$", said, re.M
+        ):
             found[name] = " ".join(str(ast.literal_eval(value)).split())
     return found
 
@@ -206,7 +227,9 @@ def default_index() -> str:
     if not command:
         return ""
     said = ask([*command, "download", "--help"])[1]
-    match = re.search(r"--index-url <url>.*?\(default\s+(https?://[^\s)]+)\)", said, re.S)
+    match = re.search(
+        r"--index-url <url>.*?\(default\s+(https?://[^\s)]+)\)", said, re.S
+    )
     return match[1] if match else ""
 
 

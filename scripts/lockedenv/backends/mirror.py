@@ -112,7 +112,9 @@ def read_index(address: str) -> dict[str, str]:
     if document.missing:
         return {}
     if document.problem:
-        raise Stop(f"{redact(address)} does not answer ({document.problem}); check the address")
+        raise Stop(
+            f"{redact(address)} does not answer ({document.problem}); check the address"
+        )
     try:
         return parse_index(document.text)
     except ValueError:
@@ -167,7 +169,9 @@ def read_listings(asked: Sources) -> Sources:
             f"{redact(asked.address)} has no {INDEX}: it is no folder made by --download-only; check "
             "the address"
         )
-    others = tuple(mirror for mirror in asked.mirrors if mirror.rstrip("/") not in listings)
+    others = tuple(
+        mirror for mirror in asked.mirrors if mirror.rstrip("/") not in listings
+    )
     return replace(asked, listings=listings, mirrors=others)
 
 
@@ -189,7 +193,9 @@ def refuse_incomplete(job: Job, backend: str) -> None:
         if sha256 in optional:
             continue
         needed.append(file)
-        if not job.sources.has(sha256) and not any(file.find_name(name) for name in names):
+        if not job.sources.has(sha256) and not any(
+            file.find_name(name) for name in names
+        ):
             lacking.append(file)
     if not lacking:
         return
@@ -221,7 +227,11 @@ def bring(job: Job, backend: str, reporter: Reporter, archives: bool = True) -> 
     for place, items in _list_items(job.sources.listings, needed, python).items():
         try:
             fetched = fetch(
-                items, job.cache / place.value, reporter, rounds=ROUNDS, has=read_archive_hashes
+                items,
+                job.cache / place.value,
+                reporter,
+                rounds=ROUNDS,
+                has=read_archive_hashes,
             )
         except FetchError as error:
             first = str(error).splitlines()[:2][-1].strip()
@@ -235,7 +245,9 @@ def bring(job: Job, backend: str, reporter: Reporter, archives: bool = True) -> 
 
 
 def _list_items(
-    listings: Mapping[str, Mapping[str, str]], needed: Mapping[str, NeededFile], python: str
+    listings: Mapping[str, Mapping[str, str]],
+    needed: Mapping[str, NeededFile],
+    python: str,
 ) -> dict[Place, list[Item]]:
     """What is to be fetched from the mirrors, each file from all that list it."""
     found: dict[Place, dict[str, Item]] = {}
@@ -266,9 +278,11 @@ def find_python_archive(sha256: str, listed: str, python: str) -> str | None:
     uv names it by the first digits of its hash and by its version, and checks the whole hash.
     """
     place, _, name = listed.partition("/")
-    pattern = (
-        rf"{sha256[:9]}-cpython-{re.escape(python)}\.\d+[A-Za-z0-9_.+-]*\.(?:tar\.gz|tar\.zst|tgz)"
-    )
-    if not python or place != Place.PYTHON.value or not re.fullmatch(pattern, name, re.ASCII):
+    pattern = rf"{sha256[:9]}-cpython-{re.escape(python)}\.\d+[A-Za-z0-9_.+-]*\.(?:tar\.gz|tar\.zst|tgz)"
+    if (
+        not python
+        or place != Place.PYTHON.value
+        or not re.fullmatch(pattern, name, re.ASCII)
+    ):
         return None
     return name

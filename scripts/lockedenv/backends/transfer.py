@@ -36,7 +36,10 @@ SLOW_RATE = 100_000
 FAR_FASTER = 10
 # A smaller transfer is over before its rate says anything about its source.
 _TELLING_BYTES = 1_000_000
-_CANNOT_RESUME = (33, 36)  # curl: the server knows no ranges; the part is longer than the file
+_CANNOT_RESUME = (
+    33,
+    36,
+)  # curl: the server knows no ranges; the part is longer than the file
 
 
 def read_seconds(variable: str, default: float) -> float:
@@ -145,7 +148,11 @@ class Transfer:
         command += ["--speed-limit", str(_STALLED_RATE)]
         command += ["--speed-time", str(round(read_patience()))]
         ended = _run_curl(
-            command, self.source.address, self.part, self.limit, _SlownessWatch(self, rates)
+            command,
+            self.source.address,
+            self.part,
+            self.limit,
+            _SlownessWatch(self, rates),
         )
         if ended.too_slow:
             return Outcome(Ending.SLOW, f"{self.source.host}: {ended.problem}")
@@ -161,9 +168,7 @@ class Transfer:
             if self._settle(sent_sha256):
                 return Outcome(Ending.RIGHT)
             if not refused_range:
-                what = (
-                    f"sent {has} bytes of sha256 {sent_sha256[:16]}..., not {self.sha256[:16]}..."
-                )
+                what = f"sent {has} bytes of sha256 {sent_sha256[:16]}..., not {self.sha256[:16]}..."
                 if has >= self.limit and not self.size:
                     what = f"sent more than {size_text(self.limit)}, the limit for a file of unknown size"
                 return Outcome(Ending.FAILED, f"{host} {what}")
@@ -221,11 +226,17 @@ class _SlownessWatch:
         """Notes the rate of the whole transfer, if it was large enough to tell."""
         moved = file_size(self._transfer.part) - self._first
         if moved >= _TELLING_BYTES:
-            self._rates.note(self._transfer.source.host, moved / (time.monotonic() - self._begun))
+            self._rates.note(
+                self._transfer.source.host, moved / (time.monotonic() - self._begun)
+            )
 
 
 def _run_curl(
-    command: list[str], address: str, output: Path, limit: int, watch: _SlownessWatch | None = None
+    command: list[str],
+    address: str,
+    output: Path,
+    limit: int,
+    watch: _SlownessWatch | None = None,
 ) -> _Ended:
     """Runs curl for one address into one file of at most `limit` bytes."""
     # To curl's standard input: an address may hold a token, and `ps` shows arguments. Its escapes in a quoted word are JSON's.
@@ -247,12 +258,16 @@ def _run_curl(
                 if rate is not None:
                     kill(process)
     if rate is not None:
-        return _Ended(process.returncode, "000", f"only {size_text(rate)}/s", too_slow=True)
+        return _Ended(
+            process.returncode, "000", f"only {size_text(rate)}/s", too_slow=True
+        )
     if watch:
         watch.note_whole()
     http_status = out.decode(errors="replace")[-3:]
     # Some of curl's errors have several lines, of which the first says what is wrong.
-    said = error.decode(errors="replace").rpartition(f"curl: ({process.returncode}) ")[2]
+    said = error.decode(errors="replace").rpartition(f"curl: ({process.returncode}) ")[
+        2
+    ]
     lines = said.strip().splitlines()
     problem = redact(lines[0]) if lines else f"curl ended with {process.returncode}"
     if process.returncode == 22:
@@ -266,7 +281,9 @@ def limit_file_size(process_id: int, limit: int) -> None:
     if most != resource.RLIM_INFINITY:
         limit = min(limit, most)
     resource.prlimit(process_id, resource.RLIMIT_FSIZE, (limit, limit))
-    resource.prlimit(process_id, resource.RLIMIT_CORE, (0, 0))  # SIGXFSZ would leave a core dump
+    resource.prlimit(
+        process_id, resource.RLIMIT_CORE, (0, 0)
+    )  # SIGXFSZ would leave a core dump
 
 
 def _quote(text: str) -> str:

@@ -15,7 +15,12 @@ from urllib.parse import urlsplit
 from lockedenv import ROOT
 from lockedenv.backends import download as fetch
 from lockedenv.backends.base import Problem
-from lockedenv.backends.cache import Program, extract_program, find_by_hash, read_archive_hashes
+from lockedenv.backends.cache import (
+    Program,
+    extract_program,
+    find_by_hash,
+    read_archive_hashes,
+)
 from lockedenv.backends.file_names import distribution_file_name
 from lockedenv.backends.index import (
     INDEX_VARIABLES,
@@ -46,7 +51,11 @@ PLATFORM = ["--python-platform", GLIBC_PLATFORM]
 TOOLS = ROOT / "locks/tools.txt"
 # What uv runs with, whatever the user has set. unsafe-best-match, as pip has it: a version may come
 # from any index, and the hash says which file.
-ALWAYS = {"UV_LINK_MODE": "hardlink", "UV_NO_CONFIG": "1", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+ALWAYS = {
+    "UV_LINK_MODE": "hardlink",
+    "UV_NO_CONFIG": "1",
+    "UV_INDEX_STRATEGY": "unsafe-best-match",
+}
 HTTP_TIMEOUT = {"UV_HTTP_TIMEOUT": "120"}  # unless the user knows a better one
 EXTRA = ("UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")
 OLDEST_OWN = (0, 5)  # of a uv of the machine's that may fetch the locked one
@@ -79,7 +88,9 @@ def uv_pin() -> PipPackage:
     return next(pin for pin in locks.read_pip_lock(TOOLS) if pin.name == "uv")
 
 
-def uv_environment(cache: Path, prefix: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def uv_environment(
+    cache: Path, prefix: Path, environ: Mapping[str, str]
+) -> dict[str, str]:
     """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy.
 
     Where that disk has no links or no locks, uv unpacks in the folder for temporary files, and copies. Raises Stop.
@@ -101,7 +112,10 @@ def uv_environment(cache: Path, prefix: Path, environ: Mapping[str, str]) -> dic
     # uv goes by what a Python was before its pyvenv.cfg came or went.
     for known in folder.glob("interpreter-*"):
         shutil.rmtree(known, ignore_errors=True)
-    places = {"UV_CACHE_DIR": str(folder), "UV_PYTHON_INSTALL_DIR": str(cache / "python")}
+    places = {
+        "UV_CACHE_DIR": str(folder),
+        "UV_PYTHON_INSTALL_DIR": str(cache / "python"),
+    }
     return {
         **clean(dict(environ)),
         **HTTP_TIMEOUT,
@@ -153,7 +167,10 @@ def naming_the_cause() -> Iterator[None]:
 
 
 def bring_uv(
-    cache: Path, reporter: Reporter, offline: Path | None = None, prefix: Path | None = None
+    cache: Path,
+    reporter: Reporter,
+    offline: Path | None = None,
+    prefix: Path | None = None,
 ) -> Path:
     """The uv that installs, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop.
 
@@ -174,7 +191,9 @@ def bring_uv(
         raise Stop(
             f"the package index has no uv {pin.version} with the locked hash; use another index"
         )
-    return extract_program(wheel, Program(".data/scripts/uv", f"uv-{pin.sha256[:12]}"), cache)
+    return extract_program(
+        wheel, Program(".data/scripts/uv", f"uv-{pin.sha256[:12]}"), cache
+    )
 
 
 def _own_uv(prefix: Path | None) -> str:
@@ -199,10 +218,14 @@ def uv_problem(cache: Path, prefix: Path | None = None) -> Problem | None:
         return None
     if socks:
         return socks
-    return Problem("no pip here to fetch uv with", "install it with: apt-get install python3-pip")
+    return Problem(
+        "no pip here to fetch uv with", "install it with: apt-get install python3-pip"
+    )
 
 
-def _fetch_uv(pin: PipPackage, folder: Path, reporter: Reporter, prefix: Path | None) -> None:
+def _fetch_uv(
+    pin: PipPackage, folder: Path, reporter: Reporter, prefix: Path | None
+) -> None:
     problem = uv_problem(folder.parent, prefix)
     if problem:
         raise Stop(str(problem))
@@ -210,8 +233,12 @@ def _fetch_uv(pin: PipPackage, folder: Path, reporter: Reporter, prefix: Path | 
         uv = Path(_own_uv(prefix))
         fetch_files([pin], folder, uv, platform.python_version(), reporter)
         return
-    environ = clean(dict(os.environ), PIP_CONFIG_FILE=os.devnull, **pip_environment(os.environ))
-    lock = holding(folder.with_name("wheels.lock"), f"the cache {folder}", reporter.warn)
+    environ = clean(
+        dict(os.environ), PIP_CONFIG_FILE=os.devnull, **pip_environment(os.environ)
+    )
+    lock = holding(
+        folder.with_name("wheels.lock"), f"the cache {folder}", reporter.warn
+    )
     with lock, tempfile.TemporaryDirectory() as tmp:
         asked = Path(tmp, "uv.txt")
         asked.write_text(requirement(pin))
@@ -231,7 +258,15 @@ def locate(pins: Sequence[PipPackage], uv: Path, python: str) -> list[fetch.Item
         environ = uv_environment(Path(tmp), Path(tmp), environ)
         environ["UV_CONFIG_FILE"] = str(config)
         del environ["UV_NO_CONFIG"]
-        command = [uv, "pip", "compile", "--quiet", "--format", "pylock.toml", "--no-deps"]
+        command = [
+            uv,
+            "pip",
+            "compile",
+            "--quiet",
+            "--format",
+            "pylock.toml",
+            "--no-deps",
+        ]
         command += ["--python-version", python, *PLATFORM, "-o", out, asked]
         with naming_the_cause():
             run_uv(command, environ, "asking the package index where the files are")

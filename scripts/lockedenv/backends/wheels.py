@@ -71,7 +71,9 @@ def find_damage(prefix: Path, pins: Sequence[PipPackage]) -> Damage:
             continue
         if _lists_no_file(dist):
             without_record.append(dist.path)
-        if not _is_whole(dist) or not _is_locked(dist, locked[dist.name], noted.get(dist.name)):
+        if not _is_whole(dist) or not _is_locked(
+            dist, locked[dist.name], noted.get(dist.name)
+        ):
             reinstall.append(dist.name)
     return Damage(reinstall, without_record)
 
@@ -83,7 +85,9 @@ def read_noted_wheels(prefix: Path) -> dict[str, NotedWheel]:
     if inventory is None:
         note = read_note(prefix)
         for name in {*note.wheels, *note.records}:
-            noted[name] = NotedWheel(note.wheels.get(name, ""), note.records.get(name, ""))
+            noted[name] = NotedWheel(
+                note.wheels.get(name, ""), note.records.get(name, "")
+            )
         return noted
     records = {}
     for entry in inventory.entries:
@@ -92,7 +96,9 @@ def read_noted_wheels(prefix: Path) -> dict[str, NotedWheel]:
             records[entry.package] = entry.sha256
     for package in inventory.packages:
         if package.layer is Layer.PIP:
-            noted[package.name] = NotedWheel(package.sha256, records.get(package.name, ""))
+            noted[package.name] = NotedWheel(
+                package.sha256, records.get(package.name, "")
+            )
     return noted
 
 
@@ -207,7 +213,10 @@ def _explained(error: Stop, offline: bool) -> Stop:
 def _set_aside(job: Job, damage: Damage, reporter: Reporter) -> None:
     """Moves what people edited in the damaged packages out of the prefix, and dist-info folders that list no file."""
     folders = [str(path.relative_to(job.prefix.path)) for path in damage.without_record]
-    for kept_files in (keep_edited(job.prefix, damage.reinstall), keep(job.prefix, folders)):
+    for kept_files in (
+        keep_edited(job.prefix, damage.reinstall),
+        keep(job.prefix, folders),
+    ):
         if kept_files:
             for line in kept_files.lines():
                 reporter.warn(line)

@@ -22,7 +22,9 @@ def write_certificate(prefix: Path, gpu_mode: str, target: Path) -> int:
             "--gpu require"
         )
     name = environment.find_by_prefix(prefix).name
-    print(f"environment {name}, on the {subject.device}: the task runs twice, in two processes")
+    print(
+        f"environment {name}, on the {subject.device}: the task runs twice, in two processes"
+    )
     certificate = make_certificate(subject.installed, subject.gpus, subject.device)
     write_atomically(target, certificate_text(certificate))
     print("\n".join(summarize(certificate)))

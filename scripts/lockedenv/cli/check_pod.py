@@ -12,7 +12,13 @@ from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host.finding import Finding, Verdict, warned
-from lockedenv.install.facts import asked_sources, choose_backend, make_job, read_disk, read_offers
+from lockedenv.install.facts import (
+    asked_sources,
+    choose_backend,
+    make_job,
+    read_disk,
+    read_offers,
+)
 from lockedenv.install.plan import UNPACKED_PER_WHEEL
 from lockedenv.install.request import Installation, Request
 from lockedenv.pod import verdict as pod
@@ -68,12 +74,18 @@ def _list_mirrors(job: Installation, backend: str) -> list[Origin]:
     needed = dict(mirror.list_needed_files(job.environment, backend))
     origins = []
     for address, listing in job.sources.listings.items():
-        files = {path: needed.pop(sha256) for sha256, path in listing.items() if sha256 in needed}
+        files = {
+            path: needed.pop(sha256)
+            for sha256, path in listing.items()
+            if sha256 in needed
+        }
         if files:
             largest = max(files, key=lambda path: files[path].size)
             size = files[largest].size
             total = sum(file.size for file in files.values())
-            origins.append(Origin(redact(address), f"{address}/{quote(largest)}", size, total))
+            origins.append(
+                Origin(redact(address), f"{address}/{quote(largest)}", size, total)
+            )
     return origins
 
 

@@ -37,7 +37,13 @@ class Command:
 
 
 COMMANDS = (
-    Command("verify", "[OPTIONS]", VERIFY, (), "check this environment; --level quick: in seconds"),
+    Command(
+        "verify",
+        "[OPTIONS]",
+        VERIFY,
+        (),
+        "check this environment; --level quick: in seconds",
+    ),
     Command(
         "repair",
         "[OPTIONS]",
@@ -45,28 +51,59 @@ COMMANDS = (
         (),
         "install again what is damaged, and keep what is yours",
     ),
-    Command("manifest", "FILE", VERIFY, ("--manifest",), "write all that a result depends on"),
     Command(
-        "compare", "A [B]", VERIFY, ("--compare",), "what differs between A and B, or A and here"
+        "manifest",
+        "FILE",
+        VERIFY,
+        ("--manifest",),
+        "write all that a result depends on",
     ),
     Command(
-        "certificate", "FILE", VERIFY, ("--certificate",), "write what a fixed task computes here"
+        "compare",
+        "A [B]",
+        VERIFY,
+        ("--compare",),
+        "what differs between A and B, or A and here",
     ),
-    Command("report", "FILE", VERIFY, ("--report",), "write one text to attach to a report"),
-    Command("uninstall", "[OPTIONS]", SETUP, ("--uninstall",), "remove it; what is yours is moved"),
+    Command(
+        "certificate",
+        "FILE",
+        VERIFY,
+        ("--certificate",),
+        "write what a fixed task computes here",
+    ),
+    Command(
+        "report", "FILE", VERIFY, ("--report",), "write one text to attach to a report"
+    ),
+    Command(
+        "uninstall",
+        "[OPTIONS]",
+        SETUP,
+        ("--uninstall",),
+        "remove it; what is yours is moved",
+    ),
 )
 DOCTOR = "doctor"
 VERSION = "version"
 
 
 def parser() -> Parser:
-    rows = [(f"{command.name} {command.operands}", command.help) for command in COMMANDS]
-    rows.insert(1, (DOCTOR, "check the machine and, at the quick level, the environment"))
-    rows.append((VERSION, "print the version, the commit, the clone and the environment"))
+    rows = [
+        (f"{command.name} {command.operands}", command.help) for command in COMMANDS
+    ]
+    rows.insert(
+        1, (DOCTOR, "check the machine and, at the quick level, the environment")
+    )
+    rows.append(
+        (VERSION, "print the version, the commit, the clone and the environment")
+    )
     lines = ["commands:"]
     for words, text in rows:
         lines.append(f"  {words:<20} {text}")
-    lines += ["", "each command takes the options of its script: maximalcai verify --help"]
+    lines += [
+        "",
+        "each command takes the options of its script: maximalcai verify --help",
+    ]
     made = Parser(
         PROGRAM,
         usage=f"{PROGRAM} COMMAND ...",
@@ -77,16 +114,23 @@ def parser() -> Parser:
     )
     names = [command.name for command in COMMANDS]
     made.add_argument(
-        "command", choices=[*names, DOCTOR, VERSION], metavar="COMMAND", help=argparse.SUPPRESS
+        "command",
+        choices=[*names, DOCTOR, VERSION],
+        metavar="COMMAND",
+        help=argparse.SUPPRESS,
     )
-    made.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS)
+    made.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="...", help=argparse.SUPPRESS
+    )
     return made
 
 
 def main(prefix: str, words: Sequence[str]) -> int:
     """Does what the words ask for with an environment; gives the exit status."""
     arguments = parser().parse_args(words or ["--help"])
-    return run_script(PROGRAM, lambda: work(Path(prefix), arguments.command, arguments.words))
+    return run_script(
+        PROGRAM, lambda: work(Path(prefix), arguments.command, arguments.words)
+    )
 
 
 def work(prefix: Path, name: str, words: Sequence[str]) -> int:
@@ -121,7 +165,9 @@ def become(prefix: Path, words: list[str]) -> NoReturn:
 def not_started(prefix: Path, program: str, error: OSError) -> Stop:
     """The error for a program that cannot be started: in most cases the environment's Python."""
     rebuild = setup_command(find_name(prefix), name_in_mark(prefix), "--force")
-    return Stop(f"{program} does not start ({error.strerror}); rebuild it: cd {ROOT} && {rebuild}")
+    return Stop(
+        f"{program} does not start ({error.strerror}); rebuild it: cd {ROOT} && {rebuild}"
+    )
 
 
 def examine(prefix: Path, words: Sequence[str]) -> int:

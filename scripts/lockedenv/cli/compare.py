@@ -12,7 +12,11 @@ from lockedenv.cli.subject import read_subject
 from lockedenv.host.files import write_atomically
 from lockedenv.provenance import difference
 from lockedenv.provenance.certificate import words
-from lockedenv.provenance.certificate.document import Certificate, certificate_from, is_certificate
+from lockedenv.provenance.certificate.document import (
+    Certificate,
+    certificate_from,
+    is_certificate,
+)
 from lockedenv.provenance.certificate.judge import compare_certificates
 from lockedenv.provenance.certificate.make import make_like
 from lockedenv.provenance.documents import DocumentError, Fields, read_document
@@ -39,7 +43,9 @@ def compare_documents(paths: list[Path], json_target: str | None, prefix: Path) 
     One path is compared with this machine and `prefix`. Raises DocumentError, Stop.
     """
     if len(paths) > 2:
-        raise DocumentError("--compare takes one manifest or two, or one certificate or two")
+        raise DocumentError(
+            "--compare takes one manifest or two, or one certificate or two"
+        )
     names = [str(path) for path in paths]
     documents = [read_document(path) for path in paths]
     if len(documents) == 1:
@@ -49,13 +55,17 @@ def compare_documents(paths: list[Path], json_target: str | None, prefix: Path) 
     else:
         comparison = _compare_manifests(names, documents, prefix)
     if json_target:
-        _write_json({"schema_version": SCHEMA_VERSION, **comparison.document}, json_target)
+        _write_json(
+            {"schema_version": SCHEMA_VERSION, **comparison.document}, json_target
+        )
     else:
         print("\n".join(comparison.lines))
     return 0 if comparison.same else 1
 
 
-def _compare_manifests(names: list[str], documents: list[Fields], prefix: Path) -> Comparison:
+def _compare_manifests(
+    names: list[str], documents: list[Fields], prefix: Path
+) -> Comparison:
     first = _read_first_manifest(names, documents)
     if len(documents) == 2:
         second = manifest_from(names[1], documents[1])
@@ -84,7 +94,9 @@ def _read_first_manifest(names: list[str], documents: list[Fields]) -> Manifest:
     return manifest_from(names[0], documents[0])
 
 
-def _compare_certificates(names: list[str], documents: list[Fields], prefix: Path) -> Comparison:
+def _compare_certificates(
+    names: list[str], documents: list[Fields], prefix: Path
+) -> Comparison:
     if len(documents) == 2 and not is_certificate(documents[1]):
         raise _of_two_kinds(names, "certificate", "manifest")
     first = certificate_from(names[0], documents[0])

@@ -60,7 +60,9 @@ class RankCertifier:
         return summarize(_parse(certificate))
 
 
-def check_ranks(prefix: Path, gpu_mode: str, timeout: float, certificate: str | None) -> int:
+def check_ranks(
+    prefix: Path, gpu_mode: str, timeout: float, certificate: str | None
+) -> int:
     """The check on this rank; gives the exit status, the same on every living rank. Raises Stop.
 
     `timeout`: seconds for each stage. `certificate`: where most ranks' certificate is written.

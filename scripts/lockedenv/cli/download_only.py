@@ -46,7 +46,9 @@ def work(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def say_plan(wanted: Environment, folder: Path, unreachable: str | None, steps: Steps) -> None:
+def say_plan(
+    wanted: Environment, folder: Path, unreachable: str | None, steps: Steps
+) -> None:
     needed = mirror.list_needed_files(wanted, "pip")
     if not unreachable:
         needed.update(mirror.list_needed_files(wanted, "conda"))
@@ -71,7 +73,9 @@ def collect(
     archives = archive_items([*wanted.conda(), MICROMAMBA], mirrors)
     with steps.step(f"Fetch {len(archives)} conda archives"):
         if unreachable:
-            steps.outcome(f"left out: {unreachable}; the folder will do for the pip backend alone")
+            steps.outcome(
+                f"left out: {unreachable}; the folder will do for the pip backend alone"
+            )
             lacking.append("the conda archives")
         else:
             fetch.fetch(archives, folder / "pkgs", steps)

@@ -43,7 +43,9 @@ def parser() -> Parser:
     group = p.add_mutually_exclusive_group()
     group.add_argument("--update", metavar="NAME", action="append", default=[])
     group.add_argument("--check", action="store_true")
-    group.add_argument("--diff", metavar="REVISION", nargs="?", const="HEAD", default="")
+    group.add_argument(
+        "--diff", metavar="REVISION", nargs="?", const="HEAD", default=""
+    )
     group.add_argument("--audit", metavar="FILE", nargs="+", type=Path, default=[])
     return p
 
@@ -66,8 +68,12 @@ def check(environments: list[Environment]) -> int:
     for env in environments:
         reasons += find_stale(env)
     if set(environment.list_environments()) <= set(environments) and not reasons:
-        for document in version_table.find_stale_tables(environment.list_environments()):
-            reasons.append(f"{document}: its table of versions is not that of the locks")
+        for document in version_table.find_stale_tables(
+            environment.list_environments()
+        ):
+            reasons.append(
+                f"{document}: its table of versions is not that of the locks"
+            )
     if not reasons:
         print("the locks are current")
         return 0

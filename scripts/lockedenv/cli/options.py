@@ -60,7 +60,9 @@ class Adder:
         if group not in self._groups:
             self._groups[group] = self._parser.add_argument_group(group.value)
         shown = settings.pop("help")
-        action = self._groups[group].add_argument(*names, help=argparse.SUPPRESS, **settings)
+        action = self._groups[group].add_argument(
+            *names, help=argparse.SUPPRESS, **settings
+        )
         action.full_help = shown  # type: ignore[attr-defined]
 
 
@@ -106,7 +108,12 @@ def make_parser(script: Script) -> tuple[Parser, Adder]:
         metavar="DIR|URL",
         help="take everything from a folder made by --download-only, here or at an address",
     )
-    add(Group.USUAL, "--verbose", action="store_true", help="print every detail and every check")
+    add(
+        Group.USUAL,
+        "--verbose",
+        action="store_true",
+        help="print every detail and every check",
+    )
     add(Group.USUAL, "--help-all", action=HelpAll, nargs=0, help="all options")
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     add(
@@ -157,7 +164,12 @@ def make_parser(script: Script) -> tuple[Parser, Adder]:
         choices=["quick", "full"],
         help="how much is verified (default: full, until that has passed)",
     )
-    add(Group.OUTPUT, "--quiet", action="store_true", help="print the verdict and errors only")
+    add(
+        Group.OUTPUT,
+        "--quiet",
+        action="store_true",
+        help="print the verdict and errors only",
+    )
     add(
         Group.OUTPUT,
         "--version",
@@ -251,7 +263,9 @@ def _flash(arguments: argparse.Namespace) -> FlashRequest:
 
 
 def main(
-    parser: Parser, work: Callable[[argparse.Namespace], int], words: Sequence[str] | None = None
+    parser: Parser,
+    work: Callable[[argparse.Namespace], int],
+    words: Sequence[str] | None = None,
 ) -> int:
     """Does a script's work with the options that it was called with; gives the exit status."""
     arguments = parser.parse_args(words)

@@ -53,7 +53,9 @@ def plan_summary(plan: Plan) -> str:
     name = f"{plan.job.environment.name}{PAST.get(plan.state, ' (rebuilt)')}"
     text = f"{name}, {plan.backend} backend: {plan.backend_reason}"
     for need in plan.disks[:1]:
-        text += f"; needs {size_text(need.needed)}, {size_text(need.disk.free)} are free"
+        text += (
+            f"; needs {size_text(need.needed)}, {size_text(need.disk.free)} are free"
+        )
     return text
 
 

@@ -36,7 +36,9 @@ exit status: the verifier's; 1 also if something could not be installed, 2 wrong
 
 def parser() -> Parser:
     made, _ = make_parser(
-        Script("post_create.sh", DESCRIPTION, EXAMPLES, usual=frozenset(["--flash-attn"]))
+        Script(
+            "post_create.sh", DESCRIPTION, EXAMPLES, usual=frozenset(["--flash-attn"])
+        )
     )
     return made
 
@@ -51,7 +53,9 @@ def work(arguments: argparse.Namespace) -> int:
         )
     request = make_request(arguments, path)
     prefix = find_prefix(request.prefix)
-    backend = find_backend(prefix.path)  # of the environment that is worked on, as its mark says
+    backend = find_backend(
+        prefix.path
+    )  # of the environment that is worked on, as its mark says
     refuse_misleading_variables(request.prefix, request.environment, backend)
     refuse_other_environment(request)
     steps = Steps(FINISH_STEPS, arguments.quiet, arguments.verbose)
@@ -70,7 +74,10 @@ def refuse_other_environment(request: Request) -> None:
     """Raises Stop for a prefix of another environment, or of another Python than the locked one."""
     other = name_in_mark(request.prefix)
     wanted = request.environment
-    if read_mark(find_prefix(request.prefix).path) is not None and other != wanted.argument:
+    if (
+        read_mark(find_prefix(request.prefix).path) is not None
+        and other != wanted.argument
+    ):
         raise Stop(
             f"{request.prefix} is of the environment {other}, not {wanted.argument}; choose another "
             "--prefix"

@@ -101,7 +101,9 @@ def report_crash(name: str, error: Exception) -> str:
 def write_crash_log(name: str) -> str:
     """Writes the running exception and what a report needs into a file; gives its path."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    machine = f"Python {platform.python_version()} at {sys.executable}, {platform.platform()}"
+    machine = (
+        f"Python {platform.python_version()} at {sys.executable}, {platform.platform()}"
+    )
     lines = [
         " ".join([name, *sys.argv[1:]]),
         f"{describe_version()}, {now}",
@@ -109,7 +111,12 @@ def write_crash_log(name: str) -> str:
         traceback.format_exc(),
     ]
     with tempfile.NamedTemporaryFile(
-        "w", prefix="maximalcai-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
+        "w",
+        prefix="maximalcai-",
+        suffix=".log",
+        delete=False,
+        encoding="utf-8",
+        errors="replace",
     ) as file:
         file.write(redact("\n".join(lines)))
     return file.name

@@ -11,7 +11,14 @@ from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli import check_pod, download_only, uninstall
-from lockedenv.cli.options import Group, Script, main, make_parser, make_request, usual_prefix
+from lockedenv.cli.options import (
+    Group,
+    Script,
+    main,
+    make_parser,
+    make_request,
+    usual_prefix,
+)
 from lockedenv.cli.output import INDENT, Steps
 from lockedenv.cli.parser import Parser
 from lockedenv.cli.plan_text import plan_json, plan_lines, plan_summary, rebuild_lines
@@ -76,7 +83,10 @@ def parser() -> Parser:
         help="remove the environment and what was made for it; what is yours is moved or left",
     )
     add(
-        Group.USUAL, "--dry-run", action="store_true", help="say what would be done, and do nothing"
+        Group.USUAL,
+        "--dry-run",
+        action="store_true",
+        help="say what would be done, and do nothing",
     )
     add(
         Group.PLACES,
@@ -215,7 +225,9 @@ def show_plan(plan: Plan, steps: Steps) -> None:
             raise Stop(str(problem))
 
 
-def verify_in_place(request: Request, place: PrefixFacts, as_json: bool, steps: Steps) -> int:
+def verify_in_place(
+    request: Request, place: PrefixFacts, as_json: bool, steps: Steps
+) -> int:
     """A finished environment on a read-only disk: it is verified, and nothing is written."""
     plan = make_plan(request, Facts(prefix=place))
     say_finished(plan, steps)
@@ -249,7 +261,9 @@ def refuse_contradictions(arguments: argparse.Namespace) -> None:
     if len(modes) > 1:
         raise UsageError(f"{' and '.join(modes)} are different tasks: give one of them")
     if arguments.json and modes:
-        raise UsageError(f"--json is the plan of --dry-run: give both, and no {modes[0]}")
+        raise UsageError(
+            f"--json is the plan of --dry-run: give both, and no {modes[0]}"
+        )
     if arguments.json and not arguments.dry_run:
         raise UsageError("--json is the plan of --dry-run: give both")
     if arguments.download_only and arguments.offline:

@@ -22,7 +22,9 @@ NO_COMPILER = Problem(
 )
 
 
-def read_surroundings(prefix: Path, environment: Environment, backend: str) -> Surroundings:
+def read_surroundings(
+    prefix: Path, environment: Environment, backend: str
+) -> Surroundings:
     """What would mislead, what is missing for torch.compile, and what is odd about the machine."""
     findings = pod.inspect_machine()
     conclusion = pod.conclude(findings)
@@ -49,7 +51,9 @@ def read_surroundings(prefix: Path, environment: Environment, backend: str) -> S
     )
 
 
-def misleading_variables(prefix: Path, environment: Environment, backend: str) -> list[Problem]:
+def misleading_variables(
+    prefix: Path, environment: Environment, backend: str
+) -> list[Problem]:
     """The variables for which the verifier would fail at the end, and a TMPDIR that is of no use."""
     problems = []
     cuda = environment.cuda(backend)
@@ -68,7 +72,9 @@ def misleading_variables(prefix: Path, environment: Environment, backend: str) -
     return problems
 
 
-def refuse_misleading_variables(prefix: Path, environment: Environment, backend: str) -> None:
+def refuse_misleading_variables(
+    prefix: Path, environment: Environment, backend: str
+) -> None:
     """Raises Stop now for what the verifier would refuse at the end."""
     for problem in misleading_variables(prefix, environment, backend):
         raise Stop(str(problem))

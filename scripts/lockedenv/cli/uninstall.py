@@ -16,9 +16,26 @@ from lockedenv.errors import Stop, printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.host.places import default_cache
 from lockedenv.install.extras import write_list
-from lockedenv.prefix.lifecycle import hold, is_ours, is_own_folder, links_to, unpacked_folders
-from lockedenv.prefix.place import LOCK, Prefix, find_prefix, linked_environment, refuse_long_name
-from lockedenv.prefix.removal import mounts_in, own_paths, refuse_removal, remove_environment
+from lockedenv.prefix.lifecycle import (
+    hold,
+    is_ours,
+    is_own_folder,
+    links_to,
+    unpacked_folders,
+)
+from lockedenv.prefix.place import (
+    LOCK,
+    Prefix,
+    find_prefix,
+    linked_environment,
+    refuse_long_name,
+)
+from lockedenv.prefix.removal import (
+    mounts_in,
+    own_paths,
+    refuse_removal,
+    remove_environment,
+)
 from lockedenv.spec.environment import list_environments
 from lockedenv.spec.locks import canonical
 
@@ -94,12 +111,16 @@ def work(arguments: argparse.Namespace, prefix_path: Path) -> int:
         return 0
     with hold(prefix, steps.warn):
         # A run that was waited for may have changed what is there.
-        removal = list_removal(find_prefix(prefix_path), cache, arguments.cache_too, steps)
+        removal = list_removal(
+            find_prefix(prefix_path), cache, arguments.cache_too, steps
+        )
         remove(removal, steps)
     return 0
 
 
-def list_removal(prefix: Prefix, cache: Path, with_cache: bool, steps: Steps) -> Removal:
+def list_removal(
+    prefix: Prefix, cache: Path, with_cache: bool, steps: Steps
+) -> Removal:
     """Prints what there is of a prefix, and gives it. Raises Stop where something of it may not be removed."""
     removal = find_removal(prefix, cache, with_cache)
     for folder in removal.environments:
@@ -182,7 +203,9 @@ def find_logs(name: Path) -> list[Path]:
     found = []
     for path in sorted(Path(tempfile.gettempdir()).glob("maximalcai-*.log")):
         try:
-            first = read_regular(path, LOG_LIMIT).decode(errors="replace").split("\n", 1)[0]
+            first = (
+                read_regular(path, LOG_LIMIT).decode(errors="replace").split("\n", 1)[0]
+            )
         except (OSError, FileRefused):
             continue
         if str(name) in first.split() and path.stat().st_uid == os.getuid():
@@ -194,7 +217,9 @@ def refuse_mounted_cache(cache: Path) -> None:
     """Raises Stop where something is mounted below the cache; the cache itself may be on a volume."""
     for place in mounts_in(cache):
         if place != os.path.realpath(cache):
-            raise Stop(f"{place} is mounted in the cache; unmount it first: umount {place}")
+            raise Stop(
+                f"{place} is mounted in the cache; unmount it first: umount {place}"
+            )
 
 
 def removal_lines(removal: Removal) -> list[str]:
@@ -205,14 +230,18 @@ def removal_lines(removal: Removal) -> list[str]:
     for folder in removal.environments:
         lines.append(f"removed  {folder}, an environment")
         for own in own_paths(folder):
-            lines.append(f"moved    {printable(own)}, yours, to {removal.prefix.name}.kept-*")
+            lines.append(
+                f"moved    {printable(own)}, yours, to {removal.prefix.name}.kept-*"
+            )
     for path in [*removal.folders, *removal.files, *removal.cached]:
         lines.append(f"removed  {path}")
     if not lines:
         lines.append(f"there is nothing of this set-up at {removal.prefix.name}")
     lines += [f"left     {path}" for path in removal.left]
     if removal.cache in removal.left:
-        lines.append("the cache has what an environment was installed from; --cache-too removes it")
+        lines.append(
+            "the cache has what an environment was installed from; --cache-too removes it"
+        )
     return lines
 
 

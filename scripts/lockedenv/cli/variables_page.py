@@ -43,7 +43,9 @@ def make_page() -> str:
             f"| `{rule.pattern}` | {rule.readers} | {FILE_TITLES[rule.treatment]} | {rule.why} |"
         )
     lines.append("")
-    lines.append("The verifier's checks run without the variables of launchers and clusters:")
+    lines.append(
+        "The verifier's checks run without the variables of launchers and clusters:"
+    )
     lines.append(", ".join(f"`{family}*`" for family in FAMILIES) + ".")
     return "\n".join(lines) + "\n"
 

@@ -122,13 +122,17 @@ def parser() -> Parser:
         metavar="FILE",
         help="write one text to attach to a report: results, versions, last log lines, no secrets",
     )
-    add("--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest")
+    add(
+        "--with-uuids", action="store_true", help="the GPUs' UUIDs too, in the manifest"
+    )
     add(
         "--certificate",
         metavar="FILE",
         help="write what a fixed training task computes here, and run no check",
     )
-    compared = "what differs between two manifests or certificates, or one and this machine"
+    compared = (
+        "what differs between two manifests or certificates, or one and this machine"
+    )
     add("--compare", metavar="FILE", nargs="+", type=Path, default=[], help=compared)
     add(
         "--distributed",
@@ -143,10 +147,20 @@ def parser() -> Parser:
         help="time limit of each check (default: its own)",
     )
     add("--strict", action="store_true", help="a warning fails too")
-    add("--verbose", action="store_true", help="a line for each check, not for each group of them")
+    add(
+        "--verbose",
+        action="store_true",
+        help="a line for each check, not for each group of them",
+    )
     add("--list", action="store_true", help="say what each check proves, and run none")
     version = "print the version and the commit"
-    add("--version", action=ShowVersion, nargs=0, default=argparse.SUPPRESS, help=version)
+    add(
+        "--version",
+        action=ShowVersion,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help=version,
+    )
     return p
 
 
@@ -291,9 +305,13 @@ def verify(request: Request) -> int:
     status = exit_status(results, request.strict)
     if request.whole:
         added = added_requirements(installed, context.contents.inventory)
-        record_verdict(installed.prefix, request.level, exit_status(results) == 0, made, added)
+        record_verdict(
+            installed.prefix, request.level, exit_status(results) == 0, made, added
+        )
     if request.json:
-        write_json(request.json, as_json(context, request.level, results, seconds, status))
+        write_json(
+            request.json, as_json(context, request.level, results, seconds, status)
+        )
     if request.manifest or request.report:
         document = describe_session(request, context, results)
     if request.manifest:
@@ -321,7 +339,9 @@ def describe_session(
     from lockedenv.provenance.gather import make_manifest
 
     rows = [asdict(result) for result in results]
-    return make_manifest(context.installed, context.gpus, rows).document(request.with_uuids)
+    return make_manifest(context.installed, context.gpus, rows).document(
+        request.with_uuids
+    )
 
 
 def choose_checks(request: Request) -> list[Check]:
@@ -341,7 +361,10 @@ def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
     """Reads the prefix, its locks and the GPUs; what cannot be read is noted, not raised."""
     installed = read_prefix(prefix)
     context = Context(
-        installed, environment.find_by_prefix(prefix), gpu_mode, environ=dict(os.environ)
+        installed,
+        environment.find_by_prefix(prefix),
+        gpu_mode,
+        environ=dict(os.environ),
     )
     try:
         if installed.backend == "conda":

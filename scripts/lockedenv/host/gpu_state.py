@@ -44,13 +44,21 @@ UNCORRECTED = Field(
     "ecc.errors.uncorrected.volatile.total", About.MEMORY, "uncorrected memory errors"
 )
 # What the driver wants done, from the 570 series on (nvmlDeviceGpuRecoveryAction_t).
-RECOVERY = Field("gpu_recovery_action", About.RECOVERY, "the driver asks for a recovery of the GPU")
+RECOVERY = Field(
+    "gpu_recovery_action", About.RECOVERY, "the driver asks for a recovery of the GPU"
+)
 LANES_NOW = Field("pcie.link.width.current", About.LANES, "PCIe lanes")
 LANES_MOST = Field("pcie.link.width.max", About.LANES, "PCIe lanes")
 GPU_FIELDS = (
     UNCORRECTED,
-    *(Field(f"clocks_event_reasons.{name}", About.SPEED, text) for name, text in REASONS),
-    *(Field(f"clocks_throttle_reasons.{name}", About.SPEED, text) for name, text in REASONS),
+    *(
+        Field(f"clocks_event_reasons.{name}", About.SPEED, text)
+        for name, text in REASONS
+    ),
+    *(
+        Field(f"clocks_throttle_reasons.{name}", About.SPEED, text)
+        for name, text in REASONS
+    ),
     LANES_NOW,
     LANES_MOST,
     RECOVERY,
@@ -58,7 +66,9 @@ GPU_FIELDS = (
 ROWS_PENDING = Field(
     "remapped_rows.pending", About.MEMORY, "memory rows wait for a reset to be remapped"
 )
-ROWS_FAILED = Field("remapped_rows.failure", About.MEMORY, "memory rows cannot be remapped")
+ROWS_FAILED = Field(
+    "remapped_rows.failure", About.MEMORY, "memory rows cannot be remapped"
+)
 QUERIES: Mapping[str, Sequence[Field]] = {
     "gpu": GPU_FIELDS,
     "remapped-rows": (ROWS_PENDING, ROWS_FAILED),

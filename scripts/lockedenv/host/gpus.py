@@ -16,7 +16,14 @@ from lockedenv.host.nvidia_smi import Answer, Status
 
 MIB = 1024**2
 MOST_RENTED = 9999  # GPUs: another number is none of a pod
-FIELDS = ("name", "driver_version", "memory.total", "compute_cap", "uuid", "mig.mode.current")
+FIELDS = (
+    "name",
+    "driver_version",
+    "memory.total",
+    "compute_cap",
+    "uuid",
+    "mig.mode.current",
+)
 # A driver of the 470 series or older does not know this field
 # (https://github.com/huggingface/candle/issues/733).
 # The oldest that runs CUDA 12 is of the 525 series.
@@ -36,9 +43,7 @@ class Trouble(Enum):
 
     NO_PROGRAM = "there is a GPU and no nvidia-smi"
     HANGS = "nvidia-smi does not answer"
-    NO_DRIVER = (
-        "nvidia-smi is installed, no driver is loaded, and nothing else says that there is a GPU"
-    )
+    NO_DRIVER = "nvidia-smi is installed, no driver is loaded, and nothing else says that there is a GPU"
     NO_DEVICES = "the driver is there and finds no GPU"
     OLD_DRIVER = "the driver is too old to say what the GPU is"
     FAILS = "nvidia-smi fails"
@@ -97,7 +102,9 @@ def find_gpu_nodes(root: Path = Path("/")) -> list[Path]:
     return devices
 
 
-def read_gpu_facts(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> GpuFacts:
+def read_gpu_facts(
+    root: Path = Path("/"), environ: Mapping[str, str] | None = None
+) -> GpuFacts:
     """The facts of this machine's GPUs. What is wrong is in them, and nothing is raised."""
     if environ is None:
         environ = os.environ
@@ -109,7 +116,9 @@ def read_gpu_facts(root: Path = Path("/"), environ: Mapping[str, str] | None = N
     return GpuFacts(tuple(gpus), answer.warnings)
 
 
-def find_gpus(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> list[Gpu]:
+def find_gpus(
+    root: Path = Path("/"), environ: Mapping[str, str] | None = None
+) -> list[Gpu]:
     """The GPUs of this machine, by the nvidia-smi on PATH; none if nothing says that it has one.
 
     Raises GpuError if nvidia-smi fails, or shows fewer than RUNPOD_GPU_COUNT (what the pod was
@@ -192,7 +201,9 @@ def _read_gpu(row: Mapping[str, str]) -> Gpu:
     if not is_gpu:
         said = ", ".join(row.values())
         raise GpuError(
-            Trouble.UNREADABLE, f"nvidia-smi said {said!r}, which is not a GPU", NEXT_POD
+            Trouble.UNREADABLE,
+            f"nvidia-smi said {said!r}, which is not a GPU",
+            NEXT_POD,
         )
     return Gpu(
         name=name,

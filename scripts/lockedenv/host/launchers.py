@@ -78,7 +78,9 @@ def cleared_variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environ if is_launcher_variable(name))
 
 
-def child_environment(prefix: Path, device: str, environ: Mapping[str, str]) -> dict[str, str]:
+def child_environment(
+    prefix: Path, device: str, environ: Mapping[str, str]
+) -> dict[str, str]:
     """The variables of a child: the caller's without the launchers', the prefix's programs first on PATH.
 
     Nothing is fetched from a hub. `device` is "cuda" or "cpu"; on "cpu" no GPU is visible.

@@ -89,7 +89,9 @@ def _read_machine_memory(root: Path) -> Memory:
     ):
         values[name] = int(kilobytes) * 1024
     if "MemTotal" in values:
-        return Memory(values["MemTotal"], values.get("MemAvailable", values.get("MemFree", 0)))
+        return Memory(
+            values["MemTotal"], values.get("MemAvailable", values.get("MemFree", 0))
+        )
     # A /proc of processes alone (ProcSubset=pid of systemd) has no meminfo.
     page = os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * page

@@ -54,7 +54,9 @@ def _write_holder(file: IO[str]) -> None:
         os.write(file.fileno(), text.encode())
 
 
-def _take_lock(file: IO[str], what: str, patience: float, tell: Callable[[str], None]) -> None:
+def _take_lock(
+    file: IO[str], what: str, patience: float, tell: Callable[[str], None]
+) -> None:
     deadline = time.monotonic() + patience
     is_told = False
     while True:

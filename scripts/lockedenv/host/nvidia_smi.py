@@ -58,7 +58,9 @@ def find_program(environ: Mapping[str, str]) -> str | None:
     return shutil.which("nvidia-smi", path=environ.get("PATH"))
 
 
-def query(selector: str, fields: Sequence[str], environ: Mapping[str, str] | None = None) -> Answer:
+def query(
+    selector: str, fields: Sequence[str], environ: Mapping[str, str] | None = None
+) -> Answer:
     """Asks for fields, such as `query("gpu", ["name", "uuid"])`.
 
     A driver that does not know a field names the first such one and answers nothing, so the query
@@ -103,12 +105,19 @@ def _read_answer(exit_status: int, out: str, err: str, fields: Sequence[str]) ->
     if "No devices were found" in words or (exit_status == 0 and not rows):
         problem = words or "it says nothing"
         return Answer(Status.NO_DEVICES, problem=problem, exit_status=exit_status)
-    if exit_status == EXIT_NO_DRIVER or "couldn't communicate with the NVIDIA driver" in words:
+    if (
+        exit_status == EXIT_NO_DRIVER
+        or "couldn't communicate with the NVIDIA driver" in words
+    ):
         return Answer(Status.NO_DRIVER, problem=words, exit_status=exit_status)
     if exit_status not in (0, EXIT_INFOROM):
-        return Answer(Status.FAILED, problem=_first_line(out, err), exit_status=exit_status)
+        return Answer(
+            Status.FAILED, problem=_first_line(out, err), exit_status=exit_status
+        )
     if not rows:
-        return Answer(Status.FAILED, problem=_first_line(out, err), exit_status=exit_status)
+        return Answer(
+            Status.FAILED, problem=_first_line(out, err), exit_status=exit_status
+        )
     parsed = []
     for row in rows:
         values = [value.strip() for value in row.split(",")]

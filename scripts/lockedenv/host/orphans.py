@@ -24,7 +24,9 @@ def end_orphans(entry: str, folders: Sequence[Path] = ()) -> None:
     ancestors = _ancestors()
     while time.monotonic() < deadline:
         found = [pid for pid in _process_ids() if pid not in ancestors]
-        orphans = [pid for pid in found if _is_orphan(Path("/proc", str(pid)), entry, folders)]
+        orphans = [
+            pid for pid in found if _is_orphan(Path("/proc", str(pid)), entry, folders)
+        ]
         if not orphans:
             return
         for pid in orphans:

@@ -73,7 +73,9 @@ def _stop_if_interrupted() -> None:
         raise Interrupted(_stopped_by[0])
 
 
-def _start(words: Sequence[str], options: dict[str, Any]) -> tuple[subprocess.Popen[Any], int]:
+def _start(
+    words: Sequence[str], options: dict[str, Any]
+) -> tuple[subprocess.Popen[Any], int]:
     """The process that becomes the program, and a pipe with the errno if it cannot."""
     reading, writing = os.pipe()
     environ = options.get("env")
@@ -93,7 +95,9 @@ def _start(words: Sequence[str], options: dict[str, Any]) -> tuple[subprocess.Po
     options = {"stdin": subprocess.DEVNULL, **options}
     options["pass_fds"] = [*options.get("pass_fds", ()), writing]
     try:
-        process = subprocess.Popen([*starter, *words], start_new_session=True, **options)
+        process = subprocess.Popen(
+            [*starter, *words], start_new_session=True, **options
+        )
     except BaseException:
         os.close(reading)
         raise
@@ -109,7 +113,9 @@ def _find_interpreter() -> str:
     return shutil.which("python3") or "python3"
 
 
-def _raise_if_not_started(process: subprocess.Popen[Any], failures: int, program: str) -> None:
+def _raise_if_not_started(
+    process: subprocess.Popen[Any], failures: int, program: str
+) -> None:
     """Waits until the program is started. Raises the OSError with which that failed."""
     number = os.read(failures, 16)
     if not number:
@@ -143,7 +149,11 @@ def ask(
                 return None, "", f"no answer within {timeout:.0f} s"
     except OSError as error:
         return None, "", error.strerror or str(error)
-    return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+    return (
+        process.returncode,
+        out.decode(errors="replace"),
+        err.decode(errors="replace"),
+    )
 
 
 def run(
@@ -185,7 +195,9 @@ def run(
             reporter.progress(lambda: f"{doing}, {time.monotonic() - began:.0f} s")
 
     pipe = subprocess.PIPE
-    with started(command, env=environ, cwd=cwd, stdout=pipe, stderr=subprocess.STDOUT) as process:
+    with started(
+        command, env=environ, cwd=cwd, stdout=pipe, stderr=subprocess.STDOUT
+    ) as process:
         status = follow(process, take_line, look)
     if status == 0:
         return "\n".join(lines)
@@ -197,7 +209,9 @@ def run(
 
 
 def follow(
-    process: subprocess.Popen[Any], take_line: Callable[[str], None], look: Callable[[], None]
+    process: subprocess.Popen[Any],
+    take_line: Callable[[str], None],
+    look: Callable[[], None],
 ) -> int:
     """Waits for a program that writes into a pipe; gives its exit status.
 

@@ -18,7 +18,14 @@ PROBE = (
     "print('%d.%d' % sys.version_info[:2]); "
     "print(os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable))"
 )
-CONDA_FOLDERS = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", "conda")
+CONDA_FOLDERS = (
+    "miniconda3",
+    "anaconda3",
+    "miniforge3",
+    "mambaforge",
+    "micromamba",
+    "conda",
+)
 
 
 def find_python(
@@ -49,7 +56,9 @@ def probe(python: Path, version: str) -> Path | None:
     return Path(lines[1])
 
 
-def candidates(version: str, environ: Mapping[str, str], more: Sequence[Path]) -> Iterator[Path]:
+def candidates(
+    version: str, environ: Mapping[str, str], more: Sequence[Path]
+) -> Iterator[Path]:
     """The programs that may be such a Python, the most likely first; each exists and may be started."""
     seen = set()
     names = (f"python{version}", "python3", "python")
@@ -61,7 +70,9 @@ def candidates(version: str, environ: Mapping[str, str], more: Sequence[Path]) -
                 yield path
 
 
-def folders(version: str, environ: Mapping[str, str], more: Sequence[Path]) -> Iterator[Path]:
+def folders(
+    version: str, environ: Mapping[str, str], more: Sequence[Path]
+) -> Iterator[Path]:
     """The bin folders of Pythons: PATH's, the system's, and those of the tools that keep several."""
     for text in environ.get("PATH", os.defpath).split(os.pathsep):
         if text:
@@ -70,7 +81,11 @@ def folders(version: str, environ: Mapping[str, str], more: Sequence[Path]) -> I
     for folder in ("/usr/local/bin", "/usr/bin"):
         yield Path(folder)
     for root in (*more, *_roots(environ)):
-        for pattern in (f"{version}*/bin", f"*-{version}*/bin", f"python{version}*/bin"):
+        for pattern in (
+            f"{version}*/bin",
+            f"*-{version}*/bin",
+            f"python{version}*/bin",
+        ):
             yield from sorted(root.glob(pattern), reverse=True)
     for root in _conda_roots(environ):
         yield root / "bin"
@@ -95,7 +110,9 @@ def _roots(environ: Mapping[str, str]) -> Iterator[Path]:
 
 def _conda_roots(environ: Mapping[str, str]) -> Iterator[Path]:
     """Where conda is installed; its environments come last, since people remove them."""
-    program = environ.get("CONDA_EXE") or shutil.which("conda", path=environ.get("PATH"))
+    program = environ.get("CONDA_EXE") or shutil.which(
+        "conda", path=environ.get("PATH")
+    )
     if program:
         yield Path(os.path.realpath(program)).parent.parent
     if environ.get("MAMBA_ROOT_PREFIX"):
@@ -119,7 +136,9 @@ def how_to_get(version: str, environ: Mapping[str, str]) -> str:
         if "Candidate:" in said and "Candidate: (none)" not in said:
             return f"apt-get install python{version}"
     if shutil.which("dnf", path=path):
-        status, _, _ = ask(["dnf", "--cacheonly", "--quiet", "info", f"python{version}"], 20)
+        status, _, _ = ask(
+            ["dnf", "--cacheonly", "--quiet", "info", f"python{version}"], 20
+        )
         if status == 0:
             return f"dnf install python{version}"
     if shutil.which("uv", path=path):

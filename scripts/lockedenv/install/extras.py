@@ -51,7 +51,12 @@ def restore(job: Job, listed: Path, uv: Path, reporter: Reporter) -> bool:
     """Installs the listed packages, the locked ones held; whether it could."""
     environ = uv_program.uv_environment(job.cache, job.prefix.path, dict(os.environ))
     try:
-        run(restore_words(job, listed, uv), environ, "installing your packages", reporter)
+        run(
+            restore_words(job, listed, uv),
+            environ,
+            "installing your packages",
+            reporter,
+        )
     except Stop as error:
         reporter.warn(str(error))
         return False
@@ -61,7 +66,15 @@ def restore(job: Job, listed: Path, uv: Path, reporter: Reporter) -> bool:
 def restore_words(job: Job, listed: Path, uv: Path) -> list[str]:
     """The command that installs the packages of a list without touching a locked one."""
     constraints = job.environment.folder / REQUIREMENTS
-    words = [uv, "pip", "install", "--python", job.prefix.path / "bin/python", "-r", listed]
+    words = [
+        uv,
+        "pip",
+        "install",
+        "--python",
+        job.prefix.path / "bin/python",
+        "-r",
+        listed,
+    ]
     return [str(word) for word in [*words, "-c", constraints]]
 
 

@@ -110,11 +110,15 @@ def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
     mounts = list_mounts(prefix)
     if mark is None or state in (Status.ABSENT, Status.MAKING, Status.FOREIGN):
         is_clone = prefix.path == clone
-        return PrefixFacts(prefix, state, backend=backend, is_clone=is_clone, mounts=mounts)
+        return PrefixFacts(
+            prefix, state, backend=backend, is_clone=is_clone, mounts=mounts
+        )
     added = list_added(prefix.path, shown=True)
     verdict = mark.verdicts.get(Level.FULL)
     # A verdict holds for what there was to be verified.
-    fully_verified = verdict is not None and verdict.passed and list(verdict.added) == added
+    fully_verified = (
+        verdict is not None and verdict.passed and list(verdict.added) == added
+    )
     return PrefixFacts(
         place=prefix,
         state=state,

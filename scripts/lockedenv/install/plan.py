@@ -147,7 +147,9 @@ def refuse_prefix(request: Request, prefix: PrefixFacts) -> None:
         remedy = "choose another --prefix, or move it away"
         if prefix.is_clone:
             remedy = "it is this clone: give the clone another name"
-        raise Stop(f"{request.prefix} is there and was not made by this script; {remedy}")
+        raise Stop(
+            f"{request.prefix} is there and was not made by this script; {remedy}"
+        )
     if request.force:
         return
     rebuild = setup_command(request.prefix, request.environment.argument, "--force")
@@ -201,7 +203,9 @@ def needed_disks(request: Request, facts: Facts, backend: str) -> list[DiskNeed]
         needs.append(DiskNeed(facts.prefix_disk, Purpose.BOTH, unpacked + archives))
     else:
         beside = space.unpacked_beside
-        needs.append(DiskNeed(facts.prefix_disk, Purpose.ENVIRONMENT, unpacked + beside))
+        needs.append(
+            DiskNeed(facts.prefix_disk, Purpose.ENVIRONMENT, unpacked + beside)
+        )
         needs.append(DiskNeed(facts.cache_disk, Purpose.CACHE, archives))
     if not facts.links_and_locks:
         needs.append(DiskNeed(facts.temporary_disk, Purpose.UNPACKED, unpacked_wheels))
@@ -231,7 +235,11 @@ def find_problems(
         )
     problems += facts.surroundings.misleading
     problems += gpu_problems(request, facts.gpus, backend)
-    if facts.gpus and facts.surroundings.compiler and not BACKENDS[backend].brings_compiler:
+    if (
+        facts.gpus
+        and facts.surroundings.compiler
+        and not BACKENDS[backend].brings_compiler
+    ):
         problems.append(facts.surroundings.compiler)
     if facts.surroundings.pod_refusal and not request.any_pod:
         problems.append(facts.surroundings.pod_refusal)
@@ -246,7 +254,9 @@ def gpu_problems(request: Request, gpus: Sequence[Gpu], backend: str) -> list[Pr
         return []  # a torch for the CPU runs beside any GPU
     problems = []
     for gpu in gpus:
-        problem = _driver_problem(request, gpu, backend) or _kernel_problem(request, gpu, backend)
+        problem = _driver_problem(request, gpu, backend) or _kernel_problem(
+            request, gpu, backend
+        )
         if problem:
             problems.append(problem)
     return problems
@@ -262,9 +272,7 @@ def _driver_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
         needs = find_cuda(other_cuda).driver
         fits = other_cuda and version_tuple(gpu.driver) >= version_tuple(needs)
         if fits and other != request.environment and _runs(other, backend, gpu):
-            remedy += (
-                f"; or use --environment {other.name}, which runs on the driver {needs} and newer"
-            )
+            remedy += f"; or use --environment {other.name}, which runs on the driver {needs} and newer"
     return Problem(old.problem, remedy)
 
 
@@ -282,7 +290,9 @@ def _kernel_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
     assert build is not None
     remedy = "take another pod"
     for other in environment.list_environments():
-        fits = version_tuple(gpu.driver) >= version_tuple(find_cuda(other.cuda(backend)).driver)
+        fits = version_tuple(gpu.driver) >= version_tuple(
+            find_cuda(other.cuda(backend)).driver
+        )
         if other != wanted and _runs(other, backend, gpu):
             remedy = f"use --environment {other.name}, which has them"
             if not fits:
@@ -302,7 +312,9 @@ def disk_problems(
     problems = []
     for need in disks:
         disk = need.disk
-        needed = sum(other.needed for other in disks if other.disk.device == disk.device)
+        needed = sum(
+            other.needed for other in disks if other.disk.device == disk.device
+        )
         if disk.free >= needed:
             continue
         option = need.purpose.option

@@ -57,9 +57,7 @@ from lockedenv.spec.commands import post_create_command
 FINISH_STEPS = 3
 SETUP_STEPS = 3 + FINISH_STEPS
 VERIFY_STEPS = 2
-FLASH_MISSING = (
-    "flash-attn is missing (why is told above); mend it and run {0}, or use --flash-attn none"
-)
+FLASH_MISSING = "flash-attn is missing (why is told above); mend it and run {0}, or use --flash-attn none"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,9 @@ class Lacking:
         """All of it for people."""
         lines = list(self.sentences)
         if self.packages:
-            lines.append(f"your own packages are missing; their list is {self.packages}")
+            lines.append(
+                f"your own packages are missing; their list is {self.packages}"
+            )
         return lines
 
 
@@ -98,7 +98,9 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
             write_activate(prefix, plan.backend)
             change_mark(prefix, pod=tuple(plan.pod))
             # What no package records: an edit of it is known if the run ends here.
-            write_inventory(prefix.path, take_inventory(prefix.path, [], with_interpreter=False))
+            write_inventory(
+                prefix.path, take_inventory(prefix.path, [], with_interpreter=False)
+            )
         restored = listed if plan.request.keep_extras else None
         status = finish(job, plan.backend, plan.level, reporter, restored)
     if listed and not plan.request.keep_extras:
@@ -110,7 +112,11 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
 
 
 def finish(
-    job: Installation, backend: str, level: str, reporter: Reporter, listed: Path | None = None
+    job: Installation,
+    backend: str,
+    level: str,
+    reporter: Reporter,
+    listed: Path | None = None,
 ) -> int:
     """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails. Raises Stop for the wheels.
 
@@ -120,10 +126,14 @@ def finish(
     shown = lock.relative_to(ROOT) if ROOT in lock.parents else lock
     with dropping_unpacked(job.prefix):
         with reporter.step("Install the wheels"):
-            uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
+            uv = uv_program.bring_uv(
+                job.cache, reporter, job.sources.offline, job.prefix.path
+            )
             wheels.install(job, lock, uv, reporter)
             reporter.outcome(f"{len(locks.read_pip_lock(lock))} wheels of {shown}")
-            written = write_guard(job.prefix, guarded(job), backend, is_ours(job.prefix))
+            written = write_guard(
+                job.prefix, guarded(job), backend, is_ours(job.prefix)
+            )
             if is_ours(job.prefix):
                 written += restore_activate(job.prefix, backend)
             written += write_command(job.prefix.path)
@@ -131,7 +141,9 @@ def finish(
             digest = job.environment.digest(backend)
             finish_installation(job.prefix, job.environment.argument, digest)
         with reporter.step("flash-attn"):
-            lacking = complete(job, uv, listed or extras.not_restored(job.prefix), reporter)
+            lacking = complete(
+                job, uv, listed or extras.not_restored(job.prefix), reporter
+            )
     return conclude(job, level, lacking, reporter)
 
 
@@ -157,7 +169,9 @@ def verify_again(plan: Plan, reporter: Reporter) -> int:
         uv = None
         if listed or job.flash.mode != "none":
             job = _with_uv_from_mirror(job, reporter)
-            uv = uv_program.bring_uv(job.cache, reporter, job.sources.offline, job.prefix.path)
+            uv = uv_program.bring_uv(
+                job.cache, reporter, job.sources.offline, job.prefix.path
+            )
         lacking = complete(job, uv, listed, reporter)
     return conclude(job, plan.level, lacking, reporter)
 
@@ -165,15 +179,21 @@ def verify_again(plan: Plan, reporter: Reporter) -> int:
 def verify_read_only(plan: Plan, reporter: Reporter) -> int:
     """On an installed prefix that cannot be written to: the verifier alone, which notes nothing."""
     with reporter.step(f"Verify, {plan.level} level"):
-        verdict = verify(plan.job, plan.level, skipped(plan.job), reporter, manifest=False)
-        reporter.outcome("the environment is on a read-only disk: nothing is noted in it")
+        verdict = verify(
+            plan.job, plan.level, skipped(plan.job), reporter, manifest=False
+        )
+        reporter.outcome(
+            "the environment is on a read-only disk: nothing is noted in it"
+        )
     return say_verdict(plan.job, verdict, Lacking(), reporter)
 
 
 def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
     """The job after a served folder has given uv, where the cache lacks it."""
     pin = uv_program.uv_pin()
-    if not job.sources.address or find_by_hash(job.cache / "wheels", "uv-*.whl", pin.sha256):
+    if not job.sources.address or find_by_hash(
+        job.cache / "wheels", "uv-*.whl", pin.sha256
+    ):
         return job
     found = replace(job, sources=mirror.read_listings(job.sources))
     mirror.bring(found, "", reporter)
@@ -222,12 +242,17 @@ def skipped(job: Installation) -> tuple[str, ...]:
     return ()
 
 
-def conclude(job: Installation, level: str, lacking: Lacking, reporter: Reporter) -> int:
+def conclude(
+    job: Installation, level: str, lacking: Lacking, reporter: Reporter
+) -> int:
     """Verifies; the last lines say what there is, what is missing, and how to enter it. Gives the exit status."""
     prefix = job.prefix
     missing = str(lacking.packages) if lacking.packages else ""
     mark = change_mark(
-        prefix, lacking=tuple(lacking.sentences), missing_packages=missing, clone=str(ROOT)
+        prefix,
+        lacking=tuple(lacking.sentences),
+        missing_packages=missing,
+        clone=str(ROOT),
     )
     written = []
     if is_ours(prefix) and not (prefix.path / "activate").exists():
@@ -243,7 +268,9 @@ def conclude(job: Installation, level: str, lacking: Lacking, reporter: Reporter
         verdict = verify(job, level, skipped(job), reporter)
         note_manifest(prefix, earlier)
         reporter.outcome(f"{sum(verdict.counts.values())} checks")
-    job = replace(job, prefix=settle(prefix, verdict.passed, not lacking, reporter.warn))
+    job = replace(
+        job, prefix=settle(prefix, verdict.passed, not lacking, reporter.warn)
+    )
     keep_manifest(job, reporter)
     return say_verdict(job, verdict, lacking, reporter)
 
@@ -256,7 +283,9 @@ def note_manifest(prefix: Prefix, earlier: str) -> None:
             change_mark(prefix, manifest=written)
 
 
-def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter: Reporter) -> int:
+def say_verdict(
+    job: Installation, verdict: Verdict, lacking: Lacking, reporter: Reporter
+) -> int:
     """The last lines of a run; gives the exit status."""
     path = job.prefix.name
     if verdict.passed:
@@ -274,7 +303,10 @@ def say_verdict(job: Installation, verdict: Verdict, lacking: Lacking, reporter:
     else:
         for line in verdict.said:
             reporter.show(line)
-        reason = verdict.problem or "see the checks that failed above; do what the first says"
+        reason = (
+            verdict.problem
+            or "see the checks that failed above; do what the first says"
+        )
         again = post_create_command(path, job.environment.argument)
         reporter.warn(f"{path} is not verified: {reason}, and run this again: {again}")
     if is_ours(job.prefix) and (verdict.passed or lacking):
@@ -307,7 +339,9 @@ def keep_manifest(job: Installation, reporter: Reporter) -> None:
         text = manifest.read_text(encoding="utf-8")
         write_atomically(POD_VOLUME / "maximalcai-manifests" / name, text)
     except OSError as error:
-        reporter.warn(f"warning: the manifest is in the prefix alone: {disk_text(error)}")
+        reporter.warn(
+            f"warning: the manifest is in the prefix alone: {disk_text(error)}"
+        )
 
 
 def note_inventory(job: Installation, backend: str, written: Sequence[str]) -> None:

@@ -66,7 +66,11 @@ class Ending:
 
 
 def verify(
-    job: Job, level: str, skip: tuple[str, ...], reporter: Reporter, manifest: bool = True
+    job: Job,
+    level: str,
+    skip: tuple[str, ...],
+    reporter: Reporter,
+    manifest: bool = True,
 ) -> Verdict:
     """Verifies a prefix. What the verifier says is shown at once only where details are wanted.
 
@@ -115,7 +119,9 @@ def _run(command: list[object], reporter: Reporter) -> Ending:
                 status = process.wait()
         else:
             pipe = subprocess.PIPE
-            with started(command, True, env=environ, stdout=pipe, stderr=errors) as process:
+            with started(
+                command, True, env=environ, stdout=pipe, stderr=errors
+            ) as process:
                 status = follow(process, lines.append, look)
         errors.seek(0)
         problems = errors.read().decode(errors="replace").strip()
@@ -129,11 +135,15 @@ def read_verdict(status: int, document: Path) -> Verdict:
     counts = dict.fromkeys(COUNTED, 0)
     if status < 0:
         name = signal.Signals(-status).name
-        return Verdict(False, counts, f"the verifier was killed by {name}{_who_kills(-status)}")
+        return Verdict(
+            False, counts, f"the verifier was killed by {name}{_who_kills(-status)}"
+        )
     written = read_json(document)
     results = written.get("results")
     if not isinstance(results, list):
-        return Verdict(False, counts, f"the verifier wrote no verdict (exit status {status})")
+        return Verdict(
+            False, counts, f"the verifier wrote no verdict (exit status {status})"
+        )
     warned = {}
     for result in results:
         counts[result["verdict"]] += 1
@@ -145,9 +155,7 @@ def read_verdict(status: int, document: Path) -> Verdict:
 
 def _who_kills(number: int) -> str:
     if number == signal.SIGKILL:
-        return (
-            ": by the kernel if memory ran out (`dmesg | tail`), or by whoever manages this machine"
-        )
+        return ": by the kernel if memory ran out (`dmesg | tail`), or by whoever manages this machine"
     return ""
 
 

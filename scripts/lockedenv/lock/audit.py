@@ -112,7 +112,9 @@ def read_report(path: Path) -> Report:
     return Report(audited, reported)
 
 
-def require_complete(reports: Sequence[Report], environments: Sequence[Environment]) -> None:
+def require_complete(
+    reports: Sequence[Report], environments: Sequence[Environment]
+) -> None:
     """Raises Stop unless every locked wheel of every environment was audited.
 
     What is not audited would disappear from the list.
@@ -120,7 +122,9 @@ def require_complete(reports: Sequence[Report], environments: Sequence[Environme
     for environment in environments:
         lacking = []
         for pin in environment.wheels("pip"):
-            if not any(report.audited.get(pin.name) == pin.version for report in reports):
+            if not any(
+                report.audited.get(pin.name) == pin.version for report in reports
+            ):
                 lacking.append(f"{pin.name} {pin.version}")
         if lacking:
             raise Stop(
@@ -129,7 +133,9 @@ def require_complete(reports: Sequence[Report], environments: Sequence[Environme
             )
 
 
-def compare(reports: Sequence[Report], known: list[Entry], find_severity: SeveritySource) -> Audit:
+def compare(
+    reports: Sequence[Report], known: list[Entry], find_severity: SeveritySource
+) -> Audit:
     """What the reports say, as entries of the file.
 
     `find_severity` gives the severity of an id, or an empty text.
@@ -161,7 +167,10 @@ def compare(reports: Sequence[Report], known: list[Entry], find_severity: Severi
 def find_entry(reported: Reported, entries: list[Entry]) -> Entry | None:
     """The entry of the same vulnerability, by its id or an alias."""
     for entry in entries:
-        if entry.package == reported.package and reported.all_ids & {entry.id, *entry.aliases}:
+        if entry.package == reported.package and reported.all_ids & {
+            entry.id,
+            *entry.aliases,
+        }:
             return entry
     return None
 
@@ -171,9 +180,13 @@ def make_entry(reported: Reported, fix: str) -> Entry:
     numbers = sorted(name for name in reported.all_ids if name.startswith("CVE-"))
     name = numbers[0] if numbers else reported.id
     if fix:
-        remedy = f"update it to {fix} or newer: scripts/lock.sh --update {reported.package}"
+        remedy = (
+            f"update it to {fix} or newer: scripts/lock.sh --update {reported.package}"
+        )
     else:
-        remedy = f"no version fixes it; read https://osv.dev/vulnerability/{reported.id}"
+        remedy = (
+            f"no version fixes it; read https://osv.dev/vulnerability/{reported.id}"
+        )
     description = " ".join(reported.description.split())
     return Entry(
         id=name,
@@ -192,7 +205,9 @@ def first_fix(reported: Reported) -> str:
     Databases name pre-releases too, such as 5.0.0rc3: the fix is then in 5.0.0.
     """
     installed = Version(reported.installed)
-    fixes = [version for version in reported.fix_versions if Version(version) > installed]
+    fixes = [
+        version for version in reported.fix_versions if Version(version) > installed
+    ]
     if not fixes:
         return ""
     return Version(min(fixes, key=Version)).base_version
@@ -244,7 +259,8 @@ def audit(paths: list[Path], find_severity: SeveritySource = ask_osv) -> Audit:
 
 def write_entries(entries: list[Entry]) -> None:
     KNOWN.write_text(
-        json.dumps([asdict(entry) for entry in entries], indent=2) + "\n", encoding="utf-8"
+        json.dumps([asdict(entry) for entry in entries], indent=2) + "\n",
+        encoding="utf-8",
     )
 
 
@@ -253,7 +269,10 @@ def audit_text(result: Audit) -> str:
     if not result.entries:
         lines = ["No known vulnerability."]
     else:
-        lines = ["| id | package | severity | fixed in | what to do |", "|---|---|---|---|---|"]
+        lines = [
+            "| id | package | severity | fixed in | what to do |",
+            "|---|---|---|---|---|",
+        ]
     for entry in result.entries:
         fixed_in = entry.fixed_in or "no version"
         lines.append(

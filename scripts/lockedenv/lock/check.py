@@ -18,7 +18,14 @@ from lockedenv.lock.flash_source import (
 from lockedenv.lock.solve import PROGRAMS
 from lockedenv.lock.specification import Specification, pypi_name, read_specification
 from lockedenv.lock.write import TOOLS
-from lockedenv.spec.environment import CONDA_LOCK, DEV, FLASH, PIP, REQUIREMENTS, Environment
+from lockedenv.spec.environment import (
+    CONDA_LOCK,
+    DEV,
+    FLASH,
+    PIP,
+    REQUIREMENTS,
+    Environment,
+)
 from lockedenv.spec.locks import (
     CondaLock,
     LockError,
@@ -60,7 +67,9 @@ def _read_pins(path: Path) -> Pins:
     return {package.name: package for package in read_pip_lock(path)}
 
 
-def _list_requirements(env: Environment, specification: Specification) -> dict[str, list[str]]:
+def _list_requirements(
+    env: Environment, specification: Specification
+) -> dict[str, list[str]]:
     """name of a lock -> the requirements that it is made from."""
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     asked = {PIP: [*specification.pip.values()], DEV: groups["dev"]}
@@ -79,7 +88,9 @@ def _compare_digests(env: Environment, names: Iterable[str]) -> list[str]:
         path = env.folder / name
         seal = read_seal(path)
         if name not in (DEV, TOOLS) and seal.specification != wanted:
-            reasons.append(f"{path}: {SPEC} or {VIRTUAL} has changed since it was locked")
+            reasons.append(
+                f"{path}: {SPEC} or {VIRTUAL} has changed since it was locked"
+            )
         if seal.content != content_digest(path.read_text(encoding="utf-8")):
             reasons.append(f"{path}: was edited after lock.sh has written it")
     return reasons
@@ -90,7 +101,9 @@ def _compare_prebuilt(env: Environment) -> list[str]:
     locked = [f"{line}\n" for line in text.splitlines() if " @ " in line]
     if locked == read_prebuilt_lines(env):
         return []
-    return [f"{env.folder / FLASH}: has another prebuilt wheel than locks/flash-attn.in"]
+    return [
+        f"{env.folder / FLASH}: has another prebuilt wheel than locks/flash-attn.in"
+    ]
 
 
 def _compare_requirements(
@@ -109,7 +122,9 @@ def _compare_requirements(
             if requirement.marker and not requirement.marker.evaluate():
                 continue
             found = locked.get(canonical(requirement.name))
-            if found is None or not requirement.specifier.contains(found.version, prereleases=True):
+            if found is None or not requirement.specifier.contains(
+                found.version, prereleases=True
+            ):
                 version = found.version if found else "not at all"
                 reasons.append(
                     f"{env.folder / name}: has {requirement.name} {version}, "
@@ -126,10 +141,14 @@ def _compare_conda(
     packages = {package.name: package for package in conda.packages}
     for name in specification.conda:
         if name not in packages:
-            reasons.append(f"{env.folder / CONDA_LOCK}: lacks {name}, which {SPEC} asks for")
+            reasons.append(
+                f"{env.folder / CONDA_LOCK}: lacks {name}, which {SPEC} asks for"
+            )
         elif packages[name].needs_python or name in PROGRAMS:
             if pypi_name(name) not in both:
-                reasons.append(f"{env.folder / REQUIREMENTS}: lacks {name}, which {SPEC} asks for")
+                reasons.append(
+                    f"{env.folder / REQUIREMENTS}: lacks {name}, which {SPEC} asks for"
+                )
     for package in conda.packages:
         wheel = both.get(pypi_name(package.name))
         if not wheel or not (package.needs_python or package.name in PROGRAMS):
@@ -150,5 +169,7 @@ def _compare_layers(env: Environment, pins: dict[str, Pins]) -> list[str]:
         if other is None:
             reasons.append(f"{env.folder / REQUIREMENTS}: lacks {name} of {PIP}")
         elif other != package:
-            reasons.append(f"{env.folder / REQUIREMENTS}: has another {name} than {PIP}")
+            reasons.append(
+                f"{env.folder / REQUIREMENTS}: has another {name} than {PIP}"
+            )
     return reasons

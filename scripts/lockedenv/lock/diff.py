@@ -53,7 +53,9 @@ def find_changes(environments: list[Environment], revision: str) -> list[Change]
             old = ask(["git", "show", f"{revision}:./{name}"], cwd=env.folder)[1]
             before.update(_read_versions(env, layer, old))
             if path.exists():
-                after.update(_read_versions(env, layer, path.read_text(encoding="utf-8")))
+                after.update(
+                    _read_versions(env, layer, path.read_text(encoding="utf-8"))
+                )
         for place in sorted({*before, *after}):
             change = Change(place, before.get(place, ""), after.get(place, ""))
             if change.before != change.after:
@@ -63,7 +65,8 @@ def find_changes(environments: list[Environment], revision: str) -> list[Change]
 
 def _require_revision(env: Environment, revision: str) -> None:
     status, _, _ = ask(
-        ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], cwd=env.folder
+        ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
+        cwd=env.folder,
     )
     if status != 0:
         raise UsageError(
@@ -90,5 +93,8 @@ def changes_text(changes: list[Change]) -> str:
     """The changes as a Markdown table."""
     if not changes:
         return "No lock changed."
-    lines = ["| environment | layer | package | before | after |", "|---|---|---|---|---|"]
+    lines = [
+        "| environment | layer | package | before | after |",
+        "|---|---|---|---|---|",
+    ]
     return "\n".join([*lines, *(change.row() for change in changes)])

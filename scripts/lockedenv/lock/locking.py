@@ -26,7 +26,14 @@ from lockedenv.lock.solve import find_provided, solve
 from lockedenv.lock.specification import Specification, pypi_name, read_specification
 from lockedenv.lock.wheel_files import fetch_record_digests
 from lockedenv.lock.write import TOOLS, conda_lock_text, requirements_text, write_locks
-from lockedenv.spec.environment import CONDA_LOCK, DEV, FLASH, PIP, REQUIREMENTS, Environment
+from lockedenv.spec.environment import (
+    CONDA_LOCK,
+    DEV,
+    FLASH,
+    PIP,
+    REQUIREMENTS,
+    Environment,
+)
 from lockedenv.spec.locks import LockError, PipPackage, read_pip_lock, read_seal
 from lockedenv.spec.specification import SPEC, VIRTUAL, specification_digest
 
@@ -61,7 +68,9 @@ class Resolution:
         return pins
 
     def all_entries(self) -> list[dict[str, Any]]:
-        return [entry for entries in self.entries.values() for entry in entries.values()]
+        return [
+            entry for entries in self.entries.values() for entry in entries.values()
+        ]
 
 
 def lock_environment(env: Environment, update: list[str]) -> Locked:
@@ -91,13 +100,21 @@ def lock_environment(env: Environment, update: list[str]) -> Locked:
     for name, packages in pins.items():
         specification = "" if name in (DEV, TOOLS) else digest
         more = read_prebuilt_lines(env) if name == FLASH else []
-        texts[name] = requirements_text(name, packages, resolution.python, specification, more)
+        texts[name] = requirements_text(
+            name, packages, resolution.python, specification, more
+        )
     write_locks(env.folder, texts)
-    return Locked(env.name, len(solved["package"]), len(pins[PIP]), len(pins[REQUIREMENTS]))
+    return Locked(
+        env.name, len(solved["package"]), len(pins[PIP]), len(pins[REQUIREMENTS])
+    )
 
 
 def _resolve_wheels(
-    folder: Path, env: Environment, asked: Specification, update: list[str], solved: dict[str, Any]
+    folder: Path,
+    env: Environment,
+    asked: Specification,
+    update: list[str],
+    solved: dict[str, Any],
 ) -> Resolution:
     """All locks of wheels, resolved: what conda provides counts with its version. Raises Stop."""
     [version] = [p["version"] for p in solved["package"] if p["name"] == "python"]
@@ -109,7 +126,13 @@ def _resolve_wheels(
     conda_versions = [f"{name}=={version}" for name, version in provided.items()]
     conda_file = _write_lines(folder / "conda.in", conda_versions)
     versions_file = folder / "versions.txt"
-    options: list[object] = ["-c", conda_file, *resolve.WHEELS_ONLY, "-o", versions_file]
+    options: list[object] = [
+        "-c",
+        conda_file,
+        *resolve.WHEELS_ONLY,
+        "-o",
+        versions_file,
+    ]
     if update:  # uv keeps to what its output file says
         kept = [p for p in env.wheels("pip") if p.name not in provided]
         _write_lines(versions_file, [f"{p.name}=={p.version}" for p in kept])
@@ -127,21 +150,29 @@ def _resolve_wheels(
     resolution = Resolution(python)
     both = resolve.resolve(python, wanted_file, *versions, *resolve.WHEELS_ONLY)
     if "torch" not in both:
-        raise Stop(f"{asked.path}: asks for no torch, which the verifier is about; add pytorch")
+        raise Stop(
+            f"{asked.path}: asks for no torch, which the verifier is about; add pytorch"
+        )
     over: Entries = {}
     if asked.pip:
         pip_file = _write_lines(folder / "pip.in", asked.pip.values())
         names_file = _write_lines(folder / "names.in", provided)
         excluding = ("--excludes", names_file)
-        over = resolve.resolve(python, pip_file, *versions, *excluding, *resolve.WHEELS_ONLY)
-    resolution.entries[PIP] = {name: entry for name, entry in both.items() if name in over}
+        over = resolve.resolve(
+            python, pip_file, *versions, *excluding, *resolve.WHEELS_ONLY
+        )
+    resolution.entries[PIP] = {
+        name: entry for name, entry in both.items() if name in over
+    }
     resolution.entries[REQUIREMENTS] = both
     if asks_for_flash_attn(env):  # as source: PyPI has no wheel of it
         flash_file = _write_lines(folder / "flash.in", read_flash_requirements(env))
         source = resolve.resolve(python, flash_file, *versions)["flash-attn"]
         resolution.entries[FLASH] = {"flash-attn": {**source, "wheels": []}}
     dev = resolve.resolve(python, "--group", "dev", *versions, *resolve.WHEELS_ONLY)
-    resolution.entries[DEV] = {name: entry for name, entry in dev.items() if name not in both}
+    resolution.entries[DEV] = {
+        name: entry for name, entry in dev.items() if name not in both
+    }
     if env.folder == ROOT:
         tools = resolve.resolve(python, "--group", "tools", *resolve.WHEELS_ONLY)
         resolution.entries[TOOLS] = tools
@@ -151,7 +182,9 @@ def _resolve_wheels(
 def _find_remedy(asked: Specification) -> str:
     """What to edit where uv finds no wheels."""
     for text in asked.pip.values():
-        if re.search(r"==\s*[^;,]*\+", text):  # PEP 440's local version: torch==2.5.1+cu124
+        if re.search(
+            r"==\s*[^;,]*\+", text
+        ):  # PEP 440's local version: torch==2.5.1+cu124
             return (
                 f"{text} is a build that PyPI does not have: leave out the + and what follows, or "
                 "set UV_INDEX to the address of the index that has it"
@@ -164,7 +197,9 @@ def _write_lines(path: Path, lines: Iterable[str]) -> Path:
     return path
 
 
-def _add_records(env: Environment, resolution: Resolution) -> dict[str, list[PipPackage]]:
+def _add_records(
+    env: Environment, resolution: Resolution
+) -> dict[str, list[PipPackage]]:
     """The packages of all locks with the digests of their RECORDs.
 
     A digest comes from the present locks, or else from the index.
@@ -180,7 +215,9 @@ def _add_records(env: Environment, resolution: Resolution) -> dict[str, list[Pip
     digests.update(fetch_record_digests(lacking))
     complete = {}
     for name, packages in pins.items():
-        complete[name] = [replace(p, record_sha256=digests.get(p.sha256, "")) for p in packages]
+        complete[name] = [
+            replace(p, record_sha256=digests.get(p.sha256, "")) for p in packages
+        ]
     return complete
 
 

@@ -16,7 +16,11 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 WHEELS_ONLY = ("--only-binary", ":all:")
 # The platform tags of before PEP 600, by the minor version of glibc.
-LEGACY_PLATFORMS = {17: "manylinux2014_x86_64", 12: "manylinux2010_x86_64", 5: "manylinux1_x86_64"}
+LEGACY_PLATFORMS = {
+    17: "manylinux2014_x86_64",
+    12: "manylinux2010_x86_64",
+    5: "manylinux1_x86_64",
+}
 
 
 def compile_requirements(python: str, *arguments: object) -> str:
@@ -90,7 +94,9 @@ def pin(entry: dict[str, Any], python: str) -> PipPackage:
     )
 
 
-def list_wheel_files(entries: Iterable[dict[str, Any]], python: str) -> dict[str, WheelFile]:
+def list_wheel_files(
+    entries: Iterable[dict[str, Any]], python: str
+) -> dict[str, WheelFile]:
     """sha256 -> where the index keeps it, of the wheels that these pylock entries mean.
 
     Raises Stop.

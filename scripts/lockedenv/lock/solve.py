@@ -40,7 +40,9 @@ def solve(
             shutil.copy(env.folder / CONDA_LOCK, lock)
         sizes.update(_run_conda_lock(folder, env, asked, lock, update))
     solved: dict[str, Any] = yaml.safe_load(lock.read_text(encoding="utf-8"))
-    solved["metadata"]["content_hash"] = {"linux-64": compute_content_hash(folder, env, asked)}
+    solved["metadata"]["content_hash"] = {
+        "linux-64": compute_content_hash(folder, env, asked)
+    }
     for package in solved["package"]:
         package["size"] = sizes.get(package["url"], 0)
     return solved
@@ -56,8 +58,20 @@ def _run_conda_lock(
     specification = folder / SPEC
     wanted = {"channels": asked.channels, "dependencies": [*asked.conda.values()]}
     specification.write_text(yaml.safe_dump(wanted))
-    command = ["conda-lock", "lock", "--conda", str(_wrap_solver(folder, find_solver()))]
-    command += ["--file", str(specification), "--platform", "linux-64", "--lockfile", str(lock)]
+    command = [
+        "conda-lock",
+        "lock",
+        "--conda",
+        str(_wrap_solver(folder, find_solver())),
+    ]
+    command += [
+        "--file",
+        str(specification),
+        "--platform",
+        "linux-64",
+        "--lockfile",
+        str(lock),
+    ]
     command += ["--virtual-package-spec", str(find_virtual_packages(env.folder))]
     if "PYPI_TO_CONDA_MAPPING" in os.environ:
         command += ["--pypi_to_conda_lookup_file", os.environ["PYPI_TO_CONDA_MAPPING"]]
@@ -67,7 +81,9 @@ def _run_conda_lock(
     try:
         run_tool(*command)
     except Stop as error:
-        problems = [text for output in _read_outputs(folder) for text in read_problems(output)]
+        problems = [
+            text for output in _read_outputs(folder) for text in read_problems(output)
+        ]
         if not problems:
             raise
         raise Stop(
@@ -82,7 +98,9 @@ def _run_conda_lock(
 
 def _read_outputs(folder: Path) -> list[str]:
     """What the solver printed in each of its runs."""
-    return [path.read_text(encoding="utf-8") for path in sorted(folder.glob("solver.*"))]
+    return [
+        path.read_text(encoding="utf-8") for path in sorted(folder.glob("solver.*"))
+    ]
 
 
 def read_problems(output: str) -> list[str]:
@@ -134,13 +152,17 @@ def compute_content_hash(folder: Path, env: Environment, asked: Specification) -
     from conda_lock.virtual_package import virtual_package_repo_from_specification
 
     mapping = folder / "mapping.json"
-    mapping.write_text("{}")  # the hash does not depend on names, and conda-lock would fetch them
+    mapping.write_text(
+        "{}"
+    )  # the hash does not depend on names, and conda-lock would fetch them
     whole = folder / "whole" / SPEC
     whole.parent.mkdir(exist_ok=True)
     dependencies: list[Any] = [*asked.conda.values()]
     if asked.pip:
         dependencies.append({"pip": [*asked.pip.values()]})
-    whole.write_text(yaml.safe_dump({"channels": asked.channels, "dependencies": dependencies}))
+    whole.write_text(
+        yaml.safe_dump({"channels": asked.channels, "dependencies": dependencies})
+    )
     specification = make_lock_spec(
         src_files=[whole], platform_overrides=["linux-64"], mapping_url=mapping.as_uri()
     )

@@ -28,7 +28,10 @@ _SELECTOR = re.compile(r"#.*\[([^\[\]]+)\][^()]*$")
 
 LARGEST = 1_000_000  # bytes; exports of whole environments have 20,000
 _KEYS = ("channels", "dependencies", "platforms")
-_IGNORED_KEYS = ("name", "prefix")  # what a prefix is called and where it lies is the set-up's
+_IGNORED_KEYS = (
+    "name",
+    "prefix",
+)  # what a prefix is called and where it lies is the set-up's
 _STRING = "tag:yaml.org,2002:str"
 
 # A spec of conda: a name, then versions that are bounded or begin with a digit, then a build.
@@ -44,20 +47,20 @@ _CONDA_SPEC = re.compile(
 
 # Channels of Anaconda, Inc., whose terms exclude larger organisations.
 _ANACONDA = {"defaults", "main", "r", "msys2", "anaconda", "pro", "free"}
-_ANACONDA_HOST = re.compile(r"repo\.anaconda\.com|conda\.anaconda\.org/(main|r|anaconda)(/|$)")
+_ANACONDA_HOST = re.compile(
+    r"repo\.anaconda\.com|conda\.anaconda\.org/(main|r|anaconda)(/|$)"
+)
 
 # Lines of a pip section that are no requirements, with what to do. Each names something that has
 # no hash, or another place.
 _OTHER_FILE = "another file cannot be read from here; write its lines into this section"
-_CONSTRAINTS = (
-    "constraints cannot be read from here; write the bounds behind the names in this section"
-)
-_EDITABLE = (
-    "a folder has no hash; remove the line and install it after the set-up, with pip install -e"
-)
+_CONSTRAINTS = "constraints cannot be read from here; write the bounds behind the names in this section"
+_EDITABLE = "a folder has no hash; remove the line and install it after the set-up, with pip install -e"
 _PLACE = "locks name no place; remove the line and set UV_FIND_LINKS for lock.sh and the set-up"
 _INDEX = "locks name no index; remove the line and set UV_DEFAULT_INDEX for lock.sh and the set-up"
-_MORE_INDEX = "locks name no index; remove the line and set UV_INDEX for lock.sh and the set-up"
+_MORE_INDEX = (
+    "locks name no index; remove the line and set UV_INDEX for lock.sh and the set-up"
+)
 _PIP_OPTIONS = {
     "-r": _OTHER_FILE,
     "--requirement": _OTHER_FILE,
@@ -118,7 +121,9 @@ def read_specification(path: Path) -> Specification:
     root = _parse(path, _without_other_platforms(path, _read_text(path)))
     if not isinstance(root, yaml.MappingNode):
         raise SpecificationError(
-            path, 1, "is not a conda environment file: it needs `channels:` and `dependencies:`"
+            path,
+            1,
+            "is not a conda environment file: it needs `channels:` and `dependencies:`",
         )
     specification = Specification(path)
     sections = _read_sections(path, root)
@@ -140,13 +145,17 @@ def _read_text(path: Path) -> str:
         raise SpecificationError(path, 0, f"cannot be read: {error.strerror}") from None
     except FileRefused as error:
         raise SpecificationError(
-            path, 0, f"cannot be read: {error}; a conda environment file is a small text file"
+            path,
+            0,
+            f"cannot be read: {error}; a conda environment file is a small text file",
         ) from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise SpecificationError(path, line, "is not UTF-8; save the file as UTF-8") from None
+        raise SpecificationError(
+            path, line, "is not UTF-8; save the file as UTF-8"
+        ) from None
 
 
 def _parse(path: Path, text: str) -> yaml.Node | None:
@@ -163,7 +172,9 @@ def _parse(path: Path, text: str) -> yaml.Node | None:
         raise SpecificationError(path, line, problem) from None
     except RecursionError:
         raise SpecificationError(
-            path, 0, "has lists in lists without end; it needs `channels:` and `dependencies:`"
+            path,
+            0,
+            "has lists in lists without end; it needs `channels:` and `dependencies:`",
         ) from None
     return root
 
@@ -224,11 +235,15 @@ def _without_other_platforms(path: Path, text: str) -> str:
 
 def _items(path: Path, node: yaml.Node | None, section: str) -> list[Any]:
     """The nodes of a list; none for an empty section."""
-    if node is None or (isinstance(node, yaml.ScalarNode) and node.value in ("", "null", "~")):
+    if node is None or (
+        isinstance(node, yaml.ScalarNode) and node.value in ("", "null", "~")
+    ):
         return []
     if not isinstance(node, yaml.SequenceNode):
         raise SpecificationError(
-            path, _line(node), f"`{section}:` has to be a list, one `- ` line for each entry"
+            path,
+            _line(node),
+            f"`{section}:` has to be a list, one `- ` line for each entry",
         )
     return list(node.value)
 
@@ -237,14 +252,18 @@ def _text(path: Path, node: yaml.Node) -> str:
     """The text of an entry without a comment that is quoted with it."""
     if not isinstance(node, yaml.ScalarNode):
         raise SpecificationError(
-            path, _line(node), "has to be one name with its version, such as numpy>=1.24"
+            path,
+            _line(node),
+            "has to be one name with its version, such as numpy>=1.24",
         )
     text: str = re.split(r"(?:^|\s)#", node.value)[0].strip()
     if not text:
         raise SpecificationError(path, _line(node), "is empty; remove this line")
     if node.tag != _STRING:  # a number, yes or no, null, a tag of some program
         raise SpecificationError(
-            path, _line(node), f"{text} is no name; write one with its version, such as numpy>=1.24"
+            path,
+            _line(node),
+            f"{text} is no name; write one with its version, such as numpy>=1.24",
         )
     return text
 
@@ -253,7 +272,9 @@ def _refuse_without_linux(path: Path, node: yaml.Node) -> None:
     platforms = [_text(path, item) for item in _items(path, node, "platforms")]
     if "linux-64" not in platforms:
         raise SpecificationError(
-            path, _line(node), "locks are for linux-64, which `platforms:` has not; add it"
+            path,
+            _line(node),
+            "locks are for linux-64, which `platforms:` has not; add it",
         )
 
 
@@ -263,7 +284,9 @@ def _read_channels(specification: Specification, node: yaml.Node | None) -> None
     for item in items:
         channel = _text(path, item)
         where = _line(item)
-        if channel.split("/")[0] in {*_ANACONDA, "pkgs"} or _ANACONDA_HOST.search(channel):
+        if channel.split("/")[0] in {*_ANACONDA, "pkgs"} or _ANACONDA_HOST.search(
+            channel
+        ):
             raise SpecificationError(
                 path,
                 where,
@@ -300,7 +323,9 @@ def _read_dependencies(specification: Specification, node: yaml.Node) -> None:
     for item in _items(path, node, "dependencies"):
         if isinstance(item, yaml.MappingNode):
             if not item.value:
-                raise SpecificationError(path, _line(item), "is empty; remove this line")
+                raise SpecificationError(
+                    path, _line(item), "is empty; remove this line"
+                )
             for key, value in item.value:
                 name = _key(path, key)
                 if name != "pip":
@@ -316,7 +341,9 @@ def _read_dependencies(specification: Specification, node: yaml.Node) -> None:
     for name in specification.conda:
         if pypi_name(name) in specification.pip:
             raise SpecificationError(
-                path, 0, f"asks for {name} from conda and from pip; remove one of the two lines"
+                path,
+                0,
+                f"asks for {name} from conda and from pip; remove one of the two lines",
             )
 
 
@@ -342,7 +369,9 @@ def _read_conda_spec(specification: Specification, node: yaml.Node) -> None:
         )
     if channel and channel not in {*known, *specification.channels}:
         raise SpecificationError(
-            path, _line(node), f"{text} is of the channel {channel}; add it to `channels:`"
+            path,
+            _line(node),
+            f"{text} is of the channel {channel}; add it to `channels:`",
         )
     if name.lower() in specification.conda:
         raise SpecificationError(
@@ -362,14 +391,20 @@ def _read_requirement(specification: Specification, node: yaml.Node) -> None:
     if behind:
         remedy = _PIP_OPTIONS.get(behind[1], _ANY_OPTION)
         raise SpecificationError(path, _line(node), f"{text}: {remedy}")
-    if re.match(r"(git|hg|svn|bzr)\+", text) or re.search(r"@\s*(git|hg|svn|bzr)\+", text):
+    if re.match(r"(git|hg|svn|bzr)\+", text) or re.search(
+        r"@\s*(git|hg|svn|bzr)\+", text
+    ):
         raise SpecificationError(
             path,
             _line(node),
             f"{text}: a repository has no hash that pip checks; name a release on PyPI, or remove "
             "the line and install it after the set-up",
         )
-    if "://" in text or re.match(r"[./~]", text) or text.endswith((".whl", ".tar.gz", ".zip")):
+    if (
+        "://" in text
+        or re.match(r"[./~]", text)
+        or text.endswith((".whl", ".tar.gz", ".zip"))
+    ):
         raise SpecificationError(
             path,
             _line(node),

@@ -63,7 +63,9 @@ class Table:
 
 def find_stale_tables(environments: list[Environment]) -> list[Path]:
     """The documents whose table is not that of the locks. Raises Stop."""
-    return [table.document for table in TABLES if table.read() != table.make(environments)]
+    return [
+        table.document for table in TABLES if table.read() != table.make(environments)
+    ]
 
 
 def write_tables(environments: list[Environment]) -> None:
@@ -74,7 +76,10 @@ def write_tables(environments: list[Environment]) -> None:
 
 def make_overview(environments: list[Environment]) -> str:
     """The README's table: a row an environment."""
-    lines = ["| | for | torch, CUDA | driver | known vulnerabilities |", "|---|---|---|---|---|"]
+    lines = [
+        "| | for | torch, CUDA | driver | known vulnerabilities |",
+        "|---|---|---|---|---|",
+    ]
     for environment in environments:
         cuda = environment.cuda("pip")
         cells = [
@@ -116,7 +121,9 @@ def _column(environment: Environment) -> dict[str, str]:
     """Title of a row -> the cell of an environment."""
     versions = {pin.name: pin.version for pin in environment.wheels("pip")}
     source = environment.flash_attn()
-    if source and "flash-attn-4" not in versions:  # beside it, built only where it is asked for
+    if (
+        source and "flash-attn-4" not in versions
+    ):  # beside it, built only where it is asked for
         versions[source.name] = source.version
     cells = {"CUDA": _cuda(environment), "python": environment.python}
     for name in PACKAGES:

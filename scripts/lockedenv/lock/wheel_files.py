@@ -24,8 +24,12 @@ from lockedenv.spec.wheel_record import record_digest
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-CHUNK = 1 << 16  # bytes asked for at least; the whole list of contents of most wheels fits
-MAX_TRANSFER = 1 << 26  # bytes that range requests for one wheel may bring; torch's take 4 MB
+CHUNK = (
+    1 << 16
+)  # bytes asked for at least; the whole list of contents of most wheels fits
+MAX_TRANSFER = (
+    1 << 26
+)  # bytes that range requests for one wheel may bring; torch's take 4 MB
 TIMEOUT = 60  # seconds without an answer
 PARALLEL = 8
 
@@ -97,7 +101,9 @@ class RemoteFile(io.RawIOBase):
         last = min(self._size, max(end, start + CHUNK)) - 1
         chunk, first = self._request(f"bytes={start}-{last}")
         if first != start or len(chunk) != last + 1 - start:
-            raise Stop(f"{self._wheel.filename}: the index answers another range than asked for")
+            raise Stop(
+                f"{self._wheel.filename}: the index answers another range than asked for"
+            )
         self._chunks[start] = chunk
         return chunk[: end - start]
 
@@ -136,7 +142,9 @@ def record_of_archive(archive: IO[bytes], filename: str) -> str:
                 if folder.endswith(".dist-info") and name == "RECORD":
                     records.append(entry)
             if len(records) != 1 or records[0].file_size > MAX_RECORD_BYTES:
-                raise Stop(f"{filename}: not a wheel: it has {len(records)} RECORD files")
+                raise Stop(
+                    f"{filename}: not a wheel: it has {len(records)} RECORD files"
+                )
             return contents.read(records[0]).decode()
     except (zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise Stop(f"{filename}: not a wheel: {error}") from None
@@ -153,12 +161,16 @@ def fetch_record(session: requests.Session, wheel: WheelFile) -> str:
         except NoRanges:
             return _record_of_whole_wheel(session, wheel)
     except (requests.RequestException, OSError, KeyError, ValueError) as error:
-        raise Stop(f"{wheel.filename}: its RECORD cannot be read from the index: {error}") from None
+        raise Stop(
+            f"{wheel.filename}: its RECORD cannot be read from the index: {error}"
+        ) from None
 
 
 def _record_of_local_wheel(wheel: WheelFile) -> str:
     """As fetch_record, where the index is a folder: by the wheel's hash."""
-    path = Path(unquote(wheel.url[len("file://") :] if "://" in wheel.url else wheel.url))
+    path = Path(
+        unquote(wheel.url[len("file://") :] if "://" in wheel.url else wheel.url)
+    )
     with path.open("rb") as archive:
         digest = hashlib.sha256()
         for part in iter(lambda: archive.read(CHUNK), b""):
@@ -171,7 +183,9 @@ def _record_of_local_wheel(wheel: WheelFile) -> str:
 def _record_of_whole_wheel(session: requests.Session, wheel: WheelFile) -> str:
     """As fetch_record, for an index without range requests: the whole wheel, by its hash."""
     if not wheel.size:
-        raise Stop(f"{wheel.filename}: the index has no range requests and does not say its size")
+        raise Stop(
+            f"{wheel.filename}: the index has no range requests and does not say its size"
+        )
     digest = hashlib.sha256()
     received = 0
     with tempfile.TemporaryFile() as archive:
@@ -184,14 +198,18 @@ def _record_of_whole_wheel(session: requests.Session, wheel: WheelFile) -> str:
                 digest.update(part)
                 archive.write(part)
         if received != wheel.size or digest.hexdigest() != wheel.sha256:
-            raise Stop(f"{wheel.filename}: the index sends a file that has not its hash")
+            raise Stop(
+                f"{wheel.filename}: the index sends a file that has not its hash"
+            )
         return record_of_archive(archive, wheel.filename)
 
 
 def fetch_record_digests(wheels: list[WheelFile]) -> dict[str, str]:
     """sha256 of each wheel -> the digest of its RECORD. Raises Stop for one that cannot be read."""
     session = requests.Session()
-    retry = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+    retry = Retry(
+        total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)
+    )
     adapter = HTTPAdapter(max_retries=retry, pool_maxsize=PARALLEL)
     session.mount("https://", adapter)
     session.mount("http://", adapter)

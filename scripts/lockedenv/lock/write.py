@@ -60,7 +60,9 @@ def requirements_text(
     """A lock of wheels: one line a package, by name; then the lines of `more`, and the count."""
     lines = []
     for package in sorted(packages, key=lambda package: package.name):
-        requirement = f"{package.name}=={package.version} --hash=sha256:{package.sha256}"
+        requirement = (
+            f"{package.name}=={package.version} --hash=sha256:{package.sha256}"
+        )
         lines.append(f"{requirement}{_size_and_record(package)}\n")
     first = ["-r requirements.txt\n"] if name == DEV else []
     body = "".join([*first, *lines, *more, f"# {len(lines)} packages\n"])

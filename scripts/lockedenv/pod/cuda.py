@@ -134,10 +134,14 @@ def judge_cuda(answer: CudaAnswer, gpus: Sequence[Gpu]) -> Finding:
     `gpus`: those that nvidia-smi shows.
     """
     if answer.error:
-        return failed([f"libcuda: {answer.error}"], f"nvidia-smi answers and CUDA does not: {BACK}")
+        return failed(
+            [f"libcuda: {answer.error}"],
+            f"nvidia-smi answers and CUDA does not: {BACK}",
+        )
     if answer.code:
         return failed(
-            [f"cuInit: {describe_error(answer.code)}"], f"no program can use CUDA here: {BACK}"
+            [f"cuInit: {describe_error(answer.code)}"],
+            f"no program can use CUDA here: {BACK}",
         )
     broken = []
     busy = []
@@ -156,13 +160,19 @@ def judge_cuda(answer: CudaAnswer, gpus: Sequence[Gpu]) -> Finding:
     has_mig = any(gpu.mig for gpu in gpus)
     if len(answer.gpus) < len(gpus) and not has_mig:
         return failed(
-            [f"CUDA sees {len(answer.gpus)} of the {len(gpus)} GPUs that nvidia-smi shows"], BACK
+            [
+                f"CUDA sees {len(answer.gpus)} of the {len(gpus)} GPUs that nvidia-smi shows"
+            ],
+            BACK,
         )
     if busy:
         return warned(
-            busy, f"if no program of yours does (nvidia-smi lists them), the GPU is shared: {BACK}"
+            busy,
+            f"if no program of yours does (nvidia-smi lists them), the GPU is shared: {BACK}",
         )
-    return passed(f"a context on each of {len(answer.gpus)} GPUs, and its memory is free")
+    return passed(
+        f"a context on each of {len(answer.gpus)} GPUs, and its memory is free"
+    )
 
 
 def judge_peers(answer: CudaAnswer) -> Finding:
@@ -170,12 +180,16 @@ def judge_peers(answer: CudaAnswer) -> Finding:
     if len(answer.gpus) < 2:
         return skipped("not two GPUs")
     if not answer.apart:
-        return passed(f"each of {len(answer.gpus)} GPUs reaches each other one's memory")
+        return passed(
+            f"each of {len(answer.gpus)} GPUs reaches each other one's memory"
+        )
     first, second = answer.apart[0]
     problem = f"GPU {first} does not reach GPU {second}'s memory"
     if len(answer.apart) > 1:
         problem += f" (and {len(answer.apart) - 1} more pairs)"
-    return warned([problem], "export NCCL_P2P_DISABLE=1, if NCCL hangs; it is slower so")
+    return warned(
+        [problem], "export NCCL_P2P_DISABLE=1, if NCCL hangs; it is slower so"
+    )
 
 
 if __name__ == "__main__":

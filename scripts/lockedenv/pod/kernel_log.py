@@ -133,7 +133,9 @@ def _judge_line(line: XidLine, recovered: bool) -> LogProblem | None:
     row = line.row
     where = f"Xid {line.code} of the GPU at {line.place}"
     if row is None:
-        return LogProblem(Severity.WATCH, f"{where}, which is not in the catalogue: {line.text}")
+        return LogProblem(
+            Severity.WATCH, f"{where}, which is not in the catalogue: {line.text}"
+        )
     text = f"{where}: {row.name} (fault of {row.fault.value}; {row.action.value})"
     if row.action is Action.IGNORE:
         return None
@@ -150,7 +152,9 @@ def _judge_line(line: XidLine, recovered: bool) -> LogProblem | None:
     return LogProblem(Severity.WATCH, text)
 
 
-def _judge_by_its_words(line: XidLine, where: str, recovered: bool) -> LogProblem | None:
+def _judge_by_its_words(
+    line: XidLine, where: str, recovered: bool
+) -> LogProblem | None:
     """An Xid whose line says how bad it is: 154 names a recovery, 144 to 150 are fatal or not."""
     if line.code == RECOVERY_CHANGED:
         if line.recovery == RECOVERED or recovered:

@@ -85,7 +85,9 @@ def judge_links(gpus: Sequence[Gpu], entries: Sequence[GpuLinks]) -> Finding:
     return passed(f"{each} NVLinks are active on each of {len(gpus)} GPUs")
 
 
-def _most_active_of_its_kind(gpu: Gpu, gpus: Sequence[Gpu], entries: Sequence[GpuLinks]) -> int:
+def _most_active_of_its_kind(
+    gpu: Gpu, gpus: Sequence[Gpu], entries: Sequence[GpuLinks]
+) -> int:
     most = 0
     for entry in entries:
         if entry.index < len(gpus) and gpus[entry.index].name == gpu.name:
@@ -99,7 +101,9 @@ def _find_problem(index: int, gpu: Gpu, entry: GpuLinks | None, most: int) -> st
         return f"GPU {index}: nvidia-smi says nothing of its NVLinks"
     on_a_board = ON_A_BOARD.search(gpu.name) is not None
     if entry.active < most:
-        how_many = "no NVLink is" if entry.active == 0 else f"{entry.active} NVLinks are"
+        how_many = (
+            "no NVLink is" if entry.active == 0 else f"{entry.active} NVLinks are"
+        )
         return f"GPU {index}: {how_many} active, {most} are on others of its kind"
     if on_a_board and entry.active == 0:
         return f"GPU {index}: no NVLink is active"

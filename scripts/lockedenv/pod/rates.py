@@ -43,7 +43,9 @@ TELLING = 1e6  # bytes, without which a transfer that was cut off says nothing o
 def measure_disk(place: Path) -> Finding:
     """How fast the disk of a place writes: one large file, to the disk itself, then small ones."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".maximalcai-", dir=existing_parent(place)) as tmp:
+        with tempfile.TemporaryDirectory(
+            prefix=".maximalcai-", dir=existing_parent(place)
+        ) as tmp:
             rate = _write_large(Path(tmp))
             files = _write_small(Path(tmp))
     except OSError as error:
@@ -123,7 +125,9 @@ def _run_streams(origin: Origin, seconds: float) -> list[_Stream]:
     count = max(1, min(STREAMS, origin.size // RANGE))
     starts = [number * origin.size // count for number in range(count)]
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(lambda start: _run_stream(origin.address, start, seconds), starts))
+        return list(
+            pool.map(lambda start: _run_stream(origin.address, start, seconds), starts)
+        )
 
 
 def _run_stream(address: str, start: int, seconds: float) -> _Stream:
@@ -139,7 +143,9 @@ def _run_stream(address: str, start: int, seconds: float) -> _Stream:
         return _Stream(0, ended, ended, problem)
     size, first_byte, total = [float(number) for number in out.split()]
     # curl counts from its own start.
-    return _Stream(size, ended - total + first_byte, ended, problem, status == TIMED_OUT)
+    return _Stream(
+        size, ended - total + first_byte, ended, problem, status == TIMED_OUT
+    )
 
 
 def _busy_seconds(streams: Sequence[_Stream]) -> float:
@@ -180,7 +186,9 @@ def measure_rates(
     findings += [replace(finding, check="pod-disk") for finding in disks]
     rates = [finding.measured.get("bytes_per_s", 0.0) for finding in servers]
     if rates and all(rates) and disks[0].measured:
-        seconds = unpacked / disks[0].measured["bytes_per_s"] + needed * UNPACK / cpu_limit()
+        seconds = (
+            unpacked / disks[0].measured["bytes_per_s"] + needed * UNPACK / cpu_limit()
+        )
         for origin, rate in zip(origins, rates):
             seconds += origin.needed / rate
         sizes = f"{size_text(needed)} to fetch, {size_text(unpacked)} to write"

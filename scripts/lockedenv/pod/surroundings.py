@@ -41,18 +41,24 @@ def judge_host(gpus: Sequence[Gpu], shm: int, root: Path = Path("/")) -> Finding
     gpu_memory = sum(gpu.memory for gpu in gpus)
     wants = []
     if shm < SHM:
-        remedy = "use DataLoader(num_workers=0), or a pod with --shm-size: workers die here"
+        remedy = (
+            "use DataLoader(num_workers=0), or a pod with --shm-size: workers die here"
+        )
         wants.append(Want(f"/dev/shm has {size_text(shm)}", remedy))
     if gpus and cpus < CPUS * len(gpus):
         remedy = f"loading data will be slow: {CPUS} for each GPU are usual"
         wants.append(Want(f"{cpus:g} CPUs for {len(gpus)} GPUs", remedy))
     if gpus and memory < MEMORY * gpu_memory:
-        problem = f"{size_text(memory)} of memory for {size_text(gpu_memory)} of GPU memory"
+        problem = (
+            f"{size_text(memory)} of memory for {size_text(gpu_memory)} of GPU memory"
+        )
         wants.append(Want(problem, "load checkpoints with low_cpu_mem_usage=True"))
     if wants:
         remedy = "; ".join(want.remedy for want in wants)
         return warned([want.problem for want in wants], remedy)
-    return passed(f"{cpus:g} CPUs, {size_text(memory)} of memory, {size_text(shm)} of /dev/shm")
+    return passed(
+        f"{cpus:g} CPUs, {size_text(memory)} of memory, {size_text(shm)} of /dev/shm"
+    )
 
 
 def judge_power(rows: Sequence[Mapping[str, str]]) -> Finding:
@@ -69,7 +75,8 @@ def judge_power(rows: Sequence[Mapping[str, str]]) -> Finding:
             low.append(f"GPU {index}: limited to {now:.0f} W of {usual:.0f} W")
     if low:
         return warned(
-            low, f"slower under load than others of its kind; if you pay for a whole one, {BACK}"
+            low,
+            f"slower under load than others of its kind; if you pay for a whole one, {BACK}",
         )
     if not known:
         return skipped("nvidia-smi does not tell the power limits")

@@ -10,13 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lockedenv.host import nvidia_smi
-from lockedenv.host.finding import Finding, Verdict, failed, passed, select, skipped, warned
+from lockedenv.host.finding import (
+    Finding,
+    Verdict,
+    failed,
+    passed,
+    select,
+    skipped,
+    warned,
+)
 from lockedenv.host.gpu_state import judge_state, read_state
 from lockedenv.host.gpus import Gpu, read_gpu_facts
 from lockedenv.pod.cuda import ask_cuda, judge_cuda, judge_peers
 from lockedenv.pod.kernel_log import check_kernel_log
 from lockedenv.pod.links import judge_links, read_links
-from lockedenv.pod.surroundings import POWER_FIELDS, judge_host, judge_power, measure_shm
+from lockedenv.pod.surroundings import (
+    POWER_FIELDS,
+    judge_host,
+    judge_power,
+    measure_shm,
+)
 from lockedenv.pod.words import BACK
 
 
@@ -60,7 +73,9 @@ def _judge_gpus(gpus: Sequence[Gpu], warnings: Sequence[str]) -> Finding:
     text = f"{len(gpus)} x {gpus[0].name}, driver {gpus[0].driver}"
     if warnings:
         problems = [f"{text}; nvidia-smi warns: {warnings[0]}", *warnings[1:]]
-        return warned(problems, "the GPU works; if it fails later, tell the provider of this")
+        return warned(
+            problems, "the GPU works; if it fails later, tell the provider of this"
+        )
     return passed(text)
 
 
@@ -75,7 +90,9 @@ def conclude(findings: Sequence[Finding]) -> Conclusion:
     if bad:
         return Conclusion(Verdict.FAIL, f"give this pod back: {_list_checks(bad)}")
     if odd:
-        return Conclusion(Verdict.WARN, f"usable, with what is said of {_list_checks(odd)}")
+        return Conclusion(
+            Verdict.WARN, f"usable, with what is said of {_list_checks(odd)}"
+        )
     return Conclusion(Verdict.PASS, "no problems found")
 
 

@@ -54,7 +54,9 @@ def write_activate(prefix: Prefix, backend: str) -> list[str]:
     write_atomically(prefix.path / "activate", activate_text(prefix, backend))
     # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way in.
     if backend == "pip":
-        text = f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.name / 'activate'))}\n"
+        text = (
+            f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.name / 'activate'))}\n"
+        )
         write_atomically(prefix.path / "bin/activate", text)
         return ["activate", "bin/activate"]
     return ["activate"]

@@ -57,7 +57,9 @@ class Interpreter:
 
 def read_interpreter(python: Path) -> Interpreter:
     """The interpreter that a program such as PREFIX/bin/python runs. Raises Stop if it does not start."""
-    status, answer, why = ask([python, "-I", "-S", QUESTION], env=clean(dict(os.environ)))
+    status, answer, why = ask(
+        [python, "-I", "-S", QUESTION], env=clean(dict(os.environ))
+    )
     try:
         found = json.loads(answer)
         folders = sorted({os.path.realpath(folder) for folder in found["folders"]})
@@ -89,7 +91,11 @@ def library_files(folder: Path) -> list[Path]:
     """The files of a standard library that a program may import."""
     found = []
     for place, folders, files in os.walk(folder):
-        kept = [name for name in folders if name not in LEFT_OUT and not name.startswith("config-")]
+        kept = [
+            name
+            for name in folders
+            if name not in LEFT_OUT and not name.startswith("config-")
+        ]
         folders[:] = kept
         found += [Path(place, name) for name in files]
     return found

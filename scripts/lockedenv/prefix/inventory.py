@@ -195,7 +195,9 @@ def locked_packages(environment: Environment, backend: str) -> list[Package]:
     packages = []
     if backend == "conda":
         for archive in environment.conda():
-            packages.append(Package(archive.name, archive.version, archive.sha256, Layer.CONDA))
+            packages.append(
+                Package(archive.name, archive.version, archive.sha256, Layer.CONDA)
+            )
     for wheel in environment.wheels(backend):
         packages.append(Package(wheel.name, wheel.version, wheel.sha256, Layer.PIP))
     return packages
@@ -224,7 +226,11 @@ def take_inventory(
     for entry in _wheel_entries(installed, locked):
         found[entry.path] = entry
     kept = _kept_entries(earlier, locked, found, set(written))
-    taken = [_with_status(prefix, entry) for entry in found.values() if entry.path not in kept]
+    taken = [
+        _with_status(prefix, entry)
+        for entry in found.values()
+        if entry.path not in kept
+    ]
     entries = [*_with_hashes(prefix, taken), *kept.values()]
     entries += _folders(entries)
     interpreter = None
@@ -270,14 +276,19 @@ def _venv_paths(installed: Installed) -> Iterator[str]:
     if installed.backend == "conda":
         return
     for site in sorted(prefix.glob("lib/python3.*/site-packages")):
-        names = {"python": site.parent.name, "site": site.relative_to(prefix).as_posix()}
+        names = {
+            "python": site.parent.name,
+            "site": site.relative_to(prefix).as_posix(),
+        }
         for template in VENV:
             path = template.format(**names)
             if os.path.lexists(prefix / path):
                 yield path
 
 
-def _conda_entries(installed: Installed, locked: tuple[Package, ...]) -> Iterator[Entry]:
+def _conda_entries(
+    installed: Installed, locked: tuple[Package, ...]
+) -> Iterator[Entry]:
     names = {package.name for package in locked if package.layer is Layer.CONDA}
     for record in installed.conda:
         if record.name not in names:
@@ -289,10 +300,16 @@ def _conda_entries(installed: Installed, locked: tuple[Package, ...]) -> Iterato
                 yield Entry(path, Kind.FILE, sha256=sha256, package=record.name)
 
 
-def _wheel_entries(installed: Installed, locked: tuple[Package, ...]) -> Iterator[Entry]:
+def _wheel_entries(
+    installed: Installed, locked: tuple[Package, ...]
+) -> Iterator[Entry]:
     names = {package.name for package in locked if package.layer is Layer.PIP}
     for dist in installed.dists:
-        if dist.name in names and dist.manager == "pip" and installed.prefix in dist.path.parents:
+        if (
+            dist.name in names
+            and dist.manager == "pip"
+            and installed.prefix in dist.path.parents
+        ):
             yield from record_entries(installed.prefix, dist)
 
 
@@ -314,7 +331,9 @@ def record_entries(prefix: Path, dist: Dist) -> Iterator[Entry]:
                 continue
         if path.endswith(".pyc") and is_bytecode(path):
             continue
-        yield Entry(path, Kind.FILE, size=row.size, sha256=row.sha256, package=dist.name)
+        yield Entry(
+            path, Kind.FILE, size=row.size, sha256=row.sha256, package=dist.name
+        )
 
 
 def is_inside(path: str) -> bool:
@@ -374,7 +393,9 @@ def write_inventory(prefix: Path, inventory: Inventory) -> None:
     packages = []
     for number, package in enumerate(inventory.packages):
         numbers.setdefault(package.name, number)
-        packages.append([package.name, package.version, package.sha256, package.layer.value])
+        packages.append(
+            [package.name, package.version, package.sha256, package.layer.value]
+        )
     rows = []
     for entry in inventory.entries:
         row = [
@@ -432,7 +453,9 @@ def _parse(document: Any) -> Inventory:
     names.append("")  # -1: of no package
     kinds = {kind.value: kind for kind in Kind}
     entries = []
-    for path, kind, size, mtime_ns, executable, sha256, target, number in document["entries"]:
+    for path, kind, size, mtime_ns, executable, sha256, target, number in document[
+        "entries"
+    ]:
         texts = type(path) is type(sha256) is type(target) is str
         numbers = type(size) is type(mtime_ns) is int
         if not texts or not numbers:
@@ -441,7 +464,14 @@ def _parse(document: Any) -> Inventory:
             raise ValueError(f"the path {path[:80]!r} leads out of the prefix")
         entries.append(
             Entry(
-                path, kinds[kind], size, mtime_ns, bool(executable), sha256, target, names[number]
+                path,
+                kinds[kind],
+                size,
+                mtime_ns,
+                bool(executable),
+                sha256,
+                target,
+                names[number],
             )
         )
     interpreter = document["interpreter"]
@@ -485,7 +515,9 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
     for entry in to_read:
         sha256 = found[prefix / entry.path]
         if not sha256:
-            differences.append(Difference(entry.path, Problem.UNREADABLE, entry.package))
+            differences.append(
+                Difference(entry.path, Problem.UNREADABLE, entry.package)
+            )
         elif sha256 != entry.sha256:
             differences.append(Difference(entry.path, Problem.CONTENT, entry.package))
     return differences
@@ -503,7 +535,9 @@ def keeps_content(prefix: Path, entry: Entry) -> bool:
     return False
 
 
-def times_changed_wholesale(inventory: Inventory, differences: Iterable[Difference]) -> bool:
+def times_changed_wholesale(
+    inventory: Inventory, differences: Iterable[Difference]
+) -> bool:
     """Whether most files have another modification time, as after a copy or in the layer of an image."""
     problems = Counter(difference.problem for difference in differences)
     if not problems[Problem.TIME]:
@@ -604,7 +638,9 @@ def earlier_inventory(prefix: Path) -> Inventory | None:
         entries.append(entry)
     for path, target in note.links.items():
         entries.append(Entry(path, Kind.LINK, target=target))
-    inside = tuple(entry for entry in entries if is_inside(entry.path) and entry.path not in NOTES)
+    inside = tuple(
+        entry for entry in entries if is_inside(entry.path) and entry.path not in NOTES
+    )
     return Inventory((), inside)
 
 
@@ -615,7 +651,9 @@ def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
         if entry.package and entry.path.startswith("conda-meta/"):
             if file_sha256(prefix / entry.path) != entry.sha256:
                 reinstalled.add(entry.package)
-    packages = [package for package in inventory.packages if package.name not in reinstalled]
+    packages = [
+        package for package in inventory.packages if package.name not in reinstalled
+    ]
     return replace(inventory, packages=tuple(packages))
 
 
@@ -628,11 +666,15 @@ def complete_inventory(
     """
     inventory = inventory_or_none(prefix)
     if inventory is None:
-        write_inventory(prefix, take_inventory(prefix, locked, earlier=earlier_inventory(prefix)))
+        write_inventory(
+            prefix, take_inventory(prefix, locked, earlier=earlier_inventory(prefix))
+        )
         return
     changed = [Entry(path, Kind.FILE) for path in written]
     if changed:
-        write_inventory(prefix, _renewed(inventory, prefix, inventory.packages, changed))
+        write_inventory(
+            prefix, _renewed(inventory, prefix, inventory.packages, changed)
+        )
 
 
 def with_package(inventory: Inventory, package: Package, prefix: Path) -> Inventory:
@@ -648,11 +690,16 @@ def with_package(inventory: Inventory, package: Package, prefix: Path) -> Invent
         if path.endswith(package.name) and os.path.lexists(prefix / path):
             changed.append(Entry(path, Kind.FILE))
     others = [entry for entry in inventory.entries if entry.package != package.name]
-    return _renewed(replace(inventory, entries=tuple(others)), prefix, packages, changed)
+    return _renewed(
+        replace(inventory, entries=tuple(others)), prefix, packages, changed
+    )
 
 
 def _renewed(
-    inventory: Inventory, prefix: Path, packages: Iterable[Package], changed: Iterable[Entry]
+    inventory: Inventory,
+    prefix: Path,
+    packages: Iterable[Package],
+    changed: Iterable[Entry],
 ) -> Inventory:
     """The inventory with some entries taken anew, as they lie there now."""
     found: dict[str, Entry] = {}

@@ -49,7 +49,9 @@ def find_clone(prefix: str) -> str:
 
 def main() -> None:
     if sys.version_info < (3, 9):
-        sys.exit("maximalcai: needs Python 3.9 or newer to start; enter the environment first")
+        sys.exit(
+            "maximalcai: needs Python 3.9 or newer to start; enter the environment first"
+        )
     # As people name it: through the link, not the folder that it leads to.
     prefix = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     program = os.path.join(find_clone(prefix), PROGRAM)

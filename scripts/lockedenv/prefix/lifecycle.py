@@ -24,7 +24,15 @@ from typing import Any, Callable, Iterator, Sequence
 from lockedenv.errors import Stop
 from lockedenv.host.locking import holding
 from lockedenv.host.orphans import end_orphans
-from lockedenv.prefix.mark import Level, MadeBy, Mark, State, Verdict, read_mark, write_mark
+from lockedenv.prefix.mark import (
+    Level,
+    MadeBy,
+    Mark,
+    State,
+    Verdict,
+    read_mark,
+    write_mark,
+)
 from lockedenv.prefix.place import (
     ID,
     LOCK,
@@ -72,7 +80,9 @@ def read_status(prefix: Prefix, digest: str = "") -> Status:
     """What lies at a prefix. `digest`: of the locks that it should be made from; empty: they count as unchanged."""
     folder = prefix.path
     if not folder.is_dir() or not any(folder.iterdir()):
-        unfinished = [mark for _, mark in prefix.environments() if mark.state is State.MAKING]
+        unfinished = [
+            mark for _, mark in prefix.environments() if mark.state is State.MAKING
+        ]
         return Status.MAKING if unfinished else Status.ABSENT
     mark = mark_or_none(folder)
     if mark is None or mark.made_by is not MadeBy.SETUP:
@@ -91,7 +101,11 @@ def read_status(prefix: Prefix, digest: str = "") -> Status:
 def find_move(prefix: Prefix) -> str:
     """The PREFIX that an environment was made at, if that is another one: its scripts name it. Empty if not."""
     mark = read_mark(prefix.path)
-    if mark is None or not mark.path or mark.path in (str(prefix.path), str(prefix.name)):
+    if (
+        mark is None
+        or not mark.path
+        or mark.path in (str(prefix.path), str(prefix.name))
+    ):
         return ""
     try:
         if os.path.samefile(mark.path, prefix.path):
@@ -186,7 +200,9 @@ def _drop_unused_links(prefix: Prefix) -> None:
     if not prefix.container.is_dir():
         return
     for path in prefix.container.iterdir():
-        ours = re.fullmatch(rf"\.{re.escape(prefix.name.name)}\.[0-9a-f]{{16}}", path.name)
+        ours = re.fullmatch(
+            rf"\.{re.escape(prefix.name.name)}\.[0-9a-f]{{16}}", path.name
+        )
         if ours and path.is_symlink():
             path.unlink()
 
@@ -248,7 +264,9 @@ def refuse_mounted(prefix: Prefix) -> None:
 
 
 @contextlib.contextmanager
-def make_successor(prefix: Prefix, backend: str, environment: str, say: Say) -> Iterator[Prefix]:
+def make_successor(
+    prefix: Prefix, backend: str, environment: str, say: Say
+) -> Iterator[Prefix]:
     """The block makes a new environment in the folder that it is given, in which the mark lies.
 
     `environment`: its name as --environment takes it. Whatever ends the block before `finish_installation` ends
@@ -261,10 +279,14 @@ def make_successor(prefix: Prefix, backend: str, environment: str, say: Say) -> 
             f"{used} was not made by this set-up, or is a copy of what it made; move it away, or choose another --prefix"
         )
     for folder, mark in prefix.environments():
-        if mark.state is not State.INSTALLED or (folder != used and _is_newer(mark, used)):
+        if mark.state is not State.INSTALLED or (
+            folder != used and _is_newer(mark, used)
+        ):
             _tell(remove_environment(prefix, folder), say)
     if used == prefix.name and _state_of(used) is not State.INSTALLED:
-        _tell(remove_environment(prefix, used), say)  # what a killed run of version 2.0 has left
+        _tell(
+            remove_environment(prefix, used), say
+        )  # what a killed run of version 2.0 has left
     new = Prefix(prefix.name, prefix.name).successor()
     _make_folder(new, backend, environment)
     try:
@@ -313,7 +335,12 @@ def _make_folder(new: Prefix, backend: str, environment: str) -> None:
 def finish_installation(prefix: Prefix, environment: str, locks: str) -> None:
     """Notes that all that is locked was installed. On a first installation PREFIX leads to it from now on."""
     change_mark(
-        prefix, state=State.INSTALLED, environment=environment, locks=locks, verdicts={}, lacking=()
+        prefix,
+        state=State.INSTALLED,
+        environment=environment,
+        locks=locks,
+        verdicts={},
+        lacking=(),
     )
     if prefix.link and prefix.used() is None:
         point(prefix, prefix.path)
@@ -336,7 +363,9 @@ def settle(prefix: Prefix, passed: bool, complete: bool, say: Say) -> Prefix:
             give_up(prefix, prefix.path, say)
             return Prefix(used, None if used == prefix.name else prefix.name)
         exchange(prefix, say)
-    predecessors = [folder for folder, _ in prefix.environments() if folder != prefix.path]
+    predecessors = [
+        folder for folder, _ in prefix.environments() if folder != prefix.path
+    ]
     if not predecessors:
         return prefix
     if passed and complete:
@@ -464,7 +493,9 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
     """Raises Stop for a place where no environment can work."""
     name = prefix.name
     refuse_long_name(name)
-    bad = sorted({c for c in str(name) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()})
+    bad = sorted(
+        {c for c in str(name) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()}
+    )
     if bad:
         raise Stop(
             f"{name}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
@@ -476,7 +507,9 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
             f"--prefix {name / 'maximalcai'}"
         )
     container = prefix.container
-    if os.path.lexists(container) and (container.is_symlink() or not container.is_dir()):
+    if os.path.lexists(container) and (
+        container.is_symlink() or not container.is_dir()
+    ):
         raise Stop(
             f"{container} is not a folder, and the environments would lie in it; move it away, or "
             "choose another --prefix"

@@ -24,9 +24,7 @@ ID = re.compile("[0-9a-f]{8}")  # the name of an environment in PREFIX.d
 LONGER_BY = len(".d/") + 2 * ID_BYTES
 NAME_MAX = 255  # linux/limits.h
 LOCK = "maximalcai-lock"  # beside PREFIX
-LONGEST_BESIDE = (
-    ".maximalcai-extras-20260101-000000.txt"  # what the longest name beside PREFIX ends in
-)
+LONGEST_BESIDE = ".maximalcai-extras-20260101-000000.txt"  # what the longest name beside PREFIX ends in
 LINKS = 40  # as many as Linux follows
 
 
@@ -130,7 +128,9 @@ def linked_environment(name: Path) -> Path | None:
         return None
     target = name.parent / os.readlink(name)
     target = target.parent.resolve() / target.name
-    if target.parent != name.with_name(f"{name.name}.d") or not ID.fullmatch(target.name):
+    if target.parent != name.with_name(f"{name.name}.d") or not ID.fullmatch(
+        target.name
+    ):
         return None
     return target
 

@@ -20,7 +20,9 @@ from lockedenv.host.files import LARGEST_JSON, FileRefused, read_regular
 from lockedenv.prefix.place import find_backend
 from lockedenv.spec.locks import canonical
 
-CONSTRAINTS = "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
+CONSTRAINTS = (
+    "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
+)
 COMMAND = "bin/maximalcai"  # prefix/launcher.py, copied there
 RECORD_LIMIT = 16_000_000  # bytes; torch's RECORD has 1,400,000
 BLOCK = 1 << 20  # bytes that are hashed at once
@@ -162,7 +164,9 @@ def read_prefix(prefix: Path) -> Installed:
 # conda's records
 
 
-def _read_conda_records(prefix: Path, problems: list[BrokenRecord]) -> list[CondaRecord]:
+def _read_conda_records(
+    prefix: Path, problems: list[BrokenRecord]
+) -> list[CondaRecord]:
     site = "site-packages"
     for folder in _own_sites(prefix)[:1]:
         site = folder.relative_to(prefix).as_posix()
@@ -172,8 +176,17 @@ def _read_conda_records(prefix: Path, problems: list[BrokenRecord]) -> list[Cond
             document = json.loads(read_regular(path, LARGEST_JSON))
             records.append(_parse_conda_record(document, site, file_sha256(path)))
         except FileRefused as error:
-            problems.append(BrokenRecord("conda", path, f"is not a conda record ({error})"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            problems.append(
+                BrokenRecord("conda", path, f"is not a conda record ({error})")
+            )
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             problem = f"is not a conda record ({type(error).__name__}: {error})"
             problems.append(BrokenRecord("conda", path, problem))
     return records
@@ -200,7 +213,10 @@ def _parse_conda_record(document: Any, site: str, sha256_here: str) -> CondaReco
 
 def _installed_path(path: str, site: str) -> str:
     """Where a file lies in the prefix: a noarch package may be recorded as it was packed."""
-    for packed, installed in (("site-packages/", f"{site}/"), ("python-scripts/", "bin/")):
+    for packed, installed in (
+        ("site-packages/", f"{site}/"),
+        ("python-scripts/", "bin/"),
+    ):
         if path.startswith(packed):
             return installed + path[len(packed) :]
     return path
@@ -229,7 +245,10 @@ def _read_dists(
 
 
 def _read_dist(
-    prefix: Path, path: Path, owned: Mapping[str, Mapping[str, str]], problems: list[BrokenRecord]
+    prefix: Path,
+    path: Path,
+    owned: Mapping[str, Mapping[str, str]],
+    problems: list[BrokenRecord],
 ) -> Dist:
     name = info_name(path.name)
     version = "unknown"

@@ -129,7 +129,9 @@ def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
     target = kept_folder(prefix)
     moved: list[str] = []
     try:
-        if os.path.lexists(folder / INVENTORY) and INVENTORY not in _notes(folder, mark):
+        if os.path.lexists(folder / INVENTORY) and INVENTORY not in _notes(
+            folder, mark
+        ):
             _move(folder, [INVENTORY], target, moved)  # one is written in its place
         inventory = _complete_inventory(folder, mark)
         unfinished = _is_unfinished(mark)
@@ -163,7 +165,9 @@ def _is_unfinished(mark: Mark) -> bool:
 
 def _mark_as_removing(folder: Path, mark: Mark) -> None:
     unfinished = _is_unfinished(mark)
-    removing = replace(mark, state=State.REMOVING, other={**mark.other, "unfinished": unfinished})
+    removing = replace(
+        mark, state=State.REMOVING, other={**mark.other, "unfinished": unfinished}
+    )
     try:
         write_mark(folder, removing)
     except OSError as error:
@@ -179,7 +183,9 @@ def refuse_removal(prefix: Prefix, folder: Path) -> None:
     """Raises RemovalRefused for a folder that may not be removed."""
     mark = read_mark(folder)
     if mark is None or mark.made_by is not MadeBy.SETUP:
-        raise RemovalRefused(f"{folder} was not made by this set-up; it is left as it is")
+        raise RemovalRefused(
+            f"{folder} was not made by this set-up; it is left as it is"
+        )
     if not prefix.owns(folder, mark):
         raise RemovalRefused(
             f"{folder} is a copy of the environment made at {mark.path}; it is left as it is. "
@@ -200,7 +206,9 @@ def refuse_mounts(prefix: Prefix, folder: Path) -> None:
 def mounts_in(folder: Path) -> list[str]:
     """What is mounted at a folder or below it."""
     try:
-        text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        text = Path("/proc/self/mountinfo").read_text(
+            encoding="utf-8", errors="replace"
+        )
     except OSError:
         return []
     real = os.path.realpath(folder)
@@ -258,7 +266,11 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
     paths = []
     for entry in edited:
         below = any(entry.path.startswith(f"{link}/") for link in links)
-        if entry.package in wanted and not below and not entry.path.endswith(".dist-info/RECORD"):
+        if (
+            entry.package in wanted
+            and not below
+            and not entry.path.endswith(".dist-info/RECORD")
+        ):
             paths.append(entry.path)
     for path in sorted(unproven.difference(paths)):
         if not any(path.startswith(f"{link}/") for link in links):
@@ -318,7 +330,10 @@ def _complete_inventory(folder: Path, mark: Mark) -> Inventory:
 def _attributed(folder: Path) -> Inventory:
     """An inventory of a folder without one, as far as records tell; without what was edited."""
     taken = take_inventory(
-        folder, _packages(folder), with_interpreter=False, earlier=earlier_inventory(folder)
+        folder,
+        _packages(folder),
+        with_interpreter=False,
+        earlier=earlier_inventory(folder),
     )
     edited = {entry.path for entry in _edited_entries(folder, taken)}
     edited.update(_edited_texts(folder))
@@ -332,7 +347,9 @@ def _packages(folder: Path) -> list[Package]:
     installed = read_prefix(folder)
     packages = []
     for record in installed.conda:
-        packages.append(Package(record.name, record.version, record.sha256, Layer.CONDA))
+        packages.append(
+            Package(record.name, record.version, record.sha256, Layer.CONDA)
+        )
     for dist in installed.dists:
         packages.append(Package(dist.name, dist.version, "", Layer.PIP))
     return packages
@@ -344,7 +361,10 @@ def _edited_texts(folder: Path) -> list[str]:
     if mark is None:
         return []
     prefix = place_of(folder)
-    texts = {"activate": activate_text(prefix, mark.backend), "pip.conf": guard_text(prefix)}
+    texts = {
+        "activate": activate_text(prefix, mark.backend),
+        "pip.conf": guard_text(prefix),
+    }
     edited = []
     for path, text in texts.items():
         has = file_sha256(folder / path)
@@ -375,10 +395,16 @@ def _unproven(folder: Path, names: set[str]) -> set[str]:
         if record.name not in names:
             continue
         for path, sha256 in record.hashes.items():
-            if not _is_proven(folder, path, sha256) and not _is_made_by_conda(folder, path):
+            if not _is_proven(folder, path, sha256) and not _is_made_by_conda(
+                folder, path
+            ):
                 found.add(path)
     for dist in installed.dists:
-        if dist.name not in names or dist.manager != "pip" or folder not in dist.path.parents:
+        if (
+            dist.name not in names
+            or dist.manager != "pip"
+            or folder not in dist.path.parents
+        ):
             continue
         info = dist.path.relative_to(folder).as_posix()
         for entry in record_entries(folder, dist):
@@ -400,7 +426,9 @@ def _is_made_by_conda(folder: Path, path: str) -> bool:
     """Whether a path without a hash is a link within the environment, or the program of an entry point."""
     place = folder / path
     if place.is_symlink():
-        target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(place)))
+        target = os.path.normpath(
+            os.path.join(os.path.dirname(path), os.readlink(place))
+        )
         return is_inside(target)
     try:
         return ENTRY_POINT.fullmatch(read_regular(place, PROGRAM_LIMIT)) is not None
@@ -427,7 +455,9 @@ def _edited_since(folder: Path, inventory: Inventory) -> set[str]:
 
 def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents:
     """What lies in an environment, by whose it is."""
-    listed = {entry.path for entry in inventory.entries if entry.kind is not Kind.FOLDER}
+    listed = {
+        entry.path for entry in inventory.entries if entry.kind is not Kind.FOLDER
+    }
     listed -= _edited_since(folder, inventory)
     listed |= _notes(folder, mark_or_none(folder))
     locked = {package.name for package in inventory.packages}
@@ -477,7 +507,10 @@ def _is_note(folder: Path, name: str, mark: Mark | None) -> bool:
         return CACHE_TAG.fullmatch(read_regular(path, TAG_LIMIT)) is not None
     if name == HISTORY:
         is_conda = find_backend(folder) == "conda"
-        return is_conda and CONDA_HISTORY.fullmatch(read_regular(path, HISTORY_LIMIT)) is not None
+        return (
+            is_conda
+            and CONDA_HISTORY.fullmatch(read_regular(path, HISTORY_LIMIT)) is not None
+        )
     return False
 
 
@@ -669,9 +702,9 @@ def _records_last(paths: Iterable[str]) -> Iterator[str]:
     """The paths, with the records of packages at the end: they say whose the other files are."""
     records = []
     for path in paths:
-        if path.endswith((".dist-info/RECORD", ".dist-info/METADATA")) or path.startswith(
-            "conda-meta/"
-        ):
+        if path.endswith(
+            (".dist-info/RECORD", ".dist-info/METADATA")
+        ) or path.startswith("conda-meta/"):
             records.append(path)
         else:
             yield path

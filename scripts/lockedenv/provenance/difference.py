@@ -105,7 +105,9 @@ def facts_of(manifest: Manifest) -> dict[Group, dict[str, str]]:
         Group.DRIVER: drivers,
         Group.VARIABLES: dict(manifest.variables),
         Group.MACHINE: {name: str(value) for name, value in manifest.machine.items()},
-        Group.LOCKS: {name: str(value)[:SHORT] for name, value in manifest.locks.items()},
+        Group.LOCKS: {
+            name: str(value)[:SHORT] for name, value in manifest.locks.items()
+        },
     }
 
 
@@ -117,11 +119,15 @@ def describe_package(package: InstalledPackage) -> str:
     return " ".join(word for word in words if word)
 
 
-def describe_comparison(first: Manifest, second: Manifest, names: tuple[str, str]) -> list[str]:
+def describe_comparison(
+    first: Manifest, second: Manifest, names: tuple[str, str]
+) -> list[str]:
     """Lines for people: the verdict, then what differs by group."""
     verdict = judge(first, second)
     fingerprints = f"{first.fingerprint[:SHORT]}, {second.fingerprint[:SHORT]}"
-    lines = [f"{names[0]} and {names[1]}: {verdict.value} (fingerprints {fingerprints})"]
+    lines = [
+        f"{names[0]} and {names[1]}: {verdict.value} (fingerprints {fingerprints})"
+    ]
     for name, manifest in zip(names, (first, second)):
         if manifest.lacks_python:
             lines.append(

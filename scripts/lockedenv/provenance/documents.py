@@ -68,7 +68,11 @@ def read_document(path: Path) -> "Fields":
 
 
 def parse_document(
-    path: str, kind: str, option: str, fields: "Fields", parse: Callable[["Fields"], Parsed]
+    path: str,
+    kind: str,
+    option: str,
+    fields: "Fields",
+    parse: Callable[["Fields"], Parsed],
 ) -> Parsed:
     """What `parse` makes of a document. `kind` and `option`: for the message of DocumentError."""
     try:
@@ -196,7 +200,9 @@ def _read_bounded(path: Path) -> bytes:
     """The bytes of a regular file or a pipe. Raises OSError, and _Refused, which says why."""
     if str(path) == STANDARD_INPUT:
         return _read_descriptor(0)
-    _refuse_device(os.stat(path).st_mode)  # before it is opened: to open some devices is to act
+    _refuse_device(
+        os.stat(path).st_mode
+    )  # before it is opened: to open some devices is to act
     # O_NONBLOCK: opening a pipe without a writer would wait for one.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:

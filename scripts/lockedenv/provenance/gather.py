@@ -99,7 +99,10 @@ def make_manifest(
         commit=asked_commit.result(),
         modified=asked_status.result(),
         environment=wanted.name,
-        locks={name: file_sha256(wanted.folder / name) or None for name in environment.LOCKED},
+        locks={
+            name: file_sha256(wanted.folder / name) or None
+            for name in environment.LOCKED
+        },
         backend=installed.backend,
         prefix=str(installed.prefix),
         interpreter=interpreter,
@@ -108,7 +111,9 @@ def make_manifest(
         gpus=tuple(gpus),
         cuda=asked_torch.result(),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
-        vulnerabilities=tuple(asdict(vulnerability) for vulnerability in vulnerabilities),
+        vulnerabilities=tuple(
+            asdict(vulnerability) for vulnerability in vulnerabilities
+        ),
         results=tuple(results),
         pod=read_pod_findings(installed.prefix),
     )

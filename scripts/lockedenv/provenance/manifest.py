@@ -19,7 +19,11 @@ from lockedenv.provenance.documents import (
     parse_document,
     read_document,
 )
-from lockedenv.provenance.packages import InstalledPackage, fingerprint_of, parse_package
+from lockedenv.provenance.packages import (
+    InstalledPackage,
+    fingerprint_of,
+    parse_package,
+)
 
 SCHEMA_VERSION = 2
 WITHOUT_PYTHON = 1  # the schema version whose fingerprint is over the packages alone
@@ -108,7 +112,11 @@ def read_manifest(path: Path) -> Manifest:
 def manifest_from(name: str, fields: Fields) -> Manifest:
     """A manifest from the JSON of a document of this name. Raises DocumentError."""
     return parse_document(
-        name, "session manifest", "--manifest", fields, lambda f: _parse_manifest(name, f)
+        name,
+        "session manifest",
+        "--manifest",
+        fields,
+        lambda f: _parse_manifest(name, f),
     )
 
 
@@ -135,7 +143,9 @@ def _parse_manifest(name: str, fields: Fields) -> Manifest:
         backend=backend,
         prefix=fields.text("prefix"),
         interpreter=interpreter,
-        packages=tuple(parse_package(package) for package in fields.objects("packages")),
+        packages=tuple(
+            parse_package(package) for package in fields.objects("packages")
+        ),
         machine=fields.shown("machine"),
         gpus=tuple(_parse_gpu(gpu) for gpu in fields.objects("gpus")),
         cuda=fields.shown("cuda"),

@@ -55,13 +55,20 @@ def list_packages(installed: Installed) -> tuple[InstalledPackage, ...]:
     for record in installed.conda:
         found.append(
             InstalledPackage(
-                record.name, record.version, record.build, record.channel, "conda", record.sha256
+                record.name,
+                record.version,
+                record.build,
+                record.channel,
+                "conda",
+                record.sha256,
             )
         )
     for dist in installed.dists:
         if dist.manager == "pip":
             found.append(
-                InstalledPackage(dist.name, dist.version, "", "pypi", "pip", hash_record(dist))
+                InstalledPackage(
+                    dist.name, dist.version, "", "pypi", "pip", hash_record(dist)
+                )
             )
     return tuple(sorted(found, key=lambda p: (p.manager, p.name, p.version, p.hash)))
 
@@ -86,9 +93,21 @@ def fingerprint_of(
     for package in packages:
         if package.name == FLASH_ATTN:
             package = replace(package, hash="")
-        words = (package.manager, package.name, package.version, package.build, package.hash)
+        words = (
+            package.manager,
+            package.name,
+            package.version,
+            package.build,
+            package.hash,
+        )
         lines.append(" ".join(words))
     if interpreter is not None:
-        words = ("machine", "python", interpreter.version, interpreter.build, interpreter.sha256)
+        words = (
+            "machine",
+            "python",
+            interpreter.version,
+            interpreter.build,
+            interpreter.sha256,
+        )
         lines.append(" ".join(words))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

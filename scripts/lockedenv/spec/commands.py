@@ -25,7 +25,9 @@ def lock_command(environment: str) -> str:
     return f"{LOCK} --environment {shlex.quote(environment)}"
 
 
-def _command(script: str, prefix: Path, environment: str, options: tuple[str, ...]) -> str:
+def _command(
+    script: str, prefix: Path, environment: str, options: tuple[str, ...]
+) -> str:
     words = [script, "--prefix", str(prefix)]
     if environment != "default":
         words += ["--environment", environment]

@@ -34,8 +34,12 @@ class Cuda:
 VERSIONS = {
     (12, 0): Cuda(gcc=12, archs=("80", "90"), driver="525.60.13", oldest_gpu="5.0"),
     (12, 4): Cuda(gcc=13, archs=("80", "90"), driver="525.60.13", oldest_gpu="5.0"),
-    (12, 8): Cuda(gcc=14, archs=("80", "90", "100", "120"), driver="525.60.13", oldest_gpu="5.0"),
-    (13, 0): Cuda(gcc=15, archs=("80", "90", "100", "120"), driver="580.65.06", oldest_gpu="7.5"),
+    (12, 8): Cuda(
+        gcc=14, archs=("80", "90", "100", "120"), driver="525.60.13", oldest_gpu="5.0"
+    ),
+    (13, 0): Cuda(
+        gcc=15, archs=("80", "90", "100", "120"), driver="580.65.06", oldest_gpu="7.5"
+    ),
 }
 
 

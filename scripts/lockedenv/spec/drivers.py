@@ -29,7 +29,8 @@ class OldDriver:
     @property
     def remedy(self) -> str:
         return (
-            "a pod cannot upgrade it: take another pod, " f"filtering for CUDA {self.cuda} or newer"
+            "a pod cannot upgrade it: take another pod, "
+            f"filtering for CUDA {self.cuda} or newer"
         )
 
 

@@ -155,10 +155,14 @@ class Environment:
     def cuda(self, backend: str) -> str:
         """The CUDA that torch is built for, such as "12.0"; empty for a CPU build."""
         archive = self.torch_archive() if backend == "conda" else None
-        if archive:  # in the build string: cuda12.0 on the pytorch channel, cuda120 on conda-forge
+        if (
+            archive
+        ):  # in the build string: cuda12.0 on the pytorch channel, cuda120 on conda-forge
             match = re.search(r"cuda(\d\d)\.?(\d+)", archive.build)
             return f"{match[1]}.{match[2]}" if match else ""
-        return ".".join(self.version("pip", r"nvidia-cuda-runtime(-cu\d+)?").split(".")[:2])
+        return ".".join(
+            self.version("pip", r"nvidia-cuda-runtime(-cu\d+)?").split(".")[:2]
+        )
 
     def cudnn(self, backend: str) -> str:
         """The version of cuDNN.

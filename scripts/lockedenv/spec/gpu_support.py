@@ -35,7 +35,10 @@ def build_of(torch: str, cuda: str) -> Build | None:
     if not torch or not cuda:
         return None
     for build in BUILDS:
-        if build.torch <= version_tuple(torch)[:2] and build.cuda <= version_tuple(cuda)[:2]:
+        if (
+            build.torch <= version_tuple(torch)[:2]
+            and build.cuda <= version_tuple(cuda)[:2]
+        ):
             found = build
     return found
 

@@ -16,8 +16,14 @@ MULTIPROCESSORS_VARIABLE = "FLASH_ATTENTION_NUM_SMS"
 MULTIPROCESSORS = {8: 108, 9: 132, 10: 148, 11: 20, 12: 188}
 # Each names an assembler in place of the one in the wheel: triton/knobs.py (3.9),
 # triton/backends/nvidia/compiler.py (3.1), flash_attn/cute/cute_dsl_ptxas.py.
-ASSEMBLER_VARIABLES = ("TRITON_PTXAS_PATH", "TRITON_PTXAS_BLACKWELL_PATH", "CUTE_DSL_PTXAS_PATH")
-FIRST_WITH_OWN_FEATURES = 90  # sm_90a: code with a GPU's own instructions, from Hopper on
+ASSEMBLER_VARIABLES = (
+    "TRITON_PTXAS_PATH",
+    "TRITON_PTXAS_BLACKWELL_PATH",
+    "CUTE_DSL_PTXAS_PATH",
+)
+FIRST_WITH_OWN_FEATURES = (
+    90  # sm_90a: code with a GPU's own instructions, from Hopper on
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,9 @@ def parse_target(text: str) -> GpuTarget:
     """A target from "90", "sm_90" or "sm_90a". Raises ValueError for anything else."""
     match = re.fullmatch(r"(?:sm_?)?(\d{2,3})[af]?", text.strip(), re.IGNORECASE)
     if not match:
-        raise ValueError(f"{text!r} is no compute capability; write 90 or sm_90 for an H100")
+        raise ValueError(
+            f"{text!r} is no compute capability; write 90 or sm_90 for an H100"
+        )
     return GpuTarget(int(match[1]))
 
 

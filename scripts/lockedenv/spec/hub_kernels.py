@@ -45,7 +45,9 @@ class HubKernels:
         return bool(self.version)
 
 
-def find_hub_kernels(version: str, environ: Mapping[str, str], home: Path) -> HubKernels:
+def find_hub_kernels(
+    version: str, environ: Mapping[str, str], home: Path
+) -> HubKernels:
     """What this environment would do, from the installed version of `kernels` and the variables."""
     if not version:
         return HubKernels("", layers=False, fetching=False)

@@ -21,7 +21,9 @@ from lockedenv.errors import Stop
 from lockedenv.spec.commands import LOCK, lock_command
 
 MAX_RECORD_BYTES = 1 << 25  # torch's RECORD has 2 MB
-CHANNEL_ALIAS = "https://conda.anaconda.org"  # where a channel is that is given by its name
+CHANNEL_ALIAS = (
+    "https://conda.anaconda.org"  # where a channel is that is given by its name
+)
 SUBDIRS = ("linux-64", "noarch")
 SPECIFICATION = "# Specification: sha256:"
 CONTENT = "# Content: sha256:"
@@ -31,7 +33,9 @@ _PIN = re.compile(
     r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})"
     r"(?:  # (\d+) bytes(?:, RECORD ([0-9a-f]{64}))?)?"
 )
-WHEEL = re.compile(r"[a-z-]+ @ (\S+) --hash=sha256:([0-9a-f]{64})  # glibc ([\d.]+), sm ([\d ]+)")
+WHEEL = re.compile(
+    r"[a-z-]+ @ (\S+) --hash=sha256:([0-9a-f]{64})  # glibc ([\d.]+), sm ([\d ]+)"
+)
 _HASHES = re.compile("[0-9a-f]{32} [0-9a-f]{64}")
 _METADATA = re.compile(
     r"version: 1\nmetadata:\n  content_hash:\n    linux-64: '?(?P<hash>[0-9a-f]{64})'?\n"
@@ -236,7 +240,9 @@ def _refuse_cut(lines: list[str], count: int, path: Path) -> None:
     """Raises LockError unless the last line of a lock says how many packages it has."""
     if not lines or lines[-1] != f"# {count} packages":
         last = lines[-1][:80] if lines else ""
-        raise LockError(f"is cut short: it ends after {count} packages with {last!r}", path)
+        raise LockError(
+            f"is cut short: it ends after {count} packages with {last!r}", path
+        )
 
 
 # A lock is read many times and parsed once: what was parsed is known by its text.
@@ -267,18 +273,27 @@ def _parse_metadata(path: Path, lines: list[str]) -> tuple[str, list[str]]:
         if line.startswith(("<<<<<<<", "=======", ">>>>>>>")):
             raise LockError("holds a merge conflict", path, number)
     text = "".join(f"{line}\n" for line in lines if not line.startswith("#"))
-    if not re.search(r"^    linux-64: '?[0-9a-f]+'?$", text, re.M) or "  - linux-64" not in lines:
+    if (
+        not re.search(r"^    linux-64: '?[0-9a-f]+'?$", text, re.M)
+        or "  - linux-64" not in lines
+    ):
         raise LockError("is not locked for linux-64", path)
     match = _METADATA.fullmatch(text)
     if not match:
-        raise LockError("its lines before `package:` are not as scripts/lock.sh writes them", path)
+        raise LockError(
+            "its lines before `package:` are not as scripts/lock.sh writes them", path
+        )
     channels = re.findall(r"url: '?([^'\s]+)", match["channels"])
     return match["hash"], [channel_address(channel) for channel in channels]
 
 
-def _parse_conda_package(path: Path, number: int, line: str, channels: list[str]) -> CondaPackage:
+def _parse_conda_package(
+    path: Path, number: int, line: str, channels: list[str]
+) -> CondaPackage:
     match = _PACKAGE.fullmatch(line)
-    malformed = LockError(f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number)
+    malformed = LockError(
+        f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number
+    )
     if not match:
         raise malformed
     try:
@@ -299,7 +314,9 @@ def _parse_conda_package(path: Path, number: int, line: str, channels: list[str]
             or is_placeholder(md5)
             or is_placeholder(sha256)
         ):
-            raise LockError(f"{package.name} has a malformed hash or address", path, number)
+            raise LockError(
+                f"{package.name} has a malformed hash or address", path, number
+            )
         _refuse_place(path, number, package, channels)
         _refuse_kind(path, number, entry)
         package.build  # an IndexError for a file's name without one
@@ -312,17 +329,23 @@ def _parse_conda_package(path: Path, number: int, line: str, channels: list[str]
     return package
 
 
-def _refuse_place(path: Path, number: int, package: CondaPackage, channels: list[str]) -> None:
+def _refuse_place(
+    path: Path, number: int, package: CondaPackage, channels: list[str]
+) -> None:
     """Raises LockError for an address that is of no channel of the lock, or of another package."""
     if not re.fullmatch(r"(https?|file)://\S+", package.url):
         raise LockError(f"{package.name} has a malformed hash or address", path, number)
     base, subdir, filename = package.url.rsplit("/", 2)
     if base not in channels:
         raise LockError(
-            f"{package.name} comes from {base}, which is none of the lock's channels", path, number
+            f"{package.name} comes from {base}, which is none of the lock's channels",
+            path,
+            number,
         )
     if subdir not in SUBDIRS:
-        raise LockError(f"{package.name} is for {subdir}, not for linux-64", path, number)
+        raise LockError(
+            f"{package.name} is for {subdir}, not for linux-64", path, number
+        )
     if not unquote(filename).startswith(f"{package.name}-{package.version}-"):
         raise LockError(
             f"not as scripts/lock.sh writes it: {filename} is not the archive of "
@@ -336,11 +359,15 @@ def _refuse_kind(path: Path, number: int, entry: dict[str, Any]) -> None:
     """Raises LockError for a package of another manager, platform or category."""
     if entry["manager"] != "conda":
         raise LockError(
-            f"holds a {entry['manager']} package; they belong in locks/pip.txt", path, number
+            f"holds a {entry['manager']} package; they belong in locks/pip.txt",
+            path,
+            number,
         )
     if entry["platform"] != "linux-64":
         raise LockError(
-            f"{entry['name']} is for {entry['platform']}, not for linux-64", path, number
+            f"{entry['name']} is for {entry['platform']}, not for linux-64",
+            path,
+            number,
         )
     if entry["category"] != "main" or entry["optional"] is not False:
         raise LockError(
@@ -361,7 +388,9 @@ def _parse_pip_lock(path: Path, text: str) -> list[PipPackage]:
         if not match:
             if line and not line.startswith(("#", "-r ")) and not WHEEL.fullmatch(line):
                 raise LockError(
-                    f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}", path, number
+                    f"not as scripts/lock.sh writes it: {line.strip()[:80]!r}",
+                    path,
+                    number,
                 )
             continue
         name, version, sha256, size, record = match.groups(default="")

@@ -36,7 +36,9 @@ def specification_digest(folder: Path) -> str:
     lines = meaningful_lines(_read_text(folder / SPEC))
     lines += meaningful_lines(_read_text(find_virtual_packages(folder)))
     flash = folder / FLASH_ASKED
-    if flash.exists():  # what stands behind a # there says what the prebuilt wheel needs
+    if (
+        flash.exists()
+    ):  # what stands behind a # there says what the prebuilt wheel needs
         for line in _read_text(flash).splitlines():
             if line.strip() and not line.startswith("#"):
                 lines.append(line.rstrip())

@@ -49,10 +49,14 @@ def qlora_model(base: Any, device: str) -> Any:
     place: Any = "cpu" if device == "cpu" else torch.cuda.current_device()
     base.save_pretrained("base", safe_serialization=True)
     four_bit = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
     quantized = LlamaForCausalLM.from_pretrained(
         "base", quantization_config=four_bit, device_map={"": place}
     )
-    adapters = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapters = LoraConfig(
+        r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
     return get_peft_model(prepare_model_for_kbit_training(quantized), adapters)

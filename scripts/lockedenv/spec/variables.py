@@ -52,44 +52,102 @@ TRITON_TOOLS = (
     "TRITON_NVDISASM_PATH",
     "TRITON_LIBDEVICE_PATH",
 )
-HANDED_ON = "MAXIMALCAI_"  # before the names of the variables that the shell scripts hand on
+HANDED_ON = (
+    "MAXIMALCAI_"  # before the names of the variables that the shell scripts hand on
+)
 # The first rule that matches a name decides: an exception stands above its family.
 RULES = (
     # uv
     Rule(
-        "UV_INDEX_STRATEGY", "uv", SET, "unsafe-best-match, as pip has it: the hash says which file"
+        "UV_INDEX_STRATEGY",
+        "uv",
+        SET,
+        "unsafe-best-match, as pip has it: the hash says which file",
     ),
     Rule("UV_LINK_MODE", "uv", SET, "hard links, or copies where the disk has none"),
-    Rule("UV_CACHE_DIR", "uv", SET, "the set-up's own cache, on the disk of the prefix"),
-    Rule("UV_PYTHON_INSTALL_DIR", "uv", SET, "a Python that is fetched lies in the set-up's cache"),
-    Rule("UV_PYTHON_CACHE_DIR", "uv", SET, "the archives of Python that a mirror or a folder gave"),
+    Rule(
+        "UV_CACHE_DIR", "uv", SET, "the set-up's own cache, on the disk of the prefix"
+    ),
+    Rule(
+        "UV_PYTHON_INSTALL_DIR",
+        "uv",
+        SET,
+        "a Python that is fetched lies in the set-up's cache",
+    ),
+    Rule(
+        "UV_PYTHON_CACHE_DIR",
+        "uv",
+        SET,
+        "the archives of Python that a mirror or a folder gave",
+    ),
     Rule("UV_NO_CONFIG", "uv", SET, "no uv.toml and no pyproject.toml is read"),
     Rule("UV_OFFLINE", "uv", SET, "as --offline says"),
-    Rule("UV_INDEX*", "uv", KEPT, "where packages come from, and its user and password"),
+    Rule(
+        "UV_INDEX*", "uv", KEPT, "where packages come from, and its user and password"
+    ),
     Rule("UV_DEFAULT_INDEX", "uv", KEPT, "where packages come from"),
     Rule("UV_EXTRA_INDEX*", "uv", KEPT, "where packages come from"),
     Rule("UV_FIND_LINKS", "uv", KEPT, "where packages come from"),
     Rule("UV_KEYRING*", "uv", KEPT, "who gives the index its password"),
-    Rule("UV_INSECURE*", "uv", KEPT, "a host without a valid certificate; every file is hashed"),
+    Rule(
+        "UV_INSECURE*",
+        "uv",
+        KEPT,
+        "a host without a valid certificate; every file is hashed",
+    ),
     Rule("UV_HTTP*", "uv", KEPT, "time limits for a slow index"),
     Rule("UV_SYSTEM_CERTS", "uv", KEPT, "which authorities are believed"),
     Rule("UV_NATIVE_TLS", "uv", KEPT, "which authorities are believed"),
-    Rule("UV_PYTHON_INSTALL_MIRROR", "uv", KEPT, "where a Python comes from; uv knows its hash"),
-    Rule("UV_*", "uv", CLEARED, "chooses other packages, another Python or another place"),
+    Rule(
+        "UV_PYTHON_INSTALL_MIRROR",
+        "uv",
+        KEPT,
+        "where a Python comes from; uv knows its hash",
+    ),
+    Rule(
+        "UV_*", "uv", CLEARED, "chooses other packages, another Python or another place"
+    ),
     # pip
     Rule("PIP_CONFIG_FILE", "pip", KEPT, "read for the index alone, not passed on"),
     Rule("PIP_INDEX_URL", "pip", KEPT, "where packages come from"),
     Rule("PIP_EXTRA_INDEX_URL", "pip", KEPT, "where packages come from"),
     Rule("PIP_FIND_LINKS", "pip", KEPT, "where packages come from"),
-    Rule("PIP_CERT", "pip", KEPT, "the company's certificate authority, for uv and curl too"),
-    Rule("PIP_*", "pip", CLEARED, "chooses other packages, another Python or another place"),
+    Rule(
+        "PIP_CERT",
+        "pip",
+        KEPT,
+        "the company's certificate authority, for uv and curl too",
+    ),
+    Rule(
+        "PIP_*",
+        "pip",
+        CLEARED,
+        "chooses other packages, another Python or another place",
+    ),
     # conda, mamba, micromamba
-    Rule("CONDARC", "conda, micromamba", CLEARED, "another configuration; with --no-rc it aborts"),
-    Rule("MAMBARC", "micromamba", CLEARED, "another configuration; with --no-rc it aborts"),
+    Rule(
+        "CONDARC",
+        "conda, micromamba",
+        CLEARED,
+        "another configuration; with --no-rc it aborts",
+    ),
+    Rule(
+        "MAMBARC",
+        "micromamba",
+        CLEARED,
+        "another configuration; with --no-rc it aborts",
+    ),
     Rule("CONDA_PKGS_DIRS", "conda, micromamba", SET, "the set-up's own cache"),
-    Rule("CONDA_*", "conda, micromamba", CLEARED, "channels, platforms and places of the user's"),
+    Rule(
+        "CONDA_*",
+        "conda, micromamba",
+        CLEARED,
+        "channels, platforms and places of the user's",
+    ),
     Rule("MAMBA_ROOT_PREFIX", "micromamba", SET, "its notes lie in the set-up's cache"),
-    Rule("MAMBA_*", "micromamba", CLEARED, "channels, platforms and places of the user's"),
+    Rule(
+        "MAMBA_*", "micromamba", CLEARED, "channels, platforms and places of the user's"
+    ),
     Rule("_CE_CONDA", "conda", CLEARED, "how an activated conda starts itself"),
     Rule("_CE_M", "conda", CLEARED, "how an activated conda starts itself"),
     Rule("CIO_TEST", "conda", CLEARED, "another channel"),
@@ -106,20 +164,38 @@ RULES = (
     Rule("SETUPTOOLS_*", "setuptools", CLEARED, "another way to build"),
     Rule("DISTUTILS_*", "setuptools", CLEARED, "another way to build"),
     # Folders and output
-    Rule("XDG_CONFIG_*", "conda, pip, uv", CLEARED, "the user's configuration files lie there"),
+    Rule(
+        "XDG_CONFIG_*",
+        "conda, pip, uv",
+        CLEARED,
+        "the user's configuration files lie there",
+    ),
     Rule("XDG_DATA_*", "uv", CLEARED, "Pythons and tools of uv's"),
     Rule("XDG_BIN_HOME", "uv", CLEARED, "where uv puts programs"),
-    Rule("XDG_CACHE_HOME", "the set-up, pip", KEPT, "where the cache is, unless --cache names one"),
+    Rule(
+        "XDG_CACHE_HOME",
+        "the set-up, pip",
+        KEPT,
+        "where the cache is, unless --cache names one",
+    ),
     Rule("RUST_LOG", "uv", CLEARED, "more output, which hides the cause of an error"),
     Rule("FORCE_COLOR", "uv, pip", CLEARED, "colours in what is read and redacted"),
     Rule("CLICOLOR_FORCE", "uv", CLEARED, "colours in what is read and redacted"),
     # The network
     Rule(
-        "SSL_CERT_FILE", "uv, curl, Python", KEPT, "joined with pip's authorities and the machine's"
+        "SSL_CERT_FILE",
+        "uv, curl, Python",
+        KEPT,
+        "joined with pip's authorities and the machine's",
     ),
     Rule("SSL_CERT_DIR", "uv, curl, Python", KEPT, "which authorities are believed"),
     Rule("SSL_CLIENT_CERT", "uv", KEPT, "who this machine is, for the index"),
-    Rule("REQUESTS_CA_BUNDLE", "pip", KEPT, "joined with SSL_CERT_FILE, for uv and curl too"),
+    Rule(
+        "REQUESTS_CA_BUNDLE",
+        "pip",
+        KEPT,
+        "joined with SSL_CERT_FILE, for uv and curl too",
+    ),
     Rule("CURL_CA_BUNDLE", "curl, pip", KEPT, "joined with SSL_CERT_FILE, for uv too"),
     Rule("NETRC", "uv, curl", KEPT, "passwords of indexes and mirrors"),
     Rule("HTTP_PROXY", "pip, uv", KEPT, "the way to the network"),
@@ -127,18 +203,33 @@ RULES = (
     Rule("HTTPS_PROXY", "pip, uv, curl, micromamba", KEPT, "the way to the network"),
     Rule("https_proxy", "pip, uv, curl, micromamba", KEPT, "the way to the network"),
     Rule(
-        "ALL_PROXY", "pip, uv, curl", KEPT, "the way to the network; pip needs PySocks for socks://"
+        "ALL_PROXY",
+        "pip, uv, curl",
+        KEPT,
+        "the way to the network; pip needs PySocks for socks://",
     ),
     Rule(
-        "all_proxy", "pip, uv, curl", KEPT, "the way to the network; pip needs PySocks for socks://"
+        "all_proxy",
+        "pip, uv, curl",
+        KEPT,
+        "the way to the network; pip needs PySocks for socks://",
     ),
     Rule("NO_PROXY", "pip, uv, curl", KEPT, "the way to the network"),
     Rule("no_proxy", "pip, uv, curl", KEPT, "the way to the network"),
     # What would come before the locked libraries
-    Rule("LD_LIBRARY_PATH", "the loader", REFUSED, "where it holds another nvJitLink or cuDNN"),
-    Rule("LD_PRELOAD", "the loader", REFUSED, "a library before every other: warned of"),
+    Rule(
+        "LD_LIBRARY_PATH",
+        "the loader",
+        REFUSED,
+        "where it holds another nvJitLink or cuDNN",
+    ),
+    Rule(
+        "LD_PRELOAD", "the loader", REFUSED, "a library before every other: warned of"
+    ),
     Rule("BNB_CUDA_VERSION", "bitsandbytes", REFUSED, "where it names another CUDA"),
-    Rule("TMPDIR", "everything", REFUSED, "where it is no folder that may be written to"),
+    Rule(
+        "TMPDIR", "everything", REFUSED, "where it is no folder that may be written to"
+    ),
     *(Rule(name, "triton", REFUSED, "where it names a file") for name in TRITON_TOOLS),
     Rule("GCONV_PATH", "the C library", REFUSED, "it loads converters from there"),
     Rule("OPENSSL_*", "OpenSSL", REFUSED, "it may load code from there"),
@@ -150,16 +241,53 @@ RULES = (
 FILES = (
     Rule("~/.config/pip/pip.conf", "pip", KEPT, "the index, find-links and cert alone"),
     Rule("/etc/pip.conf", "pip", KEPT, "the index, find-links and cert alone"),
-    Rule("PREFIX/pip.conf", "pip", SET, "the constraints; no target, prefix, root, python or user"),
-    Rule("~/.config/uv/uv.toml", "uv", CLEARED, "UV_NO_CONFIG; name its index by UV_DEFAULT_INDEX"),
-    Rule("/etc/uv/uv.toml", "uv", CLEARED, "UV_NO_CONFIG; name its index by UV_DEFAULT_INDEX"),
-    Rule("pyproject.toml", "uv", CLEARED, "programs start in /, and uv with UV_NO_CONFIG"),
-    Rule("~/.condarc", "conda, micromamba", CLEARED, "--no-rc: channels and places of the user's"),
-    Rule("~/.mambarc", "micromamba", CLEARED, "--no-rc: channels and places of the user's"),
+    Rule(
+        "PREFIX/pip.conf",
+        "pip",
+        SET,
+        "the constraints; no target, prefix, root, python or user",
+    ),
+    Rule(
+        "~/.config/uv/uv.toml",
+        "uv",
+        CLEARED,
+        "UV_NO_CONFIG; name its index by UV_DEFAULT_INDEX",
+    ),
+    Rule(
+        "/etc/uv/uv.toml",
+        "uv",
+        CLEARED,
+        "UV_NO_CONFIG; name its index by UV_DEFAULT_INDEX",
+    ),
+    Rule(
+        "pyproject.toml", "uv", CLEARED, "programs start in /, and uv with UV_NO_CONFIG"
+    ),
+    Rule(
+        "~/.condarc",
+        "conda, micromamba",
+        CLEARED,
+        "--no-rc: channels and places of the user's",
+    ),
+    Rule(
+        "~/.mambarc",
+        "micromamba",
+        CLEARED,
+        "--no-rc: channels and places of the user's",
+    ),
     Rule("~/.curlrc", "curl", CLEARED, "--disable: options of the user's"),
     Rule("~/.netrc", "uv, pip, curl", KEPT, "passwords of indexes and mirrors"),
-    Rule("/etc/ssl/certs/ca-certificates.crt", "uv, pip, curl", KEPT, "joined with those named"),
-    Rule("/etc/ld.so.preload", "the loader", REFUSED, "a library before every other: warned of"),
+    Rule(
+        "/etc/ssl/certs/ca-certificates.crt",
+        "uv, pip, curl",
+        KEPT,
+        "joined with those named",
+    ),
+    Rule(
+        "/etc/ld.so.preload",
+        "the loader",
+        REFUSED,
+        "a library before every other: warned of",
+    ),
 )
 
 
@@ -205,4 +333,6 @@ def clean(environ: Mapping[str, str], **more: str) -> dict[str, str]:
 def is_index_of_uv(name: str) -> bool:
     """Whether a variable says where uv's packages come from, and is kept for it."""
     rule = rule_of(name)
-    return rule is not None and name.startswith("UV_") and rule.treatment is Treatment.KEPT
+    return (
+        rule is not None and name.startswith("UV_") and rule.treatment is Treatment.KEPT
+    )

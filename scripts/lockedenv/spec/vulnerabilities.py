@@ -48,7 +48,9 @@ def read_entries() -> list[Entry]:
     return [Entry(**entry) for entry in json.loads(KNOWN.read_text(encoding="utf-8"))]
 
 
-def find_vulnerabilities(find_version: Callable[[str], str | None]) -> list[Vulnerability]:
+def find_vulnerabilities(
+    find_version: Callable[[str], str | None],
+) -> list[Vulnerability]:
     """The known vulnerabilities whose package is installed in an affected version.
 
     `find_version` gives the installed version of a package, or None.

@@ -31,10 +31,16 @@ class Action(Enum):
     IGNORE = "ignore"  # IGNORE
     RESTART_PROGRAM = "restart the program"  # RESTART_APP
     FOLLOW_OTHER = "follow the error that came with it"  # WORKFLOW_XID_45
-    WATCH = "watch"  # CONTACT_SUPPORT and workflows whose outcome depends on what follows
+    WATCH = (
+        "watch"  # CONTACT_SUPPORT and workflows whose outcome depends on what follows
+    )
     RESET_GPU = "reset the GPU"  # RESET_GPU
-    RESTART_HOST = "restart the host"  # RESTART_BM, RESTART_VM, CHECK_MECHANICALS, UPDATE_SWFW
-    AS_IT_SAYS = "as the line itself says"  # XID_154, and "Fatal" or "Nonfatal" of 144 to 150
+    RESTART_HOST = (
+        "restart the host"  # RESTART_BM, RESTART_VM, CHECK_MECHANICALS, UPDATE_SWFW
+    )
+    AS_IT_SAYS = (
+        "as the line itself says"  # XID_154, and "Fatal" or "Nonfatal" of 144 to 150
+    )
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,26 @@ class Xid:
 
 _ROWS = (
     Xid(8, "GPU stopped processing", Fault.PROGRAM, Action.RESTART_PROGRAM),
-    Xid(11, "invalid or corrupted push buffer stream", Fault.PROGRAM, Action.RESTART_PROGRAM),
+    Xid(
+        11,
+        "invalid or corrupted push buffer stream",
+        Fault.PROGRAM,
+        Action.RESTART_PROGRAM,
+    ),
     Xid(13, "graphics engine exception", Fault.PROGRAM, Action.RESTART_PROGRAM),
-    Xid(25, "invalid or illegal push buffer stream", Fault.PROGRAM, Action.RESTART_PROGRAM),
+    Xid(
+        25,
+        "invalid or illegal push buffer stream",
+        Fault.PROGRAM,
+        Action.RESTART_PROGRAM,
+    ),
     Xid(31, "GPU memory page fault", Fault.PROGRAM, Action.RESTART_PROGRAM),
-    Xid(32, "invalid or corrupted push buffer stream", Fault.PROGRAM, Action.RESTART_PROGRAM),
+    Xid(
+        32,
+        "invalid or corrupted push buffer stream",
+        Fault.PROGRAM,
+        Action.RESTART_PROGRAM,
+    ),
     Xid(37, "driver firmware error", Fault.DRIVER, Action.IGNORE),
     Xid(38, "driver firmware error", Fault.DRIVER, Action.IGNORE),
     Xid(43, "GPU stopped processing", Fault.PROGRAM, Action.IGNORE),
@@ -65,7 +86,9 @@ _ROWS = (
     Xid(60, "video processor exception", Fault.PROGRAM, Action.RESTART_PROGRAM),
     Xid(62, "internal micro-controller halt", Fault.GPU, Action.RESET_GPU),
     Xid(63, "a memory row or page was remapped", Fault.MEMORY, Action.IGNORE),
-    Xid(64, "a memory row or page could not be remapped", Fault.MEMORY, Action.RESET_GPU),
+    Xid(
+        64, "a memory row or page could not be remapped", Fault.MEMORY, Action.RESET_GPU
+    ),
     Xid(66, "illegal access by the driver", Fault.DRIVER, Action.IGNORE),
     Xid(67, "illegal access by the driver", Fault.DRIVER, Action.IGNORE),
     Xid(69, "graphics engine class error", Fault.PROGRAM, Action.RESTART_PROGRAM),
@@ -81,8 +104,15 @@ _ROWS = (
     Xid(107, "test message", Fault.NOBODY, Action.IGNORE),
     Xid(109, "context switch timeout", Fault.GPU, Action.RESET_GPU),
     Xid(110, "security fault", Fault.DRIVER, Action.RESET_GPU),
-    Xid(119, "the GPU's system processor (GSP) does not answer", Fault.DRIVER, Action.RESET_GPU),
-    Xid(120, "error of the GPU's system processor (GSP)", Fault.DRIVER, Action.RESET_GPU),
+    Xid(
+        119,
+        "the GPU's system processor (GSP) does not answer",
+        Fault.DRIVER,
+        Action.RESET_GPU,
+    ),
+    Xid(
+        120, "error of the GPU's system processor (GSP)", Fault.DRIVER, Action.RESET_GPU
+    ),
     Xid(121, "error of the link between chips (C2C)", Fault.LINK, Action.WATCH),
     Xid(136, "NVLink training failed", Fault.LINK, Action.RESET_GPU),
     Xid(137, "NVLink privilege error", Fault.LINK, Action.IGNORE),
@@ -115,9 +145,13 @@ _VIDEO_ENGINES = (68, 82, 83, 84, 86, 88, 89, 96, 97, 98, *range(99, 106), 139, 
 def _make_catalogue() -> dict[int, Xid]:
     catalogue = {row.code: row for row in _ROWS}
     for code in _COPY_ENGINES:
-        catalogue[code] = Xid(code, "copy engine error", Fault.PROGRAM, Action.RESTART_PROGRAM)
+        catalogue[code] = Xid(
+            code, "copy engine error", Fault.PROGRAM, Action.RESTART_PROGRAM
+        )
     for code in _VIDEO_ENGINES:
-        catalogue[code] = Xid(code, "video engine error", Fault.PROGRAM, Action.RESTART_PROGRAM)
+        catalogue[code] = Xid(
+            code, "video engine error", Fault.PROGRAM, Action.RESTART_PROGRAM
+        )
     return catalogue
 
 
@@ -178,7 +212,9 @@ class SwitchLine:
 
 # The GPU's address ends before its function, or in its MIG instance: "(PCI:0000:01:00 GPU-I:05)".
 XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9a-fA-F:]+)[^)]*\): (\d{1,4}),?\s*(.*)")
-SXID = re.compile(r"nvidia-nvswitch\d*: SXid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6}),\s*(.*)")
+SXID = re.compile(
+    r"nvidia-nvswitch\d*: SXid \(PCI:([0-9a-fA-F:.]+)\): (\d{1,6}),\s*(.*)"
+)
 
 
 def read_xids(log: str) -> list[XidLine]:
@@ -193,7 +229,9 @@ def read_switch_errors(log: str) -> list[SwitchLine]:
     """The SXids in a kernel's log, in its order."""
     found = []
     for place, code, text in SXID.findall(log):
-        found.append(SwitchLine(place.lower(), int(code), _read_severity(text), text.strip()))
+        found.append(
+            SwitchLine(place.lower(), int(code), _read_severity(text), text.strip())
+        )
     return found
 
 

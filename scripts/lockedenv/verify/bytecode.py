@@ -38,7 +38,9 @@ class Bytecode:
         return printable(f"{self.path}: {self.fault.value}")
 
 
-def find_bad_bytecode(prefix: Path, recorded: Mapping[str, str]) -> tuple[list[Bytecode], int]:
+def find_bad_bytecode(
+    prefix: Path, recorded: Mapping[str, str]
+) -> tuple[list[Bytecode], int]:
     """The .pyc files with a fault, sorted, and how many .pyc files there are.
 
     `recorded`: path in the prefix -> sha256, of the bytecode that packages bring. conda's Python brings

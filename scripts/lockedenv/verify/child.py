@@ -51,7 +51,9 @@ class Ended:
 # In the verifier
 
 
-def run_fresh(python: Path, subject: Subject, environ: dict[str, str], limit: float) -> Ended:
+def run_fresh(
+    python: Path, subject: Subject, environ: dict[str, str], limit: float
+) -> Ended:
     """Runs a check in a fresh interpreter. Raises OSError if that does not start."""
     command = [python, "-X", "faulthandler", "-m", "lockedenv.verify.child"]
     command += [subject.name, subject.device, subject.environment, subject.folder]
@@ -125,7 +127,9 @@ def run_here(check: Check, device: str) -> Result:
     except Exception as error:
         lines = traceback.format_exc().strip().splitlines()
         message = " ".join(str(error).split())[:200]
-        results.append(failed(f"{type(error).__name__}: {message}", check.remedy, lines[-TRACE:]))
+        results.append(
+            failed(f"{type(error).__name__}: {message}", check.remedy, lines[-TRACE:])
+        )
     result = merge(results) if on_each else results[0]
     return replace(result, seconds=time.monotonic() - began)
 
@@ -168,4 +172,6 @@ if __name__ == "__main__":
     name, device, environment, folder = sys.argv[1:]
     run_and_write(Subject(name, device, environment, Path(folder)))
     sys.stdout.flush()
-    os._exit(0)  # a library that crashes at exit has nothing more to say about the check
+    os._exit(
+        0
+    )  # a library that crashes at exit has nothing more to say about the check

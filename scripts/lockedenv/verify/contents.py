@@ -145,9 +145,15 @@ class Contents:
         if not entry.sha256:
             return noted._replace(package=entry.package)
         size = entry.size if entry.size >= 0 else noted.size
-        if noted.kind is Kind.FILE and noted.size == size and noted.sha256 == entry.sha256:
+        if (
+            noted.kind is Kind.FILE
+            and noted.size == size
+            and noted.sha256 == entry.sha256
+        ):
             return noted
-        return noted._replace(kind=Kind.FILE, size=size, sha256=entry.sha256, package=entry.package)
+        return noted._replace(
+            kind=Kind.FILE, size=size, sha256=entry.sha256, package=entry.package
+        )
 
     def _as_it_is(self, entry: Entry) -> Entry:
         """For what has no recorded hash and is in no inventory: it has to be there, whatever it is."""
@@ -219,7 +225,9 @@ class Contents:
             elif found is None:
                 lines.append(f"{path}: missing")
             elif found[0].sha256 and noted.sha256 and found[0].sha256 != noted.sha256:
-                lines.append(f"{path}: the inventory has another hash of it than its package")
+                lines.append(
+                    f"{path}: the inventory has another hash of it than its package"
+                )
         return sorted(printable(line) for line in lines)
 
     @functools.cached_property

@@ -11,7 +11,13 @@ from pathlib import Path
 from lockedenv.errors import printable
 from lockedenv.host.files import read_json
 from lockedenv.prefix.inventory import Inventory
-from lockedenv.prefix.records import BrokenRecord, CondaRecord, Dist, Installed, info_name
+from lockedenv.prefix.records import (
+    BrokenRecord,
+    CondaRecord,
+    Dist,
+    Installed,
+    info_name,
+)
 from lockedenv.redaction import redact
 from lockedenv.spec.locks import CondaPackage, PipPackage, canonical
 from lockedenv.spec.wheel_record import record_digest
@@ -85,7 +91,9 @@ def conda_findings(
             found.append(_missing_from_conda(package, installed))
             continue
         if len(records) > 1:
-            builds = " and ".join(f"{record.version} {record.build}" for record in records)
+            builds = " and ".join(
+                f"{record.version} {record.build}" for record in records
+            )
             problem = f"has {len(records)} conda records: {builds}"
             found.append(conda_finding(package.name, Kind.TWICE, problem))
         difference = _compare_archive(package, records[0])
@@ -97,7 +105,9 @@ def conda_findings(
     return found
 
 
-def _changed_records(installed: Installed, inventory: Inventory | None) -> list[Finding]:
+def _changed_records(
+    installed: Installed, inventory: Inventory | None
+) -> list[Finding]:
     """The conda records that are not those which the installation left."""
     if inventory is None:
         return []
@@ -133,7 +143,9 @@ def _compare_archive(package: CondaPackage, record: CondaRecord) -> Finding | No
     recorded_hashes = [row for row in hashes if row[2]]
     for kind, name, has, wants in (*compared, *recorded_hashes):
         if has != wants:
-            return conda_finding(package.name, kind, f"{name} is {has}, locked is {wants}")
+            return conda_finding(
+                package.name, kind, f"{name} is {has}, locked is {wants}"
+            )
     if not recorded_hashes:
         problem = "its conda record has no hash to compare with the lock's"
         return conda_finding(package.name, Kind.NO_HASH, problem)
@@ -146,7 +158,9 @@ def _replaced_by_pip(record: CondaRecord, installed: Installed) -> list[Finding]
         name = info_name(folder)
         dists = [dist for dist in installed.dists if dist.name == name]
         if not dists:
-            found.append(conda_finding(record.name, Kind.NO_DIST_INFO, "its dist-info is gone"))
+            found.append(
+                conda_finding(record.name, Kind.NO_DIST_INFO, "its dist-info is gone")
+            )
         elif all(dist.manager != "conda" for dist in dists):
             problem = f"pip put {dists[0].version} over conda's {record.version}"
             found.append(conda_finding(record.name, Kind.OVERWRITTEN, problem))
@@ -195,10 +209,16 @@ def pip_findings(
     return found
 
 
-def _broken_dist_info(broken: BrokenRecord, installed: Installed, known: set[str]) -> Finding:
+def _broken_dist_info(
+    broken: BrokenRecord, installed: Installed, known: set[str]
+) -> Finding:
     """A dist-info that describes nothing. No installation replaces one that is of no locked package, or beside its own."""
     name = "dist-info"
-    owned = {installed.prefix / folder for record in installed.conda for folder in record.infos}
+    owned = {
+        installed.prefix / folder
+        for record in installed.conda
+        for folder in record.infos
+    }
     if broken.path in owned:
         return conda_finding(name, Kind.UNREADABLE, str(broken))
     unreadable = {other.path for other in installed.problems}
@@ -209,10 +229,14 @@ def _broken_dist_info(broken: BrokenRecord, installed: Installed, known: set[str
     return Finding(name, Kind.UNREADABLE, str(broken), Action.REMOVE, broken.path)
 
 
-def _compare_wheel(package: PipPackage, dist: Dist, inventory: Inventory | None) -> Finding | None:
+def _compare_wheel(
+    package: PipPackage, dist: Dist, inventory: Inventory | None
+) -> Finding | None:
     name = package.name
     if dist.manager == "conda":
-        return pip_finding(name, Kind.OTHER_LAYER, "installed by conda, locked from PyPI")
+        return pip_finding(
+            name, Kind.OTHER_LAYER, "installed by conda, locked from PyPI"
+        )
     url = read_json(dist.path / "direct_url.json").get("url")
     if url:
         problem = f"installed from {redact(str(url))}, not from the locked wheel"
@@ -225,7 +249,9 @@ def _compare_wheel(package: PipPackage, dist: Dist, inventory: Inventory | None)
         problem = "was installed from another wheel than the one that is locked now"
         return pip_finding(name, Kind.ARCHIVE, problem)
     if package.record_sha256 and record_digest(record) != package.record_sha256:
-        problem = "its RECORD is not the locked wheel's: another build, or it was edited"
+        problem = (
+            "its RECORD is not the locked wheel's: another build, or it was edited"
+        )
         return pip_finding(name, Kind.RECORD, problem)
     return None
 
@@ -236,7 +262,9 @@ def _added_twice(dists: Iterable[Dist], locked: set[str]) -> list[Finding]:
     found = []
     for name, count in counts.items():
         if count > 1:
-            found.append(pip_finding(name, Kind.ADDED_TWICE, f"installed {count} times"))
+            found.append(
+                pip_finding(name, Kind.ADDED_TWICE, f"installed {count} times")
+            )
     return found
 
 

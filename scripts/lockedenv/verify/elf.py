@@ -74,7 +74,9 @@ def _read(file: IO[bytes]) -> Dynamic | None:
             needed.append(_text(file, strings + value))
         elif tag in (DT_RPATH, DT_RUNPATH):
             folders[tag] = tuple(_text(file, strings + value).split(":"))
-    return Dynamic(tuple(needed), folders.get(DT_RPATH, ()), folders.get(DT_RUNPATH, ()))
+    return Dynamic(
+        tuple(needed), folders.get(DT_RPATH, ()), folders.get(DT_RUNPATH, ())
+    )
 
 
 def _file_offset(address: int, loads: list[tuple[int, int, int]]) -> int:

@@ -64,7 +64,9 @@ STACK = (
     "huggingface_hub",
 )
 COMPILE = "torch-compile"
-HEAD_START = 0.1  # seconds that the other checks wait, so that torch.compile is asked for first
+HEAD_START = (
+    0.1  # seconds that the other checks wait, so that torch.compile is asked for first
+)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL = 0.02  # seconds between two looks of a supervisor at its check
 LONGEST_MESSAGE = 1 << 16
@@ -226,7 +228,9 @@ def touches_cuda() -> bool:
     return "/libcuda.so" in Path("/proc/self/maps").read_text()
 
 
-def supervise(subject: Subject, answers: socket.socket, environ: dict[str, str]) -> None:
+def supervise(
+    subject: Subject, answers: socket.socket, environ: dict[str, str]
+) -> None:
     """Runs a check in a process of its own, and tells its status; never returns."""
     os.setsid()  # the server is killed with its process group
     supervisor = os.getpid()

@@ -53,7 +53,9 @@ class Section:
         """The names of the checks that ended with each of these verdicts."""
         parts = []
         for verdict, word in words.items():
-            names = [result.check for result in self.results if result.verdict is verdict]
+            names = [
+                result.check for result in self.results if result.verdict is verdict
+            ]
             if names:
                 parts.append(f"{word}: {', '.join(names)}")
         return parts
@@ -85,7 +87,11 @@ class Section:
         names = []
         for result in self.results:
             check = self.find_check(result)
-            if result.verdict is PASS and not check.speaks and (check.level == FULL or not spoken):
+            if (
+                result.verdict is PASS
+                and not check.speaks
+                and (check.level == FULL or not spoken)
+            ):
                 names.append(result.check)
         if names:
             return [f"passed: {', '.join(names)}"]
@@ -110,6 +116,8 @@ class Sections:
             if section.group is group:
                 section.results.append(result)
         complete = []
-        while self.waiting and len(self.waiting[0].results) == len(self.waiting[0].checks):
+        while self.waiting and len(self.waiting[0].results) == len(
+            self.waiting[0].checks
+        ):
             complete.append(self.waiting.pop(0))
         return complete

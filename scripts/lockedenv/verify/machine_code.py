@@ -19,11 +19,17 @@ ELF_HEADER = 64  # bytes
 ABI_VERSION_OFFSET = 8
 MACHINE_OFFSET = 18
 FLAGS_OFFSET = 48
-NEW_ABI = 8  # the first ABI version with the architecture in the second byte of the flags
+NEW_ABI = (
+    8  # the first ABI version with the architecture in the second byte of the flags
+)
 # https://github.com/n-eiling/cuda-fatbin-decompression describes the fat binary.
 FAT_MAGIC = b"\x50\xed\x55\xba"
-FAT_HEADER = struct.Struct("<IHHQ")  # magic, version, size of this header, size of what follows
-ENTRY_HEADER = struct.Struct("<HHIQ")  # kind, unknown, size of this header, size of the code
+FAT_HEADER = struct.Struct(
+    "<IHHQ"
+)  # magic, version, size of this header, size of what follows
+ENTRY_HEADER = struct.Struct(
+    "<HHIQ"
+)  # kind, unknown, size of this header, size of the code
 ENTRY_ARCHITECTURE_OFFSET = 28
 ENTRY_MINIMUM = 64  # bytes
 MACHINE_CODE = 2  # the kind of an entry; 1 is PTX
@@ -92,7 +98,9 @@ def _entry_architectures(data: Bytes, start: int, end: int) -> set[int]:
         kind, _, header_size, size = ENTRY_HEADER.unpack_from(data, start)
         if header_size < ENTRY_MINIMUM:
             break  # not an entry as we know it
-        (architecture,) = struct.unpack_from("<I", data, start + ENTRY_ARCHITECTURE_OFFSET)
+        (architecture,) = struct.unpack_from(
+            "<I", data, start + ENTRY_ARCHITECTURE_OFFSET
+        )
         if kind == MACHINE_CODE:
             found.add(int(architecture))
         start += header_size + size

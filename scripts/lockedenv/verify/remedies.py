@@ -53,7 +53,9 @@ def rebuild_command(prefix: Path) -> str:
     folder = find(mark.environment if mark else DEFAULT).folder
     if find_backend(prefix) == "conda":
         lock = folder / CONDA_LOCK
-        create = shlex.join(["micromamba", "create", "-y", "-p", str(prefix), "-f", str(lock)])
+        create = shlex.join(
+            ["micromamba", "create", "-y", "-p", str(prefix), "-f", str(lock)]
+        )
         return f"{create} && {repair_command(prefix)}"
     requirements = str(folder / REQUIREMENTS)
     create = shlex.join(["python3", "-m", "venv", "--clear", str(prefix)])

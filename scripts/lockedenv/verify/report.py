@@ -113,7 +113,10 @@ class Report:
         if brief:
             self._wrap(lead, f"{result.summary}; --only {result.check} lists them")
         elif result.follows_from:
-            self._wrap(lead, f"{result.summary} (probably follows from `{result.follows_from}`)")
+            self._wrap(
+                lead,
+                f"{result.summary} (probably follows from `{result.follows_from}`)",
+            )
         else:
             self._wrap(lead, result.summary)
             self._say_details(result, "            ")
@@ -168,7 +171,9 @@ class Report:
         """The one command that mends all of the damage, the least destructive that does."""
         if self.prefix is None or (len(failures) < 2 and self.sections is None):
             return ""
-        causes = [result for result in failures if not result.follows_from and result.action]
+        causes = [
+            result for result in failures if not result.follows_from and result.action
+        ]
         actions = {result.action for result in causes}
         if Action.REBUILD in actions:
             return command_for(Action.REBUILD, self.prefix)
@@ -199,7 +204,9 @@ class Report:
             ran = f"{len(names)} checks ran"
             if len(names) <= NAMED:
                 ran = f"what ran: {', '.join(names)}"
-            return f"no check failed. This is no verdict on the whole environment; {ran}"
+            return (
+                f"no check failed. This is no verdict on the whole environment; {ran}"
+            )
         if counts[PASS]:
             text = "verified: no check failed"
             if scope and scope.level == QUICK:
@@ -218,7 +225,9 @@ class Report:
 
     def _wrap(self, lead: str, text: str) -> None:
         width = self.width - len(lead)
-        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        lines = textwrap.wrap(
+            text, width, break_long_words=False, break_on_hyphens=False
+        )
         for line in lines or [""]:
             self.say(lead + line)
             lead = " " * len(lead)
@@ -228,7 +237,9 @@ def _printable(result: Result) -> Result:
     """The result with texts that can be shown: names, values and messages in them come from outside."""
     details = [_printable_lines(line) for line in result.details]
     summary = _printable_lines(result.summary)
-    return replace(result, summary=summary, remedy=_printable_lines(result.remedy), details=details)
+    return replace(
+        result, summary=summary, remedy=_printable_lines(result.remedy), details=details
+    )
 
 
 def _printable_lines(text: str) -> str:

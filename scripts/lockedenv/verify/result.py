@@ -71,18 +71,24 @@ def compiled(summary: str, **measured: Any) -> Result:
     return Result(COMPILED, summary, measured=measured)
 
 
-def failed(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
+def failed(
+    summary: str, remedy: str, details: Sequence[str] = (), **measured: Any
+) -> Result:
     return Result(FAIL, summary, remedy, list(details), measured)
 
 
-def damaged(prefix: Path, action: Action, lines: Sequence[str], **measured: Any) -> Result:
+def damaged(
+    prefix: Path, action: Action, lines: Sequence[str], **measured: Any
+) -> Result:
     """A failure that the set-up can mend: its remedy is the command of `action` for this prefix."""
     result = failed(first(lines), command_for(action, prefix), lines[1:], **measured)
     result.action = action
     return result
 
 
-def warned(summary: str, remedy: str, details: Sequence[str] = (), **measured: Any) -> Result:
+def warned(
+    summary: str, remedy: str, details: Sequence[str] = (), **measured: Any
+) -> Result:
     return Result(WARN, summary, remedy, list(details), measured)
 
 

@@ -62,7 +62,9 @@ class Children:
             try:
                 ended = run_fresh(self.python, subject, dict(self.environ), limit)
             except OSError as error:
-                return failed(f"{self.python} does not start: {error.strerror}", check.remedy)
+                return failed(
+                    f"{self.python} does not start: {error.strerror}", check.remedy
+                )
             return read_result(check, subject, ended, limit)
 
 
@@ -140,20 +142,29 @@ def _run_all(
                 listener.running(lambda: check.name, begins=True)
                 yield run_timed(check, lambda: check.function(context))
             elif check.gpu and missing_gpu:
-                yield run_timed(check, lambda: skipped(f"{missing_gpu}, and this has no CPU path"))
+                yield run_timed(
+                    check, lambda: skipped(f"{missing_gpu}, and this has no CPU path")
+                )
             else:
                 future = started.get(check.name) or pool.submit(run_child, check)
                 yield _await(future, since, listener)
 
 
 def _prepare_children(
-    context: Context, children: list[Check], environment: str, stack: contextlib.ExitStack
+    context: Context,
+    children: list[Check],
+    environment: str,
+    stack: contextlib.ExitStack,
 ) -> Children:
     python = context.installed.python
-    environ = child_environment(context.installed.prefix, context.device, context.environ)
+    environ = child_environment(
+        context.installed.prefix, context.device, context.environ
+    )
     server = None
     if len(children) > FEW and python.exists():
-        server = stack.enter_context(fork_server(python, context.device, environment, environ))
+        server = stack.enter_context(
+            fork_server(python, context.device, environment, environ)
+        )
     return Children(python, context.device, environ, environment, server)
 
 
@@ -164,7 +175,9 @@ def _count_side_by_side(children: list[Check]) -> int:
     return max(1, min(int(cpu_limit()), by_memory))
 
 
-def _await(future: Future[Result], since: dict[str, float], listener: Listener) -> Result:
+def _await(
+    future: Future[Result], since: dict[str, float], listener: Listener
+) -> Result:
     def describe() -> str:
         now = time.monotonic()
         parts = [f"{name} {now - began:.0f} s" for name, began in list(since.items())]

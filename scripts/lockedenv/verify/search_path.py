@@ -37,7 +37,9 @@ class Taken:
     loaded_by: str
 
 
-def find_taken(prefix: Path, libraries: Iterable[str], folders: Iterable[Path]) -> list[Taken]:
+def find_taken(
+    prefix: Path, libraries: Iterable[str], folders: Iterable[Path]
+) -> list[Taken]:
     """The libraries of `folders` that the loader takes for one of `libraries` (paths in the prefix).
 
     DT_RPATH comes before LD_LIBRARY_PATH, DT_RUNPATH and the system's folders come after it. One that
@@ -73,7 +75,10 @@ def _list_candidates(prefix: Path, folders: Iterable[Path]) -> dict[str, Path]:
         place = folder.resolve()
         if own in (place, *place.parents) or not place.is_dir():
             continue
-        for path in [*sorted(folder.glob(f"{HWCAPS}/*.so*")), *sorted(folder.glob("*.so*"))]:
+        for path in [
+            *sorted(folder.glob(f"{HWCAPS}/*.so*")),
+            *sorted(folder.glob("*.so*")),
+        ]:
             by_rule = DRIVER.fullmatch(path.name) or BY_EXPERIMENT.fullmatch(path.name)
             if not by_rule:
                 candidates.setdefault(path.name, path)

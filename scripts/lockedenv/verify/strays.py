@@ -73,7 +73,9 @@ COMPILERS = frozenset(
 )
 # What the verifier and the locked packages ask for the machine's state, whether the machine has it or not.
 ASKED = frozenset({"nvidia-smi", "git"})
-COMPILER = re.compile(r"(.+-)?(gcc|g\+\+|cc|c\+\+|cpp|clang|clang\+\+|ld|as|ar)(-\d+(\.\d+)*)?")
+COMPILER = re.compile(
+    r"(.+-)?(gcc|g\+\+|cc|c\+\+|cpp|clang|clang\+\+|ld|as|ar)(-\d+(\.\d+)*)?"
+)
 INTERPRETER = re.compile(r"python(3(\.\d+)?)?|pip(3(\.\d+)?)?|uv|uvx")
 # `import` in a line of a .pth file runs it: https://docs.python.org/3/library/site.html
 PTH_CODE = re.compile(rb"^import[ \t]", re.M)
@@ -116,7 +118,9 @@ def is_start_file(contents: Contents, path: str) -> bool:
         return name.endswith(".pth") or name.partition(".")[0] in START_MODULES
     if contents.installed.backend != "conda":
         return False
-    return bool(re.fullmatch(r"lib/python3\.\d+(/lib-dynload)?/[^/]+\.(py|so|pyc|pth)", path))
+    return bool(
+        re.fullmatch(r"lib/python3\.\d+(/lib-dynload)?/[^/]+\.(py|so|pyc|pth)", path)
+    )
 
 
 class _Index:
@@ -164,7 +168,9 @@ class _Index:
 
     def _classify_closed(self, path: str, package: str, error: OSError) -> Stray:
         """A folder that could not be looked into; of one that is too deep, the outermost that is not locked."""
-        searched = path.startswith(("bin/", "lib/", *HOOK_FOLDERS)) or self._site_of(path)
+        searched = path.startswith(("bin/", "lib/", *HOOK_FOLDERS)) or self._site_of(
+            path
+        )
         danger = Danger.CLOSED if searched else None
         if error.errno == errno.ENAMETOOLONG:
             path = self._outermost(path)
@@ -266,7 +272,9 @@ class _Index:
             if locked and _rank(path) < _rank(locked):
                 return locked
         namespace = folder in self.folders and module not in self.modules
-        if namespace and not package:  # packages may share one, each with the same __init__.py
+        if (
+            namespace and not package
+        ):  # packages may share one, each with the same __init__.py
             return f"{folder}/"
         return ""
 
@@ -323,8 +331,12 @@ class _Index:
             searched = find_searched_folder(path)
             if searched != path and self._is_searched(searched):
                 return True
-            return any(f"{found}/".startswith(f"{path}/") for found in self._run_folders())
-        return bool(LIBRARY.fullmatch(name)) and self._is_searched(find_searched_folder(folder))
+            return any(
+                f"{found}/".startswith(f"{path}/") for found in self._run_folders()
+            )
+        return bool(LIBRARY.fullmatch(name)) and self._is_searched(
+            find_searched_folder(folder)
+        )
 
     def _is_searched(self, folder: str) -> bool:
         """Whether the loader looks into a folder for the libraries of locked ones."""

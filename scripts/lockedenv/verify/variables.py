@@ -39,7 +39,9 @@ class Misleading(NamedTuple):
     remedy: str
 
 
-def misleading(prefix: Path, environ: Mapping[str, str], cuda: str, cudnn: str) -> list[Misleading]:
+def misleading(
+    prefix: Path, environ: Mapping[str, str], cuda: str, cudnn: str
+) -> list[Misleading]:
     """The variables that put something else before what the prefix holds.
 
     `cuda` and `cudnn`: the versions that the prefix's torch is built for; empty for a CPU build.
@@ -48,28 +50,30 @@ def misleading(prefix: Path, environ: Mapping[str, str], cuda: str, cudnn: str) 
     for folder in library_folders(environ):
         library = _find_other_version(prefix, folder, cuda, cudnn)
         if library:
-            problem = (
-                f"LD_LIBRARY_PATH has {folder}, whose {library} is found before the locked one"
-            )
+            problem = f"LD_LIBRARY_PATH has {folder}, whose {library} is found before the locked one"
             found.append(Misleading(problem, "unset LD_LIBRARY_PATH"))
     if environ.get("LD_AUDIT", "").strip():
-        problem = (
-            f"LD_AUDIT={environ['LD_AUDIT']} runs in every program, and may replace any library"
-        )
+        problem = f"LD_AUDIT={environ['LD_AUDIT']} runs in every program, and may replace any library"
         found.append(Misleading(problem, "unset LD_AUDIT"))
     built = cuda.replace(".", "")
     chosen = environ.get("BNB_CUDA_VERSION", built)
     if chosen != built:
-        problem = f"BNB_CUDA_VERSION={chosen}: bitsandbytes would load another CUDA's library"
+        problem = (
+            f"BNB_CUDA_VERSION={chosen}: bitsandbytes would load another CUDA's library"
+        )
         found.append(Misleading(problem, "unset BNB_CUDA_VERSION"))
     # A folder that does not exist is searched for nothing.
     folders = environ.get("PYTHONPATH", "").split(":")
     if any(folder and os.path.exists(folder) for folder in folders):
-        problem = f"PYTHONPATH={environ['PYTHONPATH']} is searched before the environment"
+        problem = (
+            f"PYTHONPATH={environ['PYTHONPATH']} is searched before the environment"
+        )
         found.append(Misleading(problem, "unset PYTHONPATH"))
     for name in ("PYTHONHOME", "PYTHONPLATLIBDIR"):
         # The name with which this Python was built changes nothing.
-        if environ.get(name) and environ[name] != sysconfig.get_config_var("PLATLIBDIR"):
+        if environ.get(name) and environ[name] != sysconfig.get_config_var(
+            "PLATLIBDIR"
+        ):
             problem = f"{name}={environ[name]} replaces the standard library"
             found.append(Misleading(problem, f"unset {name}"))
     for name in TRITON_TOOLS:
@@ -86,7 +90,9 @@ def noted(environ: Mapping[str, str]) -> list[Misleading]:
     for name, effect in NOTED.items():
         if environ.get(name):
             problem = f"{name}={environ[name]} {effect}"
-            found.append(Misleading(problem, f"unset {name}, if you do not know why it is set"))
+            found.append(
+                Misleading(problem, f"unset {name}, if you do not know why it is set")
+            )
     return found
 
 
@@ -123,7 +129,9 @@ class Preloaded(NamedTuple):
     library: str
 
 
-def preloaded(environ: Mapping[str, str], file: Path | None = None) -> Iterator[Preloaded]:
+def preloaded(
+    environ: Mapping[str, str], file: Path | None = None
+) -> Iterator[Preloaded]:
     """The libraries of LD_PRELOAD, and of a file such as /etc/ld.so.preload, which every program reads."""
     value = environ.get("LD_PRELOAD", "").strip()
     for library in re.split("[ :]+", value):

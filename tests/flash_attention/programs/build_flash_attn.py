@@ -11,7 +11,9 @@ from lockedenv.install.flash_attention.build import BuildJob, build_wheel
 from lockedenv.install.flash_attention.toolchain import Toolchain
 
 folder, source, work, prefix = map(Path, sys.argv[1:])
-tools = Toolchain(folder, "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", folder)
+tools = Toolchain(
+    folder, "12.4", Path("/usr/bin/gcc"), Path("/usr/bin/g++"), "12.2", folder
+)
 job = BuildJob(source, work, prefix, tools, ("90",), 1, folder / "log")
 try:
     build_wheel(job, Listener())

@@ -13,7 +13,11 @@ from flash_stand_ins import TORCH
 from lockedenv import ROOT
 from lockedenv.host.locking import holding
 from lockedenv.install.flash_attention import sources, toolchain
-from lockedenv.install.flash_attention.sources import BuiltFromSource, CachedWheel, Wanted
+from lockedenv.install.flash_attention.sources import (
+    BuiltFromSource,
+    CachedWheel,
+    Wanted,
+)
 from lockedenv.install.request import FlashRequest, Installation
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment

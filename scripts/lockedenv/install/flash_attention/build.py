@@ -14,7 +14,11 @@ from typing import Callable, TextIO
 from lockedenv.backends.cache import remove
 from lockedenv.errors import Stop
 from lockedenv.host.process import run
-from lockedenv.install.flash_attention.toolchain import GET_GCC, Toolchain, how_to_get_nvcc
+from lockedenv.install.flash_attention.toolchain import (
+    GET_GCC,
+    Toolchain,
+    how_to_get_nvcc,
+)
 from lockedenv.reporter import Reporter
 from lockedenv.spec.variables import clean
 
@@ -65,7 +69,12 @@ _CAUSES = (
         "a header is missing: {0}",
         "install the -dev package that has it",
     ),
-    Cause("nvcc", r"nvcc(?: fatal|: not found)|nvcc fatal *: .*", "nvcc refuses its arguments", ""),
+    Cause(
+        "nvcc",
+        r"nvcc(?: fatal|: not found)|nvcc fatal *: .*",
+        "nvcc refuses its arguments",
+        "",
+    ),
     Cause(
         "module",
         r"ModuleNotFoundError: No module named '(\w+)'",
@@ -81,7 +90,9 @@ def find_cause(log: str, cuda: str) -> Cause:
         match = re.search(cause.pattern, log)
         if match:
             remedy = cause.remedy or how_to_get_nvcc(cuda)
-            return replace(cause, text=cause.text.format(*match.groups()), remedy=remedy)
+            return replace(
+                cause, text=cause.text.format(*match.groups()), remedy=remedy
+            )
     return Cause("unknown", "", "the cause is not known", "read the log")
 
 
@@ -123,7 +134,9 @@ class BuildJob:
         )
 
     def command(self) -> list[object]:
-        options = "--no-build-isolation --no-deps --no-cache-dir --no-index --verbose".split()
+        options = (
+            "--no-build-isolation --no-deps --no-cache-dir --no-index --verbose".split()
+        )
         python = self.prefix / "bin/python"
         command = [python, "-m", "pip", "wheel", *options]
         return [*command, "--wheel-dir", self.wheel_folder, self.source]
@@ -188,10 +201,14 @@ def _extract(archive: Path, target: Path) -> Path:
         for count, member in enumerate(tar, 1):
             size += max(0, member.size)
             if count > UNPACKED_FILES or size > UNPACKED_BYTES:
-                raise Stop(f"{archive} holds more than {UNPACKED_BYTES} bytes; it is not unpacked")
+                raise Stop(
+                    f"{archive} holds more than {UNPACKED_BYTES} bytes; it is not unpacked"
+                )
             parts = Path(member.name).parts
             if member.name.startswith("/") or ".." in parts:
-                raise Stop(f"{archive} would write to {member.name[:80]!r}; it is not unpacked")
+                raise Stop(
+                    f"{archive} would write to {member.name[:80]!r}; it is not unpacked"
+                )
             path = target / member.name
             if member.isdir():
                 path.mkdir(parents=True, exist_ok=True)

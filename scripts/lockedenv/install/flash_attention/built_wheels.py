@@ -33,13 +33,17 @@ FOLDER = "flash-attn"
 _DESCRIPTION = "wheel.json"
 
 
-def make_key(pin: PipPackage, torch: Torch, archs: tuple[str, ...], shared: bool = False) -> str:
+def make_key(
+    pin: PipPackage, torch: Torch, archs: tuple[str, ...], shared: bool = False
+) -> str:
     """What a wheel must have been built from and for to be the one that is wanted.
 
     `shared`: without the part of its source that flash-attn-4 has too.
     """
     variant = "-nocute" if shared else ""
-    python = f"torch{torch.version}-cu{torch.cuda}-abi{int(torch.cxx11abi)}-{torch.python}"
+    python = (
+        f"torch{torch.version}-cu{torch.cuda}-abi{int(torch.cxx11abi)}-{torch.python}"
+    )
     return (
         f"flash_attn-{pin.version}-{pin.sha256[:12]}{variant}-{python}-sm{'+'.join(archs)}"
         f"-{torch.platform}"
@@ -80,7 +84,9 @@ def find_built_wheel(
 
     With a reporter, one that is not what was built is set aside, and one that is not this user's is named.
     """
-    folders = [path for path in cache.glob(f"{key}-*") if runs_here(path.name, key, glibc)]
+    folders = [
+        path for path in cache.glob(f"{key}-*") if runs_here(path.name, key, glibc)
+    ]
     folders.sort(key=lambda path: version_tuple(find_built_glibc(path.name, key) or ""))
     folders.reverse()
     own = read_own_builds()
@@ -97,8 +103,12 @@ def find_built_wheel(
                 "that the build has printed"
             )
         else:
-            aside = folder.rename(folder.with_name(f"damaged-{time.time_ns()}-{folder.name}"))
-            reporter.say(f"the cached wheel is not what was built; set aside as {aside}")
+            aside = folder.rename(
+                folder.with_name(f"damaged-{time.time_ns()}-{folder.name}")
+            )
+            reporter.say(
+                f"the cached wheel is not what was built; set aside as {aside}"
+            )
     return None
 
 
@@ -107,7 +117,11 @@ def _read_folder(folder: Path) -> BuiltWheel | None:
     description = read_json(folder / _DESCRIPTION)
     name = description.get("wheel")
     sha256 = description.get("sha256")
-    if not isinstance(name, str) or not isinstance(sha256, str) or not is_plain_name(name):
+    if (
+        not isinstance(name, str)
+        or not isinstance(sha256, str)
+        or not is_plain_name(name)
+    ):
         return None
     if not sha256 or file_sha256(folder / name) != sha256:
         return None
@@ -176,7 +190,9 @@ def read_own_builds() -> dict[str, str]:
             status = path.lstat()
         except OSError:
             return {}
-        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if status.st_uid != os.getuid() or status.st_mode & (
+            stat.S_IWGRP | stat.S_IWOTH
+        ):
             return {}
     return {sha: key for sha, key in read_json(file).items() if isinstance(key, str)}
 

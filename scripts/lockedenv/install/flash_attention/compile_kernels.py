@@ -25,12 +25,16 @@ def compile_share(kernels: list[Kernel], share: int, shares: int) -> bool:
         error = ""
         try:
             compile_kernel(kernel)
-        except Exception as failure:  # noqa: B902 (whatever the compiler raises is the answer)
+        except (
+            Exception
+        ) as failure:  # noqa: B902 (whatever the compiler raises is the answer)
             error = f"{type(failure).__name__}: {failure}"
             good = False
         seconds = round(time.monotonic() - began, 1)
         answer = {"kernel": str(kernel), "seconds": seconds, "error": error}
-        os.write(1, (json.dumps(answer) + "\n").encode())  # one write: the lines do not mix
+        os.write(
+            1, (json.dumps(answer) + "\n").encode()
+        )  # one write: the lines do not mix
     return good
 
 

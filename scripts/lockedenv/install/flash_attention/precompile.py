@@ -33,7 +33,13 @@ from lockedenv.spec.gpu_target import GpuTarget, parse_target, target_variables
 from lockedenv.spec.variables import clean
 
 # FlashAttention's own cache asks for the same: cache_utils.py, _compute_source_fingerprint.
-COMPILER_WHEELS = ("flash-attn-4", "nvidia-cutlass-dsl", "apache-tvm-ffi", "quack-kernels", "torch")
+COMPILER_WHEELS = (
+    "flash-attn-4",
+    "nvidia-cutlass-dsl",
+    "apache-tvm-ffi",
+    "quack-kernels",
+    "torch",
+)
 PROGRAM = "lockedenv.install.flash_attention.compile_kernels"
 TIME_LIMIT = 600  # seconds for one GPU's kernels; about 15 are usual
 
@@ -94,7 +100,11 @@ def compile_common_kernels(
             continue
         try:
             (result,) = precompile_kernels(
-                job.prefix.path / "bin/python", folder, [target], cpus, clean(dict(os.environ))
+                job.prefix.path / "bin/python",
+                folder,
+                [target],
+                cpus,
+                clean(dict(os.environ)),
             )
         except OSError as error:
             reporter.outcome(f"its kernels are compiled at first use: {error}")
@@ -153,7 +163,9 @@ def precompile_kernels(
     results = []
     for target in targets:
         if target.major < OLDEST_MAJOR:
-            problem = f"FlashAttention 4 has no backward for {target.name}; use sdpa there"
+            problem = (
+                f"FlashAttention 4 has no backward for {target.name}; use sdpa there"
+            )
             results.append(Precompiled(target, problem=problem))
         else:
             arguments = json.dumps([asdict(kernel) for kernel in kernels])
@@ -164,7 +176,11 @@ def precompile_kernels(
 
 
 def _run_compiler(
-    command: list[str], folder: Path, target: GpuTarget, environ: Mapping[str, str], limit: float
+    command: list[str],
+    folder: Path,
+    target: GpuTarget,
+    environ: Mapping[str, str],
+    limit: float,
 ) -> Precompiled:
     folder.mkdir(parents=True, exist_ok=True)
     variables = {
@@ -210,7 +226,9 @@ def _read_answers(output: str) -> list[CompiledKernel]:
         try:
             answer = json.loads(line)
             name = str(answer["kernel"])
-            kernels.append(CompiledKernel(name, float(answer["seconds"]), str(answer["error"])))
+            kernels.append(
+                CompiledKernel(name, float(answer["seconds"]), str(answer["error"]))
+            )
         except (ValueError, TypeError, KeyError):
             continue
     return kernels

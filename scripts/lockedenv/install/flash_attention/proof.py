@@ -70,7 +70,14 @@ def prove_values(prefix: Path) -> Proof:
     with tempfile.TemporaryDirectory() as folder:
         document = Path(folder, "verdict.json")
         verifier = ROOT / "scripts/verify_environment.py"
-        command = [prefix / "bin/python", verifier, "--only", "flash-attn", "--json", document]
+        command = [
+            prefix / "bin/python",
+            verifier,
+            "--only",
+            "flash-attn",
+            "--json",
+            document,
+        ]
         _, _, error = ask(command, _CHECK_SECONDS, env=clean(dict(os.environ)))
         return read_proof(read_json(document), error)
 

@@ -31,9 +31,19 @@ from lockedenv.install.flash_attention.sources import (
     WheelSource,
     find_successor,
 )
-from lockedenv.install.flash_attention.target import choose_architectures, locked_torch, probe_torch
+from lockedenv.install.flash_attention.target import (
+    choose_architectures,
+    locked_torch,
+    probe_torch,
+)
 from lockedenv.install.request import Installation
-from lockedenv.prefix.inventory import Layer, Package, read_inventory, with_package, write_inventory
+from lockedenv.prefix.inventory import (
+    Layer,
+    Package,
+    read_inventory,
+    with_package,
+    write_inventory,
+)
 from lockedenv.prefix.records import read_prefix, read_record_rows
 from lockedenv.reporter import Reporter
 
@@ -69,7 +79,11 @@ def describe_outlook(job: Installation, backend: str, gpus: Sequence[Gpu]) -> st
 
 
 def install(
-    job: Installation, uv: Path, gpus: Sequence[Gpu], reporter: Reporter, prover: Prover = prove
+    job: Installation,
+    uv: Path,
+    gpus: Sequence[Gpu],
+    reporter: Reporter,
+    prover: Prover = prove,
 ) -> None:
     """Installs flash-attn from the first source that gives one that works. Raises Stop if none does."""
     prefix = job.prefix.path
@@ -104,7 +118,11 @@ def install(
 
 def _is_left_to_the_lock(job: Installation) -> bool:
     """Whether FlashAttention comes with the lock's own wheels, and nothing else was asked for."""
-    return job.flash.mode == "auto" and not job.flash.wheel and find_successor(job) is not None
+    return (
+        job.flash.mode == "auto"
+        and not job.flash.wheel
+        and find_successor(job) is not None
+    )
 
 
 def _find_reason_to_skip(job: Installation, has_target: bool) -> str:
@@ -125,7 +143,10 @@ def _say_what_is_there(job: Installation, key: str, reporter: Reporter) -> bool:
     noted = read_installed_wheel(prefix)
     if not noted or not any(source.has_given(noted, job, key) for source in SOURCES):
         return False
-    if not is_as_installed(prefix, noted) or prove_import(prefix, noted.version).problem:
+    if (
+        not is_as_installed(prefix, noted)
+        or prove_import(prefix, noted.version).problem
+    ):
         return False
     if noted.key:
         reporter.outcome(f"{noted.filename} ({noted.key}) is installed")

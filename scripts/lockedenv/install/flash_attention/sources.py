@@ -73,7 +73,9 @@ class Wanted:
         """What a built wheel must be for; empty where nothing can be built."""
         if not self.source or not self.archs:
             return ""
-        return make_key(self.source, self.torch, self.archs, shared=bool(self.successor))
+        return make_key(
+            self.source, self.torch, self.archs, shared=bool(self.successor)
+        )
 
     @property
     def cache(self) -> Path:
@@ -141,7 +143,10 @@ class GivenWheel:
             return False
         if not flash.wheel:
             return flash.mode == "auto"
-        same_name = installed.filename in (last_part(flash.wheel), Path(flash.wheel).name)
+        same_name = installed.filename in (
+            last_part(flash.wheel),
+            Path(flash.wheel).name,
+        )
         return same_name and installed.sha256 == flash.sha256
 
     def bring(self, wanted: Wanted, reporter: Reporter) -> BroughtWheel | None:
@@ -163,7 +168,9 @@ class GivenWheel:
             raise Stop(f"{shown} is not a file")
         sha256 = file_sha256(path)
         if sha256 != flash.sha256:
-            raise Stop(f"{shown} has sha256 {sha256}, not {flash.sha256}: it is not installed")
+            raise Stop(
+                f"{shown} has sha256 {sha256}, not {flash.sha256}: it is not installed"
+            )
         return BroughtWheel(path, sha256, self.origin)
 
 
@@ -176,7 +183,9 @@ class LockedWheel:
         pin = wanted.successor
         if not pin or wanted.job.flash.wheel or wanted.mode != "auto":
             return Prospect(False)
-        return Prospect(True, f"{pin.name} {pin.version}, a wheel of the lock; nothing is built")
+        return Prospect(
+            True, f"{pin.name} {pin.version}, a wheel of the lock; nothing is built"
+        )
 
     def has_given(self, installed: InstalledWheel, job: Installation, key: str) -> bool:
         return False
@@ -195,12 +204,19 @@ class CachedWheel:
             return Prospect(False)
         if not find_built_wheel(wanted.cache, wanted.key, wanted.glibc):
             return Prospect(False)
-        return Prospect(True, f"the wheel that the cache has for {wanted.architectures_text}")
+        return Prospect(
+            True, f"the wheel that the cache has for {wanted.architectures_text}"
+        )
 
     def has_given(self, installed: InstalledWheel, job: Installation, key: str) -> bool:
         built = installed.origin in (Origin.CACHED, Origin.BUILT)
         fits = bool(key) and installed.key.startswith(f"{key}-")
-        return built and fits and not job.flash.wheel and job.flash.mode in ("auto", "build")
+        return (
+            built
+            and fits
+            and not job.flash.wheel
+            and job.flash.mode in ("auto", "build")
+        )
 
     def bring(self, wanted: Wanted, reporter: Reporter) -> BroughtWheel | None:
         if wanted.mode not in ("auto", "build") or not wanted.key:
@@ -232,7 +248,9 @@ class LockedPrebuilt:
         wheel = job.environment.flash_wheel()
         if not wheel or job.flash.wheel or job.flash.mode not in ("auto", "wheel"):
             return False
-        same_file = installed.filename == wheel.filename and installed.sha256 == wheel.sha256
+        same_file = (
+            installed.filename == wheel.filename and installed.sha256 == wheel.sha256
+        )
         return installed.origin is Origin.PREBUILT and same_file
 
     def bring(self, wanted: Wanted, reporter: Reporter) -> BroughtWheel | None:
@@ -288,7 +306,8 @@ class BuiltFromSource:
         jobs = toolchain.choose_jobs(wanted.job.flash.jobs, os.environ)
         minutes = toolchain.build_time_text(list(wanted.archs), jobs)
         return Prospect(
-            True, f"built for {wanted.architectures_text} with {tools}, {jobs}: {minutes}"
+            True,
+            f"built for {wanted.architectures_text} with {tools}, {jobs}: {minutes}",
         )
 
     def has_given(self, installed: InstalledWheel, job: Installation, key: str) -> bool:
@@ -337,7 +356,9 @@ class BuiltFromSource:
         return BroughtWheel(kept.path, kept.sha256, self.origin, full_key)
 
     def _find_tools(self, wanted: Wanted) -> toolchain.Toolchain:
-        return toolchain.find_toolchain(wanted.job.prefix.path, wanted.torch.cuda, dict(os.environ))
+        return toolchain.find_toolchain(
+            wanted.job.prefix.path, wanted.torch.cuda, dict(os.environ)
+        )
 
 
 def bring_source(job: Installation, pin: PipPackage, reporter: Reporter) -> Path:

@@ -59,7 +59,9 @@ def locked_torch(environment: Environment, backend: str) -> Torch:
 def probe_torch(prefix: Path) -> Torch:
     """The torch of a prefix, as its own interpreter reports it. Raises Stop if it cannot be imported there."""
     python = prefix / "bin/python"
-    status, answer, error = ask([python, "-c", _ASK_TORCH], 120, env=clean(dict(os.environ)))
+    status, answer, error = ask(
+        [python, "-c", _ASK_TORCH], 120, env=clean(dict(os.environ))
+    )
     if status != 0:
         last_line = "".join(error.strip().splitlines()[-1:])
         raise Stop(
@@ -69,7 +71,9 @@ def probe_torch(prefix: Path) -> Torch:
     fields = json.loads(answer.strip().splitlines()[-1])
     for name in ("version", "cuda", "python", "platform"):
         if not _PLAIN.fullmatch(fields[name]):
-            raise Stop(f"torch in {prefix} gives {fields[name]!r} as its {name}; reinstall torch")
+            raise Stop(
+                f"torch in {prefix} gives {fields[name]!r} as its {name}; reinstall torch"
+            )
     return Torch(**fields)
 
 
@@ -82,7 +86,9 @@ def choose_architectures(gpus: Sequence[Gpu], cuda: str, asked: str = "") -> lis
     if asked:
         for name in re.split(r"[,;]", asked):
             if not re.fullmatch(r"[0-9]{1,2}\.?[0-9]", name.strip()):
-                raise UsageError(f"--arch {asked}: give compute capabilities, such as 90 or 80,90")
+                raise UsageError(
+                    f"--arch {asked}: give compute capabilities, such as 90 or 80,90"
+                )
             wanted.add(name.strip().replace(".", ""))
     else:
         for gpu in gpus:

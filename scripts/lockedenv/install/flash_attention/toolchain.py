@@ -75,9 +75,7 @@ def find_warning(cuda: str, nvcc: str) -> str:
     """What should be known of an nvcc that can build; empty if nothing."""
     if version_tuple(nvcc)[:2] == version_tuple(cuda)[:2]:
         return ""
-    return (
-        f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: it should work within a major version"
-    )
+    return f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: it should work within a major version"
 
 
 def find_toolchain(prefix: Path, cuda: str, environ: Mapping[str, str]) -> Toolchain:
@@ -90,7 +88,9 @@ def find_toolchain(prefix: Path, cuda: str, environ: Mapping[str, str]) -> Toolc
     problem = find_problem(cuda, nvcc, gcc)
     headers = _find_headers(home)
     if not problem and not headers:
-        problem = f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {cuda}"
+        problem = (
+            f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {cuda}"
+        )
     if problem or not headers or not cxx:
         raise Stop(f"flash-attn cannot be built: {problem}")
     return Toolchain(
@@ -185,7 +185,9 @@ def choose_jobs(asked: int | None, environ: Mapping[str, str]) -> Jobs:
         raise Stop(f"NVCC_THREADS={text}: give a positive number, or unset it")
     jobs = count_jobs(cpu_limit(), read_memory().free, threads)
     if asked:
-        return Jobs(asked, f"as asked; {jobs.count} would be the choice for {jobs.reason}")
+        return Jobs(
+            asked, f"as asked; {jobs.count} would be the choice for {jobs.reason}"
+        )
     return jobs
 
 

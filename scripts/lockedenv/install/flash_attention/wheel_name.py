@@ -22,7 +22,11 @@ _FILE_NAME = re.compile(
     re.ASCII,
 )
 # https://peps.python.org/pep-0600/#legacy-manylinux-tags
-_LEGACY_MANYLINUX = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}
+_LEGACY_MANYLINUX = {
+    "manylinux1": "2.5",
+    "manylinux2010": "2.12",
+    "manylinux2014": "2.17",
+}
 _MACHINE = "x86_64"
 
 
@@ -104,7 +108,9 @@ def find_misfit(filename: str, torch: Torch, glibc: str) -> str | None:
         platforms.discard("any")  # code that needs an ABI is for one kind of machine
     if not any(fits_platform(platform, glibc) for platform in platforms):
         named = ".".join(wheel.platforms)
-        problems.append(f"platform {named}, this machine is linux_{_MACHINE} with glibc {glibc}")
+        problems.append(
+            f"platform {named}, this machine is linux_{_MACHINE} with glibc {glibc}"
+        )
     problems += _local_problems(wheel.local, torch)
     if not problems:
         return None

@@ -8,7 +8,12 @@ from enum import Enum
 from typing import Any, Mapping
 
 from lockedenv.errors import printable
-from lockedenv.provenance.documents import DocumentError, Fields, ShapeError, parse_document
+from lockedenv.provenance.documents import (
+    DocumentError,
+    Fields,
+    ShapeError,
+    parse_document,
+)
 
 SCHEMA_VERSION = 1
 MOST_STEPS = 1000
@@ -100,7 +105,11 @@ def is_certificate(fields: Fields) -> bool:
 def certificate_from(name: str, fields: Fields) -> Certificate:
     """A certificate from the JSON of a document of this name. Raises DocumentError."""
     return parse_document(
-        name, "certificate", "--certificate", fields, lambda f: _parse_certificate(name, f)
+        name,
+        "certificate",
+        "--certificate",
+        fields,
+        lambda f: _parse_certificate(name, f),
     )
 
 
@@ -173,7 +182,9 @@ def _parse_row(fields: Fields, steps: int) -> Row:
         spread=fields.number("spread"),
     )
     if len(row.loss) != steps or len(row.gradient_norm) != steps:
-        raise ShapeError(f"`{fields.place}` does not have a loss and a gradient norm for each step")
+        raise ShapeError(
+            f"`{fields.place}` does not have a loss and a gradient norm for each step"
+        )
     if not row.tensors or not row.weights:
         raise ShapeError(f"`{fields.place}` has no tensors or no weights")
     if row.spread < 0:

@@ -9,21 +9,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from lockedenv.provenance.certificate.document import Certificate, Precision, Row, RowName
+from lockedenv.provenance.certificate.document import (
+    Certificate,
+    Precision,
+    Row,
+    RowName,
+)
 from lockedenv.provenance.documents import DocumentError
 
 # What machines or libraries that sum in another order may differ by: 64 roundings in fp32 (2**-24
 # each), 4 in bf16 (2**-9), in which 4-bit weights are multiplied too. Measured between the kernels of
 # torch, oneDNN and MKL for SSE, AVX2 and AVX-512, and between both released environments: at most
 # 1.8e-7, 1.0e-3 and 5.7e-4. An error of a kernel under 1 % is found in fp32 only.
-TOLERANCE = {Precision.FP32: 2.0**-18, Precision.BF16: 2.0**-7, Precision.FOUR_BIT: 2.0**-7}
+TOLERANCE = {
+    Precision.FP32: 2.0**-18,
+    Precision.BF16: 2.0**-7,
+    Precision.FOUR_BIT: 2.0**-7,
+}
 # Allowed on one kind of machine: so many times the spread of two runs, which is measured, and never
 # more than TOLERANCE. Another two runs are further apart in 6 of 100 cases (2/pi * atan(1/10), for
 # normal differences). Where the two runs were equal, as on a CPU, nothing is allowed.
 SLACK = 10.0
 # A machine whose own two runs are further apart than so many tolerances is no measure of anything.
 STEADY = 4.0
-ROUNDING = 2.0**-24  # of fp32: what is said of weights that differ where nothing else does
+ROUNDING = (
+    2.0**-24
+)  # of fp32: what is said of weights that differ where nothing else does
 
 # What the figures of a GPU do not depend on.
 OF_THE_HOST = ("CPU", "CPU features", "torch's CPU kernels", "BLAS", "driver")
@@ -162,7 +173,9 @@ def compare_certificates(
         raise _not_comparable(names, _list_rows(first), _list_rows(second))
     facts = find_fact_differences(first, second)
     alike = not any(_tells_machines_apart(fact, first, second) for fact in facts)
-    rows = [judge_row(name, first.rows[name], second.rows[name], alike) for name in common]
+    rows = [
+        judge_row(name, first.rows[name], second.rows[name], alike) for name in common
+    ]
     for name in first.rows:
         if name not in second.rows:
             rows.append(_judge_absent(name, second, names[1]))
@@ -172,7 +185,9 @@ def compare_certificates(
     return Judgement(names, alike, tuple(facts), tuple(rows))
 
 
-def find_fact_differences(first: Certificate, second: Certificate) -> list[FactDifference]:
+def find_fact_differences(
+    first: Certificate, second: Certificate
+) -> list[FactDifference]:
     """What the figures depend on, where it differs."""
     first_facts = facts_of(first)
     second_facts = facts_of(second)
@@ -208,14 +223,18 @@ def judge_row(name: RowName, first: Row, second: Row, alike: bool) -> RowJudgeme
     allowed = allowed_difference(name.precision, spread, alike)
     judged = deviations
     if not alike:
-        judged = [deviation for deviation in deviations if deviation.is_kept_by_other_machines]
+        judged = [
+            deviation for deviation in deviations if deviation.is_kept_by_other_machines
+        ]
     for deviation in judged:
         if not deviation.size <= allowed:  # NaN is above any bound
             return RowJudgement(
                 name, RowVerdict.DIFFERENT, allowed, deviation.size, deviation, missing
             )
     largest = max((deviation.size for deviation in judged), default=0.0)
-    return RowJudgement(name, RowVerdict.WITHIN, allowed, largest, deviations[0], missing)
+    return RowJudgement(
+        name, RowVerdict.WITHIN, allowed, largest, deviations[0], missing
+    )
 
 
 def allowed_difference(precision: Precision, spread: float, alike: bool) -> float:
@@ -250,10 +269,16 @@ def find_deviations(first: Row, second: Row) -> list[Deviation]:
     for step in range(min(len(first.loss), len(second.loss))):
         for quantity, value, other in (
             (Quantity.LOSS, first.loss[step], second.loss[step]),
-            (Quantity.GRADIENT_NORM, first.gradient_norm[step], second.gradient_norm[step]),
+            (
+                Quantity.GRADIENT_NORM,
+                first.gradient_norm[step],
+                second.gradient_norm[step],
+            ),
         ):
             if value != other:
-                found.append(Deviation(quantity, relative_difference(value, other), step))
+                found.append(
+                    Deviation(quantity, relative_difference(value, other), step)
+                )
     if first.weights != second.weights:
         size = max((deviation.size for deviation in found), default=ROUNDING)
         found.append(Deviation(Quantity.WEIGHTS, size, len(first.loss)))
@@ -265,7 +290,9 @@ def relative_difference(first: float, second: float) -> float:
     return abs(first - second) / max(abs(first), abs(second))
 
 
-def _tells_machines_apart(fact: FactDifference, first: Certificate, second: Certificate) -> bool:
+def _tells_machines_apart(
+    fact: FactDifference, first: Certificate, second: Certificate
+) -> bool:
     if fact.name in OF_THE_WHOLE:
         return False
     both_on_gpu = first.device == "cuda" and second.device == "cuda"

@@ -100,7 +100,10 @@ def make_certificate(
     """
     environ = task_environment(installed.prefix, device, visible_gpu)
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(run_task, installed.python, device, steps, environ) for _ in range(2)]
+        runs = [
+            pool.submit(run_task, installed.python, device, steps, environ)
+            for _ in range(2)
+        ]
         first = runs[0].result()
         second = runs[1].result()
     rows = {}
@@ -200,7 +203,9 @@ def measure_spread(name: RowName, first: Row, second: Row) -> float:
     return spread
 
 
-def task_environment(prefix: Path, device: str, visible_gpu: str = "") -> dict[str, str]:
+def task_environment(
+    prefix: Path, device: str, visible_gpu: str = ""
+) -> dict[str, str]:
     """The variables of a run: nothing that makes a sum in another order, but what the user chose."""
     given = dict(os.environ)
     if visible_gpu:

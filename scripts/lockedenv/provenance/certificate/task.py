@@ -21,7 +21,11 @@ from lockedenv.spec.tiny_models import batch, qlora_model, tiny_llama
 # Another number whenever the same environment would compute other figures by the task.
 TASK = 1
 STEPS = 50
-RUNS = (("full", Precision.FP32), ("full", Precision.BF16), ("qlora", Precision.FOUR_BIT))
+RUNS = (
+    ("full", Precision.FP32),
+    ("full", Precision.BF16),
+    ("qlora", Precision.FOUR_BIT),
+)
 # At twice these, rounding alone makes the losses of two CPUs drift apart.
 RATES = {"full": 5e-4, "qlora": 1e-2}
 # Attention as transformers names it -> what has its kernels, and the package for people. Of None: torch.
@@ -217,7 +221,9 @@ def compute(device: str, steps: int) -> dict[str, Any]:
     return {"rows": rows, "left_out": left_out, "made_with": describe_torch(device)}
 
 
-def _reason_against(name: RowName, device: str, bf16: bool, kernels: Collection[str]) -> str:
+def _reason_against(
+    name: RowName, device: str, bf16: bool, kernels: Collection[str]
+) -> str:
     """Why a row cannot run; empty if it can."""
     source = ATTENTIONS[name.attention]
     if source is not None:

@@ -28,7 +28,9 @@ def describe_judgement(judgement: Judgement) -> list[str]:
     """Lines: the headline, what the figures depend on where it differs, then each row."""
     lines = [f"{judgement.names[0]} and {judgement.names[1]}: {headline(judgement)}"]
     for fact in judgement.facts:
-        lines.append(_column(fact.name, f"{printable(fact.first)}  ->  {printable(fact.second)}"))
+        lines.append(
+            _column(fact.name, f"{printable(fact.first)}  ->  {printable(fact.second)}")
+        )
     for row in judgement.rows:
         lines.append(_column(str(row.name), describe_row(row)))
     if judgement.verdicts - {RowVerdict.EQUAL}:
@@ -142,14 +144,14 @@ def _describe_verdict(row: RowJudgement) -> str:
     assert row.first is not None
     place = describe_place(row.first)
     if row.verdict is RowVerdict.DIFFERENT:
-        return (
-            f"DIFFERENT from {place} on: by {row.largest:.1e}, where {row.allowed:.1e} is allowed"
-        )
+        return f"DIFFERENT from {place} on: by {row.largest:.1e}, where {row.allowed:.1e} is allowed"
     return f"equal within {row.allowed:.1e}: apart by {row.largest:.1e} at most, from {place} on"
 
 
 def _tolerances() -> str:
-    parts = [f"{TOLERANCE[precision]:.1e} in {precision.value}" for precision in Precision]
+    parts = [
+        f"{TOLERANCE[precision]:.1e} in {precision.value}" for precision in Precision
+    ]
     return ", ".join(parts)
 
 

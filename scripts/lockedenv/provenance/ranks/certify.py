@@ -57,10 +57,15 @@ def certify(
     `name`: of this rank, for people. `seconds`: for each of the two exchanges.
     """
     meeting.reach(TEXT, own)
-    usual = meeting.exchange(STAGE, certifier.digest(own), seconds, lambda: _find_usual(meeting))
+    usual = meeting.exchange(
+        STAGE, certifier.digest(own), seconds, lambda: _find_usual(meeting)
+    )
     lines = certifier.compare(usual, own, name)
     answer = meeting.exchange(
-        COMPARED, json.dumps(lines), seconds, lambda: json.dumps(_count_differing(meeting) == 0)
+        COMPARED,
+        json.dumps(lines),
+        seconds,
+        lambda: json.dumps(_count_differing(meeting) == 0),
     )
     differing = []
     for text in meeting.read_all(COMPARED):

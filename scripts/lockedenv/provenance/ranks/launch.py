@@ -36,7 +36,9 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
     rank = _read_number(environ, "RANK")
     world = _read_number(environ, "WORLD_SIZE")
     if not rank < world:
-        raise Stop(f"the ranks cannot meet: RANK is {rank}, and WORLD_SIZE {world}; {REMEDY}")
+        raise Stop(
+            f"the ranks cannot meet: RANK is {rank}, and WORLD_SIZE {world}; {REMEDY}"
+        )
     if world > MOST_RANKS:
         raise Stop(
             f"the ranks cannot meet: WORLD_SIZE is {world}, and at most {MOST_RANKS} ranks can be "
@@ -55,11 +57,15 @@ def open_store(launch: Launch, seconds: float) -> Any:
     try:
         import torch.distributed as dist
 
-        store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
+        store, rank, world = next(
+            dist.rendezvous("env://", timeout=timedelta(seconds=seconds))
+        )
     except Exception as error:  # whatever torch raises for an address that is wrong
         raise Stop(f"the ranks cannot meet: {error}; {REMEDY}") from None
     if (rank, world) != (launch.rank, launch.world):
-        raise Stop(f"the ranks cannot meet: the store calls this rank {rank} of {world}; {REMEDY}")
+        raise Stop(
+            f"the ranks cannot meet: the store calls this rank {rank} of {world}; {REMEDY}"
+        )
     return dist.PrefixStore("maximalcai", store)
 
 

@@ -32,12 +32,19 @@ class Wait(Protocol):
     """Waits for a condition; see `wait_until`."""
 
     def __call__(
-        self, condition: Callable[[], bool], seconds: float, heed: bool = True, every: float = 0.05
+        self,
+        condition: Callable[[], bool],
+        seconds: float,
+        heed: bool = True,
+        every: float = 0.05,
     ) -> bool: ...
 
 
 def wait_until(
-    condition: Callable[[], bool], seconds: float, heed: bool = True, every: float = 0.05
+    condition: Callable[[], bool],
+    seconds: float,
+    heed: bool = True,
+    every: float = 0.05,
 ) -> bool:
     """Whether a condition comes true within `seconds`; it is looked at `every` so many.
 
@@ -55,7 +62,12 @@ class Meeting:
     """What the ranks know of each other, through a torch.distributed store."""
 
     def __init__(
-        self, store: Any, rank: int, world: int, wait: Wait = wait_until, grace: float = GRACE
+        self,
+        store: Any,
+        rank: int,
+        world: int,
+        wait: Wait = wait_until,
+        grace: float = GRACE,
     ) -> None:
         self.store = store
         self.rank = rank
@@ -64,7 +76,9 @@ class Meeting:
         self._wait = wait
         self._every = min(1.0, max(0.05, world / LOOKS))
 
-    def wait(self, condition: Callable[[], bool], seconds: float, heed: bool = True) -> bool:
+    def wait(
+        self, condition: Callable[[], bool], seconds: float, heed: bool = True
+    ) -> bool:
         """As `wait_until`, looking as often as the store can bear."""
         return self._wait(condition, seconds, heed=heed, every=self._every)
 
@@ -145,7 +159,9 @@ def run_in_thread(work: Callable[[], Any], seconds: float) -> Any:
 
     Raises TimeoutError, AnotherRankFailed, and what `work` raises.
     """
-    answer = ThreadPool(1).apply_async(work)  # a daemon: this process can end while it hangs
+    answer = ThreadPool(1).apply_async(
+        work
+    )  # a daemon: this process can end while it hangs
     if not wait_until(answer.ready, seconds):
         raise TimeoutError(f"no answer within {seconds:.0f} s")
     return answer.get()

@@ -15,7 +15,12 @@ from lockedenv.host.files import write_atomically
 from lockedenv.provenance.manifest import Manifest
 from lockedenv.provenance.ranks import bandwidth, certify, collectives, words
 from lockedenv.provenance.ranks.certify import Certifier
-from lockedenv.provenance.ranks.launch import Launch, choose_gpu, open_store, read_launch
+from lockedenv.provenance.ranks.launch import (
+    Launch,
+    choose_gpu,
+    open_store,
+    read_launch,
+)
 from lockedenv.provenance.ranks.meeting import (
     Meeting,
     explain_within_grace,
@@ -136,7 +141,9 @@ class RankCheck:
         timeout = self.request.timeout
         run_in_thread(self._join_process_group, timeout)
         wrong = run_in_thread(
-            lambda: collectives.check_collectives(self.launch.rank, self.launch.world, self.device),
+            lambda: collectives.check_collectives(
+                self.launch.rank, self.launch.world, self.device
+            ),
             timeout,
         )
         done = f"{COLLECTIVES} done"
@@ -156,7 +163,9 @@ class RankCheck:
         self.stage = BANDWIDTH
         limit = min(self.request.timeout, bandwidth.SECONDS)
         measured = run_in_thread(
-            lambda: bandwidth.measure_bandwidth(self.meeting, answer.nodes, self.device, limit),
+            lambda: bandwidth.measure_bandwidth(
+                self.meeting, answer.nodes, self.device, limit
+            ),
             limit + LATE,
         )
         self.say_all(words.describe_bandwidth(measured))

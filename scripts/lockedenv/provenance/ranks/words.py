@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from lockedenv.errors import printable
 from lockedenv.provenance.difference import shown
-from lockedenv.provenance.ranks.bandwidth import Bandwidth, SlowNode, Way, find_slow_nodes
+from lockedenv.provenance.ranks.bandwidth import (
+    Bandwidth,
+    SlowNode,
+    Way,
+    find_slow_nodes,
+)
 from lockedenv.provenance.ranks.certify import Certified
 from lockedenv.provenance.ranks.collectives import NAMES, WrongValues
 from lockedenv.provenance.ranks.roll_call import Company, RollCall
@@ -19,7 +24,10 @@ LOOK_AT = {
 
 def describe_roll_call(call: RollCall) -> list[str]:
     """A row for the ranks of a node that agree; then the nodes' troubles, and what odd ranks differ in."""
-    lines = [f"{call.world} ranks", _row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL")]
+    lines = [
+        f"{call.world} ranks",
+        _row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL"),
+    ]
     for company in call.companies:
         lines.append(describe_company(company))
     lines += [printable(line) for line in (*call.pods, *call.problems)]
@@ -45,7 +53,12 @@ def describe_company(company: Company) -> str:
         ranks = f"{first}-{last}"
     identity = company.identity
     row = _row(
-        company.node, ranks, identity.fingerprint, identity.gpu, identity.driver, identity.nccl
+        company.node,
+        ranks,
+        identity.fingerprint,
+        identity.gpu,
+        identity.driver,
+        identity.nccl,
     )
     if company.is_odd:
         return f"{row}  <- differs"
@@ -73,7 +86,9 @@ def describe_bandwidth(bandwidth: Bandwidth) -> list[str]:
     """A row for each size of message and for each node, then a line for each slow node."""
     lines = []
     for measured in bandwidth.sizes:
-        lines.append(f"  all_reduce {measured.size / MIB:7.2f} MiB  {measured.rate / GB:7.2f} GB/s")
+        lines.append(
+            f"  all_reduce {measured.size / MIB:7.2f} MiB  {measured.rate / GB:7.2f} GB/s"
+        )
     for node, rates in bandwidth.nodes.items():
         if rates:
             parts = [f"{way.value} {rate / GB:.2f} GB/s" for way, rate in rates.items()]
@@ -112,11 +127,15 @@ def describe_verdict(same: bool, lacks_gpu: bool) -> list[str]:
     if same:
         lines = ["the same environment on every rank"]
     if lacks_gpu:
-        lines.append("NOT on every GPU: a node that should have GPUs has none that works")
+        lines.append(
+            "NOT on every GPU: a node that should have GPUs has none that works"
+        )
     return lines
 
 
-def _row(node: str, ranks: str, fingerprint: str, gpu: str, driver: str, nccl: str) -> str:
+def _row(
+    node: str, ranks: str, fingerprint: str, gpu: str, driver: str, nccl: str
+) -> str:
     columns = (node, ranks, fingerprint, gpu, driver, nccl)
     safe = [printable(column) for column in columns]
     return "{:<24} {:<10} {:<12.12} {:<26} {:<12} {}".format(*safe)

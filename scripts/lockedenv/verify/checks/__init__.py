@@ -77,7 +77,10 @@ __all__ = [
 
 QUICK = "quick"
 FULL = "full"
-DAMAGE = ("present", "files")  # the checks whose failure explains why a library does not work
+DAMAGE = (
+    "present",
+    "files",
+)  # the checks whose failure explains why a library does not work
 COMPARE_WITH_LOCK = (
     f"compare with the lock: {verify_command(Path(sys.prefix), '--level', 'quick')}; "
     "if that passes, report it with --json"
@@ -158,7 +161,9 @@ class Context:
         if self.installed.backend != "pip":
             return set()
         try:
-            pins = {pin.name: pin for pin in read_pip_lock(self.environment.folder / DEV)}
+            pins = {
+                pin.name: pin for pin in read_pip_lock(self.environment.folder / DEV)
+            }
         except LockError:
             return set()
         names = set()
@@ -270,7 +275,9 @@ def relative(got: Any, exact: Any) -> float:
     return float(((got - exact).norm() / exact.norm()).item())
 
 
-def within(errors: Mapping[str, tuple[float, float]], where: str, remedy: str) -> Result:
+def within(
+    errors: Mapping[str, tuple[float, float]], where: str, remedy: str
+) -> Result:
     """The verdict on (error, bound) by name: a failure names each above its bound.
 
     NaN is above any bound.
@@ -288,4 +295,6 @@ def within(errors: Mapping[str, tuple[float, float]], where: str, remedy: str) -
     if len(errors) <= 6:
         return passed(f"{where}: {'; '.join(texts.values())}", **measured)
     nearest = max(errors, key=lambda name: errors[name][0] / errors[name][1])
-    return passed(f"{where}: {len(errors)} cases; nearest the bound: {texts[nearest]}", **measured)
+    return passed(
+        f"{where}: {len(errors)} cases; nearest the bound: {texts[nearest]}", **measured
+    )

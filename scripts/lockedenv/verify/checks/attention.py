@@ -65,7 +65,9 @@ def plain_attention(q: Any, k: Any, v: Any, causal: bool) -> Any:
     return scores.softmax(-1) @ v
 
 
-def run_with_gradients(function: Callable[..., Any], inputs: list[Any], weight: Any) -> list[Any]:
+def run_with_gradients(
+    function: Callable[..., Any], inputs: list[Any], weight: Any
+) -> list[Any]:
     """The output, and the gradient for each input of sum(output * weight)."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     out = function(*leaves)
@@ -148,7 +150,9 @@ def call_backend(backend: Backend, causal: bool, q: Any, k: Any, v: Any) -> Any:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with sdpa_kernel([getattr(SDPBackend, backend.name)]):
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=causal
+        )
 
 
 @check_each_gpu(
@@ -174,15 +178,21 @@ def sdpa(device: str) -> Result:
             try:
                 inputs = make_inputs(shape, torch.bfloat16, device)[:3]
                 operators = find_operators(kernel, *inputs)
-                cases[name] = compare_attention(kernel, reference, shape, torch.bfloat16, device)
+                cases[name] = compare_attention(
+                    kernel, reference, shape, torch.bfloat16, device
+                )
             except RuntimeError as error:
-                if not backend.on_demand or not any(text in str(error) for text in NO_PLAN):
+                if not backend.on_demand or not any(
+                    text in str(error) for text in NO_PLAN
+                ):
                     raise
                 reason = " ".join(str(error).split())[:120]
                 absent = f"; not available, and used only on demand: {name} ({reason})"
                 continue
             if not any(backend.operator in operator for operator in operators):
-                return failed(f"{device}: {name} was asked for, and another ran", ANOTHER_BACKEND)
+                return failed(
+                    f"{device}: {name} was asked for, and another ran", ANOTHER_BACKEND
+                )
     result = within(cases, device, ANOTHER_BACKEND)
     result.summary += absent
     return result

@@ -40,7 +40,11 @@ SCALE = 3
 WARP = 32  # threads
 # Each of these makes torch.compile give back what it was given (torch/_dynamo/config.py,
 # torch/_dynamo/eval_frame.py), so that nothing is compiled.
-SWITCHES = ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE", "TORCHDYNAMO_SUPPRESS_ERRORS")
+SWITCHES = (
+    "TORCH_COMPILE_DISABLE",
+    "TORCHDYNAMO_DISABLE",
+    "TORCHDYNAMO_SUPPRESS_ERRORS",
+)
 
 
 @check_each_gpu(
@@ -83,7 +87,9 @@ def compile_for(target: GpuTarget) -> Result:
     cubin = kernel.asm["cubin"]
     architecture = read_cubin_architecture(cubin)
     if architecture != target.architecture:
-        return failed(f"triton made code for sm_{architecture}, not for {target.name}", REINSTALL)
+        return failed(
+            f"triton made code for sm_{architecture}, not for {target.name}", REINSTALL
+        )
     what = f"triton {triton.__version__}: a kernel of {len(cubin)} bytes"
     return compiled(f"{what} compiled for {target.name}, not run")
 
@@ -102,7 +108,8 @@ def run_kernel(device: str) -> Result:
     wrong = int((out != a + SCALE * b).sum().item())
     if wrong:
         return failed(
-            f"{wrong} of {length} values are wrong", "the GPU computes wrongly: take another pod"
+            f"{wrong} of {length} values are wrong",
+            "the GPU computes wrongly: take another pod",
         )
     return passed(f"triton {triton.__version__}: {length} values exact")
 
@@ -136,14 +143,18 @@ def torch_compile(device: str) -> Result:
         # torch in new processes.
         with config.patch("cpp.vec_isa_ok", True):
             got = run_step(run, model, x)
-    except Exception:  # noqa: B902 (a compiler that lacks them: inductor probes, and goes without)
+    except (
+        Exception
+    ):  # noqa: B902 (a compiler that lacks them: inductor probes, and goes without)
         torch._dynamo.reset()
         forget_vector_instructions()
         got = run_step(run, model, x)
     # TF32 may be used by one of them; a wrong kernel is off by its whole value.
     error = relative(got, eager)
     result = within(
-        {"difference from eager": (error, 1e-3)}, device, "clear TORCHINDUCTOR_CACHE_DIR; try again"
+        {"difference from eager": (error, 1e-3)},
+        device,
+        "clear TORCHINDUCTOR_CACHE_DIR; try again",
     )
     graphs = count_compiled_graphs()
     if result.verdict == FAIL:

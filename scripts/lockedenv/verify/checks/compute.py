@@ -111,7 +111,8 @@ def torch_build(device: str) -> Result:
         if not runs_on(architectures, major, minor):
             gpu = f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})"
             return failed(
-                f"torch has no code for {gpu}; it has {' '.join(architectures)}", "take an H100"
+                f"torch has no code for {gpu}; it has {' '.join(architectures)}",
+                "take an H100",
             )
     return passed(f"{name}, CUDA {built}, kernels for {' '.join(architectures)}")
 
@@ -183,7 +184,8 @@ def check_memory(result: Result) -> Result:
     kept = torch.cuda.memory_reserved() - before
     if taken < GIBIBYTE or kept > KEPT_AT_MOST:
         return failed(
-            f"of 1 GiB taken, {kept} bytes were not given back", "see nvidia-smi for who holds it"
+            f"of 1 GiB taken, {kept} bytes were not given back",
+            "see nvidia-smi for who holds it",
         )
     result.summary += "; 1 GiB taken and given back"
     return result
@@ -206,7 +208,9 @@ def async_error(device: str) -> Result:
     try:
         values[outside].sum().item()
     except RuntimeError as error:
-        return passed(f"raised as {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+        return passed(
+            f"raised as {type(error).__name__}: {str(error).splitlines()[0][:80]}"
+        )
     return failed(
         "an out-of-range index in a kernel raised nothing",
         "the driver loses errors: take another pod",

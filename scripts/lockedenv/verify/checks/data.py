@@ -26,12 +26,15 @@ def datasets_roundtrip(device: str) -> Result:
     again = load_from_disk("data")
     if again["square"][:] != [n * n for n in numbers]:
         return failed(
-            "what was loaded is not what was saved", f"reinstall datasets and pyarrow: {REINSTALL}"
+            "what was loaded is not what was saved",
+            f"reinstall datasets and pyarrow: {REINSTALL}",
         )
     return passed("1000 rows mapped, saved and loaded")
 
 
-@check("tokenizers", "a tokenizer is trained and decodes what it encodes", FULL, child=True)
+@check(
+    "tokenizers", "a tokenizer is trained and decodes what it encodes", FULL, child=True
+)
 def tokenizers_roundtrip(device: str) -> Result:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -49,7 +52,12 @@ def tokenizers_roundtrip(device: str) -> Result:
     return passed(f"{len(text)} characters in {len(ids)} tokens, and back")
 
 
-@check("hub", "which way a model would be downloaded, by the hub's own logic", FULL, child=True)
+@check(
+    "hub",
+    "which way a model would be downloaded, by the hub's own logic",
+    FULL,
+    child=True,
+)
 def hub(device: str) -> Result:
     from huggingface_hub import constants
     from huggingface_hub.utils._runtime import is_xet_available
@@ -71,7 +79,10 @@ def hub(device: str) -> Result:
     remedy = f"reinstall hf-xet: {REINSTALL}"
     if constants.HF_HUB_DISABLE_XET:
         remedy = "unset HF_HUB_DISABLE_XET"
-    return warned(f"neither hf-xet nor hf-transfer is used: all files by {others}; {cache}", remedy)
+    return warned(
+        f"neither hf-xet nor hf-transfer is used: all files by {others}; {cache}",
+        remedy,
+    )
 
 
 @check(
@@ -94,7 +105,9 @@ def statistics(device: str) -> Result:
         "Benjamini-Hochberg": (compare_corrections(p), 1e-12),
     }
     return within(
-        errors, "scipy beside statsmodels", "numpy or its BLAS is not the locked one: --level quick"
+        errors,
+        "scipy beside statsmodels",
+        "numpy or its BLAS is not the locked one: --level quick",
     )
 
 
@@ -115,7 +128,9 @@ def compare_regressions(x: object, y: object) -> float:
 
     line = stats.linregress(x, y)
     fit = sm.OLS(y, sm.add_constant(x)).fit()
-    return float(max(abs(line.slope - fit.params[1]), abs(line.pvalue - fit.pvalues[1])))
+    return float(
+        max(abs(line.slope - fit.params[1]), abs(line.pvalue - fit.pvalues[1]))
+    )
 
 
 def compare_corrections(p: object) -> float:

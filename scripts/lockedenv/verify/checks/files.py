@@ -35,7 +35,12 @@ from lockedenv.verify.checks import (
     warned,
 )
 from lockedenv.verify.contents import Contents, describe
-from lockedenv.verify.remedies import Action, pip_uninstall_command, remove_command, repair_command
+from lockedenv.verify.remedies import (
+    Action,
+    pip_uninstall_command,
+    remove_command,
+    repair_command,
+)
 from lockedenv.verify.strays import Danger, Stray, is_start_file
 
 # What `uv venv` puts into site-packages, which nothing records: the only line of the .pth file.
@@ -69,7 +74,9 @@ def present(context: Context) -> Result:
         return _personal_change(contents, personal)
     count = len(contents.expected.entries)
     if not contents.inventory:
-        return passed(f"{count} paths, compared by the hashes that the packages' records have")
+        return passed(
+            f"{count} paths, compared by the hashes that the packages' records have"
+        )
     if contents.times_changed:
         return passed(
             f"{count} paths, compared by hash: the modification times were changed wholesale, "
@@ -100,12 +107,16 @@ def files(context: Context) -> Result:
         result.follows_from = _failed_layer(context, differences)
         return result
     bytecode, compiled = find_bad_bytecode(contents.prefix, contents.recorded_bytecode)
-    if contents.times_changed:  # then every source has another time than its bytecode has noted
+    if (
+        contents.times_changed
+    ):  # then every source has another time than its bytecode has noted
         bytecode = [found for found in bytecode if found.fault is Fault.UNCHECKED]
     if bytecode:
         lines = [str(found) for found in bytecode]
         paths = [found.path for found in bytecode]
-        result = failed(first(lines), _remove(contents.prefix, paths), lines[1:], **measured)
+        result = failed(
+            first(lines), _remove(contents.prefix, paths), lines[1:], **measured
+        )
         result.action = Action.REMOVE
         return result
     if personal:
@@ -122,7 +133,9 @@ def files(context: Context) -> Result:
 )
 def startup(context: Context) -> Result:
     contents = context.contents
-    entries = [entry for entry in contents.expected.entries if _runs_at_start(contents, entry)]
+    entries = [
+        entry for entry in contents.expected.entries if _runs_at_start(contents, entry)
+    ]
     # At each level by hash: these are few, and each of them runs before anything is checked.
     changed = compare_full(contents.prefix, Inventory((), tuple(entries)))
     lines = []
@@ -173,7 +186,9 @@ def strays(context: Context) -> Result:
     if inside or unclear:
         lines = []
         for stray in inside:
-            lines.append(printable(f"{stray.path}: no package has it, beside locked files"))
+            lines.append(
+                printable(f"{stray.path}: no package has it, beside locked files")
+            )
         lines += [str(stray) for stray in unclear]
         paths = _paths([*inside, *unclear])
         remedy = f"if you did not put it there: {_remove(contents.prefix, paths)}"
@@ -192,7 +207,11 @@ def _split(
     personal = []
     for difference in differences:
         changed = difference.problem in (Problem.SIZE, Problem.CONTENT)
-        if difference.path in PERSONAL and changed and _keeps_our_lines(contents, difference.path):
+        if (
+            difference.path in PERSONAL
+            and changed
+            and _keeps_our_lines(contents, difference.path)
+        ):
             personal.append(difference)
         else:
             damage.append(difference)
@@ -236,7 +255,9 @@ def _stray_failure(contents: Contents, found: list[Stray]) -> Result:
 def _remove(prefix: Path, paths: list[str]) -> str:
     if len(paths) <= REMOVED:
         return remove_command(prefix, paths)
-    return f"{remove_command(prefix, paths[:REMOVED])}, and so on: --json FILE lists all"
+    return (
+        f"{remove_command(prefix, paths[:REMOVED])}, and so on: --json FILE lists all"
+    )
 
 
 def _action(contents: Contents, differences: Iterable[Difference]) -> Action:
@@ -276,7 +297,9 @@ def _unknown_venv_file(contents: Contents) -> Stray | None:
     for site in contents.installed.sites:
         path = site / VENV_PTH
         if path.is_file() and path.read_text(errors="replace").strip() != VENV_LINE:
-            return Stray(path.relative_to(contents.prefix).as_posix(), "", Danger.AT_START)
+            return Stray(
+                path.relative_to(contents.prefix).as_posix(), "", Danger.AT_START
+            )
     return None
 
 
@@ -292,7 +315,9 @@ def _is_in_locked_package(context: Context, path: str) -> bool:
 def _is_worth_naming(contents: Contents, path: str) -> bool:
     """Whether a stray is a file or a link; `python -m venv` makes empty folders, and uv tags."""
     place = contents.prefix / path
-    return path not in CACHE_TAGS and (os.path.islink(place) or not os.path.isdir(place))
+    return path not in CACHE_TAGS and (
+        os.path.islink(place) or not os.path.isdir(place)
+    )
 
 
 def _paths(found: Iterable[Stray]) -> list[str]:

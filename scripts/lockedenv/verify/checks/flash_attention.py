@@ -51,8 +51,15 @@ from lockedenv.verify.checks.attention import (
     plain_attention,
     run_with_gradients,
 )
-from lockedenv.verify.machine_code import find_cubin_architectures, find_fat_binary_architectures
-from lockedenv.verify.remedies import pip_uninstall_command, repair_command, verify_command
+from lockedenv.verify.machine_code import (
+    find_cubin_architectures,
+    find_fat_binary_architectures,
+)
+from lockedenv.verify.remedies import (
+    pip_uninstall_command,
+    repair_command,
+    verify_command,
+)
 from lockedenv.verify.result import is_worse
 
 REPAIR = repair_command(Path(sys.prefix))
@@ -106,7 +113,9 @@ def flash_attn(device: str) -> Result:
         )
     foreign = find_foreign_assembler(Path(sys.prefix), os.environ)
     if foreign:
-        text = f"{foreign}={os.environ[foreign]} is an assembler from outside the prefix"
+        text = (
+            f"{foreign}={os.environ[foreign]} is an assembler from outside the prefix"
+        )
         return failed(text, f"unset {foreign}")
     if device == "cpu":
         return compile_without_gpu(two, four)
@@ -176,20 +185,30 @@ def compile_version_4(version: str, target: GpuTarget) -> Result:
         began = time.time()
         try:
             compile_kernel(PROBE)
-        except Exception as error:  # noqa: B902 (whatever the compiler raises is the finding)
+        except (
+            Exception
+        ) as error:  # noqa: B902 (whatever the compiler raises is the finding)
             reason = " ".join(str(error).split())[:200]
             text = f"{name} does not compile for {target.name}: {type(error).__name__}: {reason}"
             return failed(text, f"{FALLBACK}; {REINSTALL}")
         seconds = time.time() - began
         kernels = read_compiled_kernels(began)
     if set(kernels.architectures) != {target.architecture}:
-        found = ", ".join(f"sm_{number}" for number in sorted(set(kernels.architectures)))
-        text = f"{name} made machine code for {found or 'no GPU'}, not for {target.name}"
+        found = ", ".join(
+            f"sm_{number}" for number in sorted(set(kernels.architectures))
+        )
+        text = (
+            f"{name} made machine code for {found or 'no GPU'}, not for {target.name}"
+        )
         return failed(text, f"unset {DSL_ARCHITECTURE_VARIABLE}; {REINSTALL}")
-    text = f"{name}: {len(kernels.architectures)} kernels ({PROBE}; forward and backward)"
+    text = (
+        f"{name}: {len(kernels.architectures)} kernels ({PROBE}; forward and backward)"
+    )
     if kernels.from_cache:
         text += f", {kernels.from_cache} of them from the cache,"
-    return compiled(f"{text} compiled for {target.name}, not run", compile_s=round(seconds, 2))
+    return compiled(
+        f"{text} compiled for {target.name}, not run", compile_s=round(seconds, 2)
+    )
 
 
 @dataclass(frozen=True)
@@ -225,11 +244,17 @@ def find_code_of_version_2(version: str, target: GpuTarget) -> Result:
     """flash-attn 2 is compiled when its wheel is built: reads which GPUs its library is for."""
     found = importlib.util.find_spec("flash_attn_2_cuda")
     if found is None or found.origin is None:
-        return failed(f"flash-attn {version} is installed without its library", REINSTALL)
+        return failed(
+            f"flash-attn {version} is installed without its library", REINSTALL
+        )
     architectures = find_fat_binary_architectures(Path(found.origin))
     if target.architecture not in architectures:
-        names = ", ".join(f"sm_{number}" for number in sorted(architectures)) or "no GPU"
-        return skipped(f"flash-attn {version} holds code for {names}, and no GPU is here")
+        names = (
+            ", ".join(f"sm_{number}" for number in sorted(architectures)) or "no GPU"
+        )
+        return skipped(
+            f"flash-attn {version} holds code for {names}, and no GPU is here"
+        )
     return compiled(f"flash-attn {version} holds code for {target.name}, not run")
 
 
@@ -237,7 +262,9 @@ def check_version_2(version: str, device: str) -> Result:
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
     name = f"flash-attn {version}"
-    return compare(FlashAttention(name, flash_attn_func, flash_attn_varlen_func, REBUILD), device)
+    return compare(
+        FlashAttention(name, flash_attn_func, flash_attn_varlen_func, REBUILD), device
+    )
 
 
 def check_version_4(version: str, device: str) -> Result:
@@ -247,7 +274,9 @@ def check_version_4(version: str, device: str) -> Result:
     name = f"FlashAttention {version}"
     major, minor = torch.cuda.get_device_capability()
     if major < OLDEST_MAJOR:
-        return warned(f"{name} has no backward for this GPU (sm_{major}{minor})", FALLBACK)
+        return warned(
+            f"{name} has no backward for this GPU (sm_{major}{minor})", FALLBACK
+        )
     for variable in (ARCHITECTURE_VARIABLE, DSL_ARCHITECTURE_VARIABLE):
         value = os.environ.get(variable, "")
         if value and not re.fullmatch(rf"(sm_?)?{major}{minor}[af]?", value):
@@ -300,13 +329,17 @@ def compare(flash: FlashAttention, device: str) -> Result:
     if result.verdict == PASS:
         result.measured["first_run_s"] = round(compile_seconds, 2)
         result.measured["compute_s"] = round(compute_seconds, 2)
-        result.summary += f"; first runs {compile_seconds:.1f} s, computing {compute_seconds:.1f} s"
+        result.summary += (
+            f"; first runs {compile_seconds:.1f} s, computing {compute_seconds:.1f} s"
+        )
     if result.verdict == FAIL:
         result.summary = f"wrong: {result.summary}"
     return result
 
 
-def run_once(kernel: Callable[..., Any], shape: tuple[int, ...], dtype: Any, device: str) -> float:
+def run_once(
+    kernel: Callable[..., Any], shape: tuple[int, ...], dtype: Any, device: str
+) -> float:
     """Runs a kernel forward and backward; the seconds that it took."""
     began = time.monotonic()
     *inputs, weight = make_inputs(shape, dtype, device)
@@ -361,5 +394,7 @@ def attend_by_sequence(q: Any, k: Any, v: Any) -> Any:
     outputs = []
     for parts in zip(q.split(LENGTHS), k.split(LENGTHS), v.split(LENGTHS)):
         q_part, k_part, v_part = (part.transpose(0, 1) for part in parts)
-        outputs.append(plain_attention(q_part, k_part, v_part, causal=True).transpose(0, 1))
+        outputs.append(
+            plain_attention(q_part, k_part, v_part, causal=True).transpose(0, 1)
+        )
     return torch.cat(outputs)

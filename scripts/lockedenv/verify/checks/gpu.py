@@ -47,7 +47,8 @@ def driver(context: Context) -> Result:
         return skipped(reason)
     if context.gpu_error:
         return failed(
-            context.gpu_error, "run nvidia-smi by hand; if it says the same, take another pod"
+            context.gpu_error,
+            "run nvidia-smi by hand; if it says the same, take another pod",
         )
     old = find_old_driver(context.gpus, context.cuda)
     if old is not None:
@@ -94,7 +95,9 @@ def judge_speeds(gpus: Sequence[Measured]) -> Result:
 
 
 def _describe_speed(gpu: Measured) -> str:
-    text = f"bf16 product {gpu.speed.product:.0f} TFLOP/s, copy {gpu.speed.copy:.2f} TB/s"
+    text = (
+        f"bf16 product {gpu.speed.product:.0f} TFLOP/s, copy {gpu.speed.copy:.2f} TB/s"
+    )
     reference = REFERENCES.get(gpu.name)
     if reference is None:
         return f"{text} (no reference figure for this GPU)"
@@ -148,8 +151,12 @@ def gpu_speed(device: str) -> Result:
     blocks = []
     for index in gpus:
         place = f"cuda:{index}"
-        squares.append([torch.randn(side, side, device=place, dtype=torch.bfloat16) for _ in "ab"])
-        blocks.append([torch.empty(size, device=place, dtype=torch.uint8) for _ in "ab"])
+        squares.append(
+            [torch.randn(side, side, device=place, dtype=torch.bfloat16) for _ in "ab"]
+        )
+        blocks.append(
+            [torch.empty(size, device=place, dtype=torch.uint8) for _ in "ab"]
+        )
     products = _measure_rates(2 * side**3, squares, torch.matmul)
     copies = _measure_rates(2 * size, blocks, torch.Tensor.copy_)
     measured = []
@@ -170,7 +177,9 @@ def _measure_rates(
     import torch
 
     count = WARM_UP + ROUNDS + 1
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(count)] for _ in pairs]
+    events = [
+        [torch.cuda.Event(enable_timing=True) for _ in range(count)] for _ in pairs
+    ]
     for number in range(count):
         for index, pair in enumerate(pairs):
             events[index][number].record(torch.cuda.current_stream(index))
@@ -187,7 +196,9 @@ def _measure_rates(
 
 
 @check(
-    "gpu-state", "no GPU reports memory errors, a slowdown or less than its full PCIe width", FULL
+    "gpu-state",
+    "no GPU reports memory errors, a slowdown or less than its full PCIe width",
+    FULL,
 )
 def gpu_state(context: Context) -> Result:
     reason = no_gpu(context)

@@ -9,15 +9,22 @@ from lockedenv.verify.checks import Context, Result, check, passed, warned
 from lockedenv.verify.remedies import pip_uninstall_command
 
 
-@check("hub-kernels", "no compiled kernel from the Hugging Face Hub is in use, or would be fetched")
+@check(
+    "hub-kernels",
+    "no compiled kernel from the Hugging Face Hub is in use, or would be fetched",
+)
 def hub_kernels(context: Context) -> Result:
     version = context.installed.version("kernels") or ""
     found = find_hub_kernels(version, context.environ, Path.home())
     if not found.possible:
-        return passed("the package kernels is not installed: nothing is fetched from the Hub")
+        return passed(
+            "the package kernels is not installed: nothing is fetched from the Hub"
+        )
     details = []
     if found.layers:
-        details.append("layers of models would be replaced (USE_HUB_KERNELS=NO stops it)")
+        details.append(
+            "layers of models would be replaced (USE_HUB_KERNELS=NO stops it)"
+        )
     if found.fetching:
         details.append(
             'attn_implementation="flash_attention_2" would fetch kernels-community/flash-attn2 '

@@ -7,7 +7,16 @@ from pathlib import Path
 from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
-from lockedenv.verify.checks import Context, Result, check, damaged, first, passed, skipped, warned
+from lockedenv.verify.checks import (
+    Context,
+    Result,
+    check,
+    damaged,
+    first,
+    passed,
+    skipped,
+    warned,
+)
 from lockedenv.verify.remedies import Action
 
 START_MODULES = ("sitecustomize", "usercustomize")
@@ -24,7 +33,8 @@ else:
 
 
 @check(
-    "interpreter", "PyPI backend: the machine's Python is the recorded one, and starts nothing else"
+    "interpreter",
+    "PyPI backend: the machine's Python is the recorded one, and starts nothing else",
 )
 def interpreter(context: Context) -> Result:
     if context.installed.backend == "conda":
@@ -65,7 +75,9 @@ def _differences(context: Context, found: Interpreter) -> list[str]:
     elif found.build != recorded.build:
         lines.append(f"Python's build is {found.build}, recorded is {recorded.build}")
     if found.sha256 != recorded.sha256:
-        lines.append(f"the standard library in {found.folder} was changed since the set-up")
+        lines.append(
+            f"the standard library in {found.folder} was changed since the set-up"
+        )
     return lines
 
 

@@ -65,14 +65,20 @@ def _remedy(context: Context, action: Action, findings: Sequence[Finding]) -> st
     return " && ".join(commands)
 
 
-@check("locks", "the lock files are there, whole, and of the version that this program knows")
+@check(
+    "locks",
+    "the lock files are there, whole, and of the version that this program knows",
+)
 def locks(context: Context) -> Result:
     if context.lock_error:
         folder = context.environment.folder
         return failed(
-            context.lock_error, f"restore the locks: git -C {folder} checkout -- {folder}"
+            context.lock_error,
+            f"restore the locks: git -C {folder} checkout -- {folder}",
         )
-    return passed(f"{len(context.conda_lock)} conda packages, {len(context.pip_lock)} wheels")
+    return passed(
+        f"{len(context.conda_lock)} conda packages, {len(context.pip_lock)} wheels"
+    )
 
 
 @check("place", "the environment is where it was made: its scripts name that path")
@@ -121,7 +127,9 @@ def conda_layer(context: Context) -> Result:
         return skipped("not a conda prefix: both layers are wheels")
     if context.lock_error:
         return failed(NO_LOCK, "see the check `locks`")
-    good = f"{len(context.conda_lock)} packages as locked: version, build, channel, hash"
+    good = (
+        f"{len(context.conda_lock)} packages as locked: version, build, channel, hash"
+    )
     return _verdict(context, context.conda_findings, good)
 
 
@@ -153,14 +161,24 @@ def _some(names: Sequence[str]) -> str:
 
 
 @check(
-    "requirements", "every installed package finds what it requires, in a version that it accepts"
+    "requirements",
+    "every installed package finds what it requires, in a version that it accepts",
 )
 def requirements(context: Context) -> Result:
-    options = ["pip", "check", "--no-config", "--no-cache", "--python", context.installed.python]
+    options = [
+        "pip",
+        "check",
+        "--no-config",
+        "--no-cache",
+        "--python",
+        context.installed.python,
+    ]
     command = [context.installed.prefix / "bin/uv", *options]
     # uv leaves its temporary files behind if it is interrupted.
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        status, output, errors = ask(command, 60, env=clean(context.environ, TMPDIR=folder))
+        status, output, errors = ask(
+            command, 60, env=clean(context.environ, TMPDIR=folder)
+        )
     text = output + errors
     lines = re.findall(r"The package .*", text)
     if lines:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-from lockedenv.verify.checks import Context, Result, check, damaged, passed, skipped, verdict
+from lockedenv.verify.checks import (
+    Context,
+    Result,
+    check,
+    damaged,
+    passed,
+    skipped,
+    verdict,
+)
 from lockedenv.verify.remedies import Action, pip_uninstall_command, repair_command
 
 # What conda's packages of NVIDIA's libraries are called.
@@ -41,7 +49,9 @@ def torch_origin(context: Context) -> Result:
         if dist.manager != wanted:
             text = f"torch {dist.version} was put there by {dist.manager}, over the locked one"
             return _broken(
-                context, text, "`pip install torch` does that, and packages that ask for another"
+                context,
+                text,
+                "`pip install torch` does that, and packages that ask for another",
             )
     return passed(f"torch {dists[0].version} from {wanted}")
 
@@ -72,7 +82,9 @@ def cuda_libraries(context: Context) -> Result:
         elif locked[name] != version:
             wrong.append(f"{name} {version} (locked is {locked[name]})")
     if wrong and len(added) == len(wrong) and context.installed.backend == "pip":
-        return verdict(wrong, pip_uninstall_command(context.installed.prefix, added), "")
+        return verdict(
+            wrong, pip_uninstall_command(context.installed.prefix, added), ""
+        )
     if wrong:
         return _broken(context, *wrong)
     return passed(f"{len(found)} libraries of CUDA {context.cuda}, as locked")
@@ -100,7 +112,9 @@ def blas(context: Context) -> Result:
     mkl = installed.conda_record("mkl")
     wanted = context.environment.version("conda", "mkl")
     if mkl is None:
-        return _broken(context, f"mkl is missing: torch and numpy are locked with {wanted}")
+        return _broken(
+            context, f"mkl is missing: torch and numpy are locked with {wanted}"
+        )
     if mkl.version != wanted:
         text = f"mkl is {mkl.version}: torch and numpy are locked with {wanted}"
         return _broken(context, text)
@@ -111,7 +125,9 @@ def blas(context: Context) -> Result:
         return _broken(context, f"libblas is {libblas.build}: numpy's BLAS is not MKL")
     link = installed.prefix / "lib" / "libblas.so.3"
     if link.exists() and "mkl" not in link.resolve().name:
-        return _broken(context, f"{link} is {link.resolve().name}: numpy's BLAS is not MKL")
+        return _broken(
+            context, f"{link} is {link.resolve().name}: numpy's BLAS is not MKL"
+        )
     for dist in installed.dists:
         if dist.name == "numpy" and dist.manager == "pip":
             text = f"numpy {dist.version} was put there by pip: its BLAS is OpenBLAS"
@@ -120,7 +136,8 @@ def blas(context: Context) -> Result:
 
 
 @check(
-    "openmp", "one OpenMP runtime in the prefix's lib: two in one process hang or compute wrongly"
+    "openmp",
+    "one OpenMP runtime in the prefix's lib: two in one process hang or compute wrongly",
 )
 def openmp(context: Context) -> Result:
     if context.installed.backend != "conda":
@@ -149,7 +166,11 @@ def companions(context: Context) -> Result:
     torchao = context.installed.version("torchao")
     wrong = []
     remedies = []
-    if torchao and not context.lock_error and "torchao" not in context.environment.names():
+    if (
+        torchao
+        and not context.lock_error
+        and "torchao" not in context.environment.names()
+    ):
         wrong.append(
             f"torchao {torchao}: it is not of the lock, and peft and transformers may fail beside it"
         )

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lockedenv.spec.gpu_target import ARCHITECTURE_VARIABLE, find_target
-from lockedenv.verify.checks import PASS, Result, check_each_gpu, failed, relative, within
+from lockedenv.verify.checks import (
+    PASS,
+    Result,
+    check_each_gpu,
+    failed,
+    relative,
+    within,
+)
 from lockedenv.verify.machine_code import find_fat_binary_architectures
 from lockedenv.verify.remedies import repair_command
 
@@ -43,7 +50,8 @@ def bitsandbytes(device: str) -> Result:
         accepted = wanted[:6]
     if accepted not in library:
         return failed(
-            f"loaded {library}, torch needs libbitsandbytes_{wanted}.so", "unset BNB_CUDA_VERSION"
+            f"loaded {library}, torch needs libbitsandbytes_{wanted}.so",
+            "unset BNB_CUDA_VERSION",
         )
     gpu_library = folder / library
     if device == "cpu":
@@ -59,7 +67,9 @@ def bitsandbytes(device: str) -> Result:
     result = within(errors, library, ANOTHER_POD)
     if result.verdict == PASS and device == "cpu" and gpu_library.exists():
         target = find_target(os.environ).name
-        result.summary += f"; {gpu_library.name} holds code for {target}, which was not run"
+        result.summary += (
+            f"; {gpu_library.name} holds code for {target}, which was not run"
+        )
     return result
 
 
@@ -91,9 +101,13 @@ def find_lacking_code(library: Path, device: str) -> str:
     architectures = sorted(find_fat_binary_architectures(library))
     for architecture in architectures:
         if oldest_that_fits <= architecture <= newest_that_fits:
-            return ""  # code for sm_80 runs on 8.6: the same major version, and not newer
+            return (
+                ""  # code for sm_80 runs on 8.6: the same major version, and not newer
+            )
     names = " ".join(f"sm_{architecture}" for architecture in architectures) or "no GPU"
-    return f"{library.name} has no code for sm_{newest_that_fits}; it has code for {names}"
+    return (
+        f"{library.name} has no code for sm_{newest_that_fits}; it has code for {names}"
+    )
 
 
 def measure_quantization(device: str) -> dict[str, tuple[float, float]]:
@@ -106,7 +120,10 @@ def measure_quantization(device: str) -> dict[str, tuple[float, float]]:
     four = functional.dequantize_4bit(codes, state)
     rows, scale, _ = functional.int8_vectorwise_quant(x.half())
     eight = functional.int8_vectorwise_dequant(rows, scale)
-    return {"nf4": (relative(four, x), NF4_BOUND), "int8": (relative(eight, x), INT8_BOUND)}
+    return {
+        "nf4": (relative(four, x), NF4_BOUND),
+        "int8": (relative(eight, x), INT8_BOUND),
+    }
 
 
 def measure_layer(device: str) -> dict[str, tuple[float, float]]:
@@ -123,8 +140,14 @@ def measure_layer(device: str) -> dict[str, tuple[float, float]]:
         128, 64, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
     ).to(device)
     codes = layer.weight
-    weight = functional.dequantize_4bit(codes.data, codes.quant_state).float().reshape(64, 128)
-    inputs = torch.randn(16, 128, device=device, dtype=torch.bfloat16, requires_grad=True)
+    weight = (
+        functional.dequantize_4bit(codes.data, codes.quant_state)
+        .float()
+        .reshape(64, 128)
+    )
+    inputs = torch.randn(
+        16, 128, device=device, dtype=torch.bfloat16, requires_grad=True
+    )
     out = layer(inputs)
     if out.dtype != torch.bfloat16:
         raise RuntimeError(f"the 4-bit layer computed in {out.dtype}, not in bfloat16")

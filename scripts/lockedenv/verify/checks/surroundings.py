@@ -13,7 +13,15 @@ from lockedenv.host.versions import version_tuple
 from lockedenv.prefix.inventory import Kind
 from lockedenv.prefix.records import site_folders
 from lockedenv.spec.vulnerabilities import Vulnerability, find_vulnerabilities
-from lockedenv.verify.checks import Context, Result, check, failed, first, passed, warned
+from lockedenv.verify.checks import (
+    Context,
+    Result,
+    check,
+    failed,
+    first,
+    passed,
+    warned,
+)
 from lockedenv.verify.remedies import repair_command
 from lockedenv.verify.search_path import find_taken
 from lockedenv.verify.tool_files import find_elsewhere
@@ -29,7 +37,14 @@ from lockedenv.verify.variables import (
 )
 
 ENABLED = ("1", "ON", "YES", "TRUE")  # huggingface_hub/constants.py
-SEVERITIES = ("unknown", "low", "moderate", "medium", "high", "critical")  # the least first
+SEVERITIES = (
+    "unknown",
+    "low",
+    "moderate",
+    "medium",
+    "high",
+    "critical",
+)  # the least first
 NO_HF_TRANSFER = (1,)  # from this version on the hub does not use hf-transfer
 
 
@@ -44,18 +59,27 @@ def compile_problem(prefix: Path, environ: Mapping[str, str]) -> str | None:
     )
 
 
-@check("variables", "no environment variable puts another CUDA, Python package or library first")
+@check(
+    "variables",
+    "no environment variable puts another CUDA, Python package or library first",
+)
 def variables(context: Context) -> Result:
     found, others = _judge_variables(context, context.callers_environ, PRELOAD_FILE)
     for setting in find_elsewhere(context.environ):
         problem = f"pip or uv installs elsewhere, by {setting}"
-        others.append(Misleading(problem, "take that line out while you install into this one"))
+        others.append(
+            Misleading(problem, "take that line out while you install into this one")
+        )
     if context.installed.backend == "conda":
         for path, values in activation_variables(context.installed.prefix):
             remedy = f"remove it from {context.installed.prefix / path}"
             replacing, beside = _judge_variables(context, values)
-            found += [Misleading(f"{path} sets {row.problem}", remedy) for row in replacing]
-            others += [Misleading(f"{path} sets {row.problem}", remedy) for row in beside]
+            found += [
+                Misleading(f"{path} sets {row.problem}", remedy) for row in replacing
+            ]
+            others += [
+                Misleading(f"{path} sets {row.problem}", remedy) for row in beside
+            ]
     lines = [variable.problem for variable in [*found, *others]]
     if found:
         remedies = dict.fromkeys(variable.remedy for variable in found)
@@ -73,7 +97,11 @@ def _judge_variables(
 ) -> tuple[list[Misleading], list[Misleading]]:
     """The variables that replace something locked, and those that change something beside it."""
     prefix = context.installed.prefix
-    cudnn = "" if context.lock_error else context.environment.cudnn(context.installed.backend)
+    cudnn = (
+        ""
+        if context.lock_error
+        else context.environment.cudnn(context.installed.backend)
+    )
     found = misleading(prefix, environ, context.cuda, cudnn)
     found += _taken_libraries(context, environ)
     before_all = list(preloaded(environ, preload_file))
@@ -95,13 +123,17 @@ def _locked_libraries(context: Context) -> list[str]:
     return libraries
 
 
-def _taken_libraries(context: Context, environ: Mapping[str, str]) -> Iterator[Misleading]:
+def _taken_libraries(
+    context: Context, environ: Mapping[str, str]
+) -> Iterator[Misleading]:
     folders = library_folders(environ)
     if not any(folder.is_dir() for folder in folders):
         return
     libraries = _locked_libraries(context)
     for taken in find_taken(context.installed.prefix, libraries, folders):
-        problem = f"LD_LIBRARY_PATH has {taken.path}, which {taken.loaded_by} then loads"
+        problem = (
+            f"LD_LIBRARY_PATH has {taken.path}, which {taken.loaded_by} then loads"
+        )
         yield Misleading(problem, "unset LD_LIBRARY_PATH")
 
 
@@ -159,11 +191,16 @@ def _describe_owners(packages: Counter[str]) -> str:
     return f"mostly of {most}"
 
 
-@check("user-site", "no package of the user's own site folder comes before the environment's")
+@check(
+    "user-site",
+    "no package of the user's own site folder comes before the environment's",
+)
 def user_site(context: Context) -> Result:
     prefix = context.installed.prefix
     here = _describe_current_folder(context)
-    folders = [folder for folder in site_folders(prefix) if prefix not in folder.parents]
+    folders = [
+        folder for folder in site_folders(prefix) if prefix not in folder.parents
+    ]
     if not folders:
         if here:
             return _judge_current_folder(context, here)
@@ -203,7 +240,9 @@ def _describe_current_folder(context: Context) -> list[str]:
     lines = []
     for module in sorted(context.locked_modules):
         spec = PathFinder.find_spec(module.rpartition("/")[2], [str(here)])
-        if spec and spec.origin:  # a folder without __init__ has none, and comes after all others
+        if (
+            spec and spec.origin
+        ):  # a folder without __init__ has none, and comes after all others
             lines.append(
                 f"{spec.origin} comes before the locked module in a Python that starts here"
             )
@@ -213,7 +252,9 @@ def _describe_current_folder(context: Context) -> list[str]:
 def _judge_current_folder(context: Context, lines: list[str]) -> Result:
     searched = context.environ.get("PYTHONPATH", "")
     if searched and "" in searched.split(":"):
-        text = f"PYTHONPATH has an empty part, which is the current folder: {first(lines)}"
+        text = (
+            f"PYTHONPATH has an empty part, which is the current folder: {first(lines)}"
+        )
         return failed(text, "unset PYTHONPATH", lines[1:])
     remedy = "rename it, start in another folder, or export PYTHONSAFEPATH=1"
     return warned(first(lines), remedy, lines[1:])

@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from lockedenv.spec.tiny_models import batch, qlora_model, tiny_llama
-from lockedenv.verify.checks import Result, check_each_gpu, failed, passed, relative, warned, within
+from lockedenv.verify.checks import (
+    Result,
+    check_each_gpu,
+    failed,
+    passed,
+    relative,
+    warned,
+    within,
+)
 from lockedenv.verify.remedies import verify_command
 
-BROKEN = "the stack does not train here; to see what differs from the lock: " + verify_command(
-    Path(sys.prefix), "--level", "quick"
+BROKEN = (
+    "the stack does not train here; to see what differs from the lock: "
+    + verify_command(Path(sys.prefix), "--level", "quick")
 )
 RESUME = "resume with accelerate's save_state/load_state, or as examples/train_qlora.py shows"
 # The logits of this model in bfloat16 are off by about 0.5 %; the bound is ten times that. A model
@@ -48,9 +57,13 @@ def transformers_model(device: str) -> Result:
         low = model.to(torch.bfloat16)(ids).logits
     error = relative(low.float(), logits)
     if low.dtype != torch.bfloat16 or error < FLOAT32_ERROR:
-        return failed(f"asked for bfloat16, the model computed in {low.dtype} or higher", BROKEN)
+        return failed(
+            f"asked for bfloat16, the model computed in {low.dtype} or higher", BROKEN
+        )
     if not error <= BF16_BOUND:
-        return failed(f"the logits in bfloat16 are off by {error:.1e} ({BF16_BOUND})", BROKEN)
+        return failed(
+            f"the logits in bfloat16 are off by {error:.1e} ({BF16_BOUND})", BROKEN
+        )
     return passed(
         f"{device}: loss {loss.item():.3f}, gradients finite, logits identical after safetensors, "
         f"off by {error:.1e} in bfloat16",
@@ -59,7 +72,8 @@ def transformers_model(device: str) -> Result:
 
 
 @train_check(
-    "qlora", "QLoRA trains: 4-bit base, LoRA adapters; the loss falls and only the adapters change"
+    "qlora",
+    "QLoRA trains: 4-bit base, LoRA adapters; the loss falls and only the adapters change",
 )
 def qlora(device: str) -> Result:
     import torch
@@ -84,7 +98,9 @@ def qlora(device: str) -> Result:
     for name, parameter in model.named_parameters():
         is_changed = not torch.equal(parameter, before[name])
         if is_changed != ("lora_" in name):
-            return failed(f"changed by training: {name}, expected the adapters alone", BROKEN)
+            return failed(
+                f"changed by training: {name}, expected the adapters alone", BROKEN
+            )
         changed += int(is_changed)
     if not losses[-1] < losses[0]:
         return failed(f"the loss went from {losses[0]:.3f} to {losses[-1]:.3f}", BROKEN)
@@ -95,7 +111,9 @@ def qlora(device: str) -> Result:
     )
 
 
-@train_check("accelerate", "accelerate's save_state and load_state resume to the same loss")
+@train_check(
+    "accelerate", "accelerate's save_state and load_state resume to the same loss"
+)
 def accelerate_resume(device: str) -> Result:
     import torch
     from accelerate import Accelerator
@@ -103,7 +121,9 @@ def accelerate_resume(device: str) -> Result:
     accelerator = Accelerator(cpu=device == "cpu")
     plain = tiny_llama()
     ids = batch(str(accelerator.device))
-    model, optimizer = accelerator.prepare(plain, torch.optim.AdamW(plain.parameters(), lr=1e-3))
+    model, optimizer = accelerator.prepare(
+        plain, torch.optim.AdamW(plain.parameters(), lr=1e-3)
+    )
 
     def step() -> float:
         loss = model(input_ids=ids, labels=ids).loss
@@ -121,7 +141,9 @@ def accelerate_resume(device: str) -> Result:
     if device != "cpu":
         bound = 1e-4  # a GPU sums in another order each time
     error = max(abs(first[0] - second[0]), abs(first[1] - second[1]))
-    return within({"difference of the losses after load_state": (error, bound)}, device, BROKEN)
+    return within(
+        {"difference of the losses after load_state": (error, bound)}, device, BROKEN
+    )
 
 
 @train_check(
@@ -140,7 +162,8 @@ def trainer_resume(device: str) -> Result:
         if "CVE-2025-32434" not in str(error) and "torch.load" not in str(error):
             raise
         return warned(
-            "Trainer refuses to resume on this torch (CVE-2025-32434): known, and so locked", RESUME
+            "Trainer refuses to resume on this torch (CVE-2025-32434): known, and so locked",
+            RESUME,
         )
     return passed("Trainer resumes from its own checkpoint")
 
