@@ -68,7 +68,7 @@ def test_the_set_ups_prefix_is_rebuilt_where_it_is_of_its_environment_and_backen
     mark = Mark(MadeBy.SETUP, State.INSTALLED, backend="pip", environment="current")
     prefix = marked(mark)
     command = rebuild_command(prefix)
-    options = f"--force --prefix {prefix} --backend pip --environment current"
+    options = f"--prefix {prefix} --environment current --force --backend pip"
     assert command.endswith(f"scripts/setup_runpod_environment.sh {options}")
     assert repair_command(prefix).endswith(
         f"scripts/post_create.sh --prefix {prefix} --environment current"

@@ -165,9 +165,7 @@ def become(prefix: Path, words: list[str]) -> NoReturn:
 def not_started(prefix: Path, program: str, error: OSError) -> Stop:
     """The error for a program that cannot be started: in most cases the environment's Python."""
     rebuild = setup_command(find_name(prefix), name_in_mark(prefix), "--force")
-    return Stop(
-        f"{program} does not start ({error.strerror}); rebuild it: cd {ROOT} && {rebuild}"
-    )
+    return Stop(f"{program} does not start ({error.strerror}); rebuild it: {rebuild}")
 
 
 def examine(prefix: Path, words: Sequence[str]) -> int:

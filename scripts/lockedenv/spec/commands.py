@@ -1,17 +1,23 @@
-"""The commands that remedies name: always for this prefix and this environment, so that they can be copied."""
+"""The commands that remedies name: for this prefix and this environment.
+
+Those of the set-up work from any folder. What locks is run in the clone, beside the specification.
+"""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
+from lockedenv import ROOT
+
 SETUP = "scripts/setup_runpod_environment.sh"
 POST_CREATE = "scripts/post_create.sh"
 LOCK = "scripts/lock.sh"
+DEFAULT = "default"  # the environment that the scripts take where none is named
 
 
 def setup_command(prefix: Path, environment: str, *options: str) -> str:
-    """The set-up of a prefix. `environment`: as --environment takes it; the default one needs no naming."""
+    """The set-up of a prefix. `environment`: as --environment takes it."""
     return _command(SETUP, prefix, environment, options)
 
 
@@ -21,15 +27,14 @@ def post_create_command(prefix: Path, environment: str, *options: str) -> str:
 
 
 def lock_command(environment: str) -> str:
-    """What locks one environment. `environment`: as --environment takes it."""
-    return f"{LOCK} --environment {shlex.quote(environment)}"
+    """What locks one environment, in the clone. `environment`: as --environment takes it."""
+    return shlex.join([LOCK, "--environment", environment])
 
 
 def _command(
     script: str, prefix: Path, environment: str, options: tuple[str, ...]
 ) -> str:
-    words = [script, "--prefix", str(prefix)]
-    if environment != "default":
+    words = [str(ROOT / script), "--prefix", str(prefix)]
+    if environment != DEFAULT:
         words += ["--environment", environment]
-    words += options
-    return " ".join(shlex.quote(word) for word in words)
+    return shlex.join([*words, *options])

@@ -11,9 +11,8 @@ from typing import Iterable
 from lockedenv import ROOT
 from lockedenv.prefix.mark import MadeBy, Mark, MarkError, read_mark
 from lockedenv.prefix.place import find_backend, find_name
+from lockedenv.spec.commands import DEFAULT, post_create_command, setup_command
 from lockedenv.spec.environment import CONDA_LOCK, REQUIREMENTS, find
-
-DEFAULT = "default"  # the environment that the scripts take where none is named
 
 
 class Action(str, Enum):
@@ -26,9 +25,7 @@ class Action(str, Enum):
 
 def repair_command(prefix: Path) -> str:
     """Puts the wheels of the lock right, and what the set-up wrote; keeps all that was added."""
-    words = [f"{ROOT}/scripts/post_create.sh", "--prefix", str(find_name(prefix))]
-    words += _environment_option(_read(prefix))
-    return shlex.join(words)
+    return post_create_command(find_name(prefix), _environment(_read(prefix)))
 
 
 def verify_command(prefix: Path, *options: str) -> str:
@@ -45,12 +42,11 @@ def rebuild_command(prefix: Path) -> str:
     """Makes the environment again, in the way in which it was made."""
     mark = _read(prefix)
     if mark and mark.made_by is MadeBy.SETUP:
-        words = [f"{ROOT}/scripts/setup_runpod_environment.sh", "--force"]
-        words += ["--prefix", str(find_name(prefix))]
+        options = ["--force"]
         if mark.backend:
-            words += ["--backend", mark.backend]
-        return shlex.join([*words, *_environment_option(mark)])
-    folder = find(mark.environment if mark else DEFAULT).folder
+            options += ["--backend", mark.backend]
+        return setup_command(find_name(prefix), mark.environment, *options)
+    folder = find(_environment(mark)).folder
     if find_backend(prefix) == "conda":
         lock = folder / CONDA_LOCK
         create = shlex.join(
@@ -101,7 +97,8 @@ def _read(prefix: Path) -> Mark | None:
         return None
 
 
-def _environment_option(mark: Mark | None) -> list[str]:
-    if mark is None or mark.environment == DEFAULT:
-        return []
-    return ["--environment", mark.environment]
+def _environment(mark: Mark | None) -> str:
+    """The environment that a prefix is of, as --environment takes it."""
+    if mark is None:
+        return DEFAULT
+    return mark.environment
