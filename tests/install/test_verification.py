@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from lockedenv.install.verification import callers_variables, read_verdict
+from lockedenv.install.verification import callers_variables, read_outcome
 from lockedenv.verify.result import Verdict
 
 
@@ -22,11 +22,11 @@ def written(folder: Path, status: int, *verdicts: str) -> Path:
 
 
 def test_a_verdict_that_was_written_counts(tmp_path: Path) -> None:
-    verdict = read_verdict(0, written(tmp_path, 0, "pass", "pass", "warn", "skip"))
+    outcome = read_outcome(0, written(tmp_path, 0, "pass", "pass", "warn", "skip"))
     assert (
-        verdict.passed and verdict.counts["pass"] == 2 and verdict.counts["warn"] == 1
+        outcome.passed and outcome.counts["pass"] == 2 and outcome.counts["warn"] == 1
     )
-    assert not read_verdict(1, written(tmp_path, 1, "pass", "fail")).passed
+    assert not read_outcome(1, written(tmp_path, 1, "pass", "fail")).passed
 
 
 @pytest.mark.parametrize("verdict", Verdict)
@@ -34,17 +34,17 @@ def test_every_verdict_of_the_verifier_is_counted(
     verdict: Verdict, tmp_path: Path
 ) -> None:
     """One of them was not, so that a finished set-up ended in a KeyError."""
-    counted = read_verdict(0, written(tmp_path, 0, verdict.value)).counts
+    counted = read_outcome(0, written(tmp_path, 0, verdict.value)).counts
     assert counted[verdict.value] == 1
 
 
 def test_exit_status_zero_is_no_verdict(tmp_path: Path) -> None:
     """Where SIGCHLD was ignored, every child ended with 0."""
-    verdict = read_verdict(0, tmp_path / "nothing.json")
-    assert not verdict.passed and "wrote no verdict (exit status 0)" in verdict.problem
-    assert not read_verdict(0, written(tmp_path, 1, "pass", "fail")).passed
-    assert not read_verdict(0, written(tmp_path, 0, "pass", "fail")).passed
-    assert not read_verdict(1, written(tmp_path, 0, "pass")).passed
+    outcome = read_outcome(0, tmp_path / "nothing.json")
+    assert not outcome.passed and "wrote no verdict (exit status 0)" in outcome.problem
+    assert not read_outcome(0, written(tmp_path, 1, "pass", "fail")).passed
+    assert not read_outcome(0, written(tmp_path, 0, "pass", "fail")).passed
+    assert not read_outcome(1, written(tmp_path, 0, "pass")).passed
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
@@ -52,10 +52,10 @@ def test_a_verifier_that_was_killed_is_said_to_be(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     """It was "exit 247" and "see the checks that failed above"."""
-    verdict = read_verdict(-number, written(tmp_path, 0, "pass"))
-    assert not verdict.passed
-    assert verdict.problem.startswith(f"the verifier was killed by {number.name}")
-    assert ("if memory ran out" in verdict.problem) == (number is signal.SIGKILL)
+    outcome = read_outcome(-number, written(tmp_path, 0, "pass"))
+    assert not outcome.passed
+    assert outcome.problem.startswith(f"the verifier was killed by {number.name}")
+    assert ("if memory ran out" in outcome.problem) == (number is signal.SIGKILL)
 
 
 def test_the_verifier_has_the_callers_variables(

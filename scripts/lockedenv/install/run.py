@@ -22,7 +22,7 @@ from lockedenv.install import extras
 from lockedenv.install.flash_attention import provide
 from lockedenv.install.plan import Action, Plan
 from lockedenv.install.request import Installation
-from lockedenv.install.verification import Verdict, verify
+from lockedenv.install.verification import VerificationOutcome, verify
 from lockedenv.prefix.activation import (
     enter_text,
     restore_activate,
@@ -179,13 +179,13 @@ def verify_again(plan: Plan, reporter: Reporter) -> int:
 def verify_read_only(plan: Plan, reporter: Reporter) -> int:
     """On an installed prefix that cannot be written to: the verifier alone, which notes nothing."""
     with reporter.step(f"Verify, {plan.level} level"):
-        verdict = verify(
+        outcome = verify(
             plan.job, plan.level, skipped(plan.job), reporter, manifest=False
         )
         reporter.outcome(
             "the environment is on a read-only disk: nothing is noted in it"
         )
-    return say_verdict(plan.job, verdict, Lacking(), reporter)
+    return say_outcome(plan.job, outcome, Lacking(), reporter)
 
 
 def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
@@ -265,14 +265,14 @@ def conclude(
     complete_inventory(prefix.path, packages, written)
     with reporter.step(f"Verify, {level} level"):
         earlier = file_sha256(prefix.path / MANIFEST)
-        verdict = verify(job, level, skipped(job), reporter)
+        outcome = verify(job, level, skipped(job), reporter)
         note_manifest(prefix, earlier)
-        reporter.outcome(f"{sum(verdict.counts.values())} checks")
+        reporter.outcome(f"{sum(outcome.counts.values())} checks")
     job = replace(
-        job, prefix=settle(prefix, verdict.passed, not lacking, reporter.warn)
+        job, prefix=settle(prefix, outcome.passed, not lacking, reporter.warn)
     )
     keep_manifest(job, reporter)
-    return say_verdict(job, verdict, lacking, reporter)
+    return say_outcome(job, outcome, lacking, reporter)
 
 
 def note_manifest(prefix: Prefix, earlier: str) -> None:
@@ -283,16 +283,19 @@ def note_manifest(prefix: Prefix, earlier: str) -> None:
             change_mark(prefix, manifest=written)
 
 
-def say_verdict(
-    job: Installation, verdict: Verdict, lacking: Lacking, reporter: Reporter
+def say_outcome(
+    job: Installation,
+    outcome: VerificationOutcome,
+    lacking: Lacking,
+    reporter: Reporter,
 ) -> int:
     """The last lines of a run; gives the exit status."""
     path = job.prefix.name
-    if verdict.passed:
-        if verdict.said:
-            reporter.show(verdict.said[-1])
-        reporter.say(f"  {verdict.count_text()}")
-        for check, summary in verdict.warned.items():
+    if outcome.passed:
+        if outcome.said:
+            reporter.show(outcome.said[-1])
+        reporter.say(f"  {outcome.count_text()}")
+        for check, summary in outcome.warned.items():
             reporter.say(printable(f"  warned: {check} ({summary})"))
         for line in lacking.shown():
             reporter.warn(f"verified, but not all that was asked for is there: {line}")
@@ -301,17 +304,17 @@ def say_verdict(
             exception = ", with the exception above"
         reporter.end(f"  {path}{exception}: {describe_contents(job)}")
     else:
-        for line in verdict.said:
+        for line in outcome.said:
             reporter.show(line)
         reason = (
-            verdict.problem
+            outcome.problem
             or "see the checks that failed above; do what the first says"
         )
         again = post_create_command(path, job.environment.argument)
         reporter.warn(f"{path} is not verified: {reason}, and run this again: {again}")
-    if is_ours(job.prefix) and (verdict.passed or lacking):
+    if is_ours(job.prefix) and (outcome.passed or lacking):
         reporter.say(enter_text(job.prefix))
-    return 0 if verdict.passed and not lacking else 1
+    return 0 if outcome.passed and not lacking else 1
 
 
 def describe_contents(job: Installation) -> str:

@@ -34,7 +34,7 @@ ALWAYS_COUNTED = ("pass", "fail")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerificationOutcome:
     """How a verification ended. `counts`: how many checks ended with each verdict.
 
     `problem`: why there is no verdict of the verifier's own, or an empty string.
@@ -71,7 +71,7 @@ def verify(
     skip: tuple[str, ...],
     reporter: Reporter,
     manifest: bool = True,
-) -> Verdict:
+) -> VerificationOutcome:
     """Verifies a prefix. What the verifier says is shown at once only where details are wanted.
 
     `manifest`: whether it writes the manifest into the prefix.
@@ -88,8 +88,8 @@ def verify(
             command.append("--verbose")
         command += _leave_out_gpus(reporter)
         ending = _run(command, reporter)
-        verdict = read_verdict(ending.status, document)
-    return replace(verdict, said=ending.lines)
+        outcome = read_outcome(ending.status, document)
+    return replace(outcome, said=ending.lines)
 
 
 def _leave_out_gpus(reporter: Reporter) -> list[str]:
@@ -130,18 +130,18 @@ def _run(command: list[object], reporter: Reporter) -> Ending:
     return Ending(int(status), lines)
 
 
-def read_verdict(status: int, document: Path) -> Verdict:
-    """The verdict: what the verifier wrote, if it ended by itself and says the same as its exit status."""
+def read_outcome(status: int, document: Path) -> VerificationOutcome:
+    """What the verifier wrote, if it ended by itself and says the same as its exit status."""
     counts = dict.fromkeys(COUNTED, 0)
     if status < 0:
         name = signal.Signals(-status).name
-        return Verdict(
+        return VerificationOutcome(
             False, counts, f"the verifier was killed by {name}{_who_kills(-status)}"
         )
     written = read_json(document)
     results = written.get("results")
     if not isinstance(results, list):
-        return Verdict(
+        return VerificationOutcome(
             False, counts, f"the verifier wrote no verdict (exit status {status})"
         )
     warned = {}
@@ -150,7 +150,7 @@ def read_verdict(status: int, document: Path) -> Verdict:
         if result["verdict"] == "warn":
             warned[result.get("check", "")] = result.get("summary", "")
     passed = status == 0 and written.get("exit_status") == 0 and counts["fail"] == 0
-    return Verdict(passed, counts, warned=warned)
+    return VerificationOutcome(passed, counts, warned=warned)
 
 
 def _who_kills(number: int) -> str:
