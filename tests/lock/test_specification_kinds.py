@@ -679,7 +679,8 @@ def test_a_kind_that_is_refused_in_one_message(
         read_specification(path)
     message = str(error.value)
     assert message.startswith(f"{path}:{line}: " if line else f"{path}: "), message
-    assert cause in message and remedy in message, message
+    assert cause in message, message
+    assert remedy in message, message
 
 
 def refusal(path: Path) -> str:
@@ -768,14 +769,13 @@ def test_a_package_that_no_channel_has_is_named_in_one_message(
     environ = prepare_locking(machine, channel, mine, text)
     lock = machine.project / "scripts/lock.sh"
     done = sh(lock, "--environment", mine, env=environ, check=False)
-    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert len(done.stdout.splitlines()) == 1, done.stdout
     line = done.stdout.strip()
     start = f"lock.sh: {mine}/environment.yml: the solver finds no packages for it: "
-    assert (
-        line.startswith(start)
-        and "no-such-package" in line
-        and "mend the names" in line
-    )
+    assert line.startswith(start)
+    assert "no-such-package" in line
+    assert "mend the names" in line
 
 
 def test_a_build_that_the_index_lacks_is_named_with_what_to_write(
@@ -787,10 +787,8 @@ def test_a_build_that_the_index_lacks_is_named_with_what_to_write(
     done = sh(lock, "--environment", mine, env=environ, check=False)
     assert done.returncode == 1
     cause = "torch==2.5.1+cu124 is a build that PyPI does not have: leave out the +"
-    assert (
-        f"{mine}/environment.yml: conda has solved" in done.stdout
-        and cause in done.stdout
-    )
+    assert f"{mine}/environment.yml: conda has solved" in done.stdout
+    assert cause in done.stdout
     assert "Traceback" not in done.stdout
     assert [path.name for path in mine.iterdir()] == ["environment.yml"]
 

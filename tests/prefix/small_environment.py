@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Callable
 
 from lockedenv.prefix.inventory import Layer, Package, take_inventory, write_inventory
-from lockedenv.prefix.lifecycle import finish_installation, make_successor
+from lockedenv.prefix.lifecycle import (
+    finish_installation,
+    make_successor,
+    record_verdict,
+)
+from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import Prefix
 
 SITE = "lib/python3.11/site-packages"
@@ -64,6 +69,44 @@ def install(
         write_inventory(new.path, taken)
         finish_installation(new, "default", locks)
     return new
+
+
+def verified(prefix: Prefix, passed: bool = True) -> Prefix:
+    """The environment, after its verdict was written into its mark."""
+    mark = read_mark(prefix.path)
+    assert mark is not None, "an installed environment has a mark"
+    record_verdict(prefix.path, "quick", passed, mark.made)
+    return prefix
+
+
+def put_own_files(folder: Path) -> dict[str, str]:
+    """What people put into an environment; gives where it must be found afterwards."""
+    (folder / "results").mkdir()
+    (folder / "results/loss.csv").write_text("years of work")
+    (folder / "results/empty").mkdir()
+    (folder / "data").symlink_to("/nowhere")
+    (folder / SITE / "idna/mine.py").write_text("mine")
+    (folder / SITE / "idna/core.py").write_text("two, edited\n")
+    (folder / "activate").write_text("export MINE=1\n")
+    (folder / "pip.conf.old").write_text("[global]\n")
+    (folder / "lib64").unlink()
+    (folder / "lib64").symlink_to("elsewhere")
+    return {
+        "results/loss.csv": "years of work",
+        "data": "-> /nowhere",
+        f"{SITE}/idna/mine.py": "mine",
+        f"{SITE}/idna/core.py": "two, edited\n",
+        "activate": "export MINE=1\n",
+        "pip.conf.old": "[global]\n",
+        "lib64": "-> elsewhere",
+    }
+
+
+def record_without_hash(folder: Path, info: str, *paths: str) -> None:
+    """Adds files to a package's RECORD, as an installer does that gives them no hash."""
+    with (folder / SITE / info / "RECORD").open("a") as record:
+        for path in paths:
+            record.write(f"\n{path},,")
 
 
 def contents(folder: Path) -> dict[str, str]:

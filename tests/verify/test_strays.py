@@ -412,7 +412,8 @@ def test_what_would_be_taken_first_or_run_is_a_failure_by_name(
     result = stray.check(small.context())
     assert result.verdict == "fail", result
     assert stray.said in "\n".join([result.summary, *result.details]), result
-    assert result.remedy and result.action
+    assert result.remedy
+    assert result.action
 
 
 def add_executable(small: SmallPrefix, stray: Stray) -> None:
@@ -439,7 +440,8 @@ def test_what_harms_nobody_is_listed(small: SmallPrefix) -> None:
     context = small.context()
     result = files.strays(context)
     assert result.verdict == "pass", result
-    assert "bin/my-own-tool" in result.summary and "results/" in result.summary
+    assert "bin/my-own-tool" in result.summary
+    assert "results/" in result.summary
     assert files.startup(context).verdict == "pass"
     assert files.present(context).verdict == "pass"
 
@@ -482,7 +484,8 @@ def test_settings_that_people_add_to_pip_conf_are_listed(small: SmallPrefix) -> 
     assert result.verdict == "warn", result
     small.write("pip.conf", b"[install]\nno-deps = false\n")
     result = files.present(small.context())
-    assert result.verdict == "fail" and "post_create.sh" in result.remedy, result
+    assert result.verdict == "fail", result
+    assert "post_create.sh" in result.remedy, result
 
 
 @pytest.mark.parametrize("place", ["after", "before"])
@@ -527,7 +530,8 @@ def test_what_ordinary_use_leaves_in_a_prefix_is_no_failure(small: SmallPrefix) 
     for check in (files.present, files.startup, files.strays):
         assert check(context).verdict == "pass", check(context)
     own = files.strays(context).measured["own"]
-    assert "lib/libmine.so.1" in own and "outputs/train.py" in own
+    assert "lib/libmine.so.1" in own
+    assert "outputs/train.py" in own
 
 
 def make_too_deep(folder: Path) -> None:
@@ -549,7 +553,8 @@ def test_a_folder_that_is_too_deep_to_look_into_is_one_warning(
     make_too_deep(small.path / "results/deep")
     context = small.context()
     result = files.strays(context)
-    assert result.verdict == "warn" and not result.details, result
+    assert result.verdict == "warn", result
+    assert not result.details, result
     assert result.summary == (
         "results: no package has it, it cannot be looked into (File name too long)"
     )
@@ -570,10 +575,8 @@ def test_one_where_python_looks_is_a_failure(small: SmallPrefix) -> None:
         f"{SITE}/demo/deep: no package has it, it cannot be looked into (File name too long), "
         "and Python, the loader or a shell may look there"
     )
-    assert (
-        result.verdict == "fail"
-        and result.remedy == f"rm -r {small.site / 'demo/deep'}"
-    )
+    assert result.verdict == "fail"
+    assert result.remedy == f"rm -r {small.site / 'demo/deep'}"
     subprocess.run(result.remedy, shell=True, check=True)
     assert files.strays(small.context()).verdict == "pass"
 
@@ -631,7 +634,8 @@ def test_where_a_library_looks_is_read_from_its_dynamic_section(
     library = tmp_path / "libloader.so"
     library.write_bytes(elf("libother.so.2", "$ORIGIN:/opt/lib", tag))
     dynamic = read_dynamic(library)
-    assert dynamic and dynamic.needed == ("libother.so.2",)
+    assert dynamic
+    assert dynamic.needed == ("libother.so.2",)
     folders = ("$ORIGIN", "/opt/lib")
     assert (dynamic.rpath, dynamic.runpath) == (
         (folders, ()) if tag == RPATH else ((), folders)
