@@ -98,7 +98,8 @@ def test_every_command_of_the_documents_and_workflows_is_one_that_the_scripts_ta
     found = [
         words for text in [*TEXTS.values(), *WORKFLOWS] for words in commands(text)
     ]
-    assert {words[0] for words in found} >= {*PARSERS, "run.sh"} and len(found) > 60
+    assert {words[0] for words in found} >= {*PARSERS, "run.sh"}
+    assert len(found) > 60
     for script, *words in found:
         if script in PARSERS:
             PARSERS[script]().parse_args(
@@ -110,9 +111,8 @@ def test_every_command_of_the_documents_and_workflows_is_one_that_the_scripts_ta
                 for word in words
                 if word not in ("--long", "--lint", "--fast", "--no-skips")
             ]
-            assert script == "run.sh" and all(
-                (ROOT / word).exists() for word in others
-            ), words
+            assert script == "run.sh", words
+            assert all((ROOT / word).exists() for word in others), words
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -141,7 +141,8 @@ def test_every_variable_that_the_scripts_read_is_in_the_table() -> None:
             and not is_of_a_launcher(name)
         ):
             missing.append(name)
-    assert len(read) > 20 and missing == []
+    assert len(read) > 20
+    assert missing == []
 
 
 def is_of_a_launcher(name: str) -> bool:
@@ -167,7 +168,9 @@ def test_every_pin_has_its_reason_and_link_in_the_technical_setup() -> None:
 
 def test_every_check_has_a_name_a_proof_and_a_remedy() -> None:
     for check in CHECKS:
-        assert check.proves and check.remedy and re.fullmatch("[a-z0-9-]+", check.name)
+        assert check.proves
+        assert check.remedy
+        assert re.fullmatch("[a-z0-9-]+", check.name)
 
 
 def test_the_page_of_variables_is_the_table_of_the_code() -> None:

@@ -20,10 +20,8 @@ from rattler.index import index_fs
 def test_an_environment_by_name_and_by_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (
-        environment.find("default").folder == ROOT
-        and environment.find("current").argument == "current"
-    )
+    assert environment.find("default").folder == ROOT
+    assert environment.find("current").argument == "current"
     assert environment.find(str(ROOT / "environments/current")).argument == "current"
     with pytest.raises(
         Stop,
@@ -60,9 +58,9 @@ def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(
         check=False,
         env=clean_environ(HOME=str(tmp_path)),
     )
+    assert done.returncode == 1
     assert (
-        done.returncode == 1
-        and f"{clone} is there and was not made by this script; it is this clone: give"
+        f"{clone} is there and was not made by this script; it is this clone: give"
         in done.stdout
     )
     assert (clone / "environment.yml").exists()
@@ -121,11 +119,9 @@ def test_a_specification_that_cannot_be_locked_is_refused_in_words(
         env=environ,
         check=False,
     )
-    assert (
-        done.returncode == 1
-        and said in done.stdout
-        and "please open an issue" not in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout, done.stdout
+    assert "please open an issue" not in done.stdout, done.stdout
     assert not (mine / "conda-lock.yml").exists()
 
 
@@ -157,7 +153,8 @@ def test_a_python_of_another_version_is_refused_in_words(tmp_path: Path) -> None
         env=clean_environ(),
     )
     said = "has Python 3.9, and the environment default is for 3.11; choose another --prefix, or --environment"
-    assert done.returncode == 1 and said in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout, done.stdout
     assert not (tmp_path / "env" / environment.MARK).exists()
 
 
@@ -196,11 +193,9 @@ def test_a_third_environment_costs_no_code(
         None,
     )
     done = machine.setup("--environment", mine)
-    assert (
-        done.returncode == 0
-        and VERIFIED in done.stdout
-        and "mine, conda backend: " in done.stdout
-    ), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert VERIFIED in done.stdout, done.stdout
+    assert "mine, conda backend: " in done.stdout, done.stdout
     assert "not part of this environment: it has no locks/flash-attn.txt" in done.stdout
     assert "environment mine" in machine.verify(
         "--level", "quick"
@@ -216,9 +211,11 @@ def test_a_third_environment_costs_no_code(
         machine.prefix.glob("lib/python3.11/site-packages/idna-*.dist-info/METADATA")
     ).unlink()
     broken = machine.verify("--level", "quick")
-    assert "FAILED: " in broken and "idna" in broken
+    assert "FAILED: " in broken
+    assert "idna" in broken
     against = machine.verify("--level", "quick", "--environment", "default")
-    assert "FAILED: " in against and "environment default" in against
+    assert "FAILED: " in against
+    assert "environment default" in against
     # A package that was added to the specification is not hidden by locking another anew.
     (mine / "environment.yml").write_text(
         SPEC.format(address=machine.address).replace(
@@ -226,17 +223,17 @@ def test_a_third_environment_costs_no_code(
         )
     )
     done = sh(lock, "--environment", mine, "--update", "idna", env=environ, check=False)
+    assert done.returncode == 1
     assert (
-        done.returncode == 1
-        and "has changed since it was locked; run scripts/lock.sh without --update"
+        "has changed since it was locked; run scripts/lock.sh without --update"
         in done.stdout
     )
     (mine / "environment.yml").write_text(SPEC.format(address=machine.address))
     # Neither script makes another environment of it in passing.
     done = machine.setup("--environment", "default")
+    assert done.returncode == 1
     assert (
-        done.returncode == 1
-        and f"{machine.prefix} is of the environment {mine}, not default; choose another"
+        f"{machine.prefix} is of the environment {mine}, not default; choose another"
         in done.stdout
     )
     post_create = [
@@ -246,10 +243,8 @@ def test_a_third_environment_costs_no_code(
         "--environment",
     ]
     done = sh(*post_create, "default", env=environ, check=False)
-    assert (
-        done.returncode == 1
-        and f"{machine.prefix} is of the environment {mine}, not default" in done.stdout
-    )
+    assert done.returncode == 1
+    assert f"{machine.prefix} is of the environment {mine}, not default" in done.stdout
     assert json.loads((machine.prefix / environment.MARK).read_text())[
         "verdicts"
     ], "another's locks give no verdict on it"
@@ -260,16 +255,14 @@ def test_a_third_environment_costs_no_code(
         )
     )
     done = sh(lock, "--environment", mine, "--check", env=environ, check=False)
-    assert done.returncode == 1 and "has changed since it was locked" in done.stdout
+    assert done.returncode == 1
+    assert "has changed since it was locked" in done.stdout
     assert "locked 10 conda" in sh(lock, "--environment", mine, env=environ).stdout
     done = machine.setup()
-    assert (
-        done.returncode == 0 and "(rebuilt: the locks have changed)" in done.stdout
-    ), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "(rebuilt: the locks have changed)" in done.stdout, done.stdout
     # A folder that is gone is named.
     mine.rename(tmp_path / "elsewhere")
     done = machine.setup()
-    assert (
-        done.returncode == 1
-        and f"is of the environment {mine}, which is gone" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert f"is of the environment {mine}, which is gone" in done.stdout, done.stdout

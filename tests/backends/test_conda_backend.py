@@ -24,11 +24,9 @@ def test_one_command_ends_in_a_verified_conda_environment(
     conda_environment: CondaEnvironment,
 ) -> None:
     said = conda_environment.said
-    assert (
-        "[2/6] Fetch the archives" in said
-        and "hashes right" in said
-        and VERIFIED in said
-    )
+    assert "[2/6] Fetch the archives" in said
+    assert "hashes right" in said
+    assert VERIFIED in said
     assert VERIFIED in conda_environment.verify("--level", "quick").stdout
     home = conda_environment.cache / "mamba"
     assert home.is_dir(), "micromamba writes its notes under the cache, not under ~"
@@ -47,7 +45,8 @@ def test_again_from_the_cache_from_a_mirror_and_offline(
         assert sum(mirror.requests.values()) >= len(channel.entries)
     # Finished: nothing to do, nothing asked of the network.
     done = machine.setup()
-    assert "it is verified again" in done.stdout and done.returncode == 0
+    assert "it is verified again" in done.stdout
+    assert done.returncode == 0
     # Anew from the cache, with no network at all.
     offline = apart("--net")
     done = sh(*offline, *machine.command("--force"), check=False, env=machine.environ)
@@ -64,12 +63,14 @@ def test_download_only_then_offline_without_a_network(
     ]  # no micromamba: the pinned one is collected and used
     collected = tmp_path / "collected"
     done = machine.setup("--download-only", collected, "--dry-run")
-    assert done.returncode == 0 and re.search(
+    assert done.returncode == 0, done.stdout
+    assert re.search(
         r"\d+ files, about [\d.]+ [MG]B, and Python 3.11 would go to", done.stdout
     ), done.stdout
     assert not collected.exists()
     done = machine.setup("--download-only", collected)
-    assert done.returncode == 0 and f"--offline {collected}" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert f"--offline {collected}" in done.stdout, done.stdout
     assert not machine.prefix.exists()
     assert "[3/3] Fetch Python 3.11, for machines without" in done.stdout
     assert (
@@ -77,9 +78,8 @@ def test_download_only_then_offline_without_a_network(
         or "left out: uv could not fetch it" in done.stdout
     ), done.stdout
     names = {p.name for p in (collected / "wheels").iterdir()}
-    assert any(n.startswith("flash_attn-") for n in names) and any(
-        n.startswith("uv-") for n in names
-    )
+    assert any(n.startswith("flash_attn-") for n in names)
+    assert any(n.startswith("uv-") for n in names)
     assert (collected / "pkgs/micromamba-2.5.0-1.tar.bz2").exists()
     offline = apart("--net")
     done = sh(
@@ -92,9 +92,8 @@ def test_download_only_then_offline_without_a_network(
     idna = next((collected / "wheels").glob("idna-*"))
     idna.rename(tmp_path / idna.name)
     done = machine.setup("--offline", collected, "--force", "--dry-run")
-    assert (
-        done.returncode == 1 and f"{collected} lacks 1 of the " in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert f"{collected} lacks 1 of the " in done.stdout, done.stdout
     assert (
         "files of the environment default, conda backend, such as idna; collect"
         in done.stdout
@@ -107,7 +106,8 @@ def test_download_only_then_offline_without_a_network(
         check=False,
         env=machine.environ,
     )
-    assert done.returncode == 1 and "installing pip.txt failed" in done.stdout
+    assert done.returncode == 1
+    assert "installing pip.txt failed" in done.stdout
     assert f"the old environment is as it was at {machine.prefix}" in done.stdout
     machine.assert_verified(machine.setup())
 
@@ -124,11 +124,13 @@ def test_an_offline_folder_that_lacks_an_archive_is_named(
 ) -> None:
     (tmp_path / "collected/pkgs").mkdir(parents=True)
     done = machine.setup("--offline", tmp_path / "collected")
-    assert done.returncode == 1 and re.search(
+    assert done.returncode == 1, done.stdout
+    assert re.search(
         r"collected lacks (\d+) of the \d+ files of the .* default, conda backend, such as certifi; collect",
         done.stdout,
     ), done.stdout
-    assert "[2/6]" not in done.stdout and not machine.prefix.exists()
+    assert "[2/6]" not in done.stdout
+    assert not machine.prefix.exists()
 
 
 def test_two_runs_for_one_prefix_and_two_prefixes_from_one_cache(
@@ -180,12 +182,10 @@ def test_with_the_cache_on_another_disk_all_is_unpacked_beside_the_prefix(
         done.stdout.count(VERIFIED) == 2
     ), "the second time without a network, from the volume alone"
     listed = done.stdout.split(VERIFIED)[1]
-    assert (
-        "idna-" in listed
-        and "env.maximalcai-pkgs" not in listed
-        and "env.maximalcai-uv" not in listed
-        and "\nuv\n" not in listed
-    ), listed
+    assert "idna-" in listed, listed
+    assert "env.maximalcai-pkgs" not in listed, listed
+    assert "env.maximalcai-uv" not in listed, listed
+    assert "\nuv\n" not in listed, listed
     files = [p for p in machine.prefix.rglob("*.py") if p.is_file()]
     assert {p.stat().st_nlink for p in files} == {
         1
@@ -210,7 +210,8 @@ def test_eight_set_ups_at_once_share_a_cache(
     ]
     for run, prefix in zip(runs, prefixes):
         said = run.communicate()[0]
-        assert run.returncode == 0 and VERIFIED in said, said
+        assert run.returncode == 0, said
+        assert VERIFIED in said, said
         assert (
             VERIFIED
             in sh(
@@ -225,9 +226,8 @@ def test_eight_set_ups_at_once_share_a_cache(
         for name, count in server.requests.items()
         if name.endswith((".conda", ".tar.bz2"))
     }
-    assert len(archives) >= len(channel.entries) and set(archives.values()) == {
-        1
-    }, archives
+    assert len(archives) >= len(channel.entries), archives
+    assert set(archives.values()) == {1}, archives
 
 
 def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
@@ -271,7 +271,8 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
                     )
             time.sleep(0.05)
         said = process.communicate()[0]
-        assert process.returncode == 0 and VERIFIED in said, said
+        assert process.returncode == 0, said
+        assert VERIFIED in said, said
         assert sum(
             path.startswith("http://conda.example/") for path in proxy.seen
         ) >= len(channel.entries)
@@ -281,11 +282,10 @@ def test_through_a_proxy_with_a_password_on_a_pod_with_runpods_variables(
         for p in folder.rglob("*")
         if p.suffix in (".json", ".log", ".txt")
     ]
-    assert (
-        files
-        and seen
-        and "hunter2"
-        not in said + seen + "".join(p.read_text(errors="replace") for p in files)
+    assert files
+    assert seen
+    assert "hunter2" not in said + seen + "".join(
+        p.read_text(errors="replace") for p in files
     )
 
 
@@ -349,15 +349,14 @@ def test_post_create_works_on_its_own(
 ) -> None:
     """As the README has it: micromamba create, then post_create.sh in the active environment."""
     done = post_create(machine, by_hand)
-    assert (
-        done.returncode == 0
-        and VERIFIED in done.stdout
-        and re.search(
-            r"\[1/3\] Install the wheels +\d+ wheels of locks/pip.txt", done.stdout
-        )
+    assert done.returncode == 0
+    assert VERIFIED in done.stdout
+    assert re.search(
+        r"\[1/3\] Install the wheels +\d+ wheels of locks/pip.txt", done.stdout
     )
     stamp = json.loads((machine.folder / "by-hand/maximalcai.json").read_text())
-    assert stamp["backend"] == "conda" and len(stamp["locks"]) == 64
+    assert stamp["backend"] == "conda"
+    assert len(stamp["locks"]) == 64
 
 
 def test_an_environment_made_by_hand_can_be_installed_again(
@@ -371,7 +370,8 @@ def test_an_environment_made_by_hand_can_be_installed_again(
         record.unlink()
         record.write_text(json.dumps({**document, "installed_again": True}, indent=1))
     done = post_create(machine, by_hand)
-    assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert VERIFIED in done.stdout, done.stdout
 
 
 def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
@@ -379,7 +379,5 @@ def test_the_pinned_micromamba_is_the_one_that_conda_forge_has() -> None:
     sys.path.insert(0, str(ROOT / "scripts"))
     from lockedenv.spec.programs import MICROMAMBA
 
-    assert (
-        MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2"
-        and len(MICROMAMBA.sha256) == 64
-    )
+    assert MICROMAMBA.filename == "micromamba-2.5.0-1.tar.bz2"
+    assert len(MICROMAMBA.sha256) == 64

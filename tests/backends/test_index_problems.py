@@ -140,7 +140,8 @@ def test_a_proxy_that_does_not_answer_is_named(
         # curl reads the lower case alone; both are set as a rule.
         monkeypatch.setenv("http_proxy", f"{scheme}://user:s3cr3t@127.0.0.1:9")
     said = problem_of({"UV_DEFAULT_INDEX": "http://index.invalid/simple"})
-    assert "does not answer through the proxy" in said and "HTTPS_PROXY" in said, said
+    assert "does not answer through the proxy" in said, said
+    assert "HTTPS_PROXY" in said, said
     assert "s3cr3t" not in said
     monkeypatch.setenv("NO_PROXY", "index.invalid")
     assert "proxy http" not in problem_of(
@@ -216,7 +217,8 @@ def test_where_no_index_is_set_it_is_pips_own(monkeypatch: pytest.MonkeyPatch) -
     assert index.index_address({}).endswith("/simple")
     monkeypatch.setattr(index, "pip_command", lambda: [])
     index.default_index.cache_clear()
-    assert index.index_address({}) == "" and index.index_problem({}) is None
+    assert index.index_address({}) == ""
+    assert index.index_problem({}) is None
     index.default_index.cache_clear()
 
 
@@ -231,10 +233,8 @@ def test_a_socks_proxy_without_its_package_is_named(
     """It ended in "No matching distribution found for uv"."""
     monkeypatch.setattr(index, "pip_command", lambda: [sys.executable, "-m", "pip"])
     said = str(index.socks_problem({"ALL_PROXY": "socks5h://user:s3cr3t@127.0.0.1:9"}))
-    assert (
-        "pip needs the package PySocks for a SOCKS proxy" in said
-        and "s3cr3t" not in said
-    )
+    assert "pip needs the package PySocks for a SOCKS proxy" in said
+    assert "s3cr3t" not in said
     assert index.socks_problem({"HTTPS_PROXY": "http://127.0.0.1:9"}) is None
 
 
@@ -246,7 +246,8 @@ def test_a_failure_begins_with_its_cause(
         with uv_program.naming_the_cause():
             raise Stop("No matching distribution found for uv")
     first, second = str(stop.value).splitlines()
-    assert "login page" in first and "No matching distribution found for uv" in second
+    assert "login page" in first
+    assert "No matching distribution found for uv" in second
 
 
 def test_the_set_up_says_the_cause(address: str, tmp_path: Path) -> None:
@@ -254,7 +255,6 @@ def test_the_set_up_says_the_cause(address: str, tmp_path: Path) -> None:
     command += ["--prefix", tmp_path / "env", "--cache", tmp_path / "cache"]
     environ = clean_environ(UV_DEFAULT_INDEX=address, PIP_INDEX_URL=address)
     done = sh(*command, check=False, env=environ)
-    assert (
-        done.returncode == 1 and "as a login page of a network does" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "as a login page of a network does" in done.stdout, done.stdout
     assert not (tmp_path / "env").exists()

@@ -43,9 +43,8 @@ def collected(
             channel, folder, origin.address, micromamba, wheel_files["uv"]
         )
         done = machine.setup("--download-only", folder / "all")
-    assert (
-        done.returncode == 0 and (folder / "all" / mirror.INDEX).exists()
-    ), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert (folder / "all" / mirror.INDEX).exists(), done.stdout
     return folder / "all"
 
 
@@ -94,9 +93,8 @@ def test_everything_from_a_served_folder_with_every_origin_gone(
         option, served.address, "--backend", backend, "--force", **CUT_OFF
     )
     assert_installed(machine, done, backend)
-    assert (
-        served.requests.pop("files.json") == 2 and max(served.requests.values()) == 1
-    ), "the list alone is asked for again"
+    assert served.requests.pop("files.json") == 2, "the list alone is asked for again"
+    assert max(served.requests.values()) == 1, "the list alone is asked for again"
 
 
 def test_the_backend_follows_from_what_a_served_folder_has(
@@ -111,9 +109,8 @@ def test_the_backend_follows_from_what_a_served_folder_has(
         "auto",
         **CUT_OFF,
     ).stdout
-    assert json.loads(plan)["backend"] == "conda" and json.loads(plan)[
-        "backend_reason"
-    ].endswith("has its archives")
+    assert json.loads(plan)["backend"] == "conda"
+    assert json.loads(plan)["backend_reason"].endswith("has its archives")
     index = served.root / mirror.INDEX
     index.write_text(
         json.dumps(
@@ -141,17 +138,13 @@ def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_origin(
             "--mirror", running.address.replace("http://", "http://user:s3cr3t@")
         )
         machine.assert_verified(done)
-        assert (
-            done.stdout.count("not all is on the mirror: ") == 2
-            and "s3cr3t" not in done.stdout
-        ), done.stdout
+        assert done.stdout.count("not all is on the mirror: ") == 2, done.stdout
+        assert "s3cr3t" not in done.stdout, done.stdout
         sh("rm", "-rf", machine.prefix, f"{machine.prefix}.d", machine.cache)
         done = machine.setup("--offline", running.address)
-    assert (
-        done.returncode == 1
-        and "tqdm" in done.stdout
-        and "files could not be fetched" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "tqdm" in done.stdout, done.stdout
+    assert "files could not be fetched" in done.stdout, done.stdout
     assert not machine.prefix.exists()
 
 
@@ -174,10 +167,8 @@ def test_a_right_hash_under_a_wrong_name_is_left_to_the_origin(
     index.write_text(json.dumps(found))
     with FaultServer(tmp_path / "collected") as running:
         machine.assert_verified(machine.setup("--mirror", running.address))
-        assert (
-            not running.requests["zzz-9.9-py3-none-any.whl"]
-            and not running.requests["certifi-1-py2-none-any.whl"]
-        )
+        assert not running.requests["zzz-9.9-py3-none-any.whl"]
+        assert not running.requests["certifi-1-py2-none-any.whl"]
     machine.assert_verified(machine.setup("--force"))
 
 
@@ -267,11 +258,12 @@ def test_an_address_that_is_no_such_folder_is_refused(
         (tmp_path / "site" / mirror.INDEX).write_text(content)
     with FaultServer(tmp_path / "site") as running:
         done = machine.setup("--offline", running.address)
-    assert (
-        done.returncode == 1 and said in done.stdout and not machine.prefix.exists()
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout, done.stdout
+    assert not machine.prefix.exists(), done.stdout
     done = machine.setup("--offline", NOWHERE)
-    assert done.returncode == 1 and f"{NOWHERE} does not answer" in done.stdout
+    assert done.returncode == 1
+    assert f"{NOWHERE} does not answer" in done.stdout
 
 
 def test_python_comes_from_the_archive_that_was_collected(

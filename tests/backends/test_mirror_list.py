@@ -159,7 +159,8 @@ def test_what_an_installation_needs() -> None:
     wheels = list_needed_files(environment, "pip")
     conda = list_needed_files(environment, "conda")
     both = list_needed_files(environment, "")
-    assert set(both) < set(wheels) and set(both) < set(conda)
+    assert set(both) < set(wheels)
+    assert set(both) < set(conda)
     places = {file.place for file in conda.values()}
     assert places == {Place.ARCHIVES, Place.WHEELS}
     without_archives = list_needed_files(environment, "conda", archives=False)

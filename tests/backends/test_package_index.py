@@ -23,9 +23,8 @@ def test_pips_further_places_are_asked_too(
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     found = index.index_settings(dict(os.environ))
-    assert found["UV_EXTRA_INDEX_URL"] == "http://127.0.0.1:9/simple" and found[
-        "UV_FIND_LINKS"
-    ] == str(tmp_path / "links")
+    assert found["UV_EXTRA_INDEX_URL"] == "http://127.0.0.1:9/simple"
+    assert found["UV_FIND_LINKS"] == str(tmp_path / "links")
 
 
 @pytest.mark.parametrize("quiet", ["PIP_QUIET=1", "pip.conf"])
@@ -112,11 +111,9 @@ def test_without_pip_that_is_said_before_anything_is_done(
         match="no pip here to fetch uv with; install it with: apt-get install python3-pip",
     ):
         setup.work(arguments)
-    assert (
-        capsys.readouterr() == ("", "")
-        and not (tmp_path / "cache").exists()
-        and not (tmp_path / "env").exists()
-    )
+    assert capsys.readouterr() == ("", "")
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "env").exists()
 
 
 def test_the_wheels_of_debians_ensurepip_are_a_source_of_pip(
@@ -158,6 +155,7 @@ def test_pip_is_asked_once_for_its_settings(
         ]
         for name in "ab"
     ]
-    assert found == ["https://pypi.example/simple"] * 2 and len(said) == 1
+    assert found == ["https://pypi.example/simple"] * 2
+    assert len(said) == 1
     uv_program.uv_environment(tmp_path, tmp_path, {**environ, "PIP_INDEX_URL": "x"})
     assert len(said) == 2, "of other variables it has other settings"

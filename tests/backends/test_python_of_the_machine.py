@@ -42,7 +42,8 @@ def test_without_a_python_there_is_one_line_that_says_what_to_install(
     with pytest.raises(Stop) as stop:
         pip.create_venv(job_of(tmp_path), Path("uv"), Steps(1, quiet=True))
     said = "no Python 3.11 here, and uv could not fetch one: apt-get install python3.11, or put any"
-    assert str(stop.value).startswith(said) and "use --backend conda" in str(stop.value)
+    assert str(stop.value).startswith(said)
+    assert "use --backend conda" in str(stop.value)
 
 
 def test_an_offline_folder_without_one_is_named(

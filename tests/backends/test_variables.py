@@ -55,7 +55,8 @@ def test_each_rule_decides_something_and_says_why() -> None:
         assert (
             rule_of(example) is rule
         ), f"{rule.pattern} stands below a rule that takes its names"
-        assert rule.readers and rule.why
+        assert rule.readers
+        assert rule.why
     assert {rule.treatment for rule in RULES} == set(Treatment)
 
 
@@ -96,9 +97,8 @@ def test_a_companys_authority_that_one_tool_was_told_is_believed_by_all(
             index, "pip_settings", lambda environ: {"cert": str(company)}
         )
     joined = Path(index.index_settings(environ)["SSL_CERT_FILE"])
-    assert (
-        "the company's" in joined.read_text() and "the system's" in joined.read_text()
-    )
+    assert "the company's" in joined.read_text()
+    assert "the system's" in joined.read_text()
     assert (
         joined.parent.stat().st_mode & 0o077 == 0
     ), "nobody else may choose who is believed"

@@ -85,4 +85,5 @@ def test_the_plot_has_every_contender_in_every_situation(
 def test_a_short_step_has_no_colour_of_its_own(bars: list[dict[str, Any]]) -> None:
     colours = plot.choose_colours(bars)
     named = ["fetch and install the packages", "verify the environment", plot.OTHER]
-    assert list(colours) == named and len(set(colours.values())) == 3
+    assert list(colours) == named
+    assert len(set(colours.values())) == 3

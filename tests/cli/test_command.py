@@ -81,7 +81,8 @@ def test_a_word_starts_the_script_for_this_environment_in_the_same_folder(
         setup=place.clone / SETUP,
         prefix=place.prefix,
     )
-    assert done.stdout.splitlines() == [line, "in /usr"] and done.returncode == 0
+    assert done.stdout.splitlines() == [line, "in /usr"]
+    assert done.returncode == 0
     assert place.run(*words, STATUS="3").returncode == 3
 
 
@@ -100,7 +101,8 @@ def test_the_doctor_looks_at_the_machine_and_at_the_environment(place: Place) ->
 
 def test_the_version_says_which_clone_and_which_environment(place: Place) -> None:
     said = place.run("version").stdout.splitlines()
-    assert said[0].startswith("maximalcai ") and said[0].endswith(f", in {place.clone}")
+    assert said[0].startswith("maximalcai ")
+    assert said[0].endswith(f", in {place.clone}")
     assert said[1] == f"environment current in {place.prefix}"
 
 
@@ -109,9 +111,11 @@ def test_the_help_has_every_word_and_a_wrong_one_is_usage(place: Place) -> None:
     words = "verify doctor repair manifest compare certificate report uninstall version"
     for word in words.split():
         assert f"\n  {word} " in done.stdout
-    assert done.returncode == 0 and place.run().stdout == done.stdout
+    assert done.returncode == 0
+    assert place.run().stdout == done.stdout
     done = place.run("verfy")
-    assert done.returncode == 2 and "did you mean verify?" in done.stdout, done.stdout
+    assert done.returncode == 2, done.stdout
+    assert "did you mean verify?" in done.stdout, done.stdout
 
 
 def test_a_clone_that_has_moved_is_said_with_what_to_do(
@@ -120,7 +124,8 @@ def test_a_clone_that_has_moved_is_said_with_what_to_do(
     moved = place.clone.rename(tmp_path / "moved")
     done = place.run("version")
     mark = place.prefix / "maximalcai.json"
-    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
     assert (
         f"{place.clone}, which {mark} names, has no scripts/maximalcai.py"
         in done.stdout
@@ -129,20 +134,16 @@ def test_a_clone_that_has_moved_is_said_with_what_to_do(
     assert f"\nscripts/post_create.sh --prefix {place.prefix}\n" in done.stdout
     assert f", in {moved}\n" in place.run("version", MAXIMALCAI_CLONE=str(moved)).stdout
     done = place.run("version", MAXIMALCAI_CLONE="/nowhere")
-    assert (
-        done.returncode == 1
-        and "/nowhere, which $MAXIMALCAI_CLONE names, has no" in done.stdout
-    )
+    assert done.returncode == 1
+    assert "/nowhere, which $MAXIMALCAI_CLONE names, has no" in done.stdout
 
 
 @pytest.mark.parametrize("mark", ["", "[]", "{}", '{"clone": 3}', "\xff"])
 def test_a_mark_that_names_no_clone_is_no_traceback(mark: str, place: Place) -> None:
     (place.prefix / "maximalcai.json").write_text(mark, encoding="latin-1")
     done = place.run("version")
-    assert (
-        done.returncode == 1
-        and "names no clone. Say where the clone is:" in done.stdout
-    )
+    assert done.returncode == 1
+    assert "names no clone. Say where the clone is:" in done.stdout
 
 
 def test_an_environment_whose_python_is_gone_is_said_with_the_remedy(
@@ -151,11 +152,10 @@ def test_an_environment_whose_python_is_gone_is_said_with_the_remedy(
     (place.prefix / "bin/python").unlink()
     for word in ("verify", "doctor"):
         done = place.run(word)
-        assert (
-            done.returncode == 1
-            and "bin/python does not start (No such file" in done.stdout
-        )
-        assert "rebuild it: " in done.stdout and "--force" in done.stdout
+        assert done.returncode == 1
+        assert "bin/python does not start (No such file" in done.stdout
+        assert "rebuild it: " in done.stdout
+        assert "--force" in done.stdout
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.12"])
@@ -171,13 +171,15 @@ def test_it_starts_with_any_python_that_is_first_on_path(
     (tmp_path / "first/json.py").write_text("raise SystemExit('json of others')")
     path = f"{tmp_path / 'first'}:{os.environ['PATH']}"
     done = place.run("version", PATH=path, PYTHONPATH=str(tmp_path / "first"))
-    assert done.returncode == 0 and "environment current" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "environment current" in done.stdout, done.stdout
     assert not list(place.clone.rglob("__pycache__"))
 
 
 def test_it_is_in_the_inventory_as_a_program(place: Place) -> None:
     entries = take_inventory(place.prefix, [], with_interpreter=False).entries_by_path()
-    assert entries[COMMAND].executable and entries[COMMAND].sha256
+    assert entries[COMMAND].executable
+    assert entries[COMMAND].sha256
 
 
 def test_from_any_folder_of_an_environment_that_was_entered(
@@ -209,10 +211,13 @@ def test_it_is_repaired_and_removed_with_the_environment(
         "present",
     ]
     done = sh(*verify, check=False, env=clean_environ())
-    assert done.returncode == 1 and f"{COMMAND}" in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert f"{COMMAND}" in done.stdout, done.stdout
     options = ["--level", "quick", "--flash-attn", "none"]
     sh(ROOT / POST_CREATE, "--prefix", prefix, *options, env=clean_environ())
-    assert command.read_text() == text and os.access(command, os.X_OK)
+    assert command.read_text() == text
+    assert os.access(command, os.X_OK)
     # By its path: the copy's `activate` enters the environment that it is a copy of.
     sh(command, "uninstall", cwd="/", env=clean_environ())
-    assert not prefix.exists() and command_of_original.exists()
+    assert not prefix.exists()
+    assert command_of_original.exists()

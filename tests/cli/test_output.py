@@ -56,14 +56,16 @@ def test_a_step_that_lasts_says_so_in_growing_pauses(clock: list[float]) -> None
         "      45 of 3600",
         "      105 of 3600",
     ]
-    assert len(lines) < 15 and lines[-1].startswith("[1/3] Fetch")
+    assert len(lines) < 15
+    assert lines[-1].startswith("[1/3] Fetch")
 
 
 def test_on_a_terminal_there_is_one_line_at_a_time(clock: list[float]) -> None:
     out = Terminal()
     work(Steps(3, False, out=out), clock, 40)
     text = out.getvalue()
-    assert text.count("\n") == 1 and text.count("\r\033[K[1/3] Fetch") > 40
+    assert text.count("\n") == 1
+    assert text.count("\r\033[K[1/3] Fetch") > 40
     assert text.endswith(
         f"\r\033[K[1/3] {'Fetch':<22} 2 files; hashes right (40.0 s)\n"
     )

@@ -12,7 +12,8 @@ def test_a_finished_environment_on_a_read_only_disk_is_verified(
     """It was "choose another --prefix"."""
     script = "mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} && cd {folder}"
     done = machine.setup_mounted(script, "--flash-attn", "none")
-    assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert VERIFIED in done.stdout, done.stdout
     assert (
         "the environment is on a read-only disk: nothing is noted in it" in done.stdout
     )

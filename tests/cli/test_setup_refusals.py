@@ -35,12 +35,13 @@ def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> N
     ]
     environ = {**clean_environ(PATH=str(programs)), "CXX": ""}
     done = sh(SETUP, *options, check=False, env=environ)
+    assert done.returncode == 1
     assert (
-        done.returncode == 1
-        and "there is no g++ for torch.compile, and CXX is not set; apt-get update"
+        "there is no g++ for torch.compile, and CXX is not set; apt-get update"
         in done.stdout
     )
-    assert "[2/6]" not in done.stdout and not (tmp_path / "cache").exists(), done.stdout
+    assert "[2/6]" not in done.stdout, done.stdout
+    assert not (tmp_path / "cache").exists(), done.stdout
 
 
 @pytest.mark.parametrize(
@@ -105,11 +106,9 @@ def test_a_refusal_is_one_line_before_anything_is_downloaded(
         check=False,
         env=clean_environ(),
     )
-    assert (
-        done.returncode == status
-        and said in done.stdout
-        and len(done.stdout.strip().splitlines()) == 1
-    ), done.stdout
+    assert done.returncode == status, done.stdout
+    assert said in done.stdout, done.stdout
+    assert len(done.stdout.strip().splitlines()) == 1, done.stdout
     assert not (tmp_path / "cache").exists()
 
 
@@ -127,7 +126,8 @@ def test_a_folder_that_is_not_ours_is_never_touched(tmp_path: Path) -> None:
             check=False,
             env=clean_environ(),
         )
-        assert done.returncode == 1 and "was not made by this script" in done.stdout
+        assert done.returncode == 1
+        assert "was not made by this script" in done.stdout
     assert (tmp_path / "env/thesis.tex").read_text() == "years of work"
 
 
@@ -140,10 +140,8 @@ def test_without_python_there_is_one_clear_line(tmp_path: Path) -> None:
             check=False,
             env={"PATH": str(tmp_path)},
         )
-        assert (
-            done.returncode == 1
-            and "needs python3 3.9 or newer to start; install it with" in done.stdout
-        )
+        assert done.returncode == 1
+        assert "needs python3 3.9 or newer to start; install it with" in done.stdout
 
 
 def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
@@ -152,10 +150,8 @@ def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
         check=False,
         env=clean_environ(HOME=str(tmp_path)),
     )
-    assert (
-        done.returncode == 1
-        and "no environment is active; name one with --prefix DIR" in done.stdout
-    )
+    assert done.returncode == 1
+    assert "no environment is active; name one with --prefix DIR" in done.stdout
     done = sh(
         ROOT / "scripts/post_create.sh",
         "--prefix",
@@ -163,10 +159,8 @@ def test_post_create_asks_for_an_environment(tmp_path: Path) -> None:
         check=False,
         env=clean_environ(),
     )
-    assert (
-        done.returncode == 1
-        and "has no bin/python: it is not an environment" in done.stdout
-    )
+    assert done.returncode == 1
+    assert "has no bin/python: it is not an environment" in done.stdout
 
 
 def test_only_a_pods_volume_is_taken_for_one(
@@ -199,12 +193,8 @@ def test_auto_says_why_it_takes_the_pip_backend(tmp_path: Path) -> None:
         r"backend      pip: the channel \S+ does not answer \(curl: \(\d+\)",
         done.stdout,
     ), done.stdout
-    assert (
-        re.search(r"about \d\.\d GB of .* free", done.stdout)
-        and "nothing was changed" in done.stdout
-    )
-    assert (
-        not (tmp_path / "env").exists()
-        and not (tmp_path / "cache").exists()
-        and not list(tmp_path.glob("env.*"))
-    )
+    assert re.search(r"about \d\.\d GB of .* free", done.stdout)
+    assert "nothing was changed" in done.stdout
+    assert not (tmp_path / "env").exists()
+    assert not (tmp_path / "cache").exists()
+    assert not list(tmp_path.glob("env.*"))

@@ -47,9 +47,8 @@ def test_an_option_with_an_empty_value_is_wrong_usage(
     done = sh(
         SETUP, *words, "--dry-run", check=False, cwd=tmp_path, env=clean_environ()
     )
-    assert (
-        done.returncode == 2 and f"argument {option}: its value is empty" in done.stdout
-    )
+    assert done.returncode == 2
+    assert f"argument {option}: its value is empty" in done.stdout
 
 
 @pytest.mark.parametrize("arch", ["²", "90;rm -rf", "sm_90", "9" * 50, ",", "x"])
@@ -58,9 +57,8 @@ def test_what_is_no_compute_capability_is_wrong_usage(
 ) -> None:
     command = [SETUP, "--backend", "pip", "--prefix", tmp_path / "env", "--dry-run"]
     done = sh(*command, "--arch", arch, check=False, env=clean_environ())
-    assert (
-        done.returncode == 2 and "give compute capabilities, such as 90" in done.stdout
-    )
+    assert done.returncode == 2
+    assert "give compute capabilities, such as 90" in done.stdout
 
 
 def test_an_address_of_other_bytes_than_utf_8_is_no_crash(tmp_path: Path) -> None:
@@ -74,4 +72,5 @@ def test_an_address_of_other_bytes_than_utf_8_is_no_crash(tmp_path: Path) -> Non
     )
     assert "this was a dry run" in done.stdout, done.stdout
     done = sh(*command, "--offline", "http://[bad", check=False, env=clean_environ())
-    assert done.returncode == 1 and "^" not in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "^" not in done.stdout, done.stdout

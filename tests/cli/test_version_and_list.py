@@ -28,9 +28,9 @@ def test_each_script_tells_its_version_and_has_examples(script: str) -> None:
     assert re.fullmatch(rf"maximalcai {VERSION}, commit [\w.-]+\n", said)
     assert (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1].startswith(VERSION)
     text = sh(ROOT / "scripts" / script, "--help").stdout
-    assert (
-        "--version" in text and text.count(f"scripts/{script}") > 2 and "exit" in text
-    )
+    assert "--version" in text
+    assert text.count(f"scripts/{script}") > 2
+    assert "exit" in text
 
 
 def test_the_list_of_checks_as_json_and_results_on_standard_output(

@@ -61,13 +61,10 @@ def find_wrong_keys(data: dict[str, Any], types: dict[str, type]) -> list[str]:
 
 def test_skypilot_takes_its_example() -> None:
     task = yaml.safe_load(SKYPILOT.read_text())
-    assert (
-        find_wrong_keys(task, TASK) == []
-        and find_wrong_keys(task["resources"], RESOURCES) == []
-    )
-    assert task["num_nodes"] > 1 and re.fullmatch(
-        r"[A-Z]+\d+:\d+", task["resources"]["accelerators"]
-    )
+    assert find_wrong_keys(task, TASK) == []
+    assert find_wrong_keys(task["resources"], RESOURCES) == []
+    assert task["num_nodes"] > 1
+    assert re.fullmatch(r"[A-Z]+\d+:\d+", task["resources"]["accelerators"])
     assert set(re.findall(r"\$\{?(SKYPILOT_\w+)", task["run"])) <= SETS
     for script in (task["setup"], task["run"]):
         sh("bash", "-n", "-c", script)
@@ -76,14 +73,13 @@ def test_skypilot_takes_its_example() -> None:
 def test_slurm_reads_its_options_and_runs_one_torchrun_a_node(tmp_path: Path) -> None:
     sh("bash", "-n", SLURM)
     head = SLURM.read_text().split("\nset -euo pipefail\n")[0].splitlines()
-    assert head[0].startswith("#!") and all(
+    assert head[0].startswith("#!"), "Slurm reads options up to the first command"
+    assert all(
         line.startswith("#") for line in head
     ), "Slurm reads options up to the first command"
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", "\n".join(head), re.M))
-    assert (
-        len(options) == SLURM.read_text().count("#SBATCH")
-        and options["ntasks-per-node"] == "1"
-    )
+    assert len(options) == SLURM.read_text().count("#SBATCH")
+    assert options["ntasks-per-node"] == "1"
     for name, text in (
         ("scontrol", "printf '%s\\n' node{1..9999}"),
         ("srun", 'printf "%s\\n" "$@"'),

@@ -65,7 +65,8 @@ class Nodes:
         command = [*NAMESPACES.split(), BECOME_A_NODE, *map(str, arguments)]
         holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.holders[node] = holder
-        assert holder.stdout and holder.stdout.readline(), "no namespaces here"
+        assert holder.stdout, "no namespaces here"
+        assert holder.stdout.readline(), "no namespaces here"
         children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()
         self.pids[node] = int(children)
         self.networks.enter_context(open(f"/proc/{self.pids[node]}/ns/net"))

@@ -79,7 +79,8 @@ def test_a_lasting_fault_ends_in_a_clear_error(
         server.fault = fault
         with pytest.raises(FetchError, match=failed) as error:
             fetch_quietly(make_items(server.address), tmp_path / "pkgs", rounds=3)
-    assert said in str(error.value) and "Run the same command again" in str(error.value)
+    assert said in str(error.value)
+    assert "Run the same command again" in str(error.value)
     assert_nothing_wrong(tmp_path / "pkgs")
 
 
@@ -202,7 +203,8 @@ def test_random_faults_over_and_over(site: Path, tmp_path: Path) -> None:
     print(
         f"\n{RUNS} runs, {count} faults: {exact} exact, {errors} errors, wrong outcomes: 0"
     )
-    assert exact > 0.8 * RUNS and count > 8 * RUNS
+    assert exact > 0.8 * RUNS
+    assert count > 8 * RUNS
 
 
 def test_two_runs_that_share_a_folder_fetch_each_file_once(
@@ -288,9 +290,8 @@ def test_a_full_disk_is_named_as_that(site: Path, tmp_path: Path) -> None:
         command = f"mount -t tmpfs -o size=300k none {small} && {program}"
         environ = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
         said = sh(*apart("--mount"), "bash", "-c", command, env=environ).stdout
-    assert (
-        "No space left on the disk of" in said and "what is there is kept" in said
-    ), said
+    assert "No space left on the disk of" in said, said
+    assert "what is there is kept" in said, said
 
 
 def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,19 +94,17 @@ def test_a_damaged_wheel_is_set_aside(cache: Path, tmp_path: Path) -> None:
     assert find_built_wheel(cache, "key", GLIBC, listener) == kept
     folder = kept.path.parent
     description = json.loads((folder / "wheel.json").read_text())
-    assert description["nvcc"] == "12.4" and len(description["sha256"]) == 64
+    assert description["nvcc"] == "12.4"
+    assert len(description["sha256"]) == 64
     kept.path.write_bytes(b"one hour of work!")
-    assert (
-        find_built_wheel(cache, "key", GLIBC) is None and folder.exists()
-    ), "a look changes nothing"
-    assert (
-        find_built_wheel(cache, "key", GLIBC, listener) is None and not folder.exists()
-    )
+    assert find_built_wheel(cache, "key", GLIBC) is None, "a look changes nothing"
+    assert folder.exists(), "a look changes nothing"
+    assert find_built_wheel(cache, "key", GLIBC, listener) is None
+    assert not folder.exists()
     assert next(cache.glob("damaged-*-key-*")).is_dir()
     folder.mkdir()  # a folder without its JSON
-    assert (
-        find_built_wheel(cache, "key", GLIBC, listener) is None and not folder.exists()
-    )
+    assert find_built_wheel(cache, "key", GLIBC, listener) is None
+    assert not folder.exists()
 
 
 def test_a_second_pod_that_finishes_later_changes_nothing(
@@ -116,7 +114,8 @@ def test_a_second_pod_that_finishes_later_changes_nothing(
     for content in (b"first", b"second", b"first"):
         wheel = make_built(tmp_path / "built", content)
         kept.append(keep_built_wheel(wheel, cache, FULL_KEY, {}))
-    assert kept[0] == kept[2] and kept[0].path.read_bytes() == b"first"
+    assert kept[0] == kept[2]
+    assert kept[0].path.read_bytes() == b"first"
     assert kept[1].path.read_bytes() == b"second", "each has a folder of its own"
     assert len(list(cache.iterdir())) == 2
 
@@ -209,4 +208,5 @@ def test_the_json_of_a_wheel_chooses_no_path(
     description = {"wheel": name, "sha256": file_sha256(victim)}
     (folder / "wheel.json").write_text(json.dumps(description))
     assert find_built_wheel(cache, "key", GLIBC, Listener()) is None
-    assert victim.exists() and list(cache.glob("damaged-*"))
+    assert victim.exists()
+    assert list(cache.glob("damaged-*"))

@@ -41,11 +41,13 @@ def test_a_given_wheel_is_refused_without_its_hash_or_with_another(
         *command, "--wheel", tmp_path / PREBUILT, check=False, env=clean_environ()
     )
     said = "--wheel needs --sha256 with the wheel's 64 hex digits"
-    assert done.returncode == 2 and said in done.stdout, done.stdout
+    assert done.returncode == 2, done.stdout
+    assert said in done.stdout, done.stdout
     out = provide(
         prefix, "--wheel", tmp_path / PREBUILT, "--sha256", "0" * 64, check=False
     )
-    assert f"not {'0' * 64}: it is not installed" in out and "Traceback" not in out, out
+    assert f"not {'0' * 64}: it is not installed" in out, out
+    assert "Traceback" not in out, out
     assert not list(prefix.glob("lib/python3.11/site-packages/flash_attn*"))
 
 
@@ -61,7 +63,8 @@ def test_a_given_wheel_may_have_a_relative_path_and_is_kept(
     command = [ROOT / "scripts" / BY_SETUP[0], *BY_SETUP[1:], "--prefix", prefix]
     command += ["--level", "quick", "--verbose", "--arch", "90"]
     done = sh(*command, *given, cwd=tmp_path, check=False, env=clean_environ())
-    assert done.returncode == 0 and "flash-attn 2.8.3" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "flash-attn 2.8.3" in done.stdout, done.stdout
     done = sh(*command, *given, cwd=tmp_path, env=clean_environ())
     assert f"{PREBUILT} is installed\n" in done.stdout
     done = sh(*command, env=clean_environ())
@@ -145,30 +148,32 @@ def test_the_prebuilt_wheel_end_to_end(
         (("(@.*sha256:)....", r"\g<1>0000"), "not 0000"),
     ):
         status, said = run("--arch", "90", changes=changes)
-        assert (
-            status == 1 and "the prebuilt wheel is not taken: " in said and why in said
-        ), said
+        assert status == 1, said
+        assert "the prebuilt wheel is not taken: " in said, said
+        assert why in said, said
         assert "flash-attn cannot be built" in said, said
         assert "verified, but not all that was asked for is there" in said, said
         is_fetched = bool(server.requests[ENCODED])
         assert "0000" in why or not is_fetched, "nothing is fetched that does not fit"
     status, said = run("--flash-attn", "wheel", changes=("/wheels/", "/gone/"))
-    assert status == 1 and "HTTP 404" in said
+    assert status == 1
+    assert "HTTP 404" in said
     assert "cannot be built" not in said, "asked for alone, nothing is built"
     status, said = run("--flash-attn", "build", "--arch", "90")
-    assert (
-        status == 1
-        and "flash-attn cannot be built" in said
-        and "the prebuilt wheel" not in said
-    )
+    assert status == 1
+    assert "flash-attn cannot be built" in said
+    assert "the prebuilt wheel" not in said
     status, said = run()
-    assert status == 0 and NO_GPU in said
+    assert status == 0
+    assert NO_GPU in said
     before = server.requests[ENCODED]
     status, said = run("--arch", "90")
-    assert status == 0 and f"{PREBUILT} is installed\n" in said, said
+    assert status == 0, said
+    assert f"{PREBUILT} is installed\n" in said, said
     assert "75 wheels as locked, and flash-attn 2.8.3\n" in said, said
     status, said = run("--arch", "90")
-    assert status == 0 and f"{PREBUILT} is installed\n" in said
+    assert status == 0
+    assert f"{PREBUILT} is installed\n" in said
     assert (
         server.requests[ENCODED] == before + 1
     ), "it is in the cache, and in the prefix"
@@ -183,7 +188,8 @@ def test_the_prebuilt_wheel_end_to_end(
             os.link(found, offline / "wheels" / found.name)
     (tmp_path / "env/maximalcai-flash-attn").unlink()
     status, said = run("--offline", offline, "--flash-attn", "wheel")
-    assert f"{PREBUILT} is installed\n" in said and server.requests[PREBUILT] == 0, said
+    assert f"{PREBUILT} is installed\n" in said, said
+    assert server.requests[PREBUILT] == 0, said
 
 
 # The cache -------------------------------------------------------------------------------------------------------

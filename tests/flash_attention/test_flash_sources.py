@@ -112,7 +112,8 @@ def test_the_plan_names_the_source(
 ) -> None:
     job = make_job(tmp_path, environment, **flash)
     text = provide.describe_outlook(job, "conda", gpus)
-    assert said in text and not text.startswith(","), text
+    assert said in text, text
+    assert not text.startswith(","), text
 
 
 def test_the_plan_hides_the_secrets_of_a_given_address(tmp_path: Path) -> None:
@@ -277,7 +278,8 @@ def test_wrong_values_are_the_wheels_fault(
 ) -> None:
     text = install_cached(WRONG_VALUES)
     said = "is not right, so it was removed again, from the cache too: cuda: out error"
-    assert said in text and text.endswith("deleted")
+    assert said in text
+    assert text.endswith("deleted")
     assert "uninstall" in without_processes[-1]
 
 
@@ -291,11 +293,12 @@ def test_a_prebuilt_wheel_of_an_earlier_lock_is_replaced(
     )
     write_installed_wheel(tmp_path / "env", noted)
     text = install_cached(Proof())
-    assert "as --wheel gave it" not in text and "from the cache" in text, text
+    assert "as --wheel gave it" not in text, text
+    assert "from the cache" in text, text
     installed = read_installed_wheel(tmp_path / "env")
-    assert (
-        installed and installed.origin is Origin.CACHED and installed.version == "2.8.3"
-    )
+    assert installed
+    assert installed.origin is Origin.CACHED
+    assert installed.version == "2.8.3"
 
 
 def test_what_is_there_is_not_installed_again(
@@ -305,7 +308,8 @@ def test_what_is_there_is_not_installed_again(
     monkeypatch.setattr(provide, "is_as_installed", lambda *a: True)
     monkeypatch.setattr(provide, "put_wheel", lambda *a: pytest.fail("installed again"))
     text = install_cached(Proof())
-    assert "-nvcc12.4-gcc12.2-glibc" in text and ") is installed" in text, text
+    assert "-nvcc12.4-gcc12.2-glibc" in text, text
+    assert ") is installed" in text, text
 
 
 def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
@@ -352,7 +356,8 @@ def test_in_current_nothing_is_built_unless_asked_for(
     listener = Listener()
     provide.install(make_job(tmp_path, CURRENT), Path("uv"), H100, listener)
     said = ["flash-attn-4 4.0.0b36 is a wheel of the lock: nothing is built"]
-    assert listener.lines == said and not without_processes
+    assert listener.lines == said
+    assert not without_processes
 
 
 def add_dist(prefix: Path, name: str, version: str, files: list[str]) -> None:

@@ -118,5 +118,6 @@ def test_a_wheel_that_does_not_import_is_at_fault_and_a_crash_is_not(
         python.write_text(f"#!/bin/sh\n{script}\n")
         python.chmod(0o755)
         proof = prove_import(tmp_path, "2.8.3")
-        assert problem in proof.problem and bool(problem) == bool(proof.problem)
+        assert problem in proof.problem
+        assert bool(problem) == bool(proof.problem)
         assert proof.wheel_at_fault == at_fault

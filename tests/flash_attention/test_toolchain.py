@@ -85,10 +85,12 @@ def test_a_build_takes_its_cpu_hours_by_the_jobs() -> None:
 )
 def test_toolchains(nvcc: str, gcc: str, refused: str, warned: str) -> None:
     problem = find_problem("12.4", nvcc, gcc)
-    assert problem.startswith(refused) and bool(problem) == bool(refused)
+    assert problem.startswith(refused)
+    assert bool(problem) == bool(refused)
     if not problem:
         warning = find_warning("12.4", nvcc)
-        assert warning.startswith(warned) and bool(warning) == bool(warned)
+        assert warning.startswith(warned)
+        assert bool(warning) == bool(warned)
 
 
 def make_program(path: Path, text: str) -> Path:

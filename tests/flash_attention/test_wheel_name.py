@@ -116,7 +116,8 @@ def test_which_part_of_a_wheel_does_not_fit(name: str, said: str | None) -> None
     if said is None:
         assert misfit is None
     else:
-        assert misfit and said in misfit
+        assert misfit
+        assert said in misfit
 
 
 def test_a_newer_interpreter_takes_what_is_stable() -> None:

@@ -70,15 +70,15 @@ def test_only_fields_that_speak_of_memory_say_something_about_memory(
     field: gpu_state.Field,
 ) -> None:
     found = judge({}, {field.name: "[Unknown Error]"})
-    assert found.summary.startswith("GPU 1: ") and "[Unknown Error]" in found.summary
+    assert found.summary.startswith("GPU 1: ")
+    assert "[Unknown Error]" in found.summary
     assert "take another pod" in found.remedy
     if field.about is About.MEMORY:
-        assert found.verdict is Verdict.FAIL and "is failing" in found.remedy
+        assert found.verdict is Verdict.FAIL
+        assert "is failing" in found.remedy
     else:
-        assert (
-            found.verdict is Verdict.WARN
-            and "memory" not in found.summary + found.remedy
-        )
+        assert found.verdict is Verdict.WARN
+        assert "memory" not in found.summary + found.remedy
 
 
 @pytest.mark.parametrize("value", ["[GPU requires reset]", "[GPU is lost]"])
@@ -87,8 +87,10 @@ def test_a_gpu_that_must_be_reset_says_so_in_any_field(
     field: gpu_state.Field, value: str
 ) -> None:
     found = judge({}, {field.name: value})
-    assert found.verdict is Verdict.FAIL and value in found.summary
-    assert "must be reset" in found.remedy and "take another pod" in found.remedy
+    assert found.verdict is Verdict.FAIL
+    assert value in found.summary
+    assert "must be reset" in found.remedy
+    assert "take another pod" in found.remedy
 
 
 @pytest.mark.parametrize("value", ["Yes", "1"])
@@ -101,32 +103,30 @@ def test_rows_that_wait_for_a_reset(value: str) -> None:
 
 def test_rows_that_cannot_be_remapped() -> None:
     found = judge({}, {}, rows={ROWS_FAILED.name: "Yes"})
-    assert found.verdict is Verdict.FAIL and "is failing" in found.remedy
+    assert found.verdict is Verdict.FAIL
+    assert "is failing" in found.remedy
     assert "GPU 0: memory rows cannot be remapped: Yes" in found.summary
 
 
 def test_memory_errors_come_before_a_slowdown() -> None:
     found = judge({UNCORRECTED.name: "3", HW_SLOWDOWN: "Active"})
-    assert (
-        found.verdict is Verdict.FAIL
-        and "uncorrected memory errors: 3" in found.summary
-    )
+    assert found.verdict is Verdict.FAIL
+    assert "uncorrected memory errors: 3" in found.summary
     assert found.details == ("GPU 0: hardware slowdown: Active",)
 
 
 def test_slowdown_and_link() -> None:
     found = judge({}, {HW_SLOWDOWN: "Active", LANES_NOW.name: "8"})
-    assert (
-        found.verdict is Verdict.WARN
-        and "GPU 1: hardware slowdown: Active" in found.summary
-    )
+    assert found.verdict is Verdict.WARN
+    assert "GPU 1: hardware slowdown: Active" in found.summary
     assert "PCIe link has 8 of 16 lanes" in found.details[0]
 
 
 @pytest.mark.parametrize("value", ["Reset", "Reboot", "Drain P2P", "Drain and Reset"])
 def test_a_recovery_that_the_driver_asks_for(value: str) -> None:
     found = judge({RECOVERY.name: value})
-    assert found.verdict is Verdict.FAIL and value in found.summary
+    assert found.verdict is Verdict.FAIL
+    assert value in found.summary
     assert "only the host can do that: take another pod" in found.remedy
 
 
@@ -152,7 +152,8 @@ def test_a_field_that_the_driver_does_not_know_is_left_out(
     )
     asked = (tmp_path / "asked").read_text().splitlines()
     assert len(asked) == 7
-    assert "clocks_throttle_reasons.hw_slowdown" in asked[4] and "event" not in asked[4]
+    assert "clocks_throttle_reasons.hw_slowdown" in asked[4]
+    assert "event" not in asked[4]
 
 
 def test_rows_beside_a_warning_are_judged_and_the_warning_is_kept(
@@ -162,13 +163,12 @@ def test_rows_beside_a_warning_are_judged_and_the_warning_is_kept(
     for name, value in make_smi(tmp_path, WARNING=warning, EXIT="14").items():
         monkeypatch.setenv(name, value)
     found = judge_state(read_state())
-    assert found.verdict is Verdict.WARN and warning in found.summary
+    assert found.verdict is Verdict.WARN
+    assert warning in found.summary
     monkeypatch.setenv("ECC", "7")
     found = judge_state(read_state())
-    assert (
-        found.verdict is Verdict.FAIL
-        and "uncorrected memory errors: 7" in found.summary
-    )
+    assert found.verdict is Verdict.FAIL
+    assert "uncorrected memory errors: 7" in found.summary
 
 
 def test_an_nvidia_smi_that_fails_or_is_gone_is_no_pass(
@@ -183,10 +183,8 @@ def test_an_nvidia_smi_that_fails_or_is_gone_is_no_pass(
     for name, value in make_smi(tmp_path, SAYS="sorry", EXIT="3").items():
         monkeypatch.setenv(name, value)
     found = judge_state(read_state())
-    assert (
-        found.verdict is Verdict.WARN
-        and "nvidia-smi does not say: sorry" in found.summary
-    )
+    assert found.verdict is Verdict.WARN
+    assert "nvidia-smi does not say: sorry" in found.summary
 
 
 def test_an_nvidia_smi_that_says_nothing_is_described(tmp_path: Path) -> None:
@@ -194,4 +192,5 @@ def test_an_nvidia_smi_that_says_nothing_is_described(tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     answer = nvidia_smi.query("gpu", ["name"], {"PATH": f"{tmp_path}:/usr/bin:/bin"})
-    assert answer.status is Status.NO_DEVICES and answer.problem == "it says nothing"
+    assert answer.status is Status.NO_DEVICES
+    assert answer.problem == "it says nothing"

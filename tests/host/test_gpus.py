@@ -161,13 +161,15 @@ def test_a_gpu_that_should_be_there_is_missed(missed: Missed, tmp_path: Path) ->
     assert caught.value.trouble is missed.trouble
     assert str(caught.value) == f"{caught.value.problem}; {caught.value.remedy}"
     facts = read_gpu_facts(tmp_path / "root", there)
-    assert facts.gpus == () and isinstance(facts.error, Stop)
+    assert facts.gpus == ()
+    assert isinstance(facts.error, Stop)
 
 
 def test_a_login_node_is_told_how_it_is_set_up(tmp_path: Path) -> None:
     environ = make_smi(tmp_path / "bin", SAYS=NO_DRIVER, EXIT="9")
     error = read_gpu_facts(tmp_path, environ).error
-    assert error is not None and "--arch 90 --flash-attn none --any-pod" in error.remedy
+    assert error is not None
+    assert "--arch 90 --flash-attn none --any-pod" in error.remedy
 
 
 def test_a_machine_without_any_sign_of_a_gpu_is_healthy(tmp_path: Path) -> None:
@@ -196,7 +198,9 @@ def test_a_gpu_that_does_not_tell_its_memory_is_a_gpu(
     [found] = find_gpus(
         tmp_path, make_smi(tmp_path / "bin", MEMORY=memory, MIG="Enabled")
     )
-    assert found.memory == 0 and found.mig and found.capability == "9.0"
+    assert found.memory == 0
+    assert found.mig
+    assert found.capability == "9.0"
 
 
 @pytest.mark.parametrize("count", ["1", "8"])
@@ -207,7 +211,8 @@ def test_rows_beside_a_warning_of_the_inforom_are_used(
     facts = read_gpu_facts(
         tmp_path, make_smi(tmp_path / "bin", GPUS=count, WARNING=INFOROM, EXIT="14")
     )
-    assert facts.error is None and len(facts.gpus) == int(count)
+    assert facts.error is None
+    assert len(facts.gpus) == int(count)
     assert facts.warnings == (INFOROM,)
 
 
@@ -234,7 +239,8 @@ def test_an_old_driver_is_named(tmp_path: Path) -> None:
     )
     assert "a pod cannot upgrade it: take another pod" in str(caught.value)
     queries = asked.read_text().splitlines()
-    assert len(queries) == 2 and "compute_cap" not in queries[1]
+    assert len(queries) == 2
+    assert "compute_cap" not in queries[1]
 
 
 def test_an_old_nvidia_smi_beside_a_new_driver_is_named(tmp_path: Path) -> None:
@@ -282,4 +288,5 @@ def test_a_dead_gpu_fails_the_verifier_unless_gpus_are_off(tmp_path: Path) -> No
     assert "FAIL  driver           nvidia-smi finds no GPU" in done.stdout, done.stdout
     assert "SKIP" not in done.stdout
     done = sh(*command, "--gpu", "off", check=False, env=environ)
-    assert done.returncode == 0 and done.stdout.count("SKIP") == 2, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("SKIP") == 2, done.stdout

@@ -22,7 +22,8 @@ def test_a_lock_is_waited_for_names_its_holder_and_is_never_stale(
     environ = clean_environ(PYTHONPATH=str(ROOT / "scripts"))
     command = [sys.executable, str(HOLDER), str(tmp_path / "lock")]
     holder = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout and holder.stdout.readline() == "held\n"
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
     said = (
         rf"it is held by process {holder.pid} on \S+ since .*; wait for it, or stop it"
     )

@@ -65,13 +65,12 @@ def test_a_child_finds_the_prefix_first_and_fetches_nothing() -> None:
     )
     assert child["PATH"] == "/prefix/bin:/usr/bin"
     assert child["CUDA_VISIBLE_DEVICES"] == ""
-    assert child["HF_HUB_OFFLINE"] == "1" and child["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert child["HF_HUB_OFFLINE"] == "1"
+    assert child["PYTHONDONTWRITEBYTECODE"] == "1"
     assert child["PYTHONPATH"] == str(ROOT / "scripts")
     child = child_environment(Path("/prefix"), "cuda", {})
-    assert (
-        child["PATH"] == f"/prefix/bin:{os.defpath}"
-        and "CUDA_VISIBLE_DEVICES" not in child
-    )
+    assert child["PATH"] == f"/prefix/bin:{os.defpath}"
+    assert "CUDA_VISIBLE_DEVICES" not in child
 
 
 def test_the_report_names_what_was_cleared() -> None:

@@ -106,7 +106,8 @@ def test_memory_of_v1_beside_v2(tmp_path: Path) -> None:
 def test_a_proc_of_processes_alone_has_no_meminfo(tmp_path: Path) -> None:
     """ProcSubset=pid of systemd."""
     memory = read_memory(tmp_path)
-    assert memory.total > 0 and 0 < memory.free <= memory.total
+    assert memory.total > 0
+    assert 0 < memory.free <= memory.total
 
 
 def test_files_that_are_no_numbers_are_no_limits(tmp_path: Path) -> None:
@@ -118,4 +119,5 @@ def test_files_that_are_no_numbers_are_no_limits(tmp_path: Path) -> None:
         "sys/fs/cgroup/memory.max": "-1\n",
     }
     root = make_root(tmp_path, files)
-    assert cpu_limit(root) == 1.0 and read_memory(root) == Memory(1 << 20, 512 << 10)
+    assert cpu_limit(root) == 1.0
+    assert read_memory(root) == Memory(1 << 20, 512 << 10)

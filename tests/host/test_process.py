@@ -54,7 +54,8 @@ def test_what_it_has_started_in_its_group_ends_with_the_block() -> None:
     with started(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        assert is_running(pid) and os.getpgid(pid) == process.pid
+        assert is_running(pid)
+        assert os.getpgid(pid) == process.pid
         process.stdout.close()
     wait_until_it_ends(pid)
 

@@ -152,7 +152,8 @@ def test_a_change_of_other_files_leaves_the_layer_of_gigabytes(tmp_path: Path) -
         "environments",
         ".github",
     ):
-        assert (ROOT / name).exists() and not (tmp_path / name).exists(), name
+        assert (ROOT / name).exists(), name
+        assert not (tmp_path / name).exists(), name
 
 
 def test_what_changes_often_comes_after_the_set_up() -> None:
@@ -165,7 +166,8 @@ def test_what_changes_often_comes_after_the_set_up() -> None:
     assert set_ups == ["installed"]
     assert STAGES["complete"].parent == "installed"
     for name in ("image", "pod"):
-        assert STAGES[name].parent == "complete" and not STAGES[name].copies()
+        assert STAGES[name].parent == "complete"
+        assert not STAGES[name].copies()
     for stage in STAGES.values():
         # Nothing is copied out of another stage: a copy would follow the link, or lose it.
         assert not any("--from" in instruction for instruction in stage.instructions)
@@ -173,5 +175,6 @@ def test_what_changes_often_comes_after_the_set_up() -> None:
 
 def test_the_image_names_the_link_and_no_folder_behind_it() -> None:
     text = (ROOT / "Dockerfile").read_text()
-    assert f"{PREFIX}/bin/python" in text and f"{PREFIX}/activate" in text
+    assert f"{PREFIX}/bin/python" in text
+    assert f"{PREFIX}/activate" in text
     assert f"{PREFIX}.d" not in text

@@ -76,7 +76,8 @@ def test_the_image_verifies_itself_as_its_user_where_nothing_can_be_written(
     command = image.config["Cmd"]
     done = engine.run(image, command)
     print(done.stdout)
-    assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert VERIFIED in done.stdout, done.stdout
     odd = re.findall(r"^(?:FAIL|WARN) +(\S+)", done.stdout, re.M)
     assert odd == ["vulnerabilities", "trainer-resume"], done.stdout
     reasons = re.findall(r"^SKIP +\S+ +(.+)", done.stdout, re.M)
@@ -86,7 +87,8 @@ def test_the_image_verifies_itself_as_its_user_where_nothing_can_be_written(
     module = f"{PREFIX}/lib/python{Environment(ROOT).python}/site-packages/idna/core.py"
     damage = f'echo >>"$root{module}"'
     done = engine.run(image, [*command, "--only", "files"], damage)
-    assert done.returncode == 1 and "idna/core.py" in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "idna/core.py" in done.stdout, done.stdout
 
 
 def test_the_prefix_is_a_link_that_holds_wherever_the_image_is_mounted(
@@ -108,12 +110,15 @@ def test_the_image_says_what_it_is_and_how_it_is_asked_for_its_health(
         "maximalcai.lock-digest": LOCK,
     }
     kind, *command = image.config["Healthcheck"]["Test"]
-    assert kind == "CMD" and command[-2:] == ["--level", "quick"]
+    assert kind == "CMD"
+    assert command[-2:] == ["--level", "quick"]
     done = engine.run(image, command)
-    assert done.returncode == 0 and VERIFIED in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert VERIFIED in done.stdout, done.stdout
     damage = f'rm "$root{PREFIX}"/lib/python*/site-packages/idna/core.py'
     done = engine.run(image, command, damage)
-    assert done.returncode == 1 and "idna/core.py" in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "idna/core.py" in done.stdout, done.stdout
 
 
 def test_the_gigabytes_are_one_layer_which_other_files_do_not_change(
@@ -124,12 +129,14 @@ def test_the_gigabytes_are_one_layer_which_other_files_do_not_change(
     [big] = image.gigabytes()
     unchanged = before[: before.index(big) + 1]
     above = before[before.index(big) + 1 :]
-    assert above and sum(image.layers[digest] for digest in above) < 5e6
+    assert above
+    assert sum(image.layers[digest] for digest in above) < 5e6
     for name in OTHER_FILES:
         with (engine.project / name).open("a") as file:
             file.write("# changed\n")
     after = list(build(engine, "image").layers)
-    assert after != before and after[: len(unchanged)] == unchanged
+    assert after != before
+    assert after[: len(unchanged)] == unchanged
 
 
 def test_a_pod_is_the_same_layer_of_gigabytes_and_a_shell_in_the_environment(
@@ -137,7 +144,8 @@ def test_a_pod_is_the_same_layer_of_gigabytes_and_a_shell_in_the_environment(
 ) -> None:
     pod = build(engine, "pod")
     assert pod.gigabytes() == image.gigabytes()
-    assert pod.config["User"] == "0" and pod.config["Cmd"] != image.config["Cmd"]
+    assert pod.config["User"] == "0"
+    assert pod.config["Cmd"] != image.config["Cmd"]
     on_path = [value for value in pod.config["Env"] if PREFIX in value]
     assert on_path == [], "the base's python starts its Jupyter"
     done = engine.run(pod, ["env", "HOME=/root", "bash", "-ic", "command -v python"])

@@ -102,11 +102,10 @@ def test_flash_attn_check_passes_right_kernels(
     check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = check(monkeypatch)
-    assert result.verdict == "pass" and "12 cases" in result.summary, result
-    assert (
-        result.measured["compute_s"] > 0
-        and "float16 d128 causal error" in result.measured
-    )
+    assert result.verdict == "pass", result
+    assert "12 cases" in result.summary, result
+    assert result.measured["compute_s"] > 0
+    assert "float16 d128 causal error" in result.measured
     assert "bfloat16 d128 variable length error" in result.measured
 
 
@@ -119,11 +118,10 @@ def test_flash_attn_check_fails_wrong_kernels(
     check: Any, fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = check(monkeypatch, **fault)
-    assert result.verdict == "fail" and "bound" in result.summary
-    assert (
-        'attn_implementation="sdpa"' in result.remedy
-        and "--skip flash-attn" in result.remedy
-    )
+    assert result.verdict == "fail"
+    assert "bound" in result.summary
+    assert 'attn_implementation="sdpa"' in result.remedy
+    assert "--skip flash-attn" in result.remedy
     if check is use_version_2:
         assert "delete its wheel" in result.remedy
 
@@ -137,22 +135,19 @@ def test_flash_attn_check_names_the_fallback_where_version_4_does_not_run(
         raise_error("cudaErrorNoKernelImageForDevice"),
     )
     result = use_version_4(monkeypatch)
-    assert (
-        result.verdict == "fail"
-        and "does not run on this GPU (sm_90)" in result.summary
-    )
-    assert "cudaErrorNoKernelImage" in result.summary and '"sdpa"' in result.remedy
+    assert result.verdict == "fail"
+    assert "does not run on this GPU (sm_90)" in result.summary
+    assert "cudaErrorNoKernelImage" in result.summary
+    assert '"sdpa"' in result.remedy
 
 
 def test_flash_attn_check_warns_where_version_4_has_no_backward(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     result = use_version_4(monkeypatch, capability=(8, 0))
-    assert (
-        result.verdict == "warn"
-        and "sm_80" in result.summary
-        and '"sdpa"' in result.remedy
-    )
+    assert result.verdict == "warn"
+    assert "sm_80" in result.summary
+    assert '"sdpa"' in result.remedy
 
 
 def test_flash_attn_check_fails_where_it_is_told_to_compile_for_another_gpu(
@@ -160,7 +155,8 @@ def test_flash_attn_check_fails_where_it_is_told_to_compile_for_another_gpu(
 ) -> None:
     monkeypatch.setenv("CUTE_DSL_ARCH", "sm_100a")
     result = use_version_4(monkeypatch)
-    assert result.verdict == "fail" and result.remedy == "unset CUTE_DSL_ARCH"
+    assert result.verdict == "fail"
+    assert result.remedy == "unset CUTE_DSL_ARCH"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +177,8 @@ def test_flash_attn_check_says_which_version_is_there(
         flash_attention, "read_version", lambda name: installed.get(name, "")
     )
     result = flash_attention.flash_attn(device)
-    assert result.verdict == verdict and text in result.summary
+    assert result.verdict == verdict
+    assert text in result.summary
 
 
 def test_flash_attn_check_fails_two_versions_with_a_file_in_common(
@@ -215,7 +212,8 @@ def test_sdpa_check_fails_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> No
         lambda *inputs, **options: RIGHT_SDPA(*inputs, **options) * 1.05,
     )
     result = attention.sdpa("cpu")
-    assert result.verdict == "fail" and "bound" in result.summary
+    assert result.verdict == "fail"
+    assert "bound" in result.summary
 
 
 @pytest.mark.usefixtures("shorter")
@@ -299,7 +297,8 @@ def test_cudnn_attention_that_is_wrong_or_breaks_off_is_a_failure(
             patch, lambda *inputs: attention.plain_attention(*inputs) * 1.05
         )
         result = wrong()
-        assert result.verdict == "fail" and "cudnn_attention" in result.summary
+        assert result.verdict == "fail"
+        assert "cudnn_attention" in result.summary
     with (
         monkeypatch.context() as patch,
         pytest.raises(RuntimeError, match="illegal memory access"),

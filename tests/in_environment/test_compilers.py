@@ -53,7 +53,8 @@ def test_triton_compiles_for_the_gpu_that_is_asked_for(
     assert "compiled for sm_80, not run" in compilers.triton_kernel("cpu").summary
     monkeypatch.setenv("FLASH_ATTENTION_ARCH", "an H100")
     result = compilers.triton_kernel("cpu")
-    assert result.verdict == "fail" and "write 90 or sm_90" in result.summary
+    assert result.verdict == "fail"
+    assert "write 90 or sm_90" in result.summary
 
 
 @pytest.mark.usefixtures("own_variables")
@@ -62,9 +63,8 @@ def test_triton_check_fails_code_for_another_gpu(
 ) -> None:
     monkeypatch.setattr(compilers, "read_cubin_architecture", lambda cubin: 80)
     result = compilers.triton_kernel("cpu")
-    assert (
-        result.verdict == "fail" and "code for sm_80, not for sm_90" in result.summary
-    )
+    assert result.verdict == "fail"
+    assert "code for sm_80, not for sm_90" in result.summary
 
 
 @pytest.mark.usefixtures("own_variables")
@@ -73,14 +73,14 @@ def test_triton_check_refuses_the_assembler_of_a_system_cuda(
 ) -> None:
     monkeypatch.setenv("TRITON_PTXAS_PATH", str(tmp_path / "cuda/bin/ptxas"))
     result = compilers.triton_kernel("cpu")
-    assert result.verdict == "fail" and result.remedy == "unset TRITON_PTXAS_PATH"
+    assert result.verdict == "fail"
+    assert result.remedy == "unset TRITON_PTXAS_PATH"
 
 
 def test_triton_check_in_the_verifier_is_compiled_and_no_pass() -> None:
     output = verify("triton")
-    assert (
-        "COMPILED  triton" in output and "0 passed, 1 compiled but not run" in output
-    ), output
+    assert "COMPILED  triton" in output, output
+    assert "0 passed, 1 compiled but not run" in output, output
     assert "verified: " not in output
 
 
@@ -89,7 +89,8 @@ def test_torch_compile_check_fails_when_compiled_differs(
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: lambda x: model(x) * 1.1)
     result = compilers.torch_compile("cpu")
-    assert result.verdict == "fail" and "difference from eager" in result.summary
+    assert result.verdict == "fail"
+    assert "difference from eager" in result.summary
 
 
 def test_torch_compile_check_fails_where_nothing_was_compiled(
@@ -122,7 +123,8 @@ def test_torch_compile_check_fails_where_errors_fall_back_to_eager(
         CXX=str(compiler),
         TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"),
     )
-    assert "FAIL  torch-compile" in output and "verified:" not in output, output
+    assert "FAIL  torch-compile" in output, output
+    assert "verified:" not in output, output
 
 
 def test_torch_compile_check_says_what_is_missing(
@@ -132,7 +134,8 @@ def test_torch_compile_check_says_what_is_missing(
     monkeypatch.delenv("CXX", raising=False)
     if not Path(sys.prefix, "bin/g++").exists():
         result = compilers.torch_compile("cpu")
-        assert result.verdict == "skip" and "apt-get install -y g++" in result.summary
+        assert result.verdict == "skip"
+        assert "apt-get install -y g++" in result.summary
     monkeypatch.setenv("CXX", "g++")
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
     assert f"there is no {tmp_path}/Python.h" in compilers.torch_compile("cpu").summary
@@ -185,7 +188,6 @@ def test_nothing_is_taken_from_a_system_cuda(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert (
-        done.returncode == 0 and "nothing of it is loaded" in done.stdout
-    ), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "nothing of it is loaded" in done.stdout, done.stdout
     assert not (tmp_path / "started").exists(), (tmp_path / "started").read_text()

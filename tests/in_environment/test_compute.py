@@ -36,7 +36,8 @@ def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "__matmul__", multiply_wrongly)
         result = compute.torch_arithmetic("cpu")
-        assert result.verdict == "fail" and "bfloat16 product" in result.summary
+        assert result.verdict == "fail"
+        assert "bfloat16 product" in result.summary
         assert "another pod" in result.remedy
     monkeypatch.setattr(torch.Tensor, "sum", add_wrongly)
     assert "sum" in compute.torch_arithmetic("cpu").summary
@@ -68,15 +69,14 @@ def test_async_error_check_sees_a_lost_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_torch_build_check_names_a_cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     result = compute.torch_build("cpu")
-    assert (
-        result.verdict == "fail"
-        and f"is built for CUDA none, not {CUDA}" in result.summary
-    )
+    assert result.verdict == "fail"
+    assert f"is built for CUDA none, not {CUDA}" in result.summary
 
 
 def test_torch_build_check_without_a_usable_gpu_fails() -> None:
     result = compute.torch_build("cuda")
-    assert result.verdict == "fail" and "torch finds no usable GPU" in result.summary
+    assert result.verdict == "fail"
+    assert "torch finds no usable GPU" in result.summary
 
 
 @pytest.mark.parametrize(

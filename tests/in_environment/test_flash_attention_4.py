@@ -41,14 +41,13 @@ def test_flash_attention_4_is_compiled_and_no_pass_without_a_gpu(
     done = precompile_kernels(
         Path(sys.executable), tmp_path, [H100], 1, os.environ, kernels=[PROBE]
     )
-    assert not done[0].errors and done[0].compiled[0].seconds < 2, "it was in the cache"
+    assert not done[0].errors, "it was in the cache"
+    assert done[0].compiled[0].seconds < 2, "it was in the cache"
 
     monkeypatch.setattr(flash_attention, "find_cubin_architectures", lambda data: [80])
     result = flash_attention.compile_version_4(VERSION, H100)
-    assert (
-        result.verdict == "fail"
-        and "machine code for sm_80, not for sm_90" in result.summary
-    )
+    assert result.verdict == "fail"
+    assert "machine code for sm_80, not for sm_90" in result.summary
 
 
 def test_flash_attention_4_that_does_not_compile_names_the_fallback(
@@ -59,15 +58,18 @@ def test_flash_attention_4_that_does_not_compile_names_the_fallback(
 
     monkeypatch.setattr(flash_attention, "compile_kernel", fail)
     result = flash_attention.compile_version_4(VERSION, H100)
-    assert result.verdict == "fail" and "does not compile for sm_90" in result.summary
+    assert result.verdict == "fail"
+    assert "does not compile for sm_90" in result.summary
     assert 'attn_implementation="sdpa"' in result.remedy
 
 
 def test_flash_attention_4_has_no_backward_for_an_a100() -> None:
     result = flash_attention.compile_version_4(VERSION, GpuTarget(80))
-    assert result.verdict == "skip" and "use sdpa there" in result.summary
+    assert result.verdict == "skip"
+    assert "use sdpa there" in result.summary
 
 
 def test_the_common_kernels_are_different_ones() -> None:
-    assert len(set(COMMON)) == len(COMMON) and PROBE in COMMON
+    assert len(set(COMMON)) == len(COMMON)
+    assert PROBE in COMMON
     assert flash_attention_kernels.OLDEST_MAJOR == 9

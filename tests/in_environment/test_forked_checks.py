@@ -39,7 +39,8 @@ def test_importing_the_stack_before_a_fork_asks_nothing_of_a_gpu_and_starts_noth
         text=True,
     )
     before, _, after = done.stdout.partition("\n")
-    assert before == "[] False False" and "CUDA was touched" in after, done.stdout
+    assert before == "[] False False", done.stdout
+    assert "CUDA was touched" in after, done.stdout
 
 
 def test_a_forked_check_computes_with_all_threads_and_trains(tmp_path: Path) -> None:

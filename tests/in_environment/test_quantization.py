@@ -21,7 +21,8 @@ def test_bitsandbytes_check_names_the_wrong_library(
 
     library = f"libbitsandbytes_cuda{CUDA.replace('.', '')}.so"
     result = quantization.bitsandbytes("cuda")
-    assert result.verdict == "fail" and f"torch needs {library}" in result.summary
+    assert result.verdict == "fail"
+    assert f"torch needs {library}" in result.summary
     # No library of this CUDA is packed: the nearest is taken.
     nearest = types.SimpleNamespace(_name="libbitsandbytes_cuda128.so")
     monkeypatch.setattr(cextension, "lib", types.SimpleNamespace(_lib=nearest))
@@ -43,7 +44,8 @@ def test_bitsandbytes_check_fails_wrong_arithmetic(
         functional, "int8_vectorwise_dequant", lambda *a: right(*a) * 1.05
     )
     result = quantization.bitsandbytes("cpu")
-    assert result.verdict == "fail" and "int8" in result.summary
+    assert result.verdict == "fail"
+    assert "int8" in result.summary
 
 
 def test_bitsandbytes_check_says_what_its_library_holds_code_for() -> None:

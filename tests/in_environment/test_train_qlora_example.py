@@ -18,7 +18,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples/train_qlora.py"
 @pytest.fixture
 def example() -> ModuleType:
     spec = importlib.util.spec_from_file_location("train_qlora", EXAMPLE)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -50,7 +51,8 @@ def test_the_example_trains_and_goes_on_from_its_checkpoint(
         (folder / "out/checkpoints/checkpoint-8/trainer_state.json").read_text()
     )
     losses = [row["loss"] for row in state["log_history"] if "loss" in row]
-    assert len(losses) == 8 and losses[-1] < losses[0]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
 
 
 def test_the_examples_way_to_resume_works(

@@ -15,9 +15,8 @@ def test_training_checks_see_what_does_not_train(
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: None)
         result = training.qlora("cpu")
-        assert (
-            result.verdict == "fail" and "expected the adapters alone" in result.summary
-        )
+        assert result.verdict == "fail"
+        assert "expected the adapters alone" in result.summary
     with monkeypatch.context() as patch:
         from accelerate import Accelerator
 
@@ -53,7 +52,8 @@ def test_training_checks_see_bfloat16_that_is_float32(
 
     monkeypatch.setattr(LlamaForCausalLM, "to", ignore_type)
     result = training.transformers_model("cpu")
-    assert result.verdict == "fail" and "asked for bfloat16" in result.summary
+    assert result.verdict == "fail"
+    assert "asked for bfloat16" in result.summary
 
 
 def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,8 @@ def test_data_checks_see_wrong_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         assert data.datasets_roundtrip("cpu").verdict == "fail"
     monkeypatch.setattr(stats, "false_discovery_control", lambda p: p)
     result = data.statistics("cpu")
-    assert result.verdict == "fail" and "Benjamini-Hochberg" in result.summary
+    assert result.verdict == "fail"
+    assert "Benjamini-Hochberg" in result.summary
 
 
 def test_hub_check_sees_that_every_fast_way_is_off(
@@ -77,4 +78,5 @@ def test_hub_check_sees_that_every_fast_way_is_off(
     assert data.hub("cpu").verdict == "pass"
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     result = data.hub("cpu")
-    assert result.verdict == "warn" and result.remedy == "unset HF_HUB_DISABLE_XET"
+    assert result.verdict == "warn"
+    assert result.remedy == "unset HF_HUB_DISABLE_XET"

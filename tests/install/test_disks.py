@@ -94,7 +94,8 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
                 uv_program.uv_environment(request.cache, request.prefix, {})
     finally:
         has_links_and_locks.cache_clear()
-    assert environ["UV_LINK_MODE"] == "copy" and environ["UV_CACHE_DIR"] == str(
+    assert environ["UV_LINK_MODE"] == "copy"
+    assert environ["UV_CACHE_DIR"] == str(
         private_folders.temporary("uv", request.prefix)
     )
     assert (

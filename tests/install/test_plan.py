@@ -50,7 +50,8 @@ def remedies(plan: Plan) -> str:
 def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
     plan = make_plan(request_of(), facts_of())
     assert (plan.action, plan.backend, plan.level) == (Action.INSTALL, "pip", "full")
-    assert plan.problems == [] and plan.disks[0].needed > 5 * 10**9
+    assert plan.problems == []
+    assert plan.disks[0].needed > 5 * 10**9
 
 
 def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
@@ -181,7 +182,8 @@ def test_a_driver_that_no_environment_runs_on_has_no_such_remedy() -> None:
     said = remedies(
         make_plan(request_of(), facts_of(gpus=[gpu_of("H100", "9.0", "470.57.02")]))
     )
-    assert "older than 525.60.13" in said and "--environment" not in said
+    assert "older than 525.60.13" in said
+    assert "--environment" not in said
 
 
 def test_what_is_in_the_way_is_told_with_the_plan() -> None:

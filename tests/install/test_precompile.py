@@ -39,11 +39,13 @@ def test_each_target_has_its_kernels_and_their_errors(tmp_path: Path) -> None:
     python = make_python(tmp_path, ANSWERS)
     folder = tmp_path / "cache/kernels"
     one, two = precompile_kernels(python, folder, [H100, GpuTarget(120)], 8, os.environ)
-    assert one.target == H100 and two.target.name == "sm_120"
+    assert one.target == H100
+    assert two.target.name == "sm_120"
     assert [kernel.name for kernel in one.compiled] == ["first"]
     assert one.errors == ["second: RuntimeError: no"]
     log = (tmp_path / "python.log").read_text().splitlines()
-    assert log[0] == "sm_90 sm_90a 1" and log[2] == "sm_120 sm_120a 1"
+    assert log[0] == "sm_90 sm_90a 1"
+    assert log[2] == "sm_120 sm_120a 1"
     assert (
         log[1] == f"{folder} [] {len(COMMON)}"
     ), "no more processes than kernels, and no GPU held"
@@ -72,7 +74,8 @@ def test_a_compiler_that_ends_without_an_answer(
 ) -> None:
     python = make_python(tmp_path, f"#!/bin/sh\n{program}\n")
     (done,) = precompile_kernels(python, tmp_path / "cache", [H100], 2, os.environ)
-    assert len(done.errors) == 1 and done.errors[0].endswith(problem)
+    assert len(done.errors) == 1
+    assert done.errors[0].endswith(problem)
 
 
 def test_a_compiler_that_hangs_is_stopped_with_its_processes(tmp_path: Path) -> None:
@@ -135,7 +138,8 @@ def test_the_step_compiles_once_for_each_kind_of_gpu(
 ) -> None:
     good = ANSWERS.replace("RuntimeError: no", "").replace("exit 1", "exit 0")
     first, second = run_step(tmp_path, monkeypatch, ["90", "90", "120"], "", good)
-    assert first.startswith("2 kernels compiled for sm_120 in ") and "not run" in first
+    assert first.startswith("2 kernels compiled for sm_120 in ")
+    assert "not run" in first
     assert second.startswith("2 kernels compiled for sm_90 in ")
     again = run_step(tmp_path, monkeypatch, ["90"], "", good)
     folder = tmp_path / "cache/flash-attention-kernels"

@@ -23,9 +23,9 @@ def written(folder: Path, status: int, *verdicts: str) -> Path:
 
 def test_a_verdict_that_was_written_counts(tmp_path: Path) -> None:
     outcome = read_outcome(0, written(tmp_path, 0, "pass", "pass", "warn", "skip"))
-    assert (
-        outcome.passed and outcome.counts["pass"] == 2 and outcome.counts["warn"] == 1
-    )
+    assert outcome.passed
+    assert outcome.counts["pass"] == 2
+    assert outcome.counts["warn"] == 1
     assert not read_outcome(1, written(tmp_path, 1, "pass", "fail")).passed
 
 
@@ -41,7 +41,8 @@ def test_every_verdict_of_the_verifier_is_counted(
 def test_exit_status_zero_is_no_verdict(tmp_path: Path) -> None:
     """Where SIGCHLD was ignored, every child ended with 0."""
     outcome = read_outcome(0, tmp_path / "nothing.json")
-    assert not outcome.passed and "wrote no verdict (exit status 0)" in outcome.problem
+    assert not outcome.passed
+    assert "wrote no verdict (exit status 0)" in outcome.problem
     assert not read_outcome(0, written(tmp_path, 1, "pass", "fail")).passed
     assert not read_outcome(0, written(tmp_path, 0, "pass", "fail")).passed
     assert not read_outcome(1, written(tmp_path, 0, "pass")).passed

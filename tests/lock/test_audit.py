@@ -37,7 +37,8 @@ def test_the_repositorys_list_is_complete_and_in_order() -> None:
     entries = read_entries()
     assert entries == sorted(entries, key=lambda entry: (entry.package, entry.id))
     for entry in entries:
-        assert entry.what and entry.remedy
+        assert entry.what
+        assert entry.remedy
         assert entry.severity in ("low", "moderate", "high", "critical", audit.UNKNOWN)
 
 
@@ -169,7 +170,8 @@ def test_what_a_newer_lock_does_not_have_is_fixed_there() -> None:
     new = replace(old, installed="2.15.0")
     reports[1] = audit.Report({"torch": "2.15.0"}, [new])
     [entry] = audit.compare(reports, [], no_severity).new
-    assert entry.fixed_in == "" and "no version fixes it" in entry.remedy
+    assert entry.fixed_in == ""
+    assert "no version fixes it" in entry.remedy
 
 
 def test_an_audit_that_reached_no_database_is_an_error_and_no_empty_list() -> None:

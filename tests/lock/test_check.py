@@ -268,10 +268,8 @@ def test_what_locking_needs_is_said_up_front(clone: Path) -> None:
     )
     assert done.returncode == 2
     missing, how_again = done.stdout.split("comes with: ")
-    assert (
-        missing.startswith("lock.sh: conda-lock is not on PATH")
-        and "micromamba" in missing
-    )
+    assert missing.startswith("lock.sh: conda-lock is not on PATH")
+    assert "micromamba" in missing
     assert how_again == how, "one line, whichever is missing"
 
 

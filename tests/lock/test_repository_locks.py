@@ -373,4 +373,5 @@ def test_the_contributors_environment_stands_alone() -> None:
     needed = "python conda-lock pytest pytest-cov black flake8 isort mypy sphinx shellcheck pip"
     assert set(needed.split()) <= set(asked.conda)
     for name, spec in asked.conda.items():
-        assert "cuda" not in name and not spec.startswith("nvidia::")
+        assert "cuda" not in name
+        assert not spec.startswith("nvidia::")

@@ -127,7 +127,8 @@ def test_the_path_of_a_solver_is_taken_as_it_is(tmp_path: Path) -> None:
     assert run_tool(str(wrapper), "a b").strip() == "solved a b"
     [kept] = work.glob("solver.??????")
     assert kept.read_text().strip() == "solved a b"
-    assert not [*tmp_path.rglob("harm")] and not Path("harm").exists()
+    assert not [*tmp_path.rglob("harm")]
+    assert not Path("harm").exists()
 
 
 def test_a_tool_that_fails_is_told_with_its_reason_and_without_its_traceback() -> None:

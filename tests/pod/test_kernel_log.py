@@ -119,10 +119,13 @@ def test_the_worst_comes_first_and_each_is_counted_once() -> None:
         [xid(31), xid(31), NONFATAL_145, FATAL_149, xid(45), REBOOT_154, FATAL_SWITCH]
     )
     found = judge_log(log, [OURS])
-    assert found.verdict is Verdict.FAIL and "give this pod back" in found.remedy
+    assert found.verdict is Verdict.FAIL
+    assert "give this pod back" in found.remedy
     lines = [found.summary, *found.details]
-    assert len(lines) == 5 and "(2 times)" in lines[-1]
-    assert "Xid 31" in lines[-1] and "Xid 145" in lines[-2]
+    assert len(lines) == 5
+    assert "(2 times)" in lines[-1]
+    assert "Xid 31" in lines[-1]
+    assert "Xid 145" in lines[-2]
     # 45 is what is cleaned up after another error.
     assert not any("Xid 45" in line for line in lines)
     assert "a program may have caused it" not in found.remedy
@@ -130,12 +133,14 @@ def test_the_worst_comes_first_and_each_is_counted_once() -> None:
 
 def test_a_cleanup_alone_is_a_programs() -> None:
     found = judge_log(xid(45), [OURS])
-    assert found.verdict is Verdict.WARN and "a program's own fault" in found.remedy
+    assert found.verdict is Verdict.WARN
+    assert "a program's own fault" in found.remedy
 
 
 def test_what_came_before_a_recovery_is_history() -> None:
     found = judge_log("\n".join([xid(119), RECOVERED_154]), [OURS])
-    assert found.verdict is Verdict.WARN and "since recovered" in found.summary
+    assert found.verdict is Verdict.WARN
+    assert "since recovered" in found.summary
     found = judge_log("\n".join([RECOVERED_154, xid(119)]), [OURS])
     assert found.verdict is Verdict.FAIL
     found = judge_log("\n".join([REBOOT_154, RECOVERED_154]), [OURS])
@@ -156,7 +161,9 @@ def test_what_the_driver_wants_now_decides_over_an_old_line() -> None:
 
 def test_the_catalogue_has_each_code_once_with_what_to_do() -> None:
     for code, row in CATALOGUE.items():
-        assert row.code == code and row.name and isinstance(row.fault, Fault)
+        assert row.code == code
+        assert row.name
+        assert isinstance(row.fault, Fault)
     assert CATALOGUE[79].action is Action.RESTART_HOST
     for code in (64, 95, 119, 140):
         assert CATALOGUE[code].action is Action.RESET_GPU
@@ -195,7 +202,8 @@ def test_the_log_is_read_with_the_addresses_of_nvidia_smi(
     assert check_kernel_log().summary.startswith("Xid 79 of the GPU at 0001:01:00")
     write_dmesg(tmp_path, "echo 'dmesg: read kernel buffer failed' >&2; exit 1")
     found = check_kernel_log()
-    assert found.verdict is Verdict.SKIP and "may not be read" in found.summary
+    assert found.verdict is Verdict.SKIP
+    assert "may not be read" in found.summary
     write_dmesg(tmp_path, "exit 0")
     assert check_kernel_log().verdict is Verdict.PASS
     monkeypatch.setenv("UNKNOWN", "pci.bus_id gpu_recovery_action")

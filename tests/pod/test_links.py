@@ -43,7 +43,8 @@ def test_the_entries_of_nvidia_smi() -> None:
         GpuLinks(1, 1, 1),
         GpuLinks(2, 0, 0),
     ]
-    assert parse_links("") == [] and parse_links("\t Link 0: 26 GB/s\n") == []
+    assert parse_links("") == []
+    assert parse_links("\t Link 0: 26 GB/s\n") == []
 
 
 @pytest.mark.parametrize(

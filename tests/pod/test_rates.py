@@ -27,11 +27,10 @@ def test_a_host_that_is_too_small_says_what_helps(tmp_path: Path) -> None:
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("200000 100000")
     found = judge_host([H100], 64 << 20, tmp_path)
-    assert (
-        found.verdict is Verdict.WARN
-        and found.summary == "/dev/shm has 67 MB (and 2 more)"
-    )
-    assert "num_workers=0" in found.remedy and "low_cpu_mem_usage" in found.remedy
+    assert found.verdict is Verdict.WARN
+    assert found.summary == "/dev/shm has 67 MB (and 2 more)"
+    assert "num_workers=0" in found.remedy
+    assert "low_cpu_mem_usage" in found.remedy
     assert found.details == (
         "2 CPUs for 1 GPUs",
         "68.7 GB of memory for 85.9 GB of GPU memory",
@@ -46,7 +45,8 @@ def test_a_host_that_is_too_small_says_what_helps(tmp_path: Path) -> None:
 def test_the_rates_of_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates, "SAMPLE", 4 << 20)
     found = measure_disk(tmp_path / "not/yet/there")
-    assert found.measured["bytes_per_s"] > 0 and found.measured["files_per_s"] > 0
+    assert found.measured["bytes_per_s"] > 0
+    assert found.measured["files_per_s"] > 0
     assert not list(tmp_path.iterdir())
     fsync = os.fsync
 
@@ -56,7 +56,8 @@ def test_the_rates_of_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(os, "fsync", sync_slowly)
     found = measure_disk(tmp_path)
-    assert found.verdict is Verdict.WARN and "will be slow here" in found.remedy, found
+    assert found.verdict is Verdict.WARN, found
+    assert "will be slow here" in found.remedy, found
     assert "cannot be written" in measure_disk(Path("/proc/self")).summary
 
 
@@ -83,14 +84,12 @@ def test_the_rates_of_servers(tmp_path: Path) -> None:
         assert fast.measured["bytes_per_s"] > rates.NETWORK
         server.fault = lambda handler, content, start: send_at(handler, 1.5e6)
         crawling = measure_server(origin_of(server))
-        assert (
-            crawling.verdict is Verdict.WARN and "--mirror" in crawling.remedy
-        ), crawling
+        assert crawling.verdict is Verdict.WARN, crawling
+        assert "--mirror" in crawling.remedy, crawling
         server.fault = None
         gone = measure_server(origin_of(server, "none"))
-    assert (
-        gone.verdict is Verdict.WARN and gone.summary == "the channel x does not answer"
-    )
+    assert gone.verdict is Verdict.WARN
+    assert gone.summary == "the channel x does not answer"
     assert "404" in gone.remedy
 
 
@@ -100,7 +99,8 @@ def test_streams_that_are_limited_each_are_counted_together(tmp_path: Path) -> N
     with FaultServer(tmp_path) as server:
         server.fault = lambda handler, content, start: send_at(handler, 4e6)
         found = measure_server(origin_of(server))
-    assert found.verdict is Verdict.PASS and "in 4 streams" in found.summary, found
+    assert found.verdict is Verdict.PASS, found
+    assert "in 4 streams" in found.summary, found
     assert found.measured["bytes_per_s"] < 20e6
 
 
@@ -154,10 +154,8 @@ def test_a_server_that_sends_nothing_in_its_time(tmp_path: Path) -> None:
     with FaultServer(tmp_path) as server:
         server.fault = stay_silent
         found = measure_server(origin_of(server), 1)
-    assert (
-        found.verdict is Verdict.WARN
-        and found.summary == "the channel x: 0 B came in 1 s"
-    )
+    assert found.verdict is Verdict.WARN
+    assert found.summary == "the channel x: 0 B came in 1 s"
     assert "timed out" in found.remedy
 
 

@@ -146,7 +146,8 @@ def assert_whole(place: Path) -> None:
     """PREFIX is an environment in which nothing but people's edit differs from the inventory."""
     assert place.is_symlink(), f"{place} is no link"
     mark = read_mark(place)
-    assert mark is not None and mark.state is State.INSTALLED, mark
+    assert mark is not None, mark
+    assert mark.state is State.INSTALLED, mark
     inventory = read_inventory(place)
     assert inventory is not None
     different = {

@@ -40,7 +40,8 @@ try:
         mount_volume(new.path, "my data")
         raise KeyboardInterrupt
 except KeyboardInterrupt:
-    assert new.path.is_dir() and State.MAKING
+    assert new.path.is_dir()
+    assert State.MAKING
 try_to_remove(new)
 try:
     refuse_mounted(unfinished)

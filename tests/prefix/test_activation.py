@@ -213,7 +213,8 @@ def test_pips_own_file_leads_no_installation_elsewhere(
     conf.write_text(f"[{section}]\n{setting} = {tmp_path}/elsewhere\n")
     command = [prefix.path / "bin/python", "-m", "pip", "config", "list"]
     said = sh(*command, env={"HOME": str(tmp_path / "home")}).stdout
-    assert f"{section}.{setting}=''" in said and "elsewhere" not in said, said
+    assert f"{section}.{setting}=''" in said, said
+    assert "elsewhere" not in said, said
     assert f"{section}.user='false'" in said, said
 
 
@@ -258,7 +259,8 @@ def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None
         text=True,
         env={"PATH": os.environ["PATH"]},
     )
-    assert process.stdout is not None and process.stdout.readline() == "old\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == "old\n"
     new = make(tmp_path, "pip")
     (new.path / "bin/program").write_text("#!/bin/sh\necho new\n")
     (new.path / "bin/program").chmod(0o755)

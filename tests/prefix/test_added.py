@@ -24,10 +24,8 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(
     done = machine.setup("--force", "--dry-run")
     assert "comes back   six==1.16.0" in done.stdout, "the default of a rebuild"
     done = machine.setup("--force", "--drop-extras", "--dry-run")
-    assert (
-        "removed      six==1.16.0 (listed in" in done.stdout
-        and "nothing was changed" in done.stdout
-    ), done.stdout
+    assert "removed      six==1.16.0 (listed in" in done.stdout, done.stdout
+    assert "nothing was changed" in done.stdout, done.stdout
     assert "moved        results, your own, to" in done.stdout
     done = machine.setup("--force", "--drop-extras")
     machine.assert_verified(done)
@@ -35,16 +33,16 @@ def test_what_the_user_added_is_listed_kept_and_brought_back(
     kept = re.search(
         r"1 file or folder of yours is now in (\S+):\n  results", done.stdout
     )
-    assert kept and Path(kept[1], "results/loss.csv").read_text() == "years of work"
+    assert kept
+    assert Path(kept[1], "results/loss.csv").read_text() == "years of work"
     assert not list(machine.prefix.glob(f"{SITE}/six*"))
     sh(*command.split(), env=clean_environ())
     assert (machine.prefix / SITE / "six.py").exists()
     for options in (["--force"], ["--force", "--keep-extras"]):
         done = machine.setup(*options)
         machine.assert_verified(done)
-        assert (
-            machine.prefix / SITE / "six.py"
-        ).exists() and "again:\n" not in done.stdout
+        assert (machine.prefix / SITE / "six.py").exists()
+        assert "again:\n" not in done.stdout
 
 
 def test_packages_that_could_not_be_brought_back_are_tried_again(
@@ -57,13 +55,14 @@ def test_packages_that_could_not_be_brought_back_are_tried_again(
         done = machine.setup(
             *options, HTTPS_PROXY="http://127.0.0.1:9", UV_HTTP_RETRIES="0"
         )
+        assert done.returncode == 1, done.stdout
         assert (
-            done.returncode == 1
-            and "your own packages are missing; their list is" in done.stdout
+            "your own packages are missing; their list is" in done.stdout
         ), done.stdout
         assert (old / SITE / "six.py").exists()
     machine.assert_verified(machine.setup())
-    assert (machine.prefix / SITE / "six.py").exists() and not old.exists()
+    assert (machine.prefix / SITE / "six.py").exists()
+    assert not old.exists()
 
 
 def test_the_first_remedy_repairs_and_keeps_what_was_added(
@@ -73,9 +72,8 @@ def test_the_first_remedy_repairs_and_keeps_what_was_added(
     add_package(machine, "six==1.16.0")
     edit(machine.prefix / SITE / "idna/core.py")
     said = machine.verify("--only", "files")
-    assert (
-        "idna/core.py: changed" in said and "scripts/post_create.sh --prefix" in said
-    ), said
+    assert "idna/core.py: changed" in said, said
+    assert "scripts/post_create.sh --prefix" in said, said
     options = ["--prefix", machine.prefix, "--cache", machine.cache, "--level", "quick"]
     done = sh(
         machine.project / "scripts/post_create.sh",
@@ -83,9 +81,8 @@ def test_the_first_remedy_repairs_and_keeps_what_was_added(
         check=False,
         env=machine.environ,
     )
-    assert done.returncode == 0 and "PASS  files" in machine.verify(
-        "--only", "files"
-    ), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "PASS  files" in machine.verify("--only", "files"), done.stdout
     assert (machine.prefix / SITE / "six.py").exists()
 
 
@@ -107,28 +104,23 @@ def test_what_people_write_into_our_own_files_is_not_lost(
         machine.cache,
     ]
     sh(*post_create, "--level", "quick", env=machine.environ)
-    assert "mine.example" in conf.read_text() and "MINE" in activate.read_text()
+    assert "mine.example" in conf.read_text()
+    assert "MINE" in activate.read_text()
     conf.write_text("[global]\nindex-url = https://other.example/simple\n")
     sh(*post_create, "--level", "quick", env=machine.environ)
-    assert (
-        "constraint" in conf.read_text()
-        and "other.example" in conf.with_name("pip.conf.old").read_text()
-    )
+    assert "constraint" in conf.read_text()
+    assert "other.example" in conf.with_name("pip.conf.old").read_text()
     done = machine.setup("--force")
     machine.assert_verified(done)
     kept = next(machine.folder.glob("env.kept-*"))
     assert f"moved        activate, your own, to {machine.prefix}.kept-" in done.stdout
-    assert (
-        "MINE" in (kept / "activate").read_text()
-        and "other.example" in (kept / "pip.conf.old").read_text()
-    )
+    assert "MINE" in (kept / "activate").read_text()
+    assert "other.example" in (kept / "pip.conf.old").read_text()
     for path in (activate, machine.prefix / "maximalcai-constraints.txt"):
         path.unlink()
     machine.assert_verified(machine.setup())
-    assert (
-        "MINE" not in activate.read_text()
-        and "idna==" in (machine.prefix / "maximalcai-constraints.txt").read_text()
-    )
+    assert "MINE" not in activate.read_text()
+    assert "idna==" in (machine.prefix / "maximalcai-constraints.txt").read_text()
 
 
 def test_a_token_in_the_address_of_an_added_package_is_not_shown(
@@ -150,9 +142,8 @@ def test_a_token_in_the_address_of_an_added_package_is_not_shown(
             [],
         )
     ]
-    assert "yyy @ https://***@host/yyy.whl" in said[0] and "SECRET" not in "".join(
-        [*said, (machine.prefix / MARK).read_text()]
-    )
+    assert "yyy @ https://***@host/yyy.whl" in said[0]
+    assert "SECRET" not in "".join([*said, (machine.prefix / MARK).read_text()])
 
 
 def test_folders_links_and_condas_pins_are_kept_whole(
@@ -166,10 +157,8 @@ def test_folders_links_and_condas_pins_are_kept_whole(
     kept = re.search(r"3 files or folders of yours are now in (\S+):\n", done.stdout)
     assert kept, done.stdout
     sh("git", "-C", Path(kept[1], "src/mine"), "status")
-    assert (
-        Path(kept[1], "conda-meta/pinned").read_text() == "numpy <3"
-        and os.readlink(Path(kept[1], "data")) == "/nowhere"
-    )
+    assert Path(kept[1], "conda-meta/pinned").read_text() == "numpy <3"
+    assert os.readlink(Path(kept[1], "data")) == "/nowhere"
 
 
 def test_each_list_of_what_was_added_stays(machine: Machine, installed: None) -> None:
@@ -181,4 +170,6 @@ def test_each_list_of_what_was_added_stays(machine: Machine, installed: None) ->
     lists = sorted(
         path.read_text() for path in machine.folder.glob("env.maximalcai-extras-*.txt")
     )
-    assert len(lists) == 2 and "six==1.16.0" in lists[0] and "toml==0.10.2" in lists[1]
+    assert len(lists) == 2
+    assert "six==1.16.0" in lists[0]
+    assert "toml==0.10.2" in lists[1]

@@ -34,12 +34,11 @@ def test_a_folder_conda_meta_makes_no_conda_environment(
     stray_conda_meta(prefix.path, kind)
     installed = read_prefix(prefix.path)
     assert find_backend(prefix.path) == installed.backend == "pip"
-    assert not installed.conda and not installed.problems
+    assert not installed.conda
+    assert not installed.problems
     inventory = take_inventory(prefix.path, [IDNA])
-    assert (
-        "pyvenv.cfg" in inventory.entries_by_path()
-        and inventory.interpreter is not None
-    )
+    assert "pyvenv.cfg" in inventory.entries_by_path()
+    assert inventory.interpreter is not None
     if marked:
         kept = remove_environment(prefix, prefix.path)
         assert kept is None or kept.names == ("conda-meta",)

@@ -97,5 +97,6 @@ def test_a_query_for_damage_changes_nothing(tmp_path: Path) -> None:
     (info / "METADATA").write_text("Name: idna\nVersion: 3.10\n")
     (info / "mine.txt").write_text("mine")
     damage = find_damage(tmp_path, [PipPackage("idna", "3.10", "a" * 64)])
-    assert damage.reinstall == ["idna"] and damage.without_record == [info]
+    assert damage.reinstall == ["idna"]
+    assert damage.without_record == [info]
     assert (info / "mine.txt").read_text() == "mine"

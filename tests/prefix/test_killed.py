@@ -147,7 +147,8 @@ def test_the_verifier_run_by_another_python_says_which_one_it_is(
         check=False,
         env=clean_environ(),
     )
-    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1
     assert (
         "this is /usr/bin/python3, where no lock was installed; run the environment's own"
         in done.stdout
@@ -160,5 +161,6 @@ def test_a_reader_that_goes_away_is_no_traceback(
     program = conda_environment.project / "scripts/verify_environment.py"
     script = f"{conda_environment.prefix}/bin/python {program} --level quick | head -n 1; echo ${{PIPESTATUS[0]}}"
     said = sh("bash", "-c", script, env=clean_environ()).stdout.splitlines()
-    assert len(said) == 2 and said[1] in ("0", "141"), said
+    assert len(said) == 2, said
+    assert said[1] in ("0", "141"), said
     assert not list((conda_environment.project / "scripts").rglob("__pycache__"))

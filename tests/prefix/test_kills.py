@@ -22,7 +22,8 @@ def kill(folder: Path, kills: int) -> None:
         env=environ,
     )
     print(done.stdout)
-    assert done.returncode == 0 and f"{kills} kills: " in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert f"{kills} kills: " in done.stdout, done.stdout
 
 
 def test_six_kills_lose_nothing(folder: Path) -> None:

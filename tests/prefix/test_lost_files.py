@@ -109,7 +109,8 @@ def test_own_files_in_an_unfinished_environment_are_kept_and_named(
     if number is signal.SIGKILL:
         said += machine.setup().stdout
     assert places(machine, TEXT), said
-    assert "of yours is now in" in said and "  results" in said, said
+    assert "of yours is now in" in said, said
+    assert "  results" in said, said
 
 
 def test_an_edited_package_file_that_is_installed_again_is_kept_and_named(
@@ -118,7 +119,8 @@ def test_an_edited_package_file_that_is_installed_again_is_kept_and_named(
     replace_text(machine.prefix / SITE / "idna/core.py", TEXT)
     said = post_create(machine).stdout
     assert places(machine, TEXT), said
-    assert "of yours is now in" in said and "idna/core.py" in said, said
+    assert "of yours is now in" in said, said
+    assert "idna/core.py" in said, said
 
 
 @pytest.mark.parametrize("source", ["env", "env/."])
@@ -141,7 +143,8 @@ def test_each_pip_conf_that_people_wrote_is_kept(
     for number in (1, 2):
         (machine.prefix / "pip.conf").write_text(f"[global]\ntimeout = {number}000\n")
         post_create(machine)
-    assert places(machine, "timeout = 1000") and places(machine, "timeout = 2000")
+    assert places(machine, "timeout = 1000")
+    assert places(machine, "timeout = 2000")
 
 
 def test_an_environment_in_a_lower_layer_of_an_image_can_be_rebuilt(
@@ -159,4 +162,5 @@ def test_an_environment_in_a_lower_layer_of_an_image_can_be_rebuilt(
     done = sh(*apart("--mount"), *command, check=False, env=machine.environ)
     if done.returncode == 77:
         pytest.skip(f"no overlay can be mounted here: {done.stdout}")
-    assert "status: 0" in done.stdout and done.stdout.endswith(TEXT), done.stdout
+    assert "status: 0" in done.stdout, done.stdout
+    assert done.stdout.endswith(TEXT), done.stdout

@@ -109,7 +109,9 @@ def test_a_mark_of_version_2_0_is_read(tmp_path: Path) -> None:
     }
     (tmp_path / MARK).write_text(json.dumps(document))
     mark = read_mark(tmp_path)
-    assert mark is not None and mark.verified and mark.id == ""
+    assert mark is not None
+    assert mark.verified
+    assert mark.id == ""
     assert mark.other == {"activate": "10df"}
 
 

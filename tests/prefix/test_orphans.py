@@ -53,12 +53,12 @@ def test_what_micromamba_started_with_an_empty_environment_is_ended(
     started += [program, works_there, marked, a_shell_of_peoples, elsewhere, trains]
     time.sleep(0.2)
     end_orphans("WORKS=/env", [unfinished])
-    assert ended(program) and ended(works_there) and ended(marked)
-    assert (
-        a_shell_of_peoples.poll() is None
-        and elsewhere.poll() is None
-        and trains.poll() is None
-    )
+    assert ended(program)
+    assert ended(works_there)
+    assert ended(marked)
+    assert a_shell_of_peoples.poll() is None
+    assert elsewhere.poll() is None
+    assert trains.poll() is None
 
 
 @pytest.mark.parametrize("option", ["hidepid=1", "hidepid=2"])

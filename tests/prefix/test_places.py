@@ -30,28 +30,22 @@ def test_a_place_where_nothing_can_work_is_refused_first(
 ) -> None:
     machine.prefix, before = machine.folder / name, sorted(machine.folder.rglob("*"))
     done = machine.setup()
-    assert (
-        done.returncode == 1
-        and said in done.stdout
-        and len(done.stdout.splitlines()) == 1
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout, done.stdout
+    assert len(done.stdout.splitlines()) == 1, done.stdout
     assert sorted(machine.folder.rglob("*")) == before
 
 
 def test_a_cache_in_the_prefix_and_a_mount_point_are_refused(machine: Machine) -> None:
     machine.cache = machine.prefix / "cache"
     done = machine.setup()
-    assert (
-        done.returncode == 1
-        and "lies in the prefix" in done.stdout
-        and not machine.prefix.exists()
-    )
+    assert done.returncode == 1
+    assert "lies in the prefix" in done.stdout
+    assert not machine.prefix.exists()
     machine.cache = machine.folder / "cache"
     done = machine.setup_mounted("mkdir {prefix} && mount -t tmpfs none {prefix}")
-    assert (
-        done.returncode == 1
-        and "is a mount point, which cannot be replaced" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "is a mount point, which cannot be replaced" in done.stdout, done.stdout
 
 
 def test_a_disk_that_starts_no_program_is_refused(machine: Machine) -> None:
@@ -60,15 +54,15 @@ def test_a_disk_that_starts_no_program_is_refused(machine: Machine) -> None:
         "--cache",
         machine.folder / "d/cache",
     )
-    assert (
-        done.returncode == 1 and "it is mounted noexec; choose another" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "it is mounted noexec; choose another" in done.stdout, done.stdout
 
 
 def test_the_line_that_enters_it_works_as_printed(machine: Machine, zsh: str) -> None:
     machine.prefix = machine.folder / "my own env"
     done = machine.setup()
-    assert done.returncode == 1 and "the prefix has a space in its name" in done.stdout
+    assert done.returncode == 1
+    assert "the prefix has a space in its name" in done.stdout
     machine.prefix = machine.folder / "my-own-env+1"
     done = machine.setup()
     machine.assert_verified(done)
@@ -112,9 +106,8 @@ def test_a_folder_put_where_a_killed_run_was_is_never_touched(machine: Machine) 
     machine.prefix.mkdir()
     (machine.prefix / "results.csv").write_text("years of work")
     done = machine.setup("--force")
-    assert (
-        done.returncode == 1 and "was not made by this script" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "was not made by this script" in done.stdout, done.stdout
     assert (machine.prefix / "results.csv").read_text() == "years of work"
 
 
@@ -132,17 +125,13 @@ def test_an_environment_that_post_create_was_pointed_at_is_never_removed(
         check=False,
         env=machine.environ,
     )
-    assert (
-        change_mark(mine)["made_by"] == "you"
-        and change_mark(mine)["state"] == "installed"
-    ), done.stdout
+    assert change_mark(mine)["made_by"] == "you", done.stdout
+    assert change_mark(mine)["state"] == "installed", done.stdout
     machine.prefix = mine
     done = machine.setup("--force")
-    assert (
-        done.returncode == 1
-        and "was not made by this script" in done.stdout
-        and (mine / "bin/python").exists()
-    )
+    assert done.returncode == 1
+    assert "was not made by this script" in done.stdout
+    assert (mine / "bin/python").exists()
 
 
 def test_a_moved_environment_is_said_to_be_moved(
@@ -160,10 +149,9 @@ def test_a_moved_environment_is_said_to_be_moved(
         "quick",
     ]
     done = sh(*verifier, check=False, env=clean_environ())
+    assert done.returncode == 1
     assert (
-        done.returncode == 1
-        and f"FAIL  place: the environment was made at {made} and moved to"
-        in done.stdout
+        f"FAIL  place: the environment was made at {made} and moved to" in done.stdout
     )
     done = sh(
         "bash",
@@ -177,9 +165,9 @@ def test_a_moved_environment_is_said_to_be_moved(
         == f"this environment was made at {made}, and has been moved: move it back\n\n"
     )
     done = machine.setup()
+    assert done.returncode == 1
     assert (
-        done.returncode == 1
-        and f"was made at {made}, and its scripts name that place: move it back"
+        f"was made at {made}, and its scripts name that place: move it back"
         in done.stdout
     )
     machine.assert_verified(machine.setup("--force"))
@@ -205,9 +193,9 @@ def test_what_is_mounted_in_the_prefix_is_said_before_anything_is_done(
 ) -> None:
     (machine.prefix / "data").mkdir()
     done = machine.setup_mounted("mount -t tmpfs none {prefix}/data", "--force")
+    assert done.returncode == 1, done.stdout
     assert (
-        done.returncode == 1
-        and f"{machine.prefix}/data is mounted in the environment" in done.stdout
+        f"{machine.prefix}/data is mounted in the environment" in done.stdout
     ), done.stdout
     machine.assert_verified(machine.setup())
 
@@ -234,7 +222,8 @@ def test_an_output_that_is_closed_is_no_traceback(machine: Machine) -> None:
     for redirection in (">&-", "2>&-", "<&-"):
         script = f"{' '.join(machine.command('--dry-run'))} {redirection}"
         done = sh("bash", "-c", script, check=False, env=machine.environ)
-        assert done.returncode == 0 and "Traceback" not in done.stdout, done.stdout
+        assert done.returncode == 0, done.stdout
+        assert "Traceback" not in done.stdout, done.stdout
 
 
 def test_without_a_home_and_with_a_missing_tmpdir_there_is_one_clear_line(
@@ -251,9 +240,9 @@ def test_without_a_home_and_with_a_missing_tmpdir_there_is_one_clear_line(
     ):
         default_cache()
     done = machine.setup(TMPDIR="/nowhere")
+    assert done.returncode == 1, done.stdout
     assert (
-        done.returncode == 1
-        and "TMPDIR=/nowhere is not a folder that you may write to" in done.stdout
+        "TMPDIR=/nowhere is not a folder that you may write to" in done.stdout
     ), done.stdout
     assert not machine.prefix.exists()
 
@@ -265,6 +254,9 @@ def test_what_nobody_foresaw_ends_in_one_line_and_a_log(machine: Machine) -> Non
         r"setup_runpod_environment.sh: (\S+) has what happened \(ZeroDivisionError\): .*\n",
         done.stdout,
     )
-    assert done.returncode == 1 and found, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert found, done.stdout
     log = Path(found[1]).read_text()
-    assert "Traceback" in log and "Python 3" in log and "ss@" not in log
+    assert "Traceback" in log
+    assert "Python 3" in log
+    assert "ss@" not in log

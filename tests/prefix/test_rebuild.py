@@ -32,7 +32,8 @@ def test_killed_during_verify_with_changed_locks_the_old_one_is_kept_until_the_n
     assert change_mark(new)["state"] == "installed"
     done = machine.setup()
     said = f"the new environment did not verify; {machine.prefix} is still the old one"
-    assert done.returncode == 1 and said in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout, done.stdout
     assert (machine.prefix / "mine.txt").read_text() == "the old one"
     assert environments(machine) == [old]
 
@@ -49,7 +50,8 @@ def test_what_was_put_into_a_new_environment_that_does_not_verify_is_kept(
     kept = re.search(
         r"1 file or folder of yours is now in (\S+):\n  results.csv", done.stdout
     )
-    assert done.returncode == 1 and kept, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert kept, done.stdout
     assert Path(kept[1], "results.csv").read_text() == "years of work"
 
 
@@ -60,9 +62,8 @@ def test_the_old_environment_stays_until_flash_attn_is_there_too(
     old = machine.prefix.resolve()
     (machine.prefix / "mine.txt").write_text("the old one")
     done = machine.setup("--force", "--arch", "90")
-    assert (
-        done.returncode == 1 and "torch cannot be imported in" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "torch cannot be imported in" in done.stdout, done.stdout
     assert (
         f"the old environment stays at {old} until all that was asked for"
         in done.stdout
@@ -70,7 +71,8 @@ def test_the_old_environment_stays_until_flash_attn_is_there_too(
     assert done.stdout.splitlines()[-1].startswith(
         "enter it with:  source "
     ), done.stdout
-    assert (old / "mine.txt").exists() and not (machine.prefix / "mine.txt").exists()
+    assert (old / "mine.txt").exists()
+    assert not (machine.prefix / "mine.txt").exists()
     machine.assert_verified(machine.setup())
 
 
@@ -82,10 +84,8 @@ def test_a_manifest_that_cannot_be_copied_to_the_volume_is_a_warning(
     volume.mkdir()
     (volume / "maximalcai-manifests").touch()  # a file where the folder goes
     done = set_up_with(machine, f"volume={volume}", RUNPOD_POD_ID="x")
-    assert (
-        "warning: the manifest is in the prefix alone" in done.stdout
-        and done.returncode == 0
-    ), done.stdout
+    assert "warning: the manifest is in the prefix alone" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
     machine.assert_verified(done)
 
 
@@ -103,11 +103,11 @@ def test_from_inside_the_activated_environment_through_a_link_and_with_another_b
     link.symlink_to(real)
     machine.prefix = link
     machine.assert_verified(machine.setup("--force", **inside))
-    assert link.readlink() == real and real.readlink().parent.name == "env.d"
+    assert link.readlink() == real
+    assert real.readlink().parent.name == "env.d"
     done = machine.setup("--backend", "pip", "--dry-run")
-    assert (
-        "backend      pip: as asked" in done.stdout and "(rebuilt)" in done.stdout
-    ), done.stdout
+    assert "backend      pip: as asked" in done.stdout, done.stdout
+    assert "(rebuilt)" in done.stdout, done.stdout
 
 
 def test_the_second_run_is_quick_only_if_the_last_full_one_passed(
@@ -139,11 +139,9 @@ def test_a_finished_prefix_whose_conda_package_was_replaced_is_not_verified(
     record = next((machine.prefix / "conda-meta").glob("tqdm-*.json"))
     record.write_text(json.dumps({**json.loads(record.read_text()), "version": "99.0"}))
     done = machine.setup()
-    assert (
-        done.returncode == 1
-        and "tqdm: version is 99.0, locked is" in done.stdout
-        and "is not verified" in done.stdout
-    )
+    assert done.returncode == 1
+    assert "tqdm: version is 99.0, locked is" in done.stdout
+    assert "is not verified" in done.stdout
 
 
 def planned(machine: Machine, *options: str) -> Dict[str, Any]:
@@ -169,28 +167,22 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
         "flash-attn   built for sm_90 with the lock's nvcc and g++, " in done.stdout
     ), done.stdout
     plan = planned(machine)
-    assert (
-        plan["action"] == "install"
-        and plan["disk"][0]["needed_bytes"] > 0
-        and plan["packages_added"] == []
-    )
+    assert plan["action"] == "install"
+    assert plan["disk"][0]["needed_bytes"] > 0
+    assert plan["packages_added"] == []
     assert sorted(machine.folder.rglob("*")) == before
     machine.assert_verified(machine.setup())
-    assert (
-        planned(machine)["action"] == "verify"
-        and planned(machine, "--force")["action"] == "rebuild"
-    )
+    assert planned(machine)["action"] == "verify"
+    assert planned(machine, "--force")["action"] == "rebuild"
     done = machine.setup("--json")
-    assert (
-        done.returncode == 2
-        and "--json is the plan of --dry-run: give both" in done.stdout
-    )
+    assert done.returncode == 2
+    assert "--json is the plan of --dry-run: give both" in done.stdout
     done = machine.setup("--dry-run")
     assert (
         "is installed, from these locks: it is verified again (--force rebuilds it)"
         in done.stdout
-        and "anew" not in done.stdout
     )
+    assert "anew" not in done.stdout
     nvcc = machine.folder / "cuda-11.8/bin/nvcc"
     nvcc.parent.mkdir(parents=True)
     nvcc.write_text("#!/bin/sh\necho release 11.8\n")
@@ -221,12 +213,12 @@ def test_a_pythonpath_of_the_caller_is_seen_through_the_set_up(
     machine: Machine, installed: None
 ) -> None:
     done = machine.setup(PYTHONPATH="/usr")
+    assert done.returncode == 1, done.stdout
     assert (
-        done.returncode == 1
-        and "FAIL  variables: PYTHONPATH=/usr is searched before" in done.stdout
+        "FAIL  variables: PYTHONPATH=/usr is searched before" in done.stdout
     ), done.stdout
     done = machine.setup("--force", PYTHONPATH="/usr")
     said = "PYTHONPATH=/usr is searched before the environment; unset PYTHONPATH, and run it again"
-    assert (
-        done.returncode == 1 and said in done.stdout and "[2/6]" not in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout, done.stdout
+    assert "[2/6]" not in done.stdout, done.stdout

@@ -54,7 +54,8 @@ def test_a_dry_run_lists_all_of_it_and_changes_nothing(prefix: Prefix) -> None:
     folder = prefix.name.parent
     before = contents(folder)
     done = uninstall(prefix, "--dry-run")
-    assert done.returncode == 0 and contents(folder) == before, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert contents(folder) == before, done.stdout
     lines = done.stdout.splitlines()
     assert lines[0] == f"removed  {prefix.name}, the link"
     assert sum(line.endswith(", an environment") for line in lines) == 2
@@ -72,9 +73,8 @@ def test_a_dry_run_lists_all_of_it_and_changes_nothing(prefix: Prefix) -> None:
 def test_it_removes_what_it_lists_and_leaves_what_is_peoples(prefix: Prefix) -> None:
     folder = prefix.name.parent
     done = uninstall(prefix)
-    assert (
-        done.returncode == 0 and done.stdout.splitlines()[-1] == "uninstalled"
-    ), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "uninstalled", done.stdout
     [kept] = folder.glob("env.kept-*")
     assert contents(kept) == {
         "results/loss.csv": "years of work",
@@ -84,7 +84,8 @@ def test_it_removes_what_it_lists_and_leaves_what_is_peoples(prefix: Prefix) -> 
     assert left == ["cache", kept.name, "env.maximalcai-extras-1.txt", "tmp"]
     assert [path.name for path in (folder / "tmp").iterdir()] == ["maximalcai-2.log"]
     done = uninstall(prefix)
-    assert done.returncode == 0 and "there is nothing of this set-up at" in done.stdout
+    assert done.returncode == 0
+    assert "there is nothing of this set-up at" in done.stdout
 
 
 def test_the_cache_goes_only_when_it_is_named_and_without_what_is_peoples(
@@ -100,7 +101,8 @@ def test_an_environment_that_people_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     before = contents(tmp_path)
     done = uninstall(Prefix(tmp_path / "env"))
-    assert done.returncode == 1 and "was not made by this set-up" in done.stdout
+    assert done.returncode == 1
+    assert "was not made by this set-up" in done.stdout
     assert contents(tmp_path) == before
 
 
@@ -114,7 +116,8 @@ def test_a_copy_beside_it_stays(prefix: Prefix) -> None:
 @pytest.mark.parametrize("options", [["--force"], ["--check-pod"]])
 def test_other_options_are_wrong_usage(options: list[str], prefix: Prefix) -> None:
     done = uninstall(prefix, *options)
-    assert done.returncode == 2 and prefix.name.is_symlink()
+    assert done.returncode == 2
+    assert prefix.name.is_symlink()
 
 
 def test_a_link_of_peoples_to_a_folder_of_theirs_stays(tmp_path: Path) -> None:
@@ -125,7 +128,8 @@ def test_a_link_of_peoples_to_a_folder_of_theirs_stays(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     (tmp_path / "env.maximalcai-lock").touch()
     assert uninstall(Prefix(tmp_path / "env")).returncode == 0
-    assert (tmp_path / "env").is_symlink() and theirs.is_dir()
+    assert (tmp_path / "env").is_symlink()
+    assert theirs.is_dir()
 
 
 def test_a_backup_that_is_a_link_is_named_before_anything_is_removed(
@@ -137,8 +141,10 @@ def test_a_backup_that_is_a_link_is_named_before_anything_is_removed(
     before = contents(prefix.container)
     for options in ([], ["--dry-run"]):
         done = uninstall(prefix, *options)
-        assert done.returncode == 1 and f"rm {backup}" in done.stdout, done.stdout
-    assert contents(prefix.container) == before and prefix.name.is_symlink()
+        assert done.returncode == 1, done.stdout
+        assert f"rm {backup}" in done.stdout, done.stdout
+    assert contents(prefix.container) == before
+    assert prefix.name.is_symlink()
     backup.unlink()
     assert uninstall(prefix).returncode == 0
 
@@ -244,7 +250,8 @@ def test_a_program_that_runs_in_it_goes_on_and_its_results_are_kept(
     ) as running:
         assert read_line(running) == "runs\n"
         done = uninstall(prefix)
-        assert done.returncode == 0 and not prefix.path.exists(), done.stdout
+        assert done.returncode == 0, done.stdout
+        assert not prefix.path.exists(), done.stdout
         running.communicate()
     assert running.returncode == 0
     [kept] = prefix.name.parent.glob("env.kept-*")
@@ -278,7 +285,8 @@ def test_what_was_unpacked_for_an_environment_that_is_gone_goes_too(
     left = leave_unpacked(prefix)
     assert f"removed  {left[0]}" in uninstall(prefix, "--dry-run").stdout.splitlines()
     assert uninstall(prefix).returncode == 0
-    assert not any(folder.exists() for folder in left) and not prefix.container.exists()
+    assert not any(folder.exists() for folder in left)
+    assert not prefix.container.exists()
 
 
 def test_it_is_all_that_a_failed_first_run_left(tmp_path: Path) -> None:
@@ -286,4 +294,5 @@ def test_it_is_all_that_a_failed_first_run_left(tmp_path: Path) -> None:
     place = Prefix(tmp_path / "env")
     left = leave_unpacked(place)
     assert uninstall(place).returncode == 0
-    assert not any(folder.exists() for folder in left) and not place.container.exists()
+    assert not any(folder.exists() for folder in left)
+    assert not place.container.exists()

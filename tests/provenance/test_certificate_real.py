@@ -59,7 +59,8 @@ def test_a_real_environment_computes_the_same_again_and_another_library_is_named
     command = [pip_environment / "bin/python", VERIFY, "--compare", short]
     done = sh(*command, check=False, env=clean_environ(LD_PRELOAD=str(blas)))
     headline = f"{short} and this machine: they compute the same within the tolerance\n"
-    assert done.returncode == 0 and done.stdout.startswith(headline), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith(headline), done.stdout
     assert f"LD_PRELOAD                   -  ->  {blas}" in done.stdout, done.stdout
     for attention in ("eager", "sdpa"):  # in fp32 alone torch asks a BLAS
         within = rf"full {attention} fp32 +equal within 3.8e-06: .*, from step 0, layers.0.self_attn.q_proj on"

@@ -72,9 +72,8 @@ def refused(*options: Any, **settings: Any) -> str:
     environ = clean_environ()
     done = sh(sys.executable, VERIFY, *options, check=False, env=environ, **settings)
     assert done.returncode == 2, done.stdout
-    assert (
-        "Traceback" not in done.stdout and "open an issue" not in done.stdout
-    ), done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
+    assert "open an issue" not in done.stdout, done.stdout
     return done.stdout
 
 
@@ -86,7 +85,8 @@ def test_what_is_no_document_is_refused_with_its_name(
     path = tmp_path / "bad.json"
     path.write_text(content)
     text = refused("--compare", path)
-    assert f"{path}: is " in text and problem in text
+    assert f"{path}: is " in text
+    assert problem in text
     assert (
         "make one with --" in text or "compare it with the clone that made it" in text
     )
@@ -140,9 +140,8 @@ def test_standard_input_is_a_document_too(tmp_path: Path) -> None:
     environ = clean_environ()
     command = [sys.executable, VERIFY, "--compare", "-", path]
     done = sh(*command, check=False, env=environ, input=path.read_text())
-    assert done.returncode == 0 and done.stdout.startswith(
-        f"- and {path}: the same environment"
-    )
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"- and {path}: the same environment")
 
 
 def small_document(kind: str) -> "tuple[dict[str, Any], Callable[[str, Fields], Any]]":
@@ -193,5 +192,6 @@ def test_what_a_document_says_cannot_write_to_the_terminal(tmp_path: Path) -> No
     done = sh(
         sys.executable, VERIFY, "--compare", then, now, check=False, env=clean_environ()
     )
-    assert "\x1b" not in done.stdout and "\nboth:" not in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "\nboth:" not in done.stdout
     assert "x\\n\\x1b[2Jboth: the same environment" in done.stdout

@@ -145,7 +145,8 @@ def test_the_same_lock_in_another_place_and_order_has_the_same_fingerprint(
     done = conda_environment.verify(
         "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")
     )
-    assert done.returncode == 0 and "the same environment" in done.stdout
+    assert done.returncode == 0
+    assert "the same environment" in done.stdout
 
 
 def test_the_commit_is_this_clones_in_a_hook_of_another_repository_too(
@@ -199,12 +200,11 @@ def test_comparing_says_what_differs_in_groups(
         next((broken.prefix / "lib/python3.11/site-packages").glob("idna-*.dist-info"))
     )
     done = broken.verify("--compare", str(then))
-    assert (
-        done.returncode == 1
-        and "and this machine: NOT the same environment" in done.stdout
-    )
+    assert done.returncode == 1
+    assert "and this machine: NOT the same environment" in done.stdout
     lines = done.stdout.splitlines()
-    assert "packages:" in lines and "variables:" in lines
+    assert "packages:" in lines
+    assert "variables:" in lines
     assert any("idna (pip)" in line and line.endswith("->  -") for line in lines)
     assert any("CUDA_VISIBLE_DEVICES" in line for line in lines)
     done = broken.verify("--compare", str(then), "--json", "-")
@@ -212,7 +212,8 @@ def test_comparing_says_what_differs_in_groups(
     jsonschema.validate(
         document, json.loads((SCHEMAS / "comparison.schema.json").read_text())
     )
-    assert done.returncode == 1 and document["same_environment"] is False
+    assert done.returncode == 1
+    assert document["same_environment"] is False
     names = {row["name"] for row in document["differences"]}
     assert {"CUDA_VISIBLE_DEVICES", "idna (pip)"} <= names
 
@@ -239,7 +240,8 @@ def test_a_manifest_that_was_edited_is_refused(
         ):
             read_manifest(bad)
     done = broken.verify("--compare", str(tmp_path / "none.json"))
-    assert done.returncode == 2 and "none.json: cannot be read" in done.stdout
+    assert done.returncode == 2
+    assert "none.json: cannot be read" in done.stdout
 
 
 def test_a_damaged_mark_is_named_and_no_manifest_is_made_of_it(tmp_path: Path) -> None:

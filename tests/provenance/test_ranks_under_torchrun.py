@@ -29,7 +29,8 @@ def test_ranks_that_agree(pip_environment: Path) -> None:
     options = [VERIFIER, "--distributed", "--gpu", "off"]
     done = run_ranks(pip_environment, 2, *options, RUNPOD_GPU_COUNT="8")
     assert done.returncode == 0, done.stdout
-    assert "2 ranks" in done.stdout and " 0-1 " in done.stdout
+    assert "2 ranks" in done.stdout
+    assert " 0-1 " in done.stdout
     assert "give the right values, fp32 and bf16" in done.stdout
     assert "the same environment on every rank" in done.stdout
     assert (
@@ -53,7 +54,8 @@ def test_ranks_without_the_gpus_that_they_should_have_do_not_pass(
     """Nodes that had all lost their driver agreed over the CPU."""
     command = [VERIFIER, "--distributed", *options]
     done = run_ranks(pip_environment, 1, *command, RUNPOD_GPU_COUNT=rented)
-    assert done.returncode == 1 and said in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout, done.stdout
     assert (
         "NOT on every GPU: a node that should have GPUs has none that works"
         in done.stdout
@@ -71,7 +73,8 @@ def test_a_rank_with_another_package_is_named(
     assert re.search(named, done.stdout), done.stdout
     assert "NOT the same environment on every rank" in done.stdout
     # Every rank exits 1, not rank 0 alone.
-    assert re.search(r"rank\s+: \d", done.stdout) and "exitcode  : 1" in done.stdout
+    assert re.search(r"rank\s+: \d", done.stdout)
+    assert "exitcode  : 1" in done.stdout
 
 
 def test_a_rank_killed_during_the_check_is_named(pip_environment: Path) -> None:
@@ -93,7 +96,8 @@ def test_a_rank_that_hangs_in_the_collectives_is_named(pip_environment: Path) ->
         pip_environment, 2, SPOILED, "hangs_in_collectives", "--timeout", "15"
     )
     named = r"rank 0: rank 1 \(\S+\) died or hangs in `collectives`"
-    assert done.returncode == 1 and re.search(named, done.stdout), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert re.search(named, done.stdout), done.stdout
 
 
 def test_wrong_values_are_seen(pip_environment: Path) -> None:
@@ -161,9 +165,8 @@ def test_ranks_that_compute_certificates_under_torchrun(
     target = tmp_path / "all.json"
     options = ["--certificate", target, "--timeout", "300"]
     done = run_ranks(pip_environment, 3, SPOILED, "other_kernels", *options)
-    assert (
-        done.returncode == 0 and "every rank computes the same" in done.stdout
-    ), done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "every rank computes the same" in done.stdout, done.stdout
     assert json.loads(target.read_text())["task"]["steps"] == 2
 
 
@@ -176,10 +179,8 @@ def test_outside_torchrun_it_says_what_to_do(pip_environment: Path) -> None:
     }
     done = sh(*command, check=False, env=environ)
     assert done.returncode == 1
-    assert (
-        "the ranks cannot meet" in done.stdout
-        and "run it under torchrun" in done.stdout
-    )
+    assert "the ranks cannot meet" in done.stdout
+    assert "run it under torchrun" in done.stdout
     assert "Traceback" not in done.stdout
     none = {
         "RANK": "0",
@@ -188,7 +189,6 @@ def test_outside_torchrun_it_says_what_to_do(pip_environment: Path) -> None:
         "MASTER_PORT": "x",
     }
     done = sh(*command, check=False, env={**environ, **none})
-    assert (
-        done.returncode == 1 and "the ranks cannot meet: " in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert "the ranks cannot meet: " in done.stdout, done.stdout
     assert "Traceback" not in done.stdout

@@ -97,7 +97,8 @@ def test_the_default_environment() -> None:
         assert env.cudnn(backend).split(".")[:3] == ["9", "1", "0"]
         assert env.cxx11abi(backend) is False
     assert find_cuda(env.cuda("pip")).archs == ("80", "90")
-    assert env.flash_attn() and env.flash_wheel()
+    assert env.flash_attn()
+    assert env.flash_wheel()
     assert env.digest("conda") != env.digest("pip")
 
 
@@ -116,7 +117,9 @@ def test_the_current_environment_is_the_same_on_both_backends() -> None:
     assert env.cxx11abi("pip") is True
     assert env.mkl is False
     source = env.flash_attn()  # for --flash-attn build alone
-    assert source and source.version == "2.8.3.post2" and env.flash_wheel() is None
+    assert source
+    assert source.version == "2.8.3.post2"
+    assert env.flash_wheel() is None
     conda_layer = {package.name: package for package in env.wheels("conda")}
     both = {package.name: package for package in env.wheels("pip")}
     assert {"torch", "triton", "numpy", "scipy", "flash-attn-4"} <= set(conda_layer)

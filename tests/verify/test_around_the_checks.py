@@ -21,10 +21,8 @@ def test_within_names_what_is_out_of_its_bound() -> None:
     result = within(
         {"a": (1e-3, 1e-2), "b": (float("nan"), 1.0), "c": (2.0, 1.0)}, "cpu", "r"
     )
-    assert (
-        result.verdict == "fail"
-        and result.summary == "cpu: b nan (bound 1.0e+00) (and 1 more)"
-    )
+    assert result.verdict == "fail"
+    assert result.summary == "cpu: b nan (bound 1.0e+00) (and 1 more)"
     assert within(
         {f"c{i}": (i / 10, 1.0) for i in range(8)}, "cpu", "r"
     ).summary.startswith("cpu: 8 cases; nearest the bound: c7 ")
@@ -33,9 +31,9 @@ def test_within_names_what_is_out_of_its_bound() -> None:
 def test_what_torch_compile_lacks_is_known_beforehand(tmp_path: Path) -> None:
     bare = {"PATH": str(tmp_path)}
     problem = compile_problem(tmp_path, bare)
-    assert (
-        problem and "there is no g++" in problem and "apt-get install -y g++" in problem
-    )
+    assert problem
+    assert "there is no g++" in problem
+    assert "apt-get install -y g++" in problem
     assert compile_problem(tmp_path, {**bare, "CXX": "clang++"}) is None
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/g++").write_text("#!/bin/sh\n")

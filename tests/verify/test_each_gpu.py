@@ -66,20 +66,21 @@ def test_a_check_runs_on_each_gpu_in_a_folder_of_its_own(
         "work", "it works", work, remedy="another pod", child=True, each_gpu=True
     )
     fault = False
-    assert child.run_here(
-        check, "cuda"
-    ).summary == "on each of 3 GPUs; GPU 0: on cuda" and seen == [0, 1, 2]
+    assert child.run_here(check, "cuda").summary == "on each of 3 GPUs; GPU 0: on cuda"
+    assert seen == [0, 1, 2]
     fault = True
     result = child.run_here(check, "cuda")
     assert (result.verdict, result.summary) == (
         "fail",
         "GPU 1: RuntimeError: illegal memory access",
-    ) and seen[3:] == [0, 1]
+    )
+    assert seen[3:] == [0, 1]
     monkeypatch.chdir(tmp_path)
     fault = False
     assert (
-        child.run_here(check, "cpu").summary == "on cpu" and Path("model").exists()
+        child.run_here(check, "cpu").summary == "on cpu"
     ), "once, where it was started"
+    assert Path("model").exists(), "once, where it was started"
     monkeypatch.setitem(sys.modules, "torch", Torch(0))
     none = child.run_here(check, "cuda")
     assert (none.verdict, none.summary) == ("fail", "torch finds no GPU")
@@ -111,10 +112,8 @@ def test_the_time_limit_is_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None
         return runner.Children(slow, device, {}).run(check).summary
 
     monkeypatch.setattr(child, "started", lambda command, **options: hanging())
-    assert (
-        limit(check, "cuda") == "no answer within 2 s; stopped"
-        and limit(check, "cpu") == "no answer within 1 s; stopped"
-    )
+    assert limit(check, "cuda") == "no answer within 2 s; stopped"
+    assert limit(check, "cpu") == "no answer within 1 s; stopped"
 
 
 def test_the_time_of_compiling_is_beside_that_of_computing(

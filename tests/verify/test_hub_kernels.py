@@ -21,7 +21,8 @@ def run_check(version: str | None, environ: dict[str, str]) -> Any:
 def test_without_the_package_nothing_is_fetched(tmp_path: Path) -> None:
     assert not find_hub_kernels("", {"USE_HUB_KERNELS": "1"}, tmp_path).possible
     result = run_check(None, {})
-    assert result.verdict == "pass" and "not installed" in result.summary
+    assert result.verdict == "pass"
+    assert "not installed" in result.summary
 
 
 def test_what_would_be_fetched_and_what_was(
@@ -36,12 +37,11 @@ def test_what_would_be_fetched_and_what_was(
     assert result.verdict == "warn"
     assert result.remedy == "/env/bin/python -m pip uninstall -y kernels"
     text = "\n".join(result.details)
-    assert "layers of models would be replaced" in text and "flash-attn2 where" in text
+    assert "layers of models would be replaced" in text
+    assert "flash-attn2 where" in text
     assert "LOCAL_KERNELS=/home/me/kernel" in text
-    assert (
-        "was fetched: kernels--kernels-community--flash-attn2" in text
-        and "gpt2" not in text
-    )
+    assert "was fetched: kernels--kernels-community--flash-attn2" in text
+    assert "gpt2" not in text
 
 
 def test_the_switches_that_activate_sets_leave_what_is_asked_for_by_name(
@@ -49,7 +49,9 @@ def test_the_switches_that_activate_sets_leave_what_is_asked_for_by_name(
 ) -> None:
     """An attention implementation is still fetched: only without the network it is not."""
     found = find_hub_kernels("0.18.2", SWITCHED_OFF, tmp_path)
-    assert not found.layers and found.fetching and found.possible
+    assert not found.layers
+    assert found.fetching
+    assert found.possible
     assert not find_hub_kernels("0.18.2", {"HF_HUB_OFFLINE": "1"}, tmp_path).fetching
     assert find_hub_kernels("0.18.2", {"DISABLE_KERNEL_MAPPING": "0"}, tmp_path).layers
 

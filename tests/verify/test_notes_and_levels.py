@@ -137,7 +137,8 @@ def test_a_conda_record_that_is_a_pipe_is_not_waited_for(small: SmallPrefix) -> 
     pipe = small.path / "conda-meta/x.json"
     os.mkfifo(pipe)
     result = layers.conda_layer(small.context())
-    assert result.verdict == "fail" and result.remedy, result
+    assert result.verdict == "fail", result
+    assert result.remedy, result
     assert f"{pipe}: is not a conda record (it is not a regular file)" in result.summary
 
 
@@ -184,9 +185,11 @@ def test_the_remedy_of_a_record_that_describes_nothing_is_its_removal(
     """No installation puts it right: no lock names it, or the locked package is there beside it."""
     (small.site / name).mkdir()
     result = layers.pip_layer(small.context())
-    assert result.verdict == "fail" and result.action == "remove", result
+    assert result.verdict == "fail", result
+    assert result.action == "remove", result
     assert f"{small.site / name}: has no readable METADATA" in result.summary
-    assert result.remedy == f"rm -r {small.site / name}" and not result.details
+    assert result.remedy == f"rm -r {small.site / name}"
+    assert not result.details
     subprocess.run(result.remedy, shell=True, check=True)
     assert layers.pip_layer(small.context()).verdict == "pass"
 
@@ -195,7 +198,8 @@ def test_a_locked_wheels_lost_description_is_repaired(small: SmallPrefix) -> Non
     (small.record.parent / "METADATA").unlink()
     result = layers.pip_layer(small.context())
     assert "has no readable METADATA; reinstall demo" in result.summary
-    assert result.action == "repair" and "post_create.sh" in result.remedy
+    assert result.action == "repair"
+    assert "post_create.sh" in result.remedy
 
 
 def test_a_conda_packages_lost_description_needs_a_rebuild(small: SmallPrefix) -> None:
@@ -227,9 +231,8 @@ def test_bytecode_of_its_source_passes(small: SmallPrefix) -> None:
     ):
         compile_core(small, mode)
         result = files.files(small.context())
-        assert (
-            result.verdict == "pass" and "1 files of bytecode" in result.summary
-        ), result
+        assert result.verdict == "pass", result
+        assert "1 files of bytecode" in result.summary, result
 
 
 def test_stale_bytecode_is_named_at_the_full_level(small: SmallPrefix) -> None:

@@ -49,7 +49,8 @@ def test_what_a_check_says_moves_no_cursor() -> None:
         io.StringIO(),
         failed("one\x1b[2J", "two\x1b[2J", ["three\x1b[2J", "four\nfive"]),
     )
-    assert "\x1b" not in text and text.count("\\x1b[2J") == 4, text
+    assert "\x1b" not in text, text
+    assert text.count("\\x1b[2J") == 4, text
     assert "four five" in text.replace("\n        ", " ")
 
 
@@ -64,9 +65,8 @@ def test_plain_when_piped_and_coloured_on_a_terminal(
         "      - detail",
         "      > mend it",
     ]
-    assert "\033[31mFAIL\033[0m" in said(
-        Terminal(), failed("wrong", "mend it")
-    ) and "working" in said(Terminal())
+    assert "\033[31mFAIL\033[0m" in said(Terminal(), failed("wrong", "mend it"))
+    assert "working" in said(Terminal())
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\033[31m" not in said(Terminal(), failed("wrong", "mend it"))
 
@@ -85,11 +85,9 @@ def test_progress_is_one_line_on_a_terminal_and_one_every_15_s_elsewhere(
         progress.clear()
         shown[out.isatty()] = out.getvalue()
     assert shown[False] == "  step 14\n  step 29\n"
-    assert (
-        shown[True].count("\n") == 0
-        and shown[True].count("\r\033[K  step") == 32
-        and shown[True].endswith("\r\033[K")
-    )
+    assert shown[True].count("\n") == 0
+    assert shown[True].count("\r\033[K  step") == 32
+    assert shown[True].endswith("\r\033[K")
 
 
 # The groups
@@ -205,7 +203,8 @@ def test_known_vulnerabilities_are_one_line() -> None:
         named("vulnerabilities", warned(text, "keep to it", ["CVE-1", "CVE-2"]))
     )
     expected = f"      WARN  vulnerabilities: {text}; --only vulnerabilities lists them"
-    assert lines[1] == expected and len(lines) == 4
+    assert lines[1] == expected
+    assert len(lines) == 4
 
 
 def test_every_check_has_a_group_with_one_that_speaks_or_names() -> None:
@@ -217,11 +216,9 @@ def test_every_check_has_a_group_with_one_that_speaks_or_names() -> None:
 
 def test_skipped_is_never_counted_as_passed() -> None:
     text = said(io.StringIO(), skipped("no GPU"))
-    assert (
-        "0 passed, 0 failed, 1 skipped" in text
-        and "nothing was checked" in text
-        and "verified" not in text
-    )
+    assert "0 passed, 0 failed, 1 skipped" in text
+    assert "nothing was checked" in text
+    assert "verified" not in text
     assert "1 passed, 1 warned, 0 failed, 1 skipped" in said(
         io.StringIO(), passed("x"), warned("w", "r"), skipped("s")
     )
@@ -237,7 +234,8 @@ def test_compiled_is_never_counted_as_passed() -> None:
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("COMPILED  triton")
     assert lines[1] == "0 passed, 1 compiled but not run, 0 failed in 1.0 s"
-    assert "verified" not in lines[2] and "nothing was run" in lines[2]
+    assert "verified" not in lines[2]
+    assert "nothing was run" in lines[2]
     assert exit_status([result], strict=True) == 0
 
 
@@ -248,11 +246,9 @@ def test_long_lists_are_cut_and_long_lines_wrapped(
     text = said(
         io.StringIO(), failed("wrong", "mend it", [f"file {n}" for n in range(50)])
     )
-    assert (
-        "file 19" in text
-        and "file 20" not in text
-        and "and 30 more; --json FILE has them all" in text
-    )
+    assert "file 19" in text
+    assert "file 20" not in text
+    assert "and 30 more; --json FILE has them all" in text
     wrapped = said(Terminal(), failed("wrong", "word " * 40))
     assert (
         max(
@@ -265,24 +261,18 @@ def test_long_lists_are_cut_and_long_lines_wrapped(
 
 
 def test_exit_status() -> None:
-    assert (
-        exit_status([passed("x"), skipped("s")]) == 0
-        and exit_status([failed("x", "r")]) == 1
-    )
-    assert (
-        exit_status([warned("x", "r")]) == 0
-        and exit_status([warned("x", "r")], strict=True) == 1
-    )
+    assert exit_status([passed("x"), skipped("s")]) == 0
+    assert exit_status([failed("x", "r")]) == 1
+    assert exit_status([warned("x", "r")]) == 0
+    assert exit_status([warned("x", "r")], strict=True) == 1
     out = io.StringIO()
     for results, strict in (
         ([passed("x"), warned("y", "r")], True),
         ([warned("y", "r")], False),
     ):
         Report(out).summary(results, 1.0, strict)
-    assert (
-        "not verified, since with --strict a warning fails" in out.getvalue()
-        and "verified:" not in out.getvalue()
-    )
+    assert "not verified, since with --strict a warning fails" in out.getvalue()
+    assert "verified:" not in out.getvalue()
     assert "no check failed, and none passed" in out.getvalue()
 
 
@@ -337,7 +327,8 @@ def test_what_is_attached_to_a_report_has_all_and_no_secret(
     assert not re.search(
         "HUNTER2|hf_abc|p4ss|abcdefg", text
     ), "another's file behind a link; what looks like a secret"
-    assert "s3cret" not in text and "line 49\n" not in text
+    assert "s3cret" not in text
+    assert "line 49\n" not in text
 
 
 def test_a_report_is_written_outside_an_environment_too(tmp_path: Path) -> None:
@@ -350,6 +341,8 @@ def test_a_report_is_written_outside_an_environment_too(tmp_path: Path) -> None:
         target,
     ]
     done = sh(*command, check=False, env=clean_environ())
-    assert done.returncode == 1 and f"{target} is written" in done.stdout, done.stdout
+    assert done.returncode == 1, done.stdout
+    assert f"{target} is written" in done.stdout, done.stdout
     text = target.read_text()
-    assert "where no lock was installed" in text and '"machine": {' in text
+    assert "where no lock was installed" in text
+    assert '"machine": {' in text

@@ -42,7 +42,8 @@ def test_what_a_shell_script_hands_on_is_judged_as_the_callers(
     name: str, verdict: str, small: SmallPrefix
 ) -> None:
     result = judge(small, **{f"MAXIMALCAI_{name}": "/x"})
-    assert result.verdict == verdict and f"{name}=/x" in result.summary, result
+    assert result.verdict == verdict, result
+    assert f"{name}=/x" in result.summary, result
 
 
 @pytest.mark.parametrize("script", ["setup_runpod_environment.sh", "post_create.sh"])
@@ -124,9 +125,8 @@ def test_what_runs_beside_what_is_locked_is_named(
 ) -> None:
     result = judge(small, **{name: value.format(prefix=small.path)})
     assert result.verdict == "warn", result
-    assert result.summary.startswith(f"{name}=") and result.remedy.startswith(
-        f"unset {name}, if"
-    )
+    assert result.summary.startswith(f"{name}=")
+    assert result.remedy.startswith(f"unset {name}, if")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,8 @@ def test_a_module_of_the_current_folder_is_named(
     )
     context.environ = {"PYTHONPATH": ":/nowhere"}
     result = surroundings.user_site(context)
-    assert result.verdict == "fail" and result.remedy == "unset PYTHONPATH"
+    assert result.verdict == "fail"
+    assert result.remedy == "unset PYTHONPATH"
     context.environ = {"PYTHONSAFEPATH": "1"}
     assert surroundings.user_site(context).verdict == "pass"
 

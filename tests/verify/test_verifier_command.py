@@ -25,9 +25,11 @@ def test_there_are_enough_faults_and_each_has_a_name() -> None:
 
 def test_the_whole_environment_is_green(conda_environment: CondaEnvironment) -> None:
     done = conda_environment.verify("--level", "quick")
-    assert done.returncode == 0 and "FAIL" not in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "FAIL" not in done.stdout, done.stdout
     done = conda_environment.verify("--only", "files")
-    assert done.returncode == 0 and "all as installed" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "all as installed" in done.stdout, done.stdout
 
 
 def nvidia_smi(folder: Path, script: str) -> dict[str, str]:
@@ -60,11 +62,9 @@ def test_a_bad_driver_is_named(
     done = conda_environment.verify(
         "--only", "driver", **nvidia_smi(tmp_path / "bin", script)
     )
-    assert (
-        done.returncode == 1
-        and said in done.stdout
-        and "take another pod" in done.stdout
-    ), done.stdout
+    assert done.returncode == 1, done.stdout
+    assert said in done.stdout, done.stdout
+    assert "take another pod" in done.stdout, done.stdout
 
 
 def test_a_gpu_check_that_cannot_run_where_a_gpu_is_fails(
@@ -86,20 +86,18 @@ def test_a_gpu_check_that_cannot_run_where_a_gpu_is_fails(
     done = conda_environment.verify(
         "--only", "driver,flash-attn", "--gpu", "off", **environ
     )
-    assert (
-        done.returncode == 0
-        and done.stdout.count("SKIP") == 2
-        and "nothing was checked" in done.stdout
-    )
+    assert done.returncode == 0
+    assert done.stdout.count("SKIP") == 2
+    assert "nothing was checked" in done.stdout
 
 
 def test_a_gpu_that_is_required_is_missed_whatever_is_checked(
     conda_environment: CondaEnvironment,
 ) -> None:
     done = conda_environment.verify("--only", "gpu-state", "--gpu", "require")
+    assert done.returncode == 1, done.stdout
     assert (
-        done.returncode == 1
-        and "FAIL  driver           no GPU found, and --gpu require was given"
+        "FAIL  driver           no GPU found, and --gpu require was given"
         in done.stdout
     ), done.stdout
 
@@ -137,9 +135,11 @@ def test_wrong_usage_exits_2(
         (["--level", "middling"], "invalid choice"),
     ):
         done = conda_environment.verify(*options)
-        assert done.returncode == 2 and said in done.stdout, done.stdout
+        assert done.returncode == 2, done.stdout
+        assert said in done.stdout, done.stdout
     done = conda_environment.verify("--list")
-    assert done.returncode == 0 and len(done.stdout.splitlines()) >= 25
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) >= 25
 
 
 def test_strays_in_a_locked_package_are_a_warning_and_what_extras_own_is_nothing(
@@ -153,7 +153,8 @@ def test_strays_in_a_locked_package_are_a_warning_and_what_extras_own_is_nothing
     (site / "tqdm/new/module.py").touch()
     (site / "numpy.py").touch()
     done = broken.verify("--only", "strays,startup")
-    assert done.returncode == 0 and "WARN  strays" in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "WARN  strays" in done.stdout, done.stdout
     assert "tqdm/new/module.py: no package has it, beside locked files" in done.stdout
     assert "numpy.py: no package has it, beside locked files" in done.stdout
 
@@ -163,9 +164,9 @@ def test_what_was_added_and_does_not_fit_is_a_warning(broken: CondaEnvironment) 
     assert "PASS  requirements" in broken.verify("--only", "requirements").stdout
     uv("install", "--no-deps", "requests==2.32.3")(broken)
     done = broken.verify("--level", "quick", "--verbose")
+    assert done.returncode == 0, done.stdout
     assert (
-        done.returncode == 0
-        and "WARN  requirements     The package `requests` requires `" in done.stdout
+        "WARN  requirements     The package `requests` requires `" in done.stdout
     ), done.stdout
 
 
@@ -186,9 +187,8 @@ def test_a_device_as_the_target_stays_one_and_a_neighbour_is_not_touched(
         broken.verify("--only", "locks", "--json", str(tmp_path / "r.json")).returncode
         == 0
     )
-    assert (tmp_path / "r.json.probe").read_text() == "precious" and (
-        tmp_path / "r.json"
-    ).is_file()
+    assert (tmp_path / "r.json.probe").read_text() == "precious"
+    assert (tmp_path / "r.json").is_file()
     os.mkfifo(tmp_path / "pipe")
     reader = subprocess.Popen(
         ["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE, text=True
@@ -197,9 +197,8 @@ def test_a_device_as_the_target_stays_one_and_a_neighbour_is_not_touched(
         broken.verify("--only", "locks", "--json", str(tmp_path / "pipe")).returncode
         == 0
     )
-    assert (
-        '"schema_version"' in reader.communicate()[0] and (tmp_path / "pipe").is_fifo()
-    )
+    assert '"schema_version"' in reader.communicate()[0]
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_pipe_where_a_file_is_expected_is_not_waited_for(
@@ -212,11 +211,9 @@ def test_a_pipe_where_a_file_is_expected_is_not_waited_for(
         (broken.prefix / SITE / name).unlink()
         os.mkfifo(broken.prefix / SITE / name)
     done = broken.verify("--only", "files,pip-layer")
-    assert (
-        done.returncode == 1
-        and "idna/core.py: cannot be read" in done.stdout
-        and "no readable METADATA" in done.stdout
-    )
+    assert done.returncode == 1
+    assert "idna/core.py: cannot be read" in done.stdout
+    assert "no readable METADATA" in done.stdout
 
 
 def test_a_locale_without_unicode_is_no_traceback(broken: CondaEnvironment) -> None:
@@ -231,7 +228,8 @@ def test_a_locale_without_unicode_is_no_traceback(broken: CondaEnvironment) -> N
         "quick",
     ]
     done = sh(*program, check=False, env=environ, errors="replace")
-    assert done.returncode == 0 and "Traceback" not in done.stdout, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "Traceback" not in done.stdout, done.stdout
 
 
 def test_the_name_and_version_are_the_headers_not_the_descriptions(

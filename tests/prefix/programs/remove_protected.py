@@ -15,6 +15,7 @@ for name, mode in (("results", 0o555), ("lib/mine", 0o000)):
     folder.chmod(mode)
 (prefix.path / SITE / "idna").chmod(0o555)
 kept = remove_environment(prefix, prefix.path)
-assert kept is not None and not prefix.path.exists()
+assert kept is not None
+assert not prefix.path.exists()
 for name in kept.names:
     print(name, oct((kept.folder / name).stat().st_mode & 0o777))
