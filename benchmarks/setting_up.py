@@ -128,8 +128,16 @@ def divide_into_steps(parts: Iterable[Printed], began: float, ended: float) -> R
     return Run(tuple(steps))
 
 
-def time_steps(*command: Any) -> tuple[Run, str]:
-    """Runs the set-up; its steps, and what it printed."""
+@dataclass(frozen=True)
+class TimedRun:
+    """A run of the set-up, and what it printed."""
+
+    run: Run
+    output: str
+
+
+def time_steps(*command: Any) -> TimedRun:
+    """Runs the set-up."""
     began = time.monotonic()
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -143,7 +151,7 @@ def time_steps(*command: Any) -> tuple[Run, str]:
             parts.append(Printed(block.decode(errors="replace"), time.monotonic()))
     process.wait()
     run = divide_into_steps(parts, began, time.monotonic())
-    return run, "".join(part.text for part in parts)
+    return TimedRun(run, "".join(part.text for part in parts))
 
 
 def one_step(name: str, seconds: float) -> Run:
@@ -161,9 +169,9 @@ class Ours:
     def run(self) -> Run:
         places = ["--prefix", self.prefix, "--cache", self.cache]
         options = ["--backend", "pip", "--level", "quick", *places]
-        run, output = time_steps(*self.within, SCRIPT, *options)
-        assert "verified" in output, output
-        return run
+        timed = time_steps(*self.within, SCRIPT, *options)
+        assert "verified" in timed.output, timed.output
+        return timed.run
 
 
 class UvAlone:
@@ -236,9 +244,15 @@ def in_new_memory_disk(folder: Path) -> list[Any]:
     return ["unshare", "--mount", "--map-root-user", "bash", "-c", mount, "bash"]
 
 
-def measure_pods(
-    folder: Path, prefix: Path, rounds: int
-) -> tuple[list[Situation], PipLine]:
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured, and the pip line whose result is described beside it."""
+
+    situations: list[Situation]
+    pip: PipLine
+
+
+def measure_pods(folder: Path, prefix: Path, rounds: int) -> Measurements:
     """All three situations, the contenders in turns; leaves a finished environment at `prefix`."""
     first = Situation(FIRST_POD)
     later = Situation(LATER_POD)
@@ -263,7 +277,7 @@ def measure_pods(
         local = ["--no-index", "--find-links", volume / "wheels"]
         later.add(UV, UvAlone(folder, memory, local).run(within=pod))
         later.add(PIP, PipLine(memory / "old", pip.cache).run(within=pod))
-    return [first, later, second], pip
+    return Measurements([first, later, second], pip)
 
 
 def plot_data(situations: list[Situation]) -> list[dict[str, Any]]:
@@ -314,7 +328,7 @@ def describe_difference(prefix: Path, pip: PipLine) -> str:
 
 def set_up(folder: Path, prefix: Path, rounds: int, data: Path) -> str:
     """The section of the results; writes what plot.py draws into `data`."""
-    situations, pip = measure_pods(folder, prefix, rounds)
-    data.write_text(json.dumps(plot_data(situations), indent=1) + "\n")
-    tables = [situation.table(rounds) for situation in situations]
-    return "\n".join([*tables, describe_difference(prefix, pip)])
+    measured = measure_pods(folder, prefix, rounds)
+    data.write_text(json.dumps(plot_data(measured.situations), indent=1) + "\n")
+    tables = [situation.table(rounds) for situation in measured.situations]
+    return "\n".join([*tables, describe_difference(prefix, measured.pip)])

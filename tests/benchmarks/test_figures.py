@@ -39,10 +39,10 @@ def test_a_program_without_steps_is_one() -> None:
 
 def test_the_title_of_a_step_is_seen_before_its_line_ends() -> None:
     script = "printf '[1/2] Fetch uv   '; sleep 0.3; printf 'done\\n[2/2] flash-attn  '; sleep 0.1"
-    run, output = setting_up.time_steps("bash", "-c", script)
-    names = [step.name for step in run.steps]
+    timed = setting_up.time_steps("bash", "-c", script)
+    names = [step.name for step in timed.run.steps]
     assert names == ["start", "fetch the installer", "flash-attn"]
-    assert "done" in output
+    assert "done" in timed.output
 
 
 def one_step(seconds: float) -> Run:

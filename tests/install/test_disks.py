@@ -13,7 +13,7 @@ from fixtures.commands import ROOT
 from lockedenv.backends import private_folders, uv_program
 from lockedenv.errors import Stop
 from lockedenv.host.disks import has_links_and_locks
-from lockedenv.install.facts import Disk, Facts, PrefixFacts, read_disk
+from lockedenv.install.facts import Disk, Disks, Facts, PrefixFacts, read_disk
 from lockedenv.install.plan import DiskNeed, Purpose, disk_problems, needed_disks
 from lockedenv.install.request import Request
 from lockedenv.prefix.lifecycle import Status
@@ -25,9 +25,11 @@ def needed(request: Request) -> List[Tuple[int, str]]:
     """Bytes and purpose of each disk, for the pip backend."""
     found = Facts(
         PrefixFacts(Prefix(request.prefix), Status.ABSENT),
-        prefix_disk=read_disk(request.prefix),
-        cache_disk=read_disk(request.cache),
-        temporary_disk=read_disk(request.prefix),
+        Disks(
+            prefix=read_disk(request.prefix),
+            cache=read_disk(request.cache),
+            temporary=read_disk(request.prefix),
+        ),
         links_and_locks=has_links_and_locks(request.prefix),
     )
     return [

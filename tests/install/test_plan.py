@@ -10,8 +10,14 @@ from fixtures.commands import ROOT
 from lockedenv.backends.base import Offer, Problem
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
-from lockedenv.install.facts import Disk, Facts, PrefixFacts, Surroundings
-from lockedenv.install.plan import Action, Plan, make_plan
+from lockedenv.install.facts import Disk, Disks, Facts, PrefixFacts, Surroundings
+from lockedenv.install.plan import (
+    Action,
+    Plan,
+    is_finished,
+    plan_installation,
+    plan_verification,
+)
 from lockedenv.install.request import Request
 from lockedenv.prefix.lifecycle import Status
 from lockedenv.prefix.place import Prefix
@@ -31,10 +37,8 @@ def facts_of(**changes: object) -> Facts:
     disk = Disk(Path("/somewhere"), device=1, free=LARGE)
     made = Facts(
         prefix=PrefixFacts(PLACE, Status.ABSENT),
+        disks=Disks(prefix=disk, cache=disk, temporary=disk),
         offers={"pip": Offer(True, "as asked")},
-        prefix_disk=disk,
-        cache_disk=disk,
-        temporary_disk=disk,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -48,7 +52,7 @@ def remedies(plan: Plan) -> str:
 
 
 def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
-    plan = make_plan(request_of(), facts_of())
+    plan = plan_installation(request_of(), facts_of())
     assert (plan.action, plan.backend, plan.level) == (Action.INSTALL, "pip", "full")
     assert plan.problems == []
     assert plan.disks[0].needed > 5 * 10**9
@@ -58,11 +62,12 @@ def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
     finished = PrefixFacts(
         PLACE, Status.VERIFIED, backend="conda", environment="default"
     )
-    plan = make_plan(request_of(), Facts(finished))
+    assert is_finished(request_of(), finished)
+    plan = plan_verification(request_of(), finished)
     assert (plan.action, plan.backend, plan.level) == (Action.VERIFY, "conda", "full")
     passed = replace(finished, fully_verified=True)
-    assert make_plan(request_of(), Facts(passed)).level == "quick"
-    assert make_plan(request_of(level="full"), Facts(passed)).level == "full"
+    assert plan_verification(request_of(), passed).level == "quick"
+    assert plan_verification(request_of(level="full"), passed).level == "full"
 
 
 @pytest.mark.parametrize("change", [{"force": True}, {"backend": "pip"}])
@@ -72,10 +77,10 @@ def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(
     finished = PrefixFacts(
         PLACE, Status.VERIFIED, backend="conda", environment="default"
     )
-    assert (
-        make_plan(request_of(**change), facts_of(prefix=finished)).action
-        is Action.REBUILD
-    )
+    request = request_of(**change)
+    assert not is_finished(request, finished)
+    plan = plan_installation(request, facts_of(prefix=finished))
+    assert plan.action is Action.REBUILD
 
 
 def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
@@ -83,7 +88,7 @@ def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
         "conda": Offer(False, "the channel does not answer"),
         "pip": Offer(True, "as ever"),
     }
-    plan = make_plan(request_of(), facts_of(offers=offers))
+    plan = plan_installation(request_of(), facts_of(offers=offers))
     assert (plan.backend, plan.backend_reason) == ("pip", "the channel does not answer")
 
 
@@ -112,7 +117,7 @@ def test_a_place_where_nothing_may_be_done_is_refused(
     prefix: PrefixFacts, said: str
 ) -> None:
     with pytest.raises(Stop, match=said):
-        make_plan(request_of(), facts_of(prefix=prefix))
+        plan_installation(request_of(), facts_of(prefix=prefix))
 
 
 def test_the_remedy_of_another_environment_names_this_prefix_and_this_environment() -> (
@@ -122,7 +127,7 @@ def test_the_remedy_of_another_environment_names_this_prefix_and_this_environmen
     current = environment.find("current")
     prefix = PrefixFacts(PLACE, Status.VERIFIED, environment="default")
     with pytest.raises(Stop) as stop:
-        make_plan(request_of(environment=current), facts_of(prefix=prefix))
+        plan_installation(request_of(environment=current), facts_of(prefix=prefix))
     command = "setup_runpod_environment.sh --prefix /somewhere/env --environment current --force"
     assert command in str(stop.value)
 
@@ -136,18 +141,20 @@ def test_a_blackwell_gpu_is_refused_in_the_default_environment(
 ) -> None:
     """Everything was installed, and the quick level said verified."""
     facts = facts_of(gpus=[gpu_of(name, capability)], offers={backend: Offer(True, "")})
-    said = remedies(make_plan(request_of(), facts))
+    said = remedies(plan_installation(request_of(), facts))
     assert f"{name} has compute capability {capability}, and torch 2.5.1" in said
     assert "kernels for 5.0, 6.0, 7.0, 7.5, 8.0, 8.6, 9.0 alone" in said
     assert "use --environment current, which has them" in said
     current = request_of(environment=environment.find("current"))
-    assert make_plan(current, facts).problems == []
+    assert plan_installation(current, facts).problems == []
 
 
 @pytest.mark.parametrize("name, capability", [("V100", "7.0"), ("P100", "6.0")])
 def test_a_gpu_too_old_for_current_is_refused_there(name: str, capability: str) -> None:
     current = request_of(environment=environment.find("current"))
-    said = remedies(make_plan(current, facts_of(gpus=[gpu_of(name, capability)])))
+    said = remedies(
+        plan_installation(current, facts_of(gpus=[gpu_of(name, capability)]))
+    )
     assert f"{name} has compute capability {capability}" in said
     assert "use --environment default, which has them" in said
 
@@ -156,7 +163,7 @@ def test_a_gpu_too_old_for_current_is_refused_there(name: str, capability: str) 
 def test_what_torch_has_kernels_for_is_not_refused(capability: str) -> None:
     for wanted in environment.list_environments():
         facts = facts_of(gpus=[gpu_of("a GPU", capability)])
-        assert make_plan(request_of(environment=wanted), facts).problems == []
+        assert plan_installation(request_of(environment=wanted), facts).problems == []
 
 
 @pytest.mark.parametrize("driver", ["550.54.14", "575.51.03"])
@@ -164,7 +171,9 @@ def test_a_driver_too_old_for_cuda_13_is_named_with_what_runs_on_it(
     driver: str,
 ) -> None:
     current = request_of(environment=environment.find("current"))
-    said = remedies(make_plan(current, facts_of(gpus=[gpu_of("H100", "9.0", driver)])))
+    said = remedies(
+        plan_installation(current, facts_of(gpus=[gpu_of("H100", "9.0", driver)]))
+    )
     assert f"the driver {driver} of H100 is older than 580.65.06" in said
     assert (
         "use --environment default, which runs on the driver 525.60.13 and newer"
@@ -175,12 +184,14 @@ def test_a_driver_too_old_for_cuda_13_is_named_with_what_runs_on_it(
 def test_the_oldest_driver_of_cuda_13_runs_both_environments() -> None:
     facts = facts_of(gpus=[gpu_of("H100", "9.0", "580.65.06")])
     for wanted in environment.list_environments():
-        assert make_plan(request_of(environment=wanted), facts).problems == []
+        assert plan_installation(request_of(environment=wanted), facts).problems == []
 
 
 def test_a_driver_that_no_environment_runs_on_has_no_such_remedy() -> None:
     said = remedies(
-        make_plan(request_of(), facts_of(gpus=[gpu_of("H100", "9.0", "470.57.02")]))
+        plan_installation(
+            request_of(), facts_of(gpus=[gpu_of("H100", "9.0", "470.57.02")])
+        )
     )
     assert "older than 525.60.13" in said
     assert "--environment" not in said
@@ -192,14 +203,14 @@ def test_what_is_in_the_way_is_told_with_the_plan() -> None:
         pod_refusal=refusal, misleading=[Problem("PYTHONPATH", "unset it")]
     )
     facts = facts_of(surroundings=surroundings)
-    assert refusal in make_plan(request_of(), facts).problems
-    plan = make_plan(request_of(any_pod=True), facts)
+    assert refusal in plan_installation(request_of(), facts).problems
+    plan = plan_installation(request_of(any_pod=True), facts)
     assert [problem.what for problem in plan.problems] == ["PYTHONPATH"]
 
 
 def test_a_rebuild_keeps_the_old_one_until_the_new_one_is_there() -> None:
     """Both must fit, unless the cache holds what the old one links to."""
     changed = PrefixFacts(PLACE, Status.CHANGED, backend="pip", environment="default")
-    whole = make_plan(request_of(), facts_of()).disks[0].needed
-    linked = make_plan(request_of(), facts_of(prefix=changed)).disks[0].needed
+    whole = plan_installation(request_of(), facts_of()).disks[0].needed
+    linked = plan_installation(request_of(), facts_of(prefix=changed)).disks[0].needed
     assert linked < whole / 2

@@ -45,27 +45,6 @@ class Group(Enum):
     OUTPUT = "output"
 
 
-class Adder:
-    """Adds options to a parser, in groups."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._parser = parser
-        self._groups: dict[Group, argparse._ArgumentGroup] = {}
-
-    def add(self, group: Group, *names: str, **settings: Any) -> None:
-        """Adds an option; --help leaves out what is not usual."""
-        if group is Group.USUAL:
-            self._parser.add_argument(*names, **settings)
-            return
-        if group not in self._groups:
-            self._groups[group] = self._parser.add_argument_group(group.value)
-        shown = settings.pop("help")
-        action = self._groups[group].add_argument(
-            *names, help=argparse.SUPPRESS, **settings
-        )
-        action.full_help = shown  # type: ignore[attr-defined]
-
-
 @dataclass(frozen=True)
 class Script:
     """A script that installs: what its help says. `usual`: its options that --help lists, besides those of both."""
@@ -76,18 +55,38 @@ class Script:
     usual: frozenset[str] = frozenset()
 
 
-def make_parser(script: Script) -> tuple[Parser, Adder]:
+class ScriptParser(Parser):
+    """The parser of a script that installs, whose options are in groups."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(
+            f"scripts/{script.name}",
+            description=script.description,
+            epilog=script.epilog,
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._added_groups: dict[Group, argparse._ArgumentGroup] = {}
+
+    def add_option(self, group: Group, *names: str, **settings: Any) -> None:
+        """Adds an option; --help leaves out what is not usual."""
+        if group is Group.USUAL:
+            self.add_argument(*names, **settings)
+            return
+        if group not in self._added_groups:
+            self._added_groups[group] = self.add_argument_group(group.value)
+        shown = settings.pop("help")
+        action = self._added_groups[group].add_argument(
+            *names, help=argparse.SUPPRESS, **settings
+        )
+        action.full_help = shown  # type: ignore[attr-defined]
+
+
+def make_parser(script: Script) -> ScriptParser:
     """The parser of a script, with the options that both have."""
-    parser = Parser(
-        f"scripts/{script.name}",
-        description=script.description,
-        epilog=script.epilog,
-        allow_abbrev=False,
-        add_help=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    adder = Adder(parser)
-    add = adder.add
+    parser = ScriptParser(script)
+    add = parser.add_option
     add(
         Group.USUAL,
         "--environment",
@@ -177,7 +176,7 @@ def make_parser(script: Script) -> tuple[Parser, Adder]:
         nargs=0,
         help="print the version and the commit",
     )
-    return parser, adder
+    return parser
 
 
 def usual_prefix(name: str | None) -> Path:
@@ -189,14 +188,14 @@ def usual_prefix(name: str | None) -> Path:
 
 
 def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
-    """The request that the options of a parser above make, for a prefix. Raises UsageError or Stop."""
+    """The request that the options of both scripts make, for a prefix. Raises UsageError or Stop."""
     cache = default_cache()
     if arguments.cache:
         cache = arguments.cache.expanduser()
     cache = cache.resolve()
     # Through a link of people's own: what it points to.
     path = find_prefix(prefix).name
-    offline, address = _offline(arguments.offline, cache)
+    offline = _read_offline(arguments.offline, cache)
     wanted = _environment(arguments.environment, path)
     flash = _flash(arguments)
     # Wrong architectures are refused now, and not after the downloads.
@@ -205,17 +204,11 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
         prefix=path,
         environment=wanted,
         cache=cache,
-        offline=offline,
-        address=address,
-        mirrors=tuple(getattr(arguments, "mirrors", ())),
-        backend=getattr(arguments, "backend", "auto"),
+        offline=offline.folder,
+        address=offline.address,
         flash=flash,
         level=arguments.level,
-        force=getattr(arguments, "force", False),
-        keep_extras=not getattr(arguments, "drop_extras", False),
-        any_pod=getattr(arguments, "any_pod", False),
         any_disk=bool(os.environ.get("MAXIMALCAI_ANY_DISK")),
-        dry_run=getattr(arguments, "dry_run", False),
     )
 
 
@@ -226,18 +219,26 @@ def _environment(name: str | None, prefix: Path) -> Environment:
     return found
 
 
-def _offline(text: str | None, cache: Path) -> tuple[Path | None, str]:
-    """--offline as (folder, address): the files of an address go to the cache. Raises UsageError."""
+@dataclass(frozen=True)
+class Offline:
+    """--offline. `folder`: what everything is taken from. `address`: what fills that folder first."""
+
+    folder: Path | None = None
+    address: str = ""
+
+
+def _read_offline(text: str | None, cache: Path) -> Offline:
+    """The value of --offline; the files of an address go to the cache. Raises UsageError."""
     if not text:
-        return None, ""
+        return Offline()
     if "://" in text:
-        return cache, text.rstrip("/")
+        return Offline(cache, text.rstrip("/"))
     folder = Path(text)
     if not folder.is_dir():
         raise UsageError(
             f"--offline {folder}: is not a folder; make it with --download-only {folder}"
         )
-    return folder.resolve(), ""
+    return Offline(folder.resolve())
 
 
 def _flash(arguments: argparse.Namespace) -> FlashRequest:

@@ -35,12 +35,11 @@ exit status: the verifier's; 1 also if something could not be installed, 2 wrong
 
 
 def parser() -> Parser:
-    made, _ = make_parser(
+    return make_parser(
         Script(
             "post_create.sh", DESCRIPTION, EXAMPLES, usual=frozenset(["--flash-attn"])
         )
     )
-    return made
 
 
 def work(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from lockedenv import ROOT
@@ -26,8 +27,15 @@ from lockedenv.cli.surroundings import read_surroundings
 from lockedenv.cli.usable import refuse_unusable
 from lockedenv.errors import Stop, UsageError
 from lockedenv.host.versions import version_tuple
-from lockedenv.install.facts import Facts, PrefixFacts, read_facts, read_prefix_facts
-from lockedenv.install.plan import Action, Plan, is_finished, make_plan, refuse_prefix
+from lockedenv.install.facts import PrefixFacts, read_facts, read_prefix_facts
+from lockedenv.install.plan import (
+    Action,
+    Plan,
+    is_finished,
+    plan_installation,
+    plan_verification,
+    refuse_prefix,
+)
 from lockedenv.install.request import Request
 from lockedenv.install.run import SETUP_STEPS, VERIFY_STEPS, carry_out, verify_read_only
 from lockedenv.prefix.lifecycle import hold, recover, refuse_place
@@ -48,14 +56,14 @@ exit status: 0 verified, 1 not, 2 wrong usage, 130 or 143 interrupted"""
 
 
 def parser() -> Parser:
-    made, adder = make_parser(
+    made = make_parser(
         Script(
             "setup_runpod_environment.sh",
             "Turns a bare Linux machine into the locked environment, verified. Run it again at any time.",
             EXAMPLES,
         )
     )
-    add = adder.add
+    add = made.add_option
     add(
         Group.USUAL,
         "--force",
@@ -152,7 +160,7 @@ def work(arguments: argparse.Namespace) -> int:
     prefix = arguments.prefix or usual_prefix(arguments.environment)
     if arguments.uninstall:
         return uninstall.work(arguments, prefix)
-    request = make_request(arguments, prefix)
+    request = make_setup_request(arguments, prefix)
     quiet = arguments.quiet or arguments.json
     verbose = arguments.verbose or arguments.dry_run
     refuse_place(find_prefix(request.prefix), request.cache)
@@ -179,6 +187,19 @@ def work(arguments: argparse.Namespace) -> int:
         return set_up(request, arguments.json, steps)
 
 
+def make_setup_request(arguments: argparse.Namespace, prefix: Path) -> Request:
+    """The request of both scripts' options, and of those that this script alone has. Raises UsageError or Stop."""
+    return replace(
+        make_request(arguments, prefix),
+        mirrors=tuple(arguments.mirrors),
+        backend=arguments.backend,
+        force=arguments.force,
+        keep_extras=not arguments.drop_extras,
+        any_pod=arguments.any_pod,
+        dry_run=arguments.dry_run,
+    )
+
+
 def set_up(request: Request, as_json: bool, steps: Steps) -> int:
     """Plans, and does what the plan says unless only the plan was asked for; gives the exit status."""
     place = read_prefix_facts(request, ROOT)
@@ -187,10 +208,10 @@ def set_up(request: Request, as_json: bool, steps: Steps) -> int:
     say_if_edited(request.environment, steps)
     if finished:
         steps.total = VERIFY_STEPS
-        plan = make_plan(request, Facts(prefix=place))
+        plan = plan_verification(request, place)
         say_finished(plan, steps)
     else:
-        plan = make_plan(request, read_facts(request, place, read_surroundings))
+        plan = plan_installation(request, read_facts(request, place, read_surroundings))
         show_plan(plan, steps)
     if request.dry_run:
         steps.say("this was a dry run: nothing was changed")
@@ -229,7 +250,7 @@ def verify_in_place(
     request: Request, place: PrefixFacts, as_json: bool, steps: Steps
 ) -> int:
     """A finished environment on a read-only disk: it is verified, and nothing is written."""
-    plan = make_plan(request, Facts(prefix=place))
+    plan = plan_verification(request, place)
     say_finished(plan, steps)
     if request.dry_run:
         steps.say("this was a dry run: nothing was changed")
@@ -255,9 +276,12 @@ def is_read_only(prefix: Path) -> bool:
 def refuse_contradictions(arguments: argparse.Namespace) -> None:
     """Raises UsageError for options that cannot be meant together."""
     modes = []
-    for option in ("--download-only", "--check-pod", "--uninstall"):
-        if getattr(arguments, option[2:].replace("-", "_")):
-            modes.append(option)
+    if arguments.download_only:
+        modes.append("--download-only")
+    if arguments.check_pod:
+        modes.append("--check-pod")
+    if arguments.uninstall:
+        modes.append("--uninstall")
     if len(modes) > 1:
         raise UsageError(f"{' and '.join(modes)} are different tasks: give one of them")
     if arguments.json and modes:

@@ -65,10 +65,24 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Disks:
+    """The disks that an installation writes to.
+
+    `volume`: the pod's volume, None where there is none that may be written to.
+    """
+
+    prefix: Disk
+    cache: Disk
+    temporary: Disk
+    volume: Disk | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
-    """Everything that a plan is made from, beside the request."""
+    """Everything that the plan of an installation is made from, beside the request."""
 
     prefix: PrefixFacts
+    disks: Disks
     sources: Sources = Sources()
     offers: Mapping[str, Offer] = field(default_factory=dict)
     space: Space = Space(0, 0, 0)
@@ -76,10 +90,6 @@ class Facts:
     prefix_problem: Problem | None = None
     gpus: Sequence[Gpu] = ()
     surroundings: Surroundings = Surroundings()
-    prefix_disk: Disk | None = None
-    cache_disk: Disk | None = None
-    temporary_disk: Disk | None = None
-    volume_disk: Disk | None = None
     links_and_locks: bool = True
     flash_attention: str = ""
 
@@ -144,9 +154,9 @@ def read_facts(
     chosen = choose_backend(offers)
     mirror.refuse_incomplete(job, chosen)
     gpus = read_gpus(request)
-    temporary = Path(tempfile.gettempdir())
     return Facts(
         prefix=prefix,
+        disks=read_disks(request),
         sources=sources,
         offers=offers,
         space=BACKENDS[chosen].space(job),
@@ -154,10 +164,6 @@ def read_facts(
         prefix_problem=BACKENDS[chosen].prefix_problem(request.prefix),
         gpus=gpus,
         surroundings=read_surroundings(request.prefix, request.environment, chosen),
-        prefix_disk=read_disk(request.prefix),
-        cache_disk=read_disk(request.cache),
-        temporary_disk=read_disk(temporary),
-        volume_disk=read_volume(),
         links_and_locks=has_links_and_locks(request.prefix),
         flash_attention=provide.describe_outlook(job, chosen, gpus),
     )
@@ -189,6 +195,15 @@ def read_offers(request: Request, job: Job) -> dict[str, Offer]:
 def choose_backend(offers: Mapping[str, Offer]) -> str:
     """The first backend that can be used here."""
     return next(name for name, offer in offers.items() if offer.usable)
+
+
+def read_disks(request: Request) -> Disks:
+    return Disks(
+        prefix=read_disk(request.prefix),
+        cache=read_disk(request.cache),
+        temporary=read_disk(Path(tempfile.gettempdir())),
+        volume=read_volume(),
+    )
 
 
 def read_disk(folder: Path) -> Disk:

@@ -96,18 +96,28 @@ class Plan:
     problems: Sequence[Problem] = ()
 
 
-def make_plan(request: Request, facts: Facts) -> Plan:
-    """The plan. Raises Stop where nothing may be done at the prefix; `problems` has what else is in the way."""
+def plan_verification(request: Request, prefix: PrefixFacts) -> Plan:
+    """The plan for a finished environment. Raises Stop where nothing may be done at the prefix."""
+    refuse_prefix(request, prefix)
+    usual_level = "full"
+    if prefix.fully_verified:
+        usual_level = "quick"
+    return Plan(
+        request=request,
+        job=make_job(request, prefix.place, asked_sources(request)),
+        state=prefix.state,
+        action=Action.VERIFY,
+        backend=prefix.backend,
+        level=request.level or usual_level,
+    )
+
+
+def plan_installation(request: Request, facts: Facts) -> Plan:
+    """The plan for an environment that is made. `problems` has what is in the way.
+
+    Raises Stop where nothing may be done at the prefix.
+    """
     refuse_prefix(request, facts.prefix)
-    if is_finished(request, facts.prefix):
-        return Plan(
-            request=request,
-            job=make_job(request, facts.prefix.place, asked_sources(request)),
-            state=facts.prefix.state,
-            action=Action.VERIFY,
-            backend=facts.prefix.backend,
-            level=request.level or ("quick" if facts.prefix.fully_verified else "full"),
-        )
     backend = choose_backend(facts.offers)
     action = Action.REBUILD
     if facts.prefix.state in (Status.ABSENT, Status.MAKING):
@@ -178,11 +188,11 @@ def backend_reason(facts: Facts, chosen: str) -> str:
 
 def needed_disks(request: Request, facts: Facts, backend: str) -> list[DiskNeed]:
     """What each disk must have room for; what the cache already has is not counted."""
-    assert facts.prefix_disk and facts.cache_disk and facts.temporary_disk
     space = facts.space
+    disks = facts.disks
     wheels = sum(pin.size for pin in request.environment.wheels(backend))
     unpacked_wheels = int(wheels * UNPACKED_PER_WHEEL)
-    together = facts.prefix_disk.device == facts.cache_disk.device
+    together = disks.prefix.device == disks.cache.device
     # Wheels are kept as archives too where uv cannot install from where it unpacks, or a mirror has them.
     archives = wheels
     if together and facts.links_and_locks and not facts.sources.listings:
@@ -200,15 +210,13 @@ def needed_disks(request: Request, facts: Facts, backend: str) -> list[DiskNeed]
         unpacked //= 4
     needs = []
     if together:
-        needs.append(DiskNeed(facts.prefix_disk, Purpose.BOTH, unpacked + archives))
+        needs.append(DiskNeed(disks.prefix, Purpose.BOTH, unpacked + archives))
     else:
         beside = space.unpacked_beside
-        needs.append(
-            DiskNeed(facts.prefix_disk, Purpose.ENVIRONMENT, unpacked + beside)
-        )
-        needs.append(DiskNeed(facts.cache_disk, Purpose.CACHE, archives))
+        needs.append(DiskNeed(disks.prefix, Purpose.ENVIRONMENT, unpacked + beside))
+        needs.append(DiskNeed(disks.cache, Purpose.CACHE, archives))
     if not facts.links_and_locks:
-        needs.append(DiskNeed(facts.temporary_disk, Purpose.UNPACKED, unpacked_wheels))
+        needs.append(DiskNeed(disks.temporary, Purpose.UNPACKED, unpacked_wheels))
     return needs
 
 
@@ -244,7 +252,7 @@ def find_problems(
     if facts.surroundings.pod_refusal and not request.any_pod:
         problems.append(facts.surroundings.pod_refusal)
     if not request.any_disk:
-        problems += disk_problems(request, backend, disks, facts.volume_disk)
+        problems += disk_problems(request, backend, disks, facts.disks.volume)
     return problems
 
 

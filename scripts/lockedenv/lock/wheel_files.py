@@ -47,6 +47,14 @@ class WheelFile:
         return unquote(urlsplit(self.url).path.rsplit("/", 1)[-1])
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Bytes of a file, from the position `start` on."""
+
+    start: int
+    content: bytes
+
+
 class NoRanges(Exception):
     """The server answered a range request with the whole file."""
 
@@ -64,9 +72,9 @@ class RemoteFile(io.RawIOBase):
         self._chunks: dict[int, bytes] = {}
         self._position = 0
         self._transferred = 0
-        tail, start = self._request(f"bytes=-{CHUNK}")
-        self._chunks[start] = tail
-        self._size = start + len(tail)
+        tail = self._request(f"bytes=-{CHUNK}")
+        self._chunks[tail.start] = tail.content
+        self._size = tail.start + len(tail.content)
         if wheel.size and self._size != wheel.size:
             raise Stop(
                 f"{wheel.filename}: the index sends {self._size} bytes and says {wheel.size}"
@@ -99,16 +107,16 @@ class RemoteFile(io.RawIOBase):
             if first <= start and end <= first + len(chunk):
                 return chunk[start - first : end - first]
         last = min(self._size, max(end, start + CHUNK)) - 1
-        chunk, first = self._request(f"bytes={start}-{last}")
-        if first != start or len(chunk) != last + 1 - start:
+        answered = self._request(f"bytes={start}-{last}")
+        if answered.start != start or len(answered.content) != last + 1 - start:
             raise Stop(
                 f"{self._wheel.filename}: the index answers another range than asked for"
             )
-        self._chunks[start] = chunk
-        return chunk[: end - start]
+        self._chunks[start] = answered.content
+        return answered.content[: end - start]
 
-    def _request(self, ranges: str) -> tuple[bytes, int]:
-        """The bytes of a range, and the position of the first."""
+    def _request(self, ranges: str) -> Chunk:
+        """The bytes of a range. Raises NoRanges, Stop."""
         headers = {"Range": ranges, "Accept-Encoding": "identity"}
         with self._session.get(
             self._wheel.url, headers=headers, timeout=TIMEOUT, stream=True
@@ -126,7 +134,7 @@ class RemoteFile(io.RawIOBase):
                     )
             # "bytes 67583-69582/69583"
             first = answer.headers["Content-Range"].split()[1].split("-")[0]
-            return content, int(first)
+            return Chunk(int(first), content)
 
 
 def record_of_archive(archive: IO[bytes], filename: str) -> str:

@@ -80,33 +80,41 @@ def find_warning(cuda: str, nvcc: str) -> str:
 
 def find_toolchain(prefix: Path, cuda: str, environ: Mapping[str, str]) -> Toolchain:
     """nvcc and g++ from the prefix, else the machine's that fit best. Raises Stop naming what to install."""
-    home, nvcc = _find_nvcc(prefix, cuda, environ)
-    cxx = _find_cxx(prefix, find_cuda(nvcc or cuda).gcc, environ)
+    nvcc = _find_nvcc(prefix, cuda, environ)
+    cxx = _find_cxx(prefix, find_cuda(nvcc.version or cuda).gcc, environ)
     gcc = ""
     if cxx:
         gcc = _ask_version(cxx, "-dumpfullversion", r"(\d[\d.]*)")
-    problem = find_problem(cuda, nvcc, gcc)
-    headers = _find_headers(home)
+    problem = find_problem(cuda, nvcc.version, gcc)
+    headers = _find_headers(nvcc.home)
     if not problem and not headers:
         problem = (
-            f"{home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {cuda}"
+            f"{nvcc.home} has no cuda_runtime.h: install cuda-cudart-dev of CUDA {cuda}"
         )
     if problem or not headers or not cxx:
         raise Stop(f"flash-attn cannot be built: {problem}")
     return Toolchain(
-        cuda_home=home,
-        nvcc=nvcc,
+        cuda_home=nvcc.home,
+        nvcc=nvcc.version,
         cc=cxx.with_name(cxx.name.replace("g++", "gcc")),
         cxx=cxx,
         gcc=gcc,
         headers=headers,
-        warning=find_warning(cuda, nvcc),
+        warning=find_warning(cuda, nvcc.version),
         cuda=cuda,
     )
 
 
-def _find_nvcc(prefix: Path, cuda: str, environ: Mapping[str, str]) -> tuple[Path, str]:
-    """(CUDA's folder, nvcc's version): of torch's own CUDA if there is one, else of the same major version."""
+@dataclass(frozen=True)
+class Nvcc:
+    """A CUDA compiler. `home`: CUDA's folder. `version`: such as "12.4", empty where there is none."""
+
+    home: Path
+    version: str
+
+
+def _find_nvcc(prefix: Path, cuda: str, environ: Mapping[str, str]) -> Nvcc:
+    """That of torch's own CUDA if there is one, else of the same major version, else any."""
     homes = [prefix]
     named = Path(environ.get("CUDA_HOME", ""))
     if named.is_absolute():
@@ -120,12 +128,17 @@ def _find_nvcc(prefix: Path, cuda: str, environ: Mapping[str, str]) -> tuple[Pat
     for home in homes:
         version = _ask_version(home / "bin/nvcc", "--version", r"release (\d+\.\d+)")
         if version:
-            found.append((home, version))
+            found.append(Nvcc(home, version))
     major = cuda.split(".")[0]
-    found.sort(key=lambda one: (one[1] != cuda, one[1].split(".")[0] != major))
-    if not found:
-        return prefix, ""
-    return found[0]
+    for nvcc in found:
+        if nvcc.version == cuda:
+            return nvcc
+    for nvcc in found:
+        if nvcc.version.split(".")[0] == major:
+            return nvcc
+    if found:
+        return found[0]
+    return Nvcc(prefix, "")
 
 
 def _find_cxx(prefix: Path, newest: int, environ: Mapping[str, str]) -> Path | None:
