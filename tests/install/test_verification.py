@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from lockedenv.install.verification import callers_variables, read_outcome
-from lockedenv.verify.result import Verdict
+from lockedenv.verify.result import CheckOutcome
 
 
 def written(folder: Path, status: int, *verdicts: str) -> Path:
@@ -29,9 +29,9 @@ def test_a_verdict_that_was_written_counts(tmp_path: Path) -> None:
     assert not read_outcome(1, written(tmp_path, 1, "pass", "fail")).passed
 
 
-@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("verdict", CheckOutcome)
 def test_every_verdict_of_the_verifier_is_counted(
-    verdict: Verdict, tmp_path: Path
+    verdict: CheckOutcome, tmp_path: Path
 ) -> None:
     """One of them was not, so that a finished set-up ended in a KeyError."""
     counted = read_outcome(0, written(tmp_path, 0, verdict.value)).counts

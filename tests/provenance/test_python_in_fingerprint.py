@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.prefix.records import read_prefix
-from lockedenv.provenance.difference import Group, Verdict, find_differences, judge
+from lockedenv.provenance.difference import Agreement, Group, find_differences, judge
 from lockedenv.provenance.documents import DocumentError
 from lockedenv.provenance.gather import make_manifest as gather_manifest
 from lockedenv.provenance.manifest import read_manifest
@@ -43,9 +43,9 @@ def test_another_python_is_another_environment(tmp_path: Path) -> None:
 def test_each_fact_of_python_counts_and_its_place_does_not(name: str) -> None:
     first = make_manifest()
     changed = replace(OF_PYENV, **{name: "another"})
-    assert judge(first, make_manifest(interpreter=changed)) is Verdict.DIFFERENT
+    assert judge(first, make_manifest(interpreter=changed)) is Agreement.DIFFERENT
     moved = replace(OF_PYENV, folder="/somewhere/else")
-    assert judge(first, make_manifest(interpreter=moved)) is Verdict.SAME
+    assert judge(first, make_manifest(interpreter=moved)) is Agreement.SAME
     assert find_differences(first, make_manifest(interpreter=moved)) == []
 
 
@@ -59,7 +59,7 @@ def test_a_real_prefix_has_the_python_that_it_runs(tmp_path: Path) -> None:
     assert len(first.interpreter.sha256) == 64
     assert first.fingerprint == second.fingerprint
     path = write_manifest(tmp_path / "m.json", first)
-    assert judge(read_manifest(path), second) is Verdict.SAME
+    assert judge(read_manifest(path), second) is Agreement.SAME
 
 
 def test_a_manifest_of_version_1_is_read_and_its_python_is_said_to_be_not_compared(
@@ -88,7 +88,7 @@ def test_of_version_1_other_packages_are_still_found(tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     old.write_text(json.dumps(version_1(make_manifest((make_package("idna", "3.0"),)))))
     first = read_manifest(old)
-    assert judge(first, make_manifest()) is Verdict.DIFFERENT
+    assert judge(first, make_manifest()) is Agreement.DIFFERENT
     groups = {
         difference.group for difference in find_differences(first, make_manifest())
     }
@@ -102,7 +102,7 @@ def test_a_manifest_of_a_conda_prefix_needs_no_python_beside_its_packages(
     made = make_manifest(interpreter=None, backend="conda")
     old = tmp_path / "old.json"
     old.write_text(json.dumps(version_1(made)))
-    assert judge(read_manifest(old), made) is Verdict.SAME
+    assert judge(read_manifest(old), made) is Agreement.SAME
 
 
 def test_a_manifest_of_version_2_without_python_is_refused(tmp_path: Path) -> None:

@@ -73,19 +73,19 @@ def _compare_manifests(
         subject = read_subject(prefix, "auto")
         second = make_manifest(subject.installed, subject.gpus)
     pair = (names[0], names[1])
-    verdict = difference.judge(first, second)
+    agreement = difference.judge(first, second)
     not_compared = []
-    if verdict is difference.Verdict.PYTHON_NOT_COMPARED:
+    if agreement is difference.Agreement.PYTHON_NOT_COMPARED:
         not_compared.append("Python")
     differences = difference.find_differences(first, second)
     document = {
         "compared": names,
-        "same_environment": verdict is difference.Verdict.SAME,
+        "same_environment": agreement is difference.Agreement.SAME,
         "not_compared": not_compared,
         "differences": [found.document() for found in differences],
     }
     lines = difference.describe_comparison(first, second, pair)
-    return Comparison(lines, document, verdict is difference.Verdict.SAME)
+    return Comparison(lines, document, agreement is difference.Agreement.SAME)
 
 
 def _read_first_manifest(names: list[str], documents: list[Fields]) -> Manifest:

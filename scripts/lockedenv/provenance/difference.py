@@ -24,7 +24,7 @@ class Group(Enum):
     LOCKS = "locks"
 
 
-class Verdict(Enum):
+class Agreement(Enum):
     """Whether two manifests are of the same environment."""
 
     SAME = "the same environment"
@@ -52,15 +52,15 @@ class Difference:
         }
 
 
-def judge(first: Manifest, second: Manifest) -> Verdict:
+def judge(first: Manifest, second: Manifest) -> Agreement:
     """Whether both are of the same environment: by packages and their hashes, and the machine's Python."""
     if packages_fingerprint(first) != packages_fingerprint(second):
-        return Verdict.DIFFERENT
+        return Agreement.DIFFERENT
     if first.lacks_python or second.lacks_python:
-        return Verdict.PYTHON_NOT_COMPARED
+        return Agreement.PYTHON_NOT_COMPARED
     if first.fingerprint != second.fingerprint:
-        return Verdict.DIFFERENT
-    return Verdict.SAME
+        return Agreement.DIFFERENT
+    return Agreement.SAME
 
 
 def find_differences(first: Manifest, second: Manifest) -> list[Difference]:
@@ -122,11 +122,11 @@ def describe_package(package: InstalledPackage) -> str:
 def describe_comparison(
     first: Manifest, second: Manifest, names: tuple[str, str]
 ) -> list[str]:
-    """Lines for people: the verdict, then what differs by group."""
-    verdict = judge(first, second)
+    """Lines for people: whether they agree, then what differs by group."""
+    agreement = judge(first, second)
     fingerprints = f"{first.fingerprint[:SHORT]}, {second.fingerprint[:SHORT]}"
     lines = [
-        f"{names[0]} and {names[1]}: {verdict.value} (fingerprints {fingerprints})"
+        f"{names[0]} and {names[1]}: {agreement.value} (fingerprints {fingerprints})"
     ]
     for name, manifest in zip(names, (first, second)):
         if manifest.lacks_python:

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from lockedenv.verify.checklist import find_check
 from lockedenv.verify.checks import FULL, Check, Group
-from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict
+from lockedenv.verify.result import (
+    COMPILED,
+    FAIL,
+    PASS,
+    SKIP,
+    WARN,
+    CheckOutcome,
+    Result,
+)
 
 SHOWN_FIRST = (FAIL, WARN, PASS, COMPILED, SKIP)
 NOT_RUN = {COMPILED: "compiled, not run", SKIP: "skipped"}
@@ -23,7 +31,7 @@ class Section:
     results: list[Result] = field(default_factory=list)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> CheckOutcome:
         """What the line of the group shows; a group of which nothing ran has not passed."""
         verdicts = {result.verdict for result in self.results}
         for verdict in SHOWN_FIRST:
@@ -49,7 +57,7 @@ class Section:
             return f"{text} ({notes})"
         return text or notes
 
-    def _name(self, words: Mapping[Verdict, str]) -> list[str]:
+    def _name(self, words: Mapping[CheckOutcome, str]) -> list[str]:
         """The names of the checks that ended with each of these verdicts."""
         parts = []
         for verdict, word in words.items():

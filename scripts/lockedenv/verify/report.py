@@ -24,7 +24,15 @@ from lockedenv.verify.checks import QUICK, Context
 from lockedenv.verify.groups import Section, Sections
 from lockedenv.verify.progress import Progress
 from lockedenv.verify.remedies import Action, command_for
-from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, WARN, Result, Verdict
+from lockedenv.verify.result import (
+    COMPILED,
+    FAIL,
+    PASS,
+    SKIP,
+    WARN,
+    CheckOutcome,
+    Result,
+)
 
 COLOURS = {PASS: "32", COMPILED: "36", WARN: "33", FAIL: "31", SKIP: "36"}
 WORDS = {
@@ -188,7 +196,7 @@ class Report:
     def _verdict(
         self,
         results: Sequence[Result],
-        counts: Counter[Verdict],
+        counts: Counter[CheckOutcome],
         failures: Sequence[Result],
         strict: bool,
         scope: Scope | None,
@@ -218,7 +226,7 @@ class Report:
             return "no check failed, and none passed"
         return "nothing was checked"
 
-    def _paint(self, verdict: Verdict, text: str) -> str:
+    def _paint(self, verdict: CheckOutcome, text: str) -> str:
         if not self.colour:
             return text
         return f"\033[{COLOURS[verdict]}m{text}\033[0m"

@@ -1,4 +1,4 @@
-"""What a check finds: a verdict, one line, a remedy."""
+"""What a check finds: an outcome, one line, a remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lockedenv.verify.remedies import Action, command_for
 
 
-class Verdict(str, Enum):
+class CheckOutcome(str, Enum):
     """How a check ended. The values stand in --json.
 
     COMPILED: machine code for a GPU was made, and no GPU was there to run it. It is no pass.
@@ -27,11 +27,11 @@ class Verdict(str, Enum):
         return str(self.value)
 
 
-PASS = Verdict.PASS
-COMPILED = Verdict.COMPILED
-WARN = Verdict.WARN
-FAIL = Verdict.FAIL
-SKIP = Verdict.SKIP
+PASS = CheckOutcome.PASS
+COMPILED = CheckOutcome.COMPILED
+WARN = CheckOutcome.WARN
+FAIL = CheckOutcome.FAIL
+SKIP = CheckOutcome.SKIP
 # What was not looked at is worse than what was looked at and is odd.
 WORST_FIRST = (FAIL, SKIP, COMPILED, WARN, PASS)
 
@@ -46,7 +46,7 @@ class Result:
     one that mends the environment.
     """
 
-    verdict: Verdict
+    verdict: CheckOutcome
     summary: str
     remedy: str = ""
     details: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Result:
 
     def __post_init__(self) -> None:
         # A child's result was JSON: ValueError for what is no verdict and no action.
-        self.verdict = Verdict(self.verdict)
+        self.verdict = CheckOutcome(self.verdict)
         if self.action is not None:
             self.action = Action(self.action)
 

@@ -14,9 +14,9 @@ from lockedenv.spec.drivers import find_old_driver
 from lockedenv.spec.gpu_speeds import FLOORS, REFERENCES, Speed
 from lockedenv.verify.checks import (
     FULL,
+    CheckOutcome,
     Context,
     Result,
-    Verdict,
     check,
     failed,
     first,
@@ -210,7 +210,7 @@ def gpu_state(context: Context) -> Result:
 def as_result(finding: Finding) -> Result:
     """A finding of the machine as a check's result."""
     return Result(
-        Verdict(finding.verdict.value),
+        CheckOutcome(finding.verdict.value),
         finding.summary,
         finding.remedy,
         list(finding.details),
