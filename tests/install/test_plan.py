@@ -23,6 +23,7 @@ from lockedenv.prefix.lifecycle import Status
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.level import Level
 
 LARGE = 10**12
 PLACE = Prefix(Path("/somewhere/env"))
@@ -53,7 +54,11 @@ def remedies(plan: Plan) -> str:
 
 def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
     plan = plan_installation(request_of(), facts_of())
-    assert (plan.action, plan.backend, plan.level) == (Action.INSTALL, "pip", "full")
+    assert (plan.action, plan.backend, plan.level) == (
+        Action.INSTALL,
+        "pip",
+        Level.FULL,
+    )
     assert plan.problems == []
     assert plan.disks[0].needed > 5 * 10**9
 
@@ -64,10 +69,14 @@ def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
     )
     assert is_finished(request_of(), finished)
     plan = plan_verification(request_of(), finished)
-    assert (plan.action, plan.backend, plan.level) == (Action.VERIFY, "conda", "full")
+    assert (plan.action, plan.backend, plan.level) == (
+        Action.VERIFY,
+        "conda",
+        Level.FULL,
+    )
     passed = replace(finished, fully_verified=True)
-    assert plan_verification(request_of(), passed).level == "quick"
-    assert plan_verification(request_of(level="full"), passed).level == "full"
+    assert plan_verification(request_of(), passed).level is Level.QUICK
+    assert plan_verification(request_of(level=Level.FULL), passed).level is Level.FULL
 
 
 @pytest.mark.parametrize("change", [{"force": True}, {"backend": "pip"}])

@@ -40,6 +40,7 @@ from lockedenv.prefix.lifecycle import (
 from lockedenv.prefix.mark import State, read_mark
 from lockedenv.prefix.place import find_prefix
 from lockedenv.prefix.removal import RemovalRefused
+from lockedenv.spec.level import Level
 from small_environment import IDNA, SITE, add_wheel, fill
 
 SLOWLY = (
@@ -117,7 +118,7 @@ def run(place: Path, passes: bool) -> None:
             time.sleep(SLOWLY)
             mark = read_mark(new.path)
             assert mark is not None
-            record_verdict(new.path, "quick", passes, mark.made)
+            record_verdict(new.path, Level.QUICK, passes, mark.made)
             enter(Phase.EXCHANGE)
             settle(new, passes, True, follow)
     enter(Phase.END)

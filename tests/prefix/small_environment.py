@@ -17,6 +17,7 @@ from lockedenv.prefix.lifecycle import (
 )
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import Prefix
+from lockedenv.spec.level import Level
 
 SITE = "lib/python3.11/site-packages"
 IDNA = Package("idna", "3.10", "a" * 64, Layer.PIP)
@@ -75,7 +76,7 @@ def verified(prefix: Prefix, passed: bool = True) -> Prefix:
     """The environment, after its verdict was written into its mark."""
     mark = read_mark(prefix.path)
     assert mark is not None, "an installed environment has a mark"
-    record_verdict(prefix.path, "quick", passed, mark.made)
+    record_verdict(prefix.path, Level.QUICK, passed, mark.made)
     return prefix
 
 

@@ -14,8 +14,9 @@ from lockedenv.host.places import default_cache
 from lockedenv.prefix.activation import restore_activate, write_activate, write_guard
 from lockedenv.prefix.inventory import INVENTORY, take_inventory, write_inventory
 from lockedenv.prefix.lifecycle import finish_installation, make_successor, settle
-from lockedenv.prefix.mark import Level, Verdict, read_mark, write_mark
+from lockedenv.prefix.mark import Verdict, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
+from lockedenv.spec.level import Level
 from lockedenv.spec.locks import PipPackage
 
 LOCKED = [PipPackage("numpy", "2.4.6", "a" * 64), PipPackage("hf-xet", "1.0", "b" * 64)]

@@ -19,9 +19,10 @@ from lockedenv.prefix.lifecycle import (
     recover,
     settle,
 )
-from lockedenv.prefix.mark import Level, MadeBy, Mark, State, Verdict, write_mark
+from lockedenv.prefix.mark import MadeBy, Mark, State, Verdict, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.level import Level
 from small_environment import fill, install, verified
 
 

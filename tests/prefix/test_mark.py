@@ -12,7 +12,6 @@ import pytest
 from lockedenv.errors import Stop
 from lockedenv.prefix.mark import (
     LIMIT,
-    Level,
     MadeBy,
     Mark,
     MarkError,
@@ -22,6 +21,7 @@ from lockedenv.prefix.mark import (
     write_mark,
 )
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.level import Level
 
 
 def test_a_mark_comes_back_as_it_was_written(tmp_path: Path) -> None:

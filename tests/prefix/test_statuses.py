@@ -12,6 +12,7 @@ from lockedenv.prefix.lifecycle import Status, find_move, read_status, record_ve
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.level import Level
 from small_environment import install
 
 
@@ -34,9 +35,9 @@ def test_the_statuses_of_a_place(place: Path) -> None:
     write_mark(place, replace(mark, state=State.INSTALLED, locks="a"))
     assert read_status(find_prefix(place), "b") is Status.CHANGED
     assert read_status(find_prefix(place), "a") is Status.INSTALLED
-    record_verdict(place, "quick", True, 0)
+    record_verdict(place, Level.QUICK, True, 0)
     assert read_status(find_prefix(place), "a") is Status.VERIFIED
-    record_verdict(place, "full", False, 0)
+    record_verdict(place, Level.FULL, False, 0)
     assert read_status(find_prefix(place), "a") is Status.INSTALLED
     place.rename(place.with_name("other"))
     assert read_status(find_prefix(place.with_name("other")), "a") is Status.MOVED
@@ -68,7 +69,7 @@ def test_a_moved_environment_names_where_it_was_made(used: Prefix, place: Path) 
 
 def test_a_verdict_is_not_written_into_another_environments_mark(used: Prefix) -> None:
     before = (used.path / MARK).read_text()
-    record_verdict(used.path, "full", True, made=1)
+    record_verdict(used.path, Level.FULL, True, made=1)
     assert (used.path / MARK).read_text() == before
 
 

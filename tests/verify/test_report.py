@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fixtures.commands import ROOT, clean_environ, sh
+from lockedenv.spec.level import Level
 from lockedenv.verify import progress as console
 from lockedenv.verify import report as reporting
 from lockedenv.verify.checklist import CHECKS
@@ -93,7 +94,7 @@ def test_progress_is_one_line_on_a_terminal_and_one_every_15_s_elsewhere(
 # The groups
 
 
-def grouped(*results: Result, level: str = "quick") -> list[str]:
+def grouped(*results: Result, level: Level = Level.QUICK) -> list[str]:
     """The lines of a run of these checks, without the first and the last two."""
     out = io.StringIO()
     report = Report(out, grouped=True)
@@ -145,7 +146,7 @@ def test_at_the_full_level_the_thorough_check_speaks_and_the_others_are_named() 
         named("torch", passed("exact")),
         named("sdpa", passed("right")),
         named("flash-attn", compiled("sm_90")),
-        level="full",
+        level=Level.FULL,
     )
     assert lines[:3] == [
         "PASS  files      7 files, all as installed",
@@ -170,7 +171,7 @@ def test_damage_comes_with_what_follows_from_it_and_one_remedy_at_the_end() -> N
             follows_from="present",
         ),
         named("torch", failed("no torch", "report it"), follows_from="present"),
-        level="full",
+        level=Level.FULL,
     )
     repair = f"{ROOT}/scripts/post_create.sh --prefix /env"
     assert lines[1:] == [

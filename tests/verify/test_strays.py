@@ -14,6 +14,7 @@ from lockedenv.errors import printable
 from lockedenv.prefix.activation import guard_text
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.removal import own_paths
+from lockedenv.spec.level import Level
 from lockedenv.verify.checks import Result, files
 from lockedenv.verify.elf import read_dynamic
 from lockedenv.verify.report import Report, Scope
@@ -601,7 +602,7 @@ def test_a_name_that_would_change_the_screen_is_escaped_and_the_remedy_removes_i
     result.check = "startup"
     out = io.StringIO()
     report = Report(out, grouped=True)
-    report.begin(context, Scope("quick", ("startup",), False))
+    report.begin(context, Scope(Level.QUICK, ("startup",), False))
     report.result(result)
     report.summary([result], 1.0)
     for text in (result.summary, result.remedy, *out.getvalue().splitlines()):

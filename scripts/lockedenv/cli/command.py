@@ -17,6 +17,7 @@ from lockedenv.host.repository import describe_version
 from lockedenv.prefix.place import find_name
 from lockedenv.spec.commands import POST_CREATE, SETUP, setup_command
 from lockedenv.spec.environment import name_in_mark
+from lockedenv.spec.level import Level
 
 PROGRAM = "maximalcai"
 VERIFY = "scripts/verify_environment.py"
@@ -172,7 +173,7 @@ def examine(prefix: Path, words: Sequence[str]) -> int:
     """What the machine is worth, then the environment at the quick level; gives the worse status."""
     python = str(prefix / "bin/python")
     machine = [str(ROOT / SETUP), "--prefix", str(prefix), "--check-pod"]
-    environment = [python, str(ROOT / VERIFY), "--level", "quick", *words]
+    environment = [python, str(ROOT / VERIFY), "--level", Level.QUICK.value, *words]
     statuses = []
     for title, command in (("The machine", machine), ("The environment", environment)):
         print(title, flush=True)

@@ -20,6 +20,7 @@ from lockedenv.install.request import FlashRequest, Request
 from lockedenv.prefix.place import find_prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.level import LEVEL_NAMES, Level
 
 
 class HelpAll(argparse.Action):
@@ -160,7 +161,7 @@ def make_parser(script: Script) -> ScriptParser:
     add(
         Group.VERIFYING,
         "--level",
-        choices=["quick", "full"],
+        choices=LEVEL_NAMES,
         help="how much is verified (default: full, until that has passed)",
     )
     add(
@@ -207,9 +208,15 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
         offline=offline.folder,
         address=offline.address,
         flash=flash,
-        level=arguments.level,
+        level=_level(arguments.level),
         any_disk=bool(os.environ.get("MAXIMALCAI_ANY_DISK")),
     )
+
+
+def _level(name: str | None) -> Level | None:
+    if name is None:
+        return None
+    return Level(name)
 
 
 def _environment(name: str | None, prefix: Path) -> Environment:

@@ -27,8 +27,9 @@ from lockedenv.prefix.records import read_prefix
 from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.level import LEVEL_NAMES, Level
 from lockedenv.verify.checklist import CHECKS, find_check, select_checks
-from lockedenv.verify.checks import FULL, QUICK, Check, Context
+from lockedenv.verify.checks import Check, Context
 from lockedenv.verify.report import Report, Scope, to_attach
 from lockedenv.verify.result import Result, exit_status
 from lockedenv.verify.runner import run_checks
@@ -54,7 +55,7 @@ class Request:
     """What the command line asks for; `prefix` is the environment of the Python that runs this."""
 
     prefix: Path
-    level: str
+    level: Level
     only: tuple[str, ...]
     skip: tuple[str, ...]
     environment: str
@@ -89,8 +90,8 @@ def parser() -> Parser:
     add = p.add_argument
     add(
         "--level",
-        choices=[QUICK, FULL],
-        default=FULL,
+        choices=LEVEL_NAMES,
+        default=Level.FULL.value,
         help="quick: the locked packages; full: all (default)",
     )
     add("--only", metavar="NAME,...", default="", help="run these checks alone")
@@ -185,6 +186,7 @@ def make_request(args: argparse.Namespace) -> Request:
     if args.timeout < 0:
         raise UsageError(f"--timeout {args.timeout}: give a number of seconds")
     fields = dict(vars(args))
+    fields["level"] = Level(args.level)
     fields["only"] = _split_names("--only", args.only)
     fields["skip"] = _split_names("--skip", args.skip)
     fields["compare"] = tuple(args.compare)
@@ -415,7 +417,7 @@ def _made(prefix: Path) -> int:
 
 
 def as_json(
-    context: Context, level: str, results: list[Result], seconds: float, status: int
+    context: Context, level: Level, results: list[Result], seconds: float, status: int
 ) -> dict[str, Any]:
     """The document of --json; scripts/lockedenv/schemas/verify.schema.json describes it."""
     gpus = []
@@ -426,7 +428,7 @@ def as_json(
         "schema_version": 1,
         "prefix": str(context.installed.prefix),
         "backend": context.installed.backend,
-        "level": level,
+        "level": level.value,
         "device": context.device,
         "gpus": gpus,
         "seconds": round(seconds, 3),

@@ -27,6 +27,7 @@ from lockedenv.spec.commands import setup_command
 from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.drivers import find_old_driver
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.level import Level
 
 # Installed bytes per downloaded byte of a wheel: 6.0 GB of 3.2 GB, measured.
 UNPACKED_PER_WHEEL = 1.9
@@ -82,7 +83,7 @@ class Plan:
     state: Status
     action: Action
     backend: str
-    level: str
+    level: Level
     backend_reason: str = ""
     disks: Sequence[DiskNeed] = ()
     links_and_locks: bool = True
@@ -99,9 +100,9 @@ class Plan:
 def plan_verification(request: Request, prefix: PrefixFacts) -> Plan:
     """The plan for a finished environment. Raises Stop where nothing may be done at the prefix."""
     refuse_prefix(request, prefix)
-    usual_level = "full"
+    usual_level = Level.FULL
     if prefix.fully_verified:
-        usual_level = "quick"
+        usual_level = Level.QUICK
     return Plan(
         request=request,
         job=make_job(request, prefix.place, asked_sources(request)),
@@ -129,7 +130,7 @@ def plan_installation(request: Request, facts: Facts) -> Plan:
         state=facts.prefix.state,
         action=action,
         backend=backend,
-        level=request.level or "full",
+        level=request.level or Level.FULL,
         backend_reason=backend_reason(facts, backend),
         disks=disks,
         links_and_locks=facts.links_and_locks,

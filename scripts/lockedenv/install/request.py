@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lockedenv.backends.base import Job
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.level import Level
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FlashRequest:
 class Request:
     """One call of setup_runpod_environment.sh or post_create.sh, checked; its paths are absolute.
 
-    `backend`: a backend's name, or "auto". `level`: quick or full, None for what the prefix's past asks for.
+    `backend`: a backend's name, or "auto". `level`: None for what the prefix's past asks for.
     """
 
     prefix: Path
@@ -40,7 +41,7 @@ class Request:
     mirrors: tuple[str, ...] = ()
     backend: str = "auto"
     flash: FlashRequest = field(default_factory=FlashRequest)
-    level: str | None = None
+    level: Level | None = None
     force: bool = False
     keep_extras: bool = True
     any_pod: bool = False

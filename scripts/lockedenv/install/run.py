@@ -52,6 +52,7 @@ from lockedenv.prefix.records import COMMAND, CONSTRAINTS, file_sha256, read_pre
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.commands import post_create_command
+from lockedenv.spec.level import Level
 
 # Steps of `finish`, of a whole set-up with the look at the machine, and of a second run.
 FINISH_STEPS = 3
@@ -114,7 +115,7 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
 def finish(
     job: Installation,
     backend: str,
-    level: str,
+    level: Level,
     reporter: Reporter,
     listed: Path | None = None,
 ) -> int:
@@ -243,7 +244,7 @@ def skipped(job: Installation) -> tuple[str, ...]:
 
 
 def conclude(
-    job: Installation, level: str, lacking: Lacking, reporter: Reporter
+    job: Installation, level: Level, lacking: Lacking, reporter: Reporter
 ) -> int:
     """Verifies; the last lines say what there is, what is missing, and how to enter it. Gives the exit status."""
     prefix = job.prefix

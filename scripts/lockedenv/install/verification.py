@@ -18,6 +18,7 @@ from lockedenv.host.gpus import Trouble, read_gpu_facts
 from lockedenv.host.process import follow, started
 from lockedenv.prefix.inventory import MANIFEST
 from lockedenv.reporter import Reporter
+from lockedenv.spec.level import Level
 
 VERIFIER = ROOT / "scripts/verify_environment.py"
 
@@ -67,7 +68,7 @@ class Ending:
 
 def verify(
     job: Job,
-    level: str,
+    level: Level,
     skip: tuple[str, ...],
     reporter: Reporter,
     manifest: bool = True,
@@ -79,7 +80,8 @@ def verify(
     path = job.prefix.path
     with tempfile.TemporaryDirectory() as folder:
         document = Path(folder, "verdict.json")
-        command = [path / "bin/python", VERIFIER, "--level", level, "--json", document]
+        command = [path / "bin/python", VERIFIER, "--level", level.value]
+        command += ["--json", document]
         if manifest:
             command += ["--manifest", path / MANIFEST]
         if skip:

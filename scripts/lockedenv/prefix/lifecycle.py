@@ -24,15 +24,7 @@ from typing import Any, Callable, Iterator, Sequence
 from lockedenv.errors import Stop
 from lockedenv.host.locking import holding
 from lockedenv.host.orphans import end_orphans
-from lockedenv.prefix.mark import (
-    Level,
-    MadeBy,
-    Mark,
-    State,
-    Verdict,
-    read_mark,
-    write_mark,
-)
+from lockedenv.prefix.mark import MadeBy, Mark, State, Verdict, read_mark, write_mark
 from lockedenv.prefix.place import (
     ID,
     LOCK,
@@ -51,6 +43,7 @@ from lockedenv.prefix.removal import (
 )
 from lockedenv.redaction import redact
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.level import Level
 
 WORKS_ON = "MAXIMALCAI_WORKS_ON"  # in the environment of all that a run starts: the prefix that it works on
 AT_FDCWD = -100
@@ -471,7 +464,11 @@ def _swap(first: Path, second: Path) -> bool:
 
 
 def record_verdict(
-    folder: Path, level: str, passed: bool, made: int | None, added: Sequence[str] = ()
+    folder: Path,
+    level: Level,
+    passed: bool,
+    made: int | None,
+    added: Sequence[str] = (),
 ) -> None:
     """Notes the outcome of a whole verification, if the mark is still that of the environment `made` then.
 
@@ -483,7 +480,7 @@ def record_verdict(
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     verdict = Verdict(passed, now, tuple(redact(line) for line in added))
     with contextlib.suppress(OSError):
-        write_mark(folder, mark.with_verdict(Level(level), verdict))
+        write_mark(folder, mark.with_verdict(level, verdict))
 
 
 # A place where an environment can be

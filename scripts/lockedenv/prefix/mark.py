@@ -14,6 +14,7 @@ from typing import Any, Mapping
 from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.level import Level
 
 LIMIT = 4_000_000  # bytes; a mark has a few thousand
 
@@ -31,13 +32,6 @@ class State(Enum):
     MAKING = "making"
     INSTALLED = "installed"
     REMOVING = "removing"
-
-
-class Level(Enum):
-    """The level of a verification."""
-
-    QUICK = "quick"
-    FULL = "full"
 
 
 @dataclass(frozen=True)
@@ -88,10 +82,12 @@ class Mark:
         return self.passed and not self.lacking and not self.missing_packages
 
     def with_verdict(self, level: Level, verdict: Verdict) -> "Mark":
-        """The mark after a verification. A passed full level has looked at all that quick looks at."""
+        """The mark after a verification; one that passed replaces those that looked at less."""
         verdicts = {**self.verdicts, level: verdict}
-        if level is Level.FULL and verdict.passed:
-            verdicts = {Level.FULL: verdict}
+        if verdict.passed:
+            for other in self.verdicts:
+                if other is not level and level.includes(other):
+                    del verdicts[other]
         return replace(self, verdicts=verdicts)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lockedenv.errors import UsageError
+from lockedenv.spec.level import Level
 from lockedenv.spec.suggest import did_you_mean
 from lockedenv.verify.checks import (
-    FULL,
     Check,
     Group,
     attention,
@@ -91,7 +91,7 @@ def find_check(name: str) -> Check:
     )
 
 
-def select_checks(level: str, only: list[str], skip: list[str]) -> list[Check]:
+def select_checks(level: Level, only: list[str], skip: list[str]) -> list[Check]:
     """The checks to run, in order: those of `only`, or of the level, without those of `skip`.
 
     Raises UsageError for an unknown name.
@@ -100,7 +100,10 @@ def select_checks(level: str, only: list[str], skip: list[str]) -> list[Check]:
     unwanted = {find_check(name).name for name in skip}
     selected = []
     for check in CHECKS:
-        asked = check.name in wanted if wanted else level in (FULL, check.level)
+        if wanted:
+            asked = check.name in wanted
+        else:
+            asked = level.includes(check.level)
         if asked and check.name not in unwanted:
             selected.append(check)
     return selected

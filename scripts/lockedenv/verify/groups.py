@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from lockedenv.spec.level import Level
 from lockedenv.verify.checklist import find_check
-from lockedenv.verify.checks import FULL, Check, Group
+from lockedenv.verify.checks import Check, Group
 from lockedenv.verify.result import (
     COMPILED,
     FAIL,
@@ -98,7 +99,7 @@ class Section:
             if (
                 result.verdict is PASS
                 and not check.speaks
-                and (check.level == FULL or not spoken)
+                and (check.level is Level.FULL or not spoken)
             ):
                 names.append(result.check)
         if names:

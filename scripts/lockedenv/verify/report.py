@@ -20,7 +20,8 @@ from lockedenv import ROOT
 from lockedenv.errors import printable
 from lockedenv.host.places import default_cache
 from lockedenv.redaction import redact
-from lockedenv.verify.checks import QUICK, Context
+from lockedenv.spec.level import Level
+from lockedenv.verify.checks import Context
 from lockedenv.verify.groups import Section, Sections
 from lockedenv.verify.progress import Progress
 from lockedenv.verify.remedies import Action, command_for
@@ -56,7 +57,7 @@ PRESENT = "present"  # the check that says how the quick level compared
 class Scope:
     """What was looked at: the level, the names of the checks, and whether that is all of the level."""
 
-    level: str
+    level: Level
     checks: tuple[str, ...]
     whole: bool
 
@@ -217,8 +218,8 @@ class Report:
             )
         if counts[PASS]:
             text = "verified: no check failed"
-            if scope and scope.level == QUICK:
-                text += f" (quick level{_describe_comparison(results)})"
+            if scope and scope.level is Level.QUICK:
+                text += f" ({scope.level} level{_describe_comparison(results)})"
             return self._paint(PASS, text)
         if counts[COMPILED]:
             return "nothing was run: machine code for a GPU was compiled, and no check passed"

@@ -20,6 +20,7 @@ from lockedenv.host.disks import GIB
 from lockedenv.host.gpus import Gpu
 from lockedenv.prefix.records import Installed
 from lockedenv.spec.environment import DEV, Environment
+from lockedenv.spec.level import Level
 from lockedenv.spec.locks import CondaPackage, LockError, PipPackage, read_pip_lock
 from lockedenv.spec.variables import handed_on
 from lockedenv.spec.wheel_record import record_digest
@@ -49,9 +50,7 @@ from lockedenv.verify.strays import Stray, find_strays
 __all__ = [
     "COMPILED",
     "FAIL",
-    "FULL",
     "PASS",
-    "QUICK",
     "SKIP",
     "WARN",
     "Check",
@@ -75,14 +74,12 @@ __all__ = [
     "within",
 ]
 
-QUICK = "quick"
-FULL = "full"
 DAMAGE = (
     "present",
     "files",
 )  # the checks whose failure explains why a library does not work
 COMPARE_WITH_LOCK = (
-    f"compare with the lock: {verify_command(Path(sys.prefix), '--level', 'quick')}; "
+    f"compare with the lock: {verify_command(Path(sys.prefix), '--level', Level.QUICK.value)}; "
     "if that passes, report it with --json"
 )
 
@@ -225,7 +222,7 @@ class Check:
     name: str
     proves: str
     function: Callable[[Any], Result]
-    level: str = QUICK
+    level: Level = Level.QUICK
     remedy: str = COMPARE_WITH_LOCK
     child: bool = False
     gpu: bool = False
@@ -246,7 +243,7 @@ class Check:
 
 
 def check(
-    name: str, proves: str, level: str = QUICK, **options: Any
+    name: str, proves: str, level: Level = Level.QUICK, **options: Any
 ) -> Callable[[Callable[[Any], Result]], Check]:
     """Makes a check of a function; `options` are fields of Check."""
     if options.get("child"):
@@ -258,7 +255,7 @@ def check(
     return make_check
 
 
-check_each_gpu = partial(check, level=FULL, child=True, each_gpu=True)
+check_each_gpu = partial(check, level=Level.FULL, child=True, each_gpu=True)
 
 
 def no_gpu(context: Context) -> str:

@@ -16,9 +16,9 @@ from lockedenv.spec.gpu_target import (
     find_foreign_assembler,
     find_target,
 )
+from lockedenv.spec.level import Level
 from lockedenv.verify.checks import (
     FAIL,
-    FULL,
     Result,
     check,
     check_each_gpu,
@@ -118,7 +118,7 @@ def run_kernel(device: str) -> Result:
     "torch-compile",
     "torch.compile of a small model runs compiled code, and gives eager's values, "
     "forward and backward",
-    FULL,
+    Level.FULL,
     child=True,
     timeout=240,
     remedy="torch.compile needs g++, the Python headers and setuptools; "

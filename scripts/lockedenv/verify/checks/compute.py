@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lockedenv.prefix.place import find_backend
 from lockedenv.spec import environment
+from lockedenv.spec.level import Level
 from lockedenv.spec.locks import canonical
 from lockedenv.verify.checks import (
-    FULL,
     PASS,
     Result,
     check,
@@ -58,7 +58,7 @@ SUM_BOUND = 1e-5
 @check(
     "imports",
     "every package that the specification names can be imported, all in one process",
-    FULL,
+    Level.FULL,
     child=True,
 )
 def imports(device: str) -> Result:
@@ -84,7 +84,7 @@ def imports(device: str) -> Result:
 @check(
     "torch-build",
     "torch is built for the locked CUDA, has code for this GPU, and finds the GPU",
-    FULL,
+    Level.FULL,
     child=True,
     speaks=True,
 )
@@ -196,7 +196,7 @@ def check_memory(result: Result) -> Result:
 @check(
     "async-error",
     "an error inside a kernel of the first GPU is raised in Python, not lost",
-    FULL,
+    Level.FULL,
     child=True,
     gpu=True,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lockedenv.verify.checks import FULL, Result, check, failed, passed, warned, within
+from lockedenv.spec.level import Level
+from lockedenv.verify.checks import Result, check, failed, passed, warned, within
 from lockedenv.verify.remedies import repair_command
 
 REINSTALL = repair_command(Path(sys.prefix))
@@ -14,7 +15,7 @@ REINSTALL = repair_command(Path(sys.prefix))
 @check(
     "datasets",
     "a data set is built, mapped, saved, and loaded from disk unchanged",
-    FULL,
+    Level.FULL,
     child=True,
 )
 def datasets_roundtrip(device: str) -> Result:
@@ -33,7 +34,10 @@ def datasets_roundtrip(device: str) -> Result:
 
 
 @check(
-    "tokenizers", "a tokenizer is trained and decodes what it encodes", FULL, child=True
+    "tokenizers",
+    "a tokenizer is trained and decodes what it encodes",
+    Level.FULL,
+    child=True,
 )
 def tokenizers_roundtrip(device: str) -> Result:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -55,7 +59,7 @@ def tokenizers_roundtrip(device: str) -> Result:
 @check(
     "hub",
     "which way a model would be downloaded, by the hub's own logic",
-    FULL,
+    Level.FULL,
     child=True,
 )
 def hub(device: str) -> Result:
@@ -88,7 +92,7 @@ def hub(device: str) -> Result:
 @check(
     "statistics",
     "scipy and statsmodels agree on a t-test, a regression and a correction",
-    FULL,
+    Level.FULL,
     child=True,
 )
 def statistics(device: str) -> Result:

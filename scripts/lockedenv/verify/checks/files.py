@@ -22,9 +22,9 @@ from lockedenv.prefix.inventory import (
     keeps_content,
 )
 from lockedenv.prefix.place import Prefix
+from lockedenv.spec.level import Level
 from lockedenv.verify.bytecode import Fault, find_bad_bytecode
 from lockedenv.verify.checks import (
-    FULL,
     Context,
     Result,
     check,
@@ -88,7 +88,7 @@ def present(context: Context) -> Result:
 @check(
     "files",
     "every file and link is byte for byte what was installed, and no bytecode is of another source",
-    level=FULL,
+    level=Level.FULL,
     explained_by=("present",),
     speaks=True,
 )

@@ -12,8 +12,8 @@ from lockedenv.host.finding import Finding
 from lockedenv.host.gpu_state import judge_state, read_state
 from lockedenv.spec.drivers import find_old_driver
 from lockedenv.spec.gpu_speeds import FLOORS, REFERENCES, Speed
+from lockedenv.spec.level import Level
 from lockedenv.verify.checks import (
-    FULL,
     CheckOutcome,
     Context,
     Result,
@@ -135,7 +135,7 @@ def _compare_with_others(index: int, gpus: Sequence[Measured]) -> float:
     "gpu-speed",
     "each GPU, all at work together, multiplies and copies at no less than 70 % of what its kind "
     "does",
-    FULL,
+    Level.FULL,
     child=True,
     gpu=True,
     alone=True,
@@ -198,7 +198,7 @@ def _measure_rates(
 @check(
     "gpu-state",
     "no GPU reports memory errors, a slowdown or less than its full PCIe width",
-    FULL,
+    Level.FULL,
 )
 def gpu_state(context: Context) -> Result:
     reason = no_gpu(context)

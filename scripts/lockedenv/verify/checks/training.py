@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lockedenv.spec.level import Level
 from lockedenv.spec.tiny_models import batch, qlora_model, tiny_llama
 from lockedenv.verify.checks import (
     Result,
@@ -22,7 +23,7 @@ from lockedenv.verify.remedies import verify_command
 
 BROKEN = (
     "the stack does not train here; to see what differs from the lock: "
-    + verify_command(Path(sys.prefix), "--level", "quick")
+    + verify_command(Path(sys.prefix), "--level", Level.QUICK.value)
 )
 RESUME = "resume with accelerate's save_state/load_state, or as examples/train_qlora.py shows"
 # The logits of this model in bfloat16 are off by about 0.5 %; the bound is ten times that. A model
