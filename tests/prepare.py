@@ -47,7 +47,7 @@ def missing_packages(lint_alone: bool) -> list[str]:
         # The distribution's own Python has pip and its headers in packages of their own.
         if python != Path(f"/usr/bin/python{environment.python}"):
             continue
-        if ask([python, "-c", "import pip"])[0] != 0:
+        if ask([python, "-c", "import pip"]).status != 0:
             missing.append("python3-pip")
         if not Path(f"/usr/include/python{environment.python}/Python.h").exists():
             missing.append(f"python{environment.python}-dev")

@@ -14,6 +14,7 @@ import pytest
 from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.backends import index, uv_program
 from lockedenv.errors import Stop
+from lockedenv.host.process import CommandResult
 
 LOGIN = b"<html><body><form action='/login'>Welcome to the hotel</form></body></html>"
 CA_SETTINGS = """
@@ -162,7 +163,8 @@ def test_what_is_wrong_with_a_certificate_is_told_apart(
     verified: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock in the past was told as an authority that is not believed."""
-    answer = (60, f"\n000 {verified}", "curl: (60) SSL certificate problem")
+    problem = "curl: (60) SSL certificate problem"
+    answer = CommandResult(60, f"\n000 {verified}", problem)
     monkeypatch.setattr(index, "ask", lambda *a, **options: answer)
     assert said in problem_of({"UV_DEFAULT_INDEX": "https://index.invalid/simple"})
 

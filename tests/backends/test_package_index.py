@@ -14,6 +14,7 @@ from lockedenv.backends import index, uv_program
 from lockedenv.cli import setup
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
+from lockedenv.host.process import CommandResult
 
 
 def test_pips_further_places_are_asked_too(
@@ -142,9 +143,9 @@ def test_pip_is_asked_once_for_its_settings(
     """It takes as long to start as all else that a set-up does before uv installs."""
     said: list[Any] = []
 
-    def ask(command: Any, **options: Any) -> tuple[int, str, str]:
+    def ask(command: Any, **options: Any) -> CommandResult:
         said.append(command)
-        return 0, "global.index-url='https://pypi.example/simple'\n", ""
+        return CommandResult(0, "global.index-url='https://pypi.example/simple'\n")
 
     monkeypatch.setattr(index, "ask", ask)
     monkeypatch.setattr(index, "pip_command", lambda: ["pip"])

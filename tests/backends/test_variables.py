@@ -123,7 +123,8 @@ def test_the_users_curlrc_and_uv_toml_are_not_read(tmp_path: Path) -> None:
     theirs = {**os.environ, "HOME": str(tmp_path)}
     for command in (index.CURL, rates.CURL.split()):
         config = f'url = "{(tmp_path / "served").as_uri()}"\n'
-        assert ask(command, 20, config, env=theirs)[:2] == (0, "content")
+        answer = ask(command, 20, config, env=theirs)
+        assert (answer.status, answer.output) == (0, "content")
     assert not (tmp_path / "by-the-curlrc").exists()
     assert (
         uv_program.uv_environment(tmp_path, tmp_path / "env", theirs)["UV_NO_CONFIG"]

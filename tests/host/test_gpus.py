@@ -14,6 +14,7 @@ from fixtures.gpu_stand_ins import make_smi
 from lockedenv.errors import Stop
 from lockedenv.host import gpus as host_gpus
 from lockedenv.host.gpus import GpuError, Trouble, find_gpus, read_gpu_facts
+from lockedenv.host.process import CommandResult
 from lockedenv.spec.drivers import find_old_driver
 
 NO_DRIVER = (
@@ -267,8 +268,8 @@ def test_a_driver_too_old_for_the_locked_cuda_is_found() -> None:
 def test_an_nvidia_smi_that_hangs_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hang(*command: Any, **options: Any) -> tuple[None, str, str]:
-        return None, "", "no answer within 60 s"
+    def hang(*command: Any, **options: Any) -> CommandResult:
+        return CommandResult(None, error="no answer within 60 s")
 
     monkeypatch.setattr("lockedenv.host.nvidia_smi.ask", hang)
     with pytest.raises(

@@ -15,7 +15,7 @@ import pytest
 from fixtures.commands import ROOT, clean_environ
 from fixtures.listener import Listener
 from lockedenv.errors import Stop
-from lockedenv.host.process import ask, run, started
+from lockedenv.host.process import CommandResult, ask, run, started
 
 PROGRAMS = ROOT / "tests/host/programs"
 ENVIRON = clean_environ(PYTHONPATH=str(ROOT / "scripts"), PYTHONDONTWRITEBYTECODE="1")
@@ -70,7 +70,7 @@ def test_what_it_has_started_in_its_group_ends_with_the_block() -> None:
     ],
 )
 def test_a_program_that_cannot_be_started_is_an_error(program: str, why: str) -> None:
-    assert ask([program, "x"]) == (None, "", why)
+    assert ask([program, "x"]) == CommandResult(None, error=why)
     with pytest.raises(OSError, match=why) as caught:
         with started([program]):
             raise AssertionError("it is started")
@@ -81,37 +81,39 @@ def test_a_script_without_its_interpreter_is_an_error(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/nowhere/python\n")
     script.chmod(0o755)
-    assert ask([script]) == (None, "", "No such file or directory")
+    assert ask([script]) == CommandResult(None, error="No such file or directory")
     script.write_text("neither script nor program\n")
-    assert ask([script]) == (None, "", "Exec format error")
+    assert ask([script]) == CommandResult(None, error="Exec format error")
 
 
 def test_a_program_has_the_environment_that_it_is_given_and_no_more() -> None:
-    assert ask(["env"], env={"PATH": os.environ["PATH"], "A": "b c"})[
-        1
-    ].splitlines() == [f"PATH={os.environ['PATH']}", "A=b c"]
-    assert ask(["/usr/bin/env"], env={}) == (0, "", "")
-    assert ask(["/usr/bin/env"], env={"LC_CTYPE": "C"})[1] == "LC_CTYPE=C\n"
+    assert ask(
+        ["env"], env={"PATH": os.environ["PATH"], "A": "b c"}
+    ).output.splitlines() == [f"PATH={os.environ['PATH']}", "A=b c"]
+    assert ask(["/usr/bin/env"], env={}) == CommandResult(0)
+    assert ask(["/usr/bin/env"], env={"LC_CTYPE": "C"}).output == "LC_CTYPE=C\n"
 
 
 def test_a_program_has_no_file_and_no_ignored_signal_of_ours() -> None:
-    descriptors = ask(["ls", "/proc/self/fd"])[1].split()
+    descriptors = ask(["ls", "/proc/self/fd"]).output.split()
     assert sorted(descriptors) == ["0", "1", "2", "3"]  # 3 is the folder that ls reads
-    ignored = ask(["grep", "SigIgn", "/proc/self/status"])[1].split()[1]
+    ignored = ask(["grep", "SigIgn", "/proc/self/status"]).output.split()[1]
     assert int(ignored, 16) & (1 << (signal.SIGPIPE - 1)) == 0
-    assert ask(["sh", "-c", "yes | head -1"])[1] == "y\n"
+    assert ask(["sh", "-c", "yes | head -1"]).output == "y\n"
 
 
 def test_a_file_that_is_passed_on_is_there(tmp_path: Path) -> None:
     with open(tmp_path / "file", "w") as file:
         number = file.fileno()
-        assert ask(["bash", "-c", f"echo text >&{number}"], pass_fds=[number])[0] == 0
+        assert (
+            ask(["bash", "-c", f"echo text >&{number}"], pass_fds=[number]).status == 0
+        )
     assert (tmp_path / "file").read_text() == "text\n"
 
 
 def test_many_threads_start_programs_at_once() -> None:
     def add(number: int) -> str:
-        return ask(["sh", "-c", f"echo $(({number} + 1))"])[1].strip()
+        return ask(["sh", "-c", f"echo $(({number} + 1))"]).output.strip()
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(add, range(40))) == [
@@ -121,7 +123,7 @@ def test_many_threads_start_programs_at_once() -> None:
 
 def test_arguments_are_passed_as_they_are() -> None:
     words = ["a b", "", "--option", "$HOME", "ä", "\udcff", "'\"", Path("/a b")]
-    out = ask(["printf", "%s\\n", *words])[1]
+    out = ask(["printf", "%s\\n", *words]).output
     assert out.encode(errors="replace").count(b"\n") == len(words)
     assert out.splitlines()[:5] == ["a b", "", "--option", "$HOME", "ä"]
 
@@ -130,11 +132,13 @@ def test_programs_start_after_the_environment_of_this_python_was_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/bin/python3")
-    assert ask(["echo", "text"]) == (0, "text\n", "")
+    assert ask(["echo", "text"]) == CommandResult(0, "text\n")
 
 
 def test_no_answer_in_time_is_told() -> None:
-    assert ask(["sleep", "600"], timeout=0.2) == (None, "", "no answer within 0 s")
+    assert ask(["sleep", "600"], timeout=0.2) == CommandResult(
+        None, error="no answer within 0 s"
+    )
 
 
 def test_a_long_command_shows_that_it_runs() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from lockedenv.host import pythons
+from lockedenv.host.process import CommandResult
 from lockedenv.host.pythons import find_python, how_to_get
 
 VERSION = "3.19"  # of no Python yet
@@ -99,7 +100,7 @@ def test_the_remedy_is_a_package_that_the_distribution_has(
         "python3.12": "  Candidate: (none)\n",
     }
     monkeypatch.setattr(
-        pythons, "ask", lambda command, *a: (0, answers[command[-1]], "")
+        pythons, "ask", lambda command, *a: CommandResult(0, answers[command[-1]])
     )
     (tmp_path / "apt-cache").touch(mode=0o755)
     environ = {"PATH": str(tmp_path)}

@@ -15,6 +15,7 @@ from fixtures.gpu_stand_ins import make_driver, make_smi
 from fixtures.machine import Machine
 from lockedenv.host.finding import Finding, Verdict, failed, passed, warned
 from lockedenv.host.gpus import Gpu
+from lockedenv.host.process import CommandResult
 from lockedenv.pod import cuda
 from lockedenv.pod.verdict import conclude, inspect_machine
 
@@ -178,8 +179,8 @@ def test_what_is_wrong_with_a_gpu_is_named(
 
 
 def test_a_driver_that_hangs_or_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang(*command: Any, **options: Any) -> tuple[None, str, str]:
-        return None, "", "no answer within 15 s"
+    def hang(*command: Any, **options: Any) -> CommandResult:
+        return CommandResult(None, error="no answer within 15 s")
 
     monkeypatch.setattr(cuda, "ask", hang)
     found = cuda.judge_cuda(cuda.ask_cuda(), [H100])
@@ -200,8 +201,8 @@ def test_a_driver_that_hangs_or_is_gone(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_answer_that_is_none_is_an_error(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer(*command: Any, **options: Any) -> tuple[int, str, str]:
-        return 0, text, "first line\nlast line\n"
+    def answer(*command: Any, **options: Any) -> CommandResult:
+        return CommandResult(0, text, "first line\nlast line\n")
 
     monkeypatch.setattr(cuda, "ask", answer)
     assert cuda.ask_cuda().error == "exit 0: last line"

@@ -11,6 +11,7 @@ from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends.base import Origin
 from lockedenv.host.finding import Finding, Verdict, passed
 from lockedenv.host.gpus import Gpu
+from lockedenv.host.process import CommandResult
 from lockedenv.pod import rates
 from lockedenv.pod.rates import measure_disk, measure_rates, measure_server
 from lockedenv.pod.surroundings import judge_host
@@ -167,8 +168,8 @@ def test_a_cause_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         + "self-signed"
     )
 
-    def fail(*command: object, **options: object) -> tuple[int, str, str]:
-        return 60, "0 0 0", why
+    def fail(*command: object, **options: object) -> CommandResult:
+        return CommandResult(60, "0 0 0", why)
 
     monkeypatch.setattr(rates, "ask", fail)
     assert (

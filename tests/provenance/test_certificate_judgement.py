@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.errors import Stop
+from lockedenv.host.process import CommandResult
 from lockedenv.prefix.records import read_prefix
 from lockedenv.provenance.certificate import make
 from lockedenv.provenance.certificate.document import (
@@ -283,8 +284,8 @@ def test_where_nothing_can_be_certified_one_message_says_so(
     row: "dict[str, Any]" = {"loss": [5.5, float("nan")], "gradient_norm": [1.0, 1.0]}
     row.update(tensors={"x": 1.0}, weights="0")
 
-    def answer(*_: Any, **__: Any) -> "tuple[int, str, str]":
-        return 0, "a warning\n" + json.dumps({"rows": {BF16: row}}), ""
+    def answer(*_: Any, **__: Any) -> CommandResult:
+        return CommandResult(0, "a warning\n" + json.dumps({"rows": {BF16: row}}))
 
     monkeypatch.setattr(make, "ask", answer)
     unfit = "full sdpa bf16: loss nan, gradient norm 1.0 at step 1: this does not train"

@@ -239,9 +239,10 @@ def channel_problem(
     def ask_for(package: CondaPackage) -> str | None:
         said = ""
         for source in archive_items([package], mirrors)[0].sources:
-            status, _, said = ask(CURL, input=f'url = "{source}"\n')
-            if status == 0:
+            answer = ask(CURL, input=f'url = "{source}"\n')
+            if answer.status == 0:
                 return None
+            said = answer.error
         return f"the channel {package.channel} does not answer ({redact(' '.join(said.split()))})"
 
     with ThreadPoolExecutor(len(smallest)) as pool:

@@ -104,10 +104,10 @@ def pip_command() -> list[str]:
     if base not in pythons:
         pythons.append(base)
     for python in pythons:
-        if ask([python, "-c", "import pip"])[0] == 0:
+        if ask([python, "-c", "import pip"]).status == 0:
             return [python, "-m", "pip"]
     for python in pythons:
-        wheel = ask([python, "-c", BUNDLED_PIP])[1].strip()
+        wheel = ask([python, "-c", BUNDLED_PIP]).output.strip()
         if wheel:
             # Out of its wheel it starts three times as slowly.
             return [python, f"{wheel}/pip"]
@@ -117,7 +117,7 @@ def pip_command() -> list[str]:
 @functools.lru_cache()
 def _pip_config(command: tuple[str, ...], environ: frozenset[tuple[str, str]]) -> str:
     """What `pip config list` says; pip takes 0.3 s to start."""
-    return ask([*command, "config", "list"], env=dict(environ))[1]
+    return ask([*command, "config", "list"], env=dict(environ)).output
 
 
 def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -201,7 +201,7 @@ def socks_problem(environ: Mapping[str, str]) -> Problem | None:
         proxy = proxy or environ.get(name, "")
     if not proxy.lower().startswith("socks") or not pip_command():
         return None
-    if ask([pip_command()[0], "-c", "import socks"])[0] == 0:
+    if ask([pip_command()[0], "-c", "import socks"]).status == 0:
         return None
     return Problem(
         f"the proxy is {redact(proxy)}, and pip needs the package PySocks for a SOCKS proxy",
@@ -226,7 +226,7 @@ def default_index() -> str:
     command = pip_command()
     if not command:
         return ""
-    said = ask([*command, "download", "--help"])[1]
+    said = ask([*command, "download", "--help"]).output
     match = re.search(
         r"--index-url <url>.*?\(default\s+(https?://[^\s)]+)\)", said, re.S
     )
@@ -247,11 +247,12 @@ def index_problem(environ: Mapping[str, str]) -> Problem | None:
     if certificates:
         config += f'cacert = "{certificates}"\n'
     wanted = "\n%{http_code} %{ssl_verify_result}"
-    status, text, why = ask([*CURL, "--write-out", wanted], 30, config)
-    page, _, numbers = text.rpartition("\n")
+    answer = ask([*CURL, "--write-out", wanted], 30, config)
+    status = answer.status
+    page, _, numbers = answer.output.rpartition("\n")
     code, _, verified = numbers.partition(" ")
     host = redact(urlsplit(address).netloc).rpartition("@")[2]
-    said = redact(" ".join(why.split()))
+    said = redact(" ".join(answer.error.split()))
     if status == 0:
         return _page_problem(host, page, code)
     if status == CURL_CERTIFICATE:

@@ -204,7 +204,7 @@ def _own_uv(prefix: Path | None) -> str:
     if prefix is not None:
         programs.append(shutil.which(prefix / "bin/uv"))
     for uv in programs:
-        if uv and version_tuple(ask([uv, "--version"])[1]) >= OLDEST_OWN:
+        if uv and version_tuple(ask([uv, "--version"]).output) >= OLDEST_OWN:
             return uv
     return ""
 

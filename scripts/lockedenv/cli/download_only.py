@@ -122,9 +122,9 @@ def fetch_python(version: str, folder: Path, uv: Path, steps: Steps) -> bool:
         environ["UV_PYTHON_INSTALL_DIR"] = tmp
         environ["UV_PYTHON_CACHE_DIR"] = str(folder / Place.PYTHON.value)
         command = [uv, "python", "install", "--no-bin", version]
-        status, _, why = ask(command, UV_SECONDS, env=environ)
-    if status == 0:
+        fetched = ask(command, UV_SECONDS, env=environ)
+    if fetched.status == 0:
         return True
-    last = why.strip().splitlines()[-1:]
+    last = fetched.error.strip().splitlines()[-1:]
     steps.outcome(f"left out: uv could not fetch it ({''.join(last)})")
     return False

@@ -19,14 +19,14 @@ def refuse_unusable(folder: Path) -> None:
             program = Path(tmp, "try")
             program.write_text("#!/bin/sh\n")
             program.chmod(0o755)
-            status, _, why = ask([program])
+            tried = ask([program])
     except OSError as error:
         raise Stop(
             f"{folder} cannot be made in {parent} ({error.strerror}); choose another with --prefix or "
             "--cache"
         ) from None
-    if status != 0:
+    if tried.status != 0:
         raise Stop(
-            f"no program starts from the disk of {folder} ({why}): it is mounted noexec; choose "
+            f"no program starts from the disk of {folder} ({tried.error}): it is mounted noexec; choose "
             "another with --prefix or --cache"
         )

@@ -79,13 +79,13 @@ def query(
             f"--query-{selector}={','.join(known)}",
             "--format=csv,noheader,nounits",
         ]
-        exit_status, out, err = ask(command, PATIENCE, env=dict(environ))
-        if exit_status is None:
-            return Answer(Status.HANGS, problem=err)
-        unknown = UNKNOWN_FIELD.findall(out + err)
+        found = ask(command, PATIENCE, env=dict(environ))
+        if found.status is None:
+            return Answer(Status.HANGS, problem=found.error)
+        unknown = UNKNOWN_FIELD.findall(found.output + found.error)
         remaining = [field for field in known if field not in unknown]
         if remaining == known:
-            return _read_answer(exit_status, out, err, known)
+            return _read_answer(found.status, found.output, found.error, known)
         known = remaining
     return Answer(Status.ANSWERED)
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
@@ -126,13 +127,22 @@ def _raise_if_not_started(
     raise OSError(int(number), os.strerror(int(number)), program)
 
 
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command ended, and what it wrote to its two outputs.
+
+    `status`: None if it cannot start, or did not end in time; `error` says then why.
+    """
+
+    status: int | None
+    output: str = ""
+    error: str = ""
+
+
 def ask(
     command: Sequence[object], timeout: float = 30, input: str = "", **options: Any
-) -> tuple[int | None, str, str]:
-    """(exit status, standard output, standard error) of a command.
-
-    (None, "", why) if it cannot start, or does not answer in `timeout` seconds.
-    """
+) -> CommandResult:
+    """Runs a command that answers in `timeout` seconds; `input` goes to its standard input."""
     # `python -m` would import from the current folder.
     options.setdefault("cwd", "/")
     pipe: Any = subprocess.PIPE
@@ -146,13 +156,14 @@ def ask(
             except subprocess.TimeoutExpired:
                 kill(process)
                 process.communicate()
-                return None, "", f"no answer within {timeout:.0f} s"
-    except OSError as error:
-        return None, "", error.strerror or str(error)
-    return (
+                error = f"no answer within {timeout:.0f} s"
+                return CommandResult(None, error=error)
+    except OSError as problem:
+        return CommandResult(None, error=problem.strerror or str(problem))
+    return CommandResult(
         process.returncode,
-        out.decode(errors="replace"),
-        err.decode(errors="replace"),
+        output=out.decode(errors="replace"),
+        error=err.decode(errors="replace"),
     )
 
 

@@ -49,9 +49,9 @@ def find_python(
 def probe(python: Path, version: str) -> Path | None:
     """The interpreter that a program starts, without the virtual environment around it, if it is of the version."""
     # -I: neither PYTHONHOME nor another of Python's variables decides what it says.
-    status, said, _ = ask([python, "-I", "-c", PROBE], 20)
-    lines = said.splitlines()
-    if status != 0 or len(lines) != 2 or lines[0] != version:
+    answer = ask([python, "-I", "-c", PROBE], 20)
+    lines = answer.output.splitlines()
+    if answer.status != 0 or len(lines) != 2 or lines[0] != version:
         return None
     return Path(lines[1])
 
@@ -132,14 +132,12 @@ def how_to_get(version: str, environ: Mapping[str, str]) -> str:
     path = environ.get("PATH")
     if shutil.which("apt-cache", path=path):
         # Debian 12 has no package python3.12, and apt-get would only say so.
-        _, said, _ = ask(["apt-cache", "policy", f"python{version}"], 20)
+        said = ask(["apt-cache", "policy", f"python{version}"], 20).output
         if "Candidate:" in said and "Candidate: (none)" not in said:
             return f"apt-get install python{version}"
     if shutil.which("dnf", path=path):
-        status, _, _ = ask(
-            ["dnf", "--cacheonly", "--quiet", "info", f"python{version}"], 20
-        )
-        if status == 0:
+        answer = ask(["dnf", "--cacheonly", "--quiet", "info", f"python{version}"], 20)
+        if answer.status == 0:
             return f"dnf install python{version}"
     if shutil.which("uv", path=path):
         return f"uv python install {version}"

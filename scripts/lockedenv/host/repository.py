@@ -23,8 +23,8 @@ def git(*arguments: str) -> str | None:
     for name, value in os.environ.items():
         if name not in NAME_ANOTHER:
             environ[name] = value
-    status, out, _ = ask(["git", "-C", ROOT, *arguments], env=environ)
-    return out.strip() if status == 0 else None
+    answer = ask(["git", "-C", ROOT, *arguments], env=environ)
+    return answer.output.strip() if answer.status == 0 else None
 
 
 def describe_version() -> str:

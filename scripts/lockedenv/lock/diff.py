@@ -50,7 +50,7 @@ def find_changes(environments: list[Environment], revision: str) -> list[Change]
         after: dict[Place, str] = {}
         for name, layer in LAYERS.items():
             path = env.folder / name
-            old = ask(["git", "show", f"{revision}:./{name}"], cwd=env.folder)[1]
+            old = ask(["git", "show", f"{revision}:./{name}"], cwd=env.folder).output
             before.update(_read_versions(env, layer, old))
             if path.exists():
                 after.update(
@@ -64,11 +64,11 @@ def find_changes(environments: list[Environment], revision: str) -> list[Change]
 
 
 def _require_revision(env: Environment, revision: str) -> None:
-    status, _, _ = ask(
+    found = ask(
         ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
         cwd=env.folder,
     )
-    if status != 0:
+    if found.status != 0:
         raise UsageError(
             f"--diff {revision}: {env.folder} has no such revision; "
             "`git log` lists those that it has"

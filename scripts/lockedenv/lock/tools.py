@@ -29,12 +29,12 @@ def run_tool(*command: str) -> str:
 
     Raises Stop with what it said, without a traceback's frames, if it fails.
     """
-    status, out, err = ask(command, timeout=3600, cwd=ROOT)
-    if status != 0:
-        lines = _FRAMES.sub("", out + err).strip().splitlines()[-_LINES:]
+    done = ask(command, timeout=3600, cwd=ROOT)
+    if done.status != 0:
+        lines = _FRAMES.sub("", done.output + done.error).strip().splitlines()[-_LINES:]
         name = Path(command[0]).name
-        raise Stop(f"{name} {command[1]} failed ({status}):\n" + "\n".join(lines))
-    return out
+        raise Stop(f"{name} {command[1]} failed ({done.status}):\n" + "\n".join(lines))
+    return done.output
 
 
 def find_solver() -> str:

@@ -100,14 +100,14 @@ def ask_cuda(patience: float = PATIENCE) -> CudaAnswer:
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     environ.pop("CUDA_VISIBLE_DEVICES", None)
     command = [sys.executable, "-m", "lockedenv.pod.cuda"]
-    status, out, err = ask(command, patience, env=environ)
-    if status is None:
-        return CudaAnswer(error=err)
+    answer = ask(command, patience, env=environ)
+    if answer.status is None:
+        return CudaAnswer(error=answer.error)
     try:
-        return _parse_answer(json.loads(out))
+        return _parse_answer(json.loads(answer.output))
     except (ValueError, TypeError, KeyError):
-        last_line = err.strip().rpartition("\n")[2]
-        return CudaAnswer(error=f"exit {status}: {last_line}")
+        last_line = answer.error.strip().rpartition("\n")[2]
+        return CudaAnswer(error=f"exit {answer.status}: {last_line}")
 
 
 def _parse_answer(answer: dict[str, object]) -> CudaAnswer:

@@ -62,13 +62,13 @@ def read_logged_gpus() -> list[LoggedGpu]:
 
 def check_kernel_log() -> Finding:
     """Reads the kernel's log, which is the host's, and judges it."""
-    status, log, _ = ask(["dmesg"])
-    if status != 0:
+    log = ask(["dmesg"])
+    if log.status != 0:
         return skipped("the kernel's log may not be read here")
     gpus = read_logged_gpus()
     if not gpus:
         return skipped("nvidia-smi does not tell the GPUs' addresses")
-    return judge_log(log, gpus)
+    return judge_log(log.output, gpus)
 
 
 def judge_log(log: str, gpus: Sequence[LoggedGpu]) -> Finding:

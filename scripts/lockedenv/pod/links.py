@@ -34,10 +34,10 @@ class GpuLinks:
 
 def read_links() -> list[GpuLinks]:
     """The links of the GPUs, by nvidia-smi; empty where it cannot tell."""
-    status, out, _ = ask(["nvidia-smi", "nvlink", "--status"], PATIENCE)
-    if status is None:
+    answer = ask(["nvidia-smi", "nvlink", "--status"], PATIENCE)
+    if answer.status is None:
         return []
-    return parse_links(out)
+    return parse_links(answer.output)
 
 
 def parse_links(text: str) -> list[GpuLinks]:

@@ -136,15 +136,15 @@ def _run_stream(address: str, start: int, seconds: float) -> _Stream:
     options += ["--write-out", "%{size_download} %{time_starttransfer} %{time_total}"]
     # To curl's standard input: an address may hold a token, and `ps` shows arguments.
     config = f"url = {json.dumps(address, ensure_ascii=False)}\n"
-    status, out, err = ask([*CURL.split(), *options], seconds + 3, config)
+    answer = ask([*CURL.split(), *options], seconds + 3, config)
     ended = time.monotonic()
-    problem = "" if status == 0 else " ".join(err.split())
-    if not re.fullmatch(r"[\d.]+ [\d.]+ [\d.]+", out):
+    problem = "" if answer.status == 0 else " ".join(answer.error.split())
+    if not re.fullmatch(r"[\d.]+ [\d.]+ [\d.]+", answer.output):
         return _Stream(0, ended, ended, problem)
-    size, first_byte, total = [float(number) for number in out.split()]
+    size, first_byte, total = [float(number) for number in answer.output.split()]
     # curl counts from its own start.
     return _Stream(
-        size, ended - total + first_byte, ended, problem, status == TIMED_OUT
+        size, ended - total + first_byte, ended, problem, answer.status == TIMED_OUT
     )
 
 

@@ -57,18 +57,16 @@ class Interpreter:
 
 def read_interpreter(python: Path) -> Interpreter:
     """The interpreter that a program such as PREFIX/bin/python runs. Raises Stop if it does not start."""
-    status, answer, why = ask(
-        [python, "-I", "-S", QUESTION], env=clean(dict(os.environ))
-    )
+    answer = ask([python, "-I", "-S", QUESTION], env=clean(dict(os.environ)))
     try:
-        found = json.loads(answer)
+        found = json.loads(answer.output)
         folders = sorted({os.path.realpath(folder) for folder in found["folders"]})
         version = str(found["version"])
         build = str(found["build"])
         archive = Path(found["archive"])
     except (ValueError, KeyError, TypeError):
-        last = "".join(why.strip().splitlines()[-1:])
-        raise Stop(f"{python} does not start (exit {status}: {last})") from None
+        last = "".join(answer.error.strip().splitlines()[-1:])
+        raise Stop(f"{python} does not start (exit {answer.status}: {last})") from None
     sha256 = hash_library([Path(folder) for folder in folders], archive)
     return Interpreter(version, build, "".join(folders[:1]), sha256)
 

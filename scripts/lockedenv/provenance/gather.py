@@ -163,7 +163,7 @@ def torch_versions(python: Path, gpu: bool) -> dict[str, str | None]:
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     device = "cuda" if gpu else "cpu"
     command = [python, "-m", "lockedenv.provenance.torch_versions", device]
-    _, answer, _ = ask(command, TORCH_SECONDS, env=environ)
+    answer = ask(command, TORCH_SECONDS, env=environ).output
     try:
         found: dict[str, str | None] = json.loads(answer.splitlines()[-1])
     except (ValueError, IndexError):

@@ -46,8 +46,7 @@ def speak_much() -> int:
 
 def fail_to_ask() -> int:
     """The exit status of a command that fails, as this program sees it."""
-    status, _, _ = ask(["false"])
-    print(status)
+    print(ask(["false"]).status)
     return 0
 
 

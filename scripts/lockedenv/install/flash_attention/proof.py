@@ -45,13 +45,13 @@ Prover = Callable[[Path, str, bool], Proof]
 def prove_import(prefix: Path, version: str) -> Proof:
     """Whether the prefix's interpreter imports this version, with its compiled part."""
     command = [prefix / "bin/python", "-c", _IMPORT]
-    status, answer, error = ask(command, _IMPORT_SECONDS, env=clean(dict(os.environ)))
-    if status != 0:
-        last_line = "".join(error.strip().splitlines()[-1:])
+    answer = ask(command, _IMPORT_SECONDS, env=clean(dict(os.environ)))
+    if answer.status != 0:
+        last_line = "".join(answer.error.strip().splitlines()[-1:])
         # A time-out or a signal says nothing of the wheel.
-        at_fault = status is not None and status > 0
+        at_fault = answer.status is not None and answer.status > 0
         return Proof(f"it does not import: {last_line}", at_fault)
-    imported = answer.split()[-1]
+    imported = answer.output.split()[-1]
     if imported != version:
         return Proof(f"version {imported} was imported, not {version}", True)
     return Proof()
@@ -78,8 +78,8 @@ def prove_values(prefix: Path) -> Proof:
             "--json",
             document,
         ]
-        _, _, error = ask(command, _CHECK_SECONDS, env=clean(dict(os.environ)))
-        return read_proof(read_json(document), error)
+        answer = ask(command, _CHECK_SECONDS, env=clean(dict(os.environ)))
+        return read_proof(read_json(document), answer.error)
 
 
 def read_proof(document: dict[str, object], error: str) -> Proof:

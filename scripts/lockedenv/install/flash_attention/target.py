@@ -59,16 +59,14 @@ def locked_torch(environment: Environment, backend: str) -> Torch:
 def probe_torch(prefix: Path) -> Torch:
     """The torch of a prefix, as its own interpreter reports it. Raises Stop if it cannot be imported there."""
     python = prefix / "bin/python"
-    status, answer, error = ask(
-        [python, "-c", _ASK_TORCH], 120, env=clean(dict(os.environ))
-    )
-    if status != 0:
-        last_line = "".join(error.strip().splitlines()[-1:])
+    answer = ask([python, "-c", _ASK_TORCH], 120, env=clean(dict(os.environ)))
+    if answer.status != 0:
+        last_line = "".join(answer.error.strip().splitlines()[-1:])
         raise Stop(
             f"torch cannot be imported in {prefix} ({last_line}); "
             f"to see what is wrong: {python} {ROOT}/scripts/verify_environment.py"
         )
-    fields = json.loads(answer.strip().splitlines()[-1])
+    fields = json.loads(answer.output.strip().splitlines()[-1])
     for name in ("version", "cuda", "python", "platform"):
         if not _PLAIN.fullmatch(fields[name]):
             raise Stop(

@@ -172,8 +172,7 @@ def _find_headers(home: Path) -> Path | None:
 
 def _ask_version(program: Path, option: str, pattern: str) -> str:
     """The version that a program gives, by the group of the pattern; empty if it gives none."""
-    _, answer, _ = ask([program, option], 60)
-    match = re.search(pattern, answer)
+    match = re.search(pattern, ask([program, option], 60).output)
     if not match:
         return ""
     return match[1]

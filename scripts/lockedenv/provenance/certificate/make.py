@@ -151,17 +151,15 @@ def run_task(python: Path, device: str, steps: int, environ: Mapping[str, str]) 
     module = "lockedenv.provenance.certificate.task"
     with tempfile.TemporaryDirectory(prefix="certificate-") as folder:
         command = [python, "-m", module, device, str(steps)]
-        status, answer, errors = ask(
-            command, SECONDS, cwd=folder, env={**environ, "TMPDIR": folder}
-        )
-    if status != 0:
-        lines = errors.strip().splitlines()
+        answer = ask(command, SECONDS, cwd=folder, env={**environ, "TMPDIR": folder})
+    if answer.status != 0:
+        lines = answer.error.strip().splitlines()
         last = lines[-1] if lines else "it said nothing"
         raise Stop(
-            f"the certificate's task failed (exit {status}): {last}; --level full says what does "
+            f"the certificate's task failed (exit {answer.status}): {last}; --level full says what does "
             "not work here"
         )
-    document: dict[str, Any] = json.loads(answer.splitlines()[-1])
+    document: dict[str, Any] = json.loads(answer.output.splitlines()[-1])
     rows = {}
     for name, row in document["rows"].items():
         require_finite(name, row)

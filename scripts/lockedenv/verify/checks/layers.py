@@ -176,10 +176,8 @@ def requirements(context: Context) -> Result:
     command = [context.installed.prefix / "bin/uv", *options]
     # uv leaves its temporary files behind if it is interrupted.
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        status, output, errors = ask(
-            command, 60, env=clean(context.environ, TMPDIR=folder)
-        )
-    text = output + errors
+        checked = ask(command, 60, env=clean(context.environ, TMPDIR=folder))
+    text = checked.output + checked.error
     lines = re.findall(r"The package .*", text)
     if lines:
         remedy = (
@@ -187,7 +185,7 @@ def requirements(context: Context) -> Result:
             "or take a version that fits"
         )
         return warned(first(lines), remedy, lines[1:])
-    if status != 0:
+    if checked.status != 0:
         answer = " ".join(text.split())[:120]
         return skipped(f"uv does not say ({answer}); the layers' checks may know why")
     return passed("uv pip check: all requirements are met")
