@@ -29,7 +29,7 @@ from lockedenv.spec import environment, locks
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.level import LEVEL_NAMES, Level
 from lockedenv.verify.checklist import CHECKS, find_check, select_checks
-from lockedenv.verify.checks import Check, Context
+from lockedenv.verify.checks import AnyCheck, Context
 from lockedenv.verify.report import Report, Scope, to_attach
 from lockedenv.verify.result import Result, exit_status
 from lockedenv.verify.runner import run_checks
@@ -346,7 +346,7 @@ def describe_session(
     )
 
 
-def choose_checks(request: Request) -> list[Check]:
+def choose_checks(request: Request) -> list[AnyCheck]:
     """The checks to run, in order. Raises UsageError for an unknown name, and where none is left."""
     checks = select_checks(request.level, list(request.only), list(request.skip))
     if not checks:

@@ -8,7 +8,7 @@ from lockedenv.errors import UsageError
 from lockedenv.spec.level import Level
 from lockedenv.spec.suggest import did_you_mean
 from lockedenv.verify.checks import (
-    Check,
+    AnyCheck,
     Group,
     attention,
     compilers,
@@ -26,7 +26,7 @@ from lockedenv.verify.checks import (
     training,
 )
 
-ROWS: list[tuple[Group, Check]] = [
+ROWS: list[tuple[Group, AnyCheck]] = [
     (Group.PACKAGES, layers.locks),
     (Group.PACKAGES, layers.place),
     (Group.PACKAGES, layers.conda_layer),
@@ -70,7 +70,7 @@ ROWS: list[tuple[Group, Check]] = [
 ]
 
 
-def _make_checks() -> list[Check]:
+def _make_checks() -> list[AnyCheck]:
     checks = []
     for group, check in ROWS:
         checks.append(replace(check, group=group))
@@ -80,7 +80,7 @@ def _make_checks() -> list[Check]:
 CHECKS = _make_checks()
 
 
-def find_check(name: str) -> Check:
+def find_check(name: str) -> AnyCheck:
     """The check of a name. Raises UsageError with the nearest name if there is none."""
     for check in CHECKS:
         if check.name == name:
@@ -91,7 +91,7 @@ def find_check(name: str) -> Check:
     )
 
 
-def select_checks(level: Level, only: list[str], skip: list[str]) -> list[Check]:
+def select_checks(level: Level, only: list[str], skip: list[str]) -> list[AnyCheck]:
     """The checks to run, in order: those of `only`, or of the level, without those of `skip`.
 
     Raises UsageError for an unknown name.

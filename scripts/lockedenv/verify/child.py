@@ -22,7 +22,7 @@ from typing import Callable
 from lockedenv.host.process import started
 from lockedenv.spec import environment as environments
 from lockedenv.verify.checklist import find_check
-from lockedenv.verify.checks import Check
+from lockedenv.verify.checks import AnyCheck
 from lockedenv.verify.result import COMPILED, FAIL, PASS, SKIP, Result, failed, is_worse
 
 ANSWER = "result.json"
@@ -71,7 +71,9 @@ def run_fresh(
                 return Ended(None)
 
 
-def read_result(check: Check, subject: Subject, ended: Ended, limit: float) -> Result:
+def read_result(
+    check: AnyCheck, subject: Subject, ended: Ended, limit: float
+) -> Result:
     """The result that a child wrote, or what became of the child."""
     lines = (subject.folder / LOG).read_text(errors="replace").splitlines()[-SHOWN:]
     if ended.status is None:
@@ -111,7 +113,7 @@ def run_and_write(subject: Subject) -> None:
     part.replace(subject.folder / ANSWER)
 
 
-def run_here(check: Check, device: str) -> Result:
+def run_here(check: AnyCheck, device: str) -> Result:
     """What a check finds, on each GPU up to the first that fails; whatever a library raises is its result."""
     began = time.monotonic()
     on_each = check.each_gpu and device == "cuda"

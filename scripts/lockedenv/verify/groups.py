@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lockedenv.spec.level import Level
 from lockedenv.verify.checklist import find_check
-from lockedenv.verify.checks import Check, Group
+from lockedenv.verify.checks import AnyCheck, Group
 from lockedenv.verify.result import (
     COMPILED,
     FAIL,
@@ -28,7 +28,7 @@ class Section:
     """The checks of one group that are run, and their results so far."""
 
     group: Group
-    checks: list[Check]
+    checks: list[AnyCheck]
     results: list[Result] = field(default_factory=list)
 
     @property
@@ -69,7 +69,7 @@ class Section:
                 parts.append(f"{word}: {', '.join(names)}")
         return parts
 
-    def find_check(self, result: Result) -> Check:
+    def find_check(self, result: Result) -> AnyCheck:
         for check in self.checks:
             if check.name == result.check:
                 return check

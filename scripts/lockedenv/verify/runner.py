@@ -14,7 +14,7 @@ from typing import Protocol
 from lockedenv.host.gpus import find_gpu_nodes
 from lockedenv.host.launchers import child_environment
 from lockedenv.host.limits import cpu_limit, read_memory
-from lockedenv.verify.checks import Check, Context, no_gpu
+from lockedenv.verify.checks import AnyCheck, Context, no_gpu
 from lockedenv.verify.child import LOG, Subject, read_result, run_fresh
 from lockedenv.verify.forks import CannotFork, ForkServer, fork_server
 from lockedenv.verify.result import FAIL, Result, failed, skipped
@@ -46,7 +46,7 @@ class Children:
     environment: str = ""
     server: ForkServer | None = None
 
-    def run(self, check: Check) -> Result:
+    def run(self, check: AnyCheck) -> Result:
         """The check's result, whatever becomes of its process: a fork, or else a fresh interpreter."""
         limit = check.timeout
         if check.each_gpu and self.device == "cuda":
@@ -68,7 +68,7 @@ class Children:
             return read_result(check, subject, ended, limit)
 
 
-def run_timed(check: Check, function: Callable[[], Result]) -> Result:
+def run_timed(check: AnyCheck, function: Callable[[], Result]) -> Result:
     """What a function of a check finds, with the check's name and its seconds; a crash is a result."""
     began = time.monotonic()
     try:
@@ -81,7 +81,10 @@ def run_timed(check: Check, function: Callable[[], Result]) -> Result:
 
 
 def run_checks(
-    context: Context, checks: Sequence[Check], listener: Listener, environment: str = ""
+    context: Context,
+    checks: Sequence[AnyCheck],
+    listener: Listener,
+    environment: str = "",
 ) -> list[Result]:
     """Runs the checks, children side by side where CPUs and memory allow, and reports them in order."""
     results: list[Result] = []
@@ -97,7 +100,7 @@ def run_checks(
     return results
 
 
-def _find_cause(checks: Iterable[Check], result: Result, failures: set[str]) -> str:
+def _find_cause(checks: Iterable[AnyCheck], result: Result, failures: set[str]) -> str:
     """The failed check that probably is the cause of this failure; empty if none is."""
     if result.verdict is not FAIL:
         return ""
@@ -110,7 +113,7 @@ def _find_cause(checks: Iterable[Check], result: Result, failures: set[str]) -> 
 
 
 def _run_all(
-    context: Context, checks: Sequence[Check], listener: Listener, environment: str
+    context: Context, checks: Sequence[AnyCheck], listener: Listener, environment: str
 ) -> Generator[Result, None, None]:
     """The results in order: checks here, children side by side, children that measure alone."""
     missing_gpu = no_gpu(context)
@@ -126,7 +129,7 @@ def _run_all(
         if starter.server:
             stack.callback(starter.server.stop)
 
-        def run_child(check: Check) -> Result:
+        def run_child(check: AnyCheck) -> Result:
             since[check.name] = time.monotonic()
             try:
                 return run_timed(check, lambda: starter.run(check))
@@ -152,7 +155,7 @@ def _run_all(
 
 def _prepare_children(
     context: Context,
-    children: list[Check],
+    children: list[AnyCheck],
     environment: str,
     stack: contextlib.ExitStack,
 ) -> Children:
@@ -168,7 +171,7 @@ def _prepare_children(
     return Children(python, context.device, environ, environment, server)
 
 
-def _count_side_by_side(children: list[Check]) -> int:
+def _count_side_by_side(children: list[AnyCheck]) -> int:
     """How many children the CPUs and the memory allow at a time."""
     largest = max((check.memory for check in children), default=1)
     by_memory = read_memory().total // largest

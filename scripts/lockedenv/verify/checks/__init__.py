@@ -1,8 +1,8 @@
 """What a check is and what it is told. One file for each kind of thing that can be wrong.
 
-A check is a function with the decorator @check. One with `child=True` runs in a process of its own
-in the prefix's interpreter and gets the device ("cuda" or "cpu"). Any other runs in the verifier,
-on the standard library alone, and gets the Context. The list of all checks, in the order in which
+A check is a function with a decorator. One with @check runs in the verifier, on the standard
+library alone, and gets the Context. One with @child_check or @check_each_gpu runs in a process of
+its own in the prefix's interpreter, and gets the device ("cuda" or "cpu"). The list of all checks, in the order in which
 they are reported, is lockedenv/verify/checklist.py.
 """
 
@@ -12,9 +12,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Generic, TypeVar
 
 from lockedenv.host.disks import GIB
 from lockedenv.host.gpus import Gpu
@@ -53,6 +53,7 @@ __all__ = [
     "PASS",
     "SKIP",
     "WARN",
+    "AnyCheck",
     "Check",
     "CheckOutcome",
     "Context",
@@ -60,6 +61,7 @@ __all__ = [
     "Result",
     "check",
     "check_each_gpu",
+    "child_check",
     "compiled",
     "damaged",
     "exit_status",
@@ -74,10 +76,10 @@ __all__ = [
     "within",
 ]
 
-DAMAGE = (
-    "present",
-    "files",
-)  # the checks whose failure explains why a library does not work
+# The checks whose failure explains why a library does not work.
+DAMAGE = ("present", "files")
+TIMEOUT = 120  # seconds of a check
+MEMORY = 2 * GIB
 COMPARE_WITH_LOCK = (
     f"compare with the lock: {verify_command(Path(sys.prefix), '--level', Level.QUICK.value)}; "
     "if that passes, report it with --json"
@@ -203,16 +205,21 @@ class Context:
         return found
 
 
+About = TypeVar("About")
+Function = Callable[[About], Result]
+
+
 @dataclass(frozen=True)
-class Check:
-    """A check. `proves` is what a pass means.
+class Check(Generic[About]):
+    """A check of what its function takes: a Context, or a device. `proves` is what a pass means.
 
     `remedy` is for a crash or an error that the check did not foresee.
     `child`: it runs in a process of its own. `gpu`: it has no CPU path.
     `each_gpu`: it runs once on each GPU, as torch's current device.
     `alone`: it measures, so nothing may run beside it.
-    `timeout`: seconds that it may take on each GPU. `compile_timeout`: seconds on top of them for all
-    GPUs together, for what is compiled when it is first used. `memory`: bytes that its process needs at most.
+    `timeout`: seconds that it may take on each GPU. `compile_timeout`: seconds on top of them for
+    all GPUs together, for what is compiled when it is first used. `memory`: bytes that its process
+    needs at most.
     `explained_by`: the checks whose failure probably is the cause where this one fails too.
     `speaks`: its summary stands in the line of its group, where it passed. `yields_to`: the check
     that speaks in its place, where that has passed too.
@@ -221,41 +228,117 @@ class Check:
 
     name: str
     proves: str
-    function: Callable[[Any], Result]
+    function: Function[About]
     level: Level = Level.QUICK
     remedy: str = COMPARE_WITH_LOCK
     child: bool = False
     gpu: bool = False
     each_gpu: bool = False
     alone: bool = False
-    timeout: int = 120
+    timeout: int = TIMEOUT
     compile_timeout: int = 0
-    memory: int = 2 * GIB
+    memory: int = MEMORY
     explained_by: tuple[str, ...] = ()
     speaks: bool = False
     yields_to: str = ""
     brief: bool = False
     group: Group = Group.MACHINE
 
-    def __call__(self, about: Any) -> Result:
+    def __call__(self, about: About) -> Result:
         """Runs it here: on a device, or a Context."""
         return self.function(about)
 
 
-def check(
-    name: str, proves: str, level: Level = Level.QUICK, **options: Any
-) -> Callable[[Callable[[Any], Result]], Check]:
-    """Makes a check of a function; `options` are fields of Check."""
-    if options.get("child"):
-        options.setdefault("explained_by", DAMAGE)
+AnyCheck = Check[Any]
 
-    def make_check(function: Callable[[Any], Result]) -> Check:
-        return Check(name, proves, function, level, **options)
+
+# The decorators. Each names its options, so that a type checker sees a wrong one.
+
+
+def check(
+    name: str,
+    proves: str,
+    level: Level = Level.QUICK,
+    *,
+    explained_by: tuple[str, ...] = (),
+    speaks: bool = False,
+    yields_to: str = "",
+    brief: bool = False,
+) -> Callable[[Function[Context]], Check[Context]]:
+    """Makes a check of a function of the Context, which runs in the verifier."""
+
+    def make_check(function: Function[Context]) -> Check[Context]:
+        return Check(
+            name,
+            proves,
+            function,
+            level,
+            explained_by=explained_by,
+            speaks=speaks,
+            yields_to=yields_to,
+            brief=brief,
+        )
 
     return make_check
 
 
-check_each_gpu = partial(check, level=Level.FULL, child=True, each_gpu=True)
+def child_check(
+    name: str,
+    proves: str,
+    *,
+    remedy: str = COMPARE_WITH_LOCK,
+    gpu: bool = False,
+    alone: bool = False,
+    timeout: int = TIMEOUT,
+    memory: int = MEMORY,
+    speaks: bool = False,
+) -> Callable[[Function[str]], Check[str]]:
+    """Makes a check of a function of the device, which runs once, in a process of its own."""
+
+    def make_check(function: Function[str]) -> Check[str]:
+        return Check(
+            name,
+            proves,
+            function,
+            Level.FULL,
+            remedy,
+            child=True,
+            gpu=gpu,
+            alone=alone,
+            timeout=timeout,
+            memory=memory,
+            explained_by=DAMAGE,
+            speaks=speaks,
+        )
+
+    return make_check
+
+
+def check_each_gpu(
+    name: str,
+    proves: str,
+    *,
+    remedy: str = COMPARE_WITH_LOCK,
+    compile_timeout: int = 0,
+    memory: int = MEMORY,
+) -> Callable[[Function[str]], Check[str]]:
+    """Makes a check of a function of the device, which runs on each GPU, in one process."""
+
+    def make_check(function: Function[str]) -> Check[str]:
+        return Check(
+            name,
+            proves,
+            function,
+            Level.FULL,
+            remedy,
+            child=True,
+            each_gpu=True,
+            compile_timeout=compile_timeout,
+            memory=memory,
+            explained_by=DAMAGE,
+        )
+
+    return make_check
 
 
 def no_gpu(context: Context) -> str:

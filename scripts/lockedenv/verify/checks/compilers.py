@@ -16,12 +16,11 @@ from lockedenv.spec.gpu_target import (
     find_foreign_assembler,
     find_target,
 )
-from lockedenv.spec.level import Level
 from lockedenv.verify.checks import (
     FAIL,
     Result,
-    check,
     check_each_gpu,
+    child_check,
     compiled,
     failed,
     passed,
@@ -114,12 +113,10 @@ def run_kernel(device: str) -> Result:
     return passed(f"triton {triton.__version__}: {length} values exact")
 
 
-@check(
+@child_check(
     "torch-compile",
     "torch.compile of a small model runs compiled code, and gives eager's values, "
     "forward and backward",
-    Level.FULL,
-    child=True,
     timeout=240,
     remedy="torch.compile needs g++, the Python headers and setuptools; "
     f"the conda backend has them; what is missing is named by: {REPAIR}",

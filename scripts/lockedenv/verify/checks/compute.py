@@ -10,13 +10,12 @@ from pathlib import Path
 
 from lockedenv.prefix.place import find_backend
 from lockedenv.spec import environment
-from lockedenv.spec.level import Level
 from lockedenv.spec.locks import canonical
 from lockedenv.verify.checks import (
     PASS,
     Result,
-    check,
     check_each_gpu,
+    child_check,
     damaged,
     failed,
     passed,
@@ -55,11 +54,9 @@ FP32_BOUND = 2.0**-14
 SUM_BOUND = 1e-5
 
 
-@check(
+@child_check(
     "imports",
     "every package that the specification names can be imported, all in one process",
-    Level.FULL,
-    child=True,
 )
 def imports(device: str) -> Result:
     locked = environment.find_by_prefix(Path(sys.prefix)).names()
@@ -81,11 +78,9 @@ def imports(device: str) -> Result:
     )
 
 
-@check(
+@child_check(
     "torch-build",
     "torch is built for the locked CUDA, has code for this GPU, and finds the GPU",
-    Level.FULL,
-    child=True,
     speaks=True,
 )
 def torch_build(device: str) -> Result:
@@ -193,11 +188,9 @@ def check_memory(result: Result) -> Result:
 
 # Such an error ends CUDA for its whole process, on every GPU (CUDA's documentation of
 # cudaErrorAssert).
-@check(
+@child_check(
     "async-error",
     "an error inside a kernel of the first GPU is raised in Python, not lost",
-    Level.FULL,
-    child=True,
     gpu=True,
 )
 def async_error(device: str) -> Result:

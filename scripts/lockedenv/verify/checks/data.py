@@ -5,18 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lockedenv.spec.level import Level
-from lockedenv.verify.checks import Result, check, failed, passed, warned, within
+from lockedenv.verify.checks import Result, child_check, failed, passed, warned, within
 from lockedenv.verify.remedies import repair_command
 
 REINSTALL = repair_command(Path(sys.prefix))
 
 
-@check(
-    "datasets",
-    "a data set is built, mapped, saved, and loaded from disk unchanged",
-    Level.FULL,
-    child=True,
+@child_check(
+    "datasets", "a data set is built, mapped, saved, and loaded from disk unchanged"
 )
 def datasets_roundtrip(device: str) -> Result:
     from datasets import Dataset, load_from_disk
@@ -33,12 +29,7 @@ def datasets_roundtrip(device: str) -> Result:
     return passed("1000 rows mapped, saved and loaded")
 
 
-@check(
-    "tokenizers",
-    "a tokenizer is trained and decodes what it encodes",
-    Level.FULL,
-    child=True,
-)
+@child_check("tokenizers", "a tokenizer is trained and decodes what it encodes")
 def tokenizers_roundtrip(device: str) -> Result:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -56,12 +47,7 @@ def tokenizers_roundtrip(device: str) -> Result:
     return passed(f"{len(text)} characters in {len(ids)} tokens, and back")
 
 
-@check(
-    "hub",
-    "which way a model would be downloaded, by the hub's own logic",
-    Level.FULL,
-    child=True,
-)
+@child_check("hub", "which way a model would be downloaded, by the hub's own logic")
 def hub(device: str) -> Result:
     from huggingface_hub import constants
     from huggingface_hub.utils._runtime import is_xet_available
@@ -89,11 +75,9 @@ def hub(device: str) -> Result:
     )
 
 
-@check(
+@child_check(
     "statistics",
     "scipy and statsmodels agree on a t-test, a regression and a correction",
-    Level.FULL,
-    child=True,
 )
 def statistics(device: str) -> Result:
     import numpy

@@ -18,6 +18,7 @@ from lockedenv.verify.checks import (
     Context,
     Result,
     check,
+    child_check,
     failed,
     first,
     no_gpu,
@@ -131,12 +132,10 @@ def _compare_with_others(index: int, gpus: Sequence[Measured]) -> float:
     return min(product, copy)
 
 
-@check(
+@child_check(
     "gpu-speed",
     "each GPU, all at work together, multiplies and copies at no less than 70 % of what its kind "
     "does",
-    Level.FULL,
-    child=True,
     gpu=True,
     alone=True,
     memory=4 * GIB,

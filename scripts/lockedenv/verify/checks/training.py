@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lockedenv.spec.tiny_models import batch, qlora_model, tiny_llama
 from lockedenv.verify.checks import (
     Result,
     check_each_gpu,
+    child_check,
     failed,
     passed,
     relative,
@@ -30,13 +30,13 @@ RESUME = "resume with accelerate's save_state/load_state, or as examples/train_q
 # that computes in float32, whatever it was asked for, is off by less than 2^-20.
 BF16_BOUND = 0.05
 FLOAT32_ERROR = 2.0**-20
-train_check = partial(check_each_gpu, remedy=BROKEN)
 
 
-@train_check(
+@check_each_gpu(
     "transformers",
     "a model's forward and backward run, the forward in bf16 too; "
     "save as safetensors and load gives equal logits",
+    remedy=BROKEN,
 )
 def transformers_model(device: str) -> Result:
     import torch
@@ -72,9 +72,10 @@ def transformers_model(device: str) -> Result:
     )
 
 
-@train_check(
+@check_each_gpu(
     "qlora",
     "QLoRA trains: 4-bit base, LoRA adapters; the loss falls and only the adapters change",
+    remedy=BROKEN,
 )
 def qlora(device: str) -> Result:
     import torch
@@ -112,8 +113,10 @@ def qlora(device: str) -> Result:
     )
 
 
-@train_check(
-    "accelerate", "accelerate's save_state and load_state resume to the same loss"
+@check_each_gpu(
+    "accelerate",
+    "accelerate's save_state and load_state resume to the same loss",
+    remedy=BROKEN,
 )
 def accelerate_resume(device: str) -> Result:
     import torch
@@ -147,10 +150,10 @@ def accelerate_resume(device: str) -> Result:
     )
 
 
-@train_check(
+@child_check(
     "trainer-resume",
     "what Trainer.train(resume_from_checkpoint=...) does on this torch, by trying it",
-    each_gpu=False,
+    remedy=BROKEN,
 )
 def trainer_resume(device: str) -> Result:
     # With several GPUs, Trainer would spread this tiny model over them.
