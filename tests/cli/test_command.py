@@ -16,6 +16,7 @@ from lockedenv.host.pythons import find_python
 from lockedenv.prefix.activation import write_command
 from lockedenv.prefix.inventory import take_inventory
 from lockedenv.prefix.lifecycle import change_mark
+from lockedenv.prefix.mark import MadeBy
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import COMMAND
 
@@ -221,3 +222,25 @@ def test_it_is_repaired_and_removed_with_the_environment(
     sh(command, "uninstall", cwd="/", env=clean_environ())
     assert not prefix.exists()
     assert command_of_original.exists()
+
+
+@pytest.mark.parametrize("entered", ["env", "env.d/0123abcd"])
+def test_from_the_folder_that_the_prefix_leads_to_it_names_the_prefix(
+    entered: str, place: Place, tmp_path: Path
+) -> None:
+    """`repair` named PREFIX.d/ID, and so did the scripts' messages."""
+    prefix = tmp_path / "env"
+    folder = tmp_path / "env.d/0123abcd"
+    folder.parent.mkdir()
+    place.prefix.rename(folder)
+    prefix.symlink_to("env.d/0123abcd")
+    change_mark(
+        Prefix(folder, prefix), made_by=MadeBy.SETUP, id=folder.name, path=str(prefix)
+    )
+    started = Place(tmp_path / entered, place.clone)
+    script = place.clone / POST_CREATE
+    assert started.run("repair").stdout.startswith(f"{script} --prefix {prefix}\n")
+    script = place.clone / SETUP
+    assert f"{script} --prefix {prefix} --uninst" in started.run("uninstall").stdout
+    assert f"{script} --prefix {prefix} --check" in started.run("doctor").stdout
+    assert f"environment current in {prefix}\n" in started.run("version").stdout

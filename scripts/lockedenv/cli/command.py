@@ -127,10 +127,14 @@ def parser() -> Parser:
 
 
 def main(prefix: str, words: Sequence[str]) -> int:
-    """Does what the words ask for with an environment; gives the exit status."""
+    """Does what the words ask for with an environment; gives the exit status.
+
+    `prefix`: its folder, or PREFIX. Whatever is told or started names PREFIX where that leads to it.
+    """
     arguments = parser().parse_args(words or ["--help"])
     return run_script(
-        PROGRAM, lambda: work(Path(prefix), arguments.command, arguments.words)
+        PROGRAM,
+        lambda: work(find_name(Path(prefix)), arguments.command, arguments.words),
     )
 
 
@@ -165,7 +169,7 @@ def become(prefix: Path, words: list[str]) -> NoReturn:
 
 def not_started(prefix: Path, program: str, error: OSError) -> Stop:
     """The error for a program that cannot be started: in most cases the environment's Python."""
-    rebuild = setup_command(find_name(prefix), name_in_mark(prefix), "--force")
+    rebuild = setup_command(prefix, name_in_mark(prefix), "--force")
     return Stop(f"{program} does not start ({error.strerror}); rebuild it: {rebuild}")
 
 
