@@ -24,8 +24,13 @@ USAGE
 }
 
 main() {
-  case ${1:-} in -h | --help) usage; exit 0 ;; esac
   local root conda_lock python get_tools name
+  if ! type -P readlink dirname cat >/dev/null; then
+    echo "lock.sh: PATH=$PATH has no readlink, no dirname or no cat; give it the system's folders:" \
+      "export PATH=\$PATH:/usr/local/bin:/usr/bin:/bin" >&2
+    exit 1
+  fi
+  case ${1:-} in -h | --help) usage; exit 0 ;; esac
   # With PYTHONHOME of another Python's, say, none starts.
   for name in "${!PYTHON@}"; do unset "$name"; done
   root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
@@ -41,6 +46,11 @@ main() {
   # conda-lock's own interpreter has the YAML and packaging libraries that the locking uses.
   python=$(dirname "$(readlink -f "$conda_lock")")/python
   "$python" -c 'import tomllib' 2>/dev/null || {
+    # A Python of pyenv, say, starts from no such folder.
+    pwd -P >/dev/null 2>&1 || {
+      echo "lock.sh: the current folder was removed, and Python does not start from it; go to another one: cd ~" >&2
+      exit 1
+    }
     echo "lock.sh: $conda_lock runs in a Python without tomllib, or in none; a newer one comes with: $get_tools" >&2
     exit 2
   }

@@ -74,3 +74,51 @@ def test_an_address_of_other_bytes_than_utf_8_is_no_crash(tmp_path: Path) -> Non
     done = sh(*command, "--offline", "http://[bad", check=False, env=clean_environ())
     assert done.returncode == 1, done.stdout
     assert "^" not in done.stdout, done.stdout
+
+
+SCRIPTS = ["setup_runpod_environment.sh", "post_create.sh", "lock.sh"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_path_without_the_systems_programs_is_named_with_the_remedy(
+    script: str, option: str
+) -> None:
+    """bash said it in two lines of its own, and named no remedy."""
+    path = ROOT / "scripts" / script
+    environ = clean_environ(PATH="/nonexistent")
+    done = sh("/bin/bash", path, option, check=False, env=environ)
+    assert done.returncode == 1
+    [line] = done.stdout.splitlines()
+    assert line.startswith(f"{script}: PATH=/nonexistent has no readlink")
+    assert line.endswith("export PATH=$PATH:/usr/local/bin:/usr/bin:/bin")
+
+
+# It refuses, as pyenv's shims do.
+SHIM = '#!/bin/bash\ncd "$PWD" || exit 1\nPATH=$PATH_BEHIND exec python3 "$@"\n'
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_current_folder_that_was_removed_is_named_with_the_remedy(
+    script: str, tmp_path: Path
+) -> None:
+    """It said that python3 3.9 or newer is to be installed."""
+    shims = tmp_path / "shims"
+    shims.mkdir()
+    for name in ("python", "python3", "conda-lock"):
+        (shims / name).write_text(SHIM)
+        (shims / name).chmod(0o755)
+    environ = clean_environ(PATH_BEHIND=os.environ["PATH"])
+    environ["PATH"] = f"{shims}:{os.environ['PATH']}"
+    removed = tmp_path / "removed"
+    start = (
+        f'mkdir "$0" && cd "$0" && rmdir "$0" && "{ROOT}/scripts/{script}" --version'
+    )
+    done = sh("bash", "-c", start, removed, check=False, env=environ)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    # bash's own, before the script begins.
+    told = [line for line in lines if not line.startswith("shell-init:")]
+    [line] = told
+    assert line.startswith(f"{script}: the current folder was removed")
+    assert line.endswith("go to another one: cd ~")
