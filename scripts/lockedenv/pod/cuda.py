@@ -116,11 +116,17 @@ def _parse_answer(answer: dict[str, object]) -> CudaAnswer:
     apart = answer["apart"]
     if not isinstance(gpus, list) or not isinstance(apart, list):
         raise TypeError("not the lists of an answer")
+    parsed_gpus = []
+    for gpu in gpus:
+        parsed_gpus.append(CudaGpu(**gpu))
+    parsed_pairs = []
+    for first, second in apart:
+        parsed_pairs.append((int(first), int(second)))
     return CudaAnswer(
         error=str(answer["error"]),
         code=int(str(answer["code"])),
-        gpus=tuple(CudaGpu(**gpu) for gpu in gpus),
-        apart=tuple((int(first), int(second)) for first, second in apart),
+        gpus=tuple(parsed_gpus),
+        apart=tuple(parsed_pairs),
     )
 
 

@@ -68,9 +68,13 @@ def judge_links(gpus: Sequence[Gpu], entries: Sequence[GpuLinks]) -> Finding:
     """Compares the GPUs with each other, and requires an entry for each."""
     if len(gpus) < 2:
         return skipped("not two GPUs")
-    by_index = {entry.index: entry for entry in entries}
-    joined = [entry for entry in entries if entry.active]
-    if not joined and not any(ON_A_BOARD.search(gpu.name) for gpu in gpus):
+    by_index = {}
+    counts = set()
+    for entry in entries:
+        by_index[entry.index] = entry
+        if entry.active:
+            counts.add(entry.active)
+    if not counts and not _has_one_on_a_board(gpus):
         return skipped("no NVLink joins these GPUs")
     problems = []
     for index, gpu in enumerate(gpus):
@@ -80,9 +84,15 @@ def judge_links(gpus: Sequence[Gpu], entries: Sequence[GpuLinks]) -> Finding:
             problems.append(problem)
     if problems:
         return warned(problems, f"{SLOW} {BACK}")
-    counts = sorted({entry.active for entry in joined})
-    each = " or ".join(str(count) for count in counts)
+    each = " or ".join(str(count) for count in sorted(counts))
     return passed(f"{each} NVLinks are active on each of {len(gpus)} GPUs")
+
+
+def _has_one_on_a_board(gpus: Sequence[Gpu]) -> bool:
+    for gpu in gpus:
+        if ON_A_BOARD.search(gpu.name):
+            return True
+    return False
 
 
 def _most_active_of_its_kind(

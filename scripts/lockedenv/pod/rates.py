@@ -104,8 +104,12 @@ def measure_server(origin: Origin, seconds: float = SERVERS) -> Finding:
     The time until the first byte does not count: a server may take seconds to find a file.
     """
     streams = _run_streams(origin, seconds)
-    size = sum(stream.size for stream in streams)
-    problems = [stream.problem for stream in streams if stream.problem]
+    size = 0.0
+    problems = []
+    for stream in streams:
+        size += stream.size
+        if stream.problem:
+            problems.append(stream.problem)
     if size < TELLING and problems:
         remedy = f"{problems[0]}; --mirror or --offline bring the files another way"
         summary = f"{origin.name} does not answer"
@@ -139,13 +143,13 @@ def _run_stream(address: str, start: int, seconds: float) -> _Stream:
     answer = ask([*CURL.split(), *options], seconds + 3, config)
     ended = time.monotonic()
     problem = "" if answer.status == 0 else " ".join(answer.error.split())
-    if not re.fullmatch(r"[\d.]+ [\d.]+ [\d.]+", answer.output):
+    figures = re.fullmatch(r"([\d.]+) ([\d.]+) ([\d.]+)", answer.output)
+    if figures is None:
         return _Stream(0, ended, ended, problem)
-    size, first_byte, total = [float(number) for number in answer.output.split()]
+    size = float(figures[1])
     # curl counts from its own start.
-    return _Stream(
-        size, ended - total + first_byte, ended, problem, answer.status == TIMED_OUT
-    )
+    first_byte = ended - float(figures[3]) + float(figures[2])
+    return _Stream(size, first_byte, ended, problem, answer.status == TIMED_OUT)
 
 
 def _busy_seconds(streams: Sequence[_Stream]) -> float:
@@ -180,11 +184,16 @@ def measure_rates(
     The last finding, where it can be told, is how long the set-up will take: `needed` bytes are
     fetched, and `unpacked` bytes are written to the first place.
     """
-    servers = _measure_servers(origins)
-    disks = [measure_disk(place) for place in places]
-    findings = [replace(finding, check="pod-network") for finding in servers]
-    findings += [replace(finding, check="pod-disk") for finding in disks]
-    rates = [finding.measured.get("bytes_per_s", 0.0) for finding in servers]
+    findings = []
+    rates = []
+    for server in _measure_servers(origins):
+        findings.append(replace(server, check="pod-network"))
+        rates.append(server.measured.get("bytes_per_s", 0.0))
+    disks = []
+    for place in places:
+        disk = measure_disk(place)
+        findings.append(replace(disk, check="pod-disk"))
+        disks.append(disk)
     if rates and all(rates) and disks[0].measured:
         seconds = (
             unpacked / disks[0].measured["bytes_per_s"] + needed * UNPACK / cpu_limit()

@@ -18,7 +18,9 @@ SHM = GIB
 CPUS = 4  # for each GPU: data loaders and compilers
 MEMORY = 1.0  # host memory over GPU memory: a checkpoint is read through it
 POWER = 0.95  # of the usual limit, under which a GPU counts as limited
-POWER_FIELDS = ("power.limit", "power.default_limit")
+LIMIT = "power.limit"
+USUAL_LIMIT = "power.default_limit"
+POWER_FIELDS = (LIMIT, USUAL_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,12 @@ def judge_host(gpus: Sequence[Gpu], shm: int, root: Path = Path("/")) -> Finding
         )
         wants.append(Want(problem, "load checkpoints with low_cpu_mem_usage=True"))
     if wants:
-        remedy = "; ".join(want.remedy for want in wants)
-        return warned([want.problem for want in wants], remedy)
+        problems = []
+        remedies = []
+        for want in wants:
+            problems.append(want.problem)
+            remedies.append(want.remedy)
+        return warned(problems, "; ".join(remedies))
     return passed(
         f"{cpus:g} CPUs, {size_text(memory)} of memory, {size_text(shm)} of /dev/shm"
     )
@@ -66,11 +72,11 @@ def judge_power(rows: Sequence[Mapping[str, str]]) -> Finding:
     known = 0
     low = []
     for index, row in enumerate(rows):
-        limits = [_read_watts(row.get(field, "")) for field in POWER_FIELDS]
-        if None in limits:
+        now = _read_watts(row.get(LIMIT, ""))
+        usual = _read_watts(row.get(USUAL_LIMIT, ""))
+        if now is None or usual is None:
             continue
         known += 1
-        now, usual = [limit for limit in limits if limit is not None]
         if now < POWER * usual:
             low.append(f"GPU {index}: limited to {now:.0f} W of {usual:.0f} W")
     if low:

@@ -98,16 +98,20 @@ def facts_of(manifest: Manifest) -> dict[Group, dict[str, str]]:
     packages = {}
     for package in manifest.packages:
         packages[f"{package.name} ({package.manager})"] = describe_package(package)
+    machine = {}
+    for name, value in manifest.machine.items():
+        machine[name] = str(value)
+    locks = {}
+    for name, value in manifest.locks.items():
+        locks[name] = str(value)[:SHORT]
     return {
         Group.PYTHON: python,
         Group.PACKAGES: packages,
         Group.GPU: gpus,
         Group.DRIVER: drivers,
         Group.VARIABLES: dict(manifest.variables),
-        Group.MACHINE: {name: str(value) for name, value in manifest.machine.items()},
-        Group.LOCKS: {
-            name: str(value)[:SHORT] for name, value in manifest.locks.items()
-        },
+        Group.MACHINE: machine,
+        Group.LOCKS: locks,
     }
 
 

@@ -91,7 +91,9 @@ def make_manifest(
         packages = list_packages(installed)
         interpreter = asked_python.result()
     wanted = environment.find_by_prefix(installed.prefix)
-    vulnerabilities = find_vulnerabilities(installed.version)
+    vulnerabilities = []
+    for vulnerability in find_vulnerabilities(installed.version):
+        vulnerabilities.append(asdict(vulnerability))
     return Manifest(
         schema_version=SCHEMA_VERSION,
         made=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -99,10 +101,7 @@ def make_manifest(
         commit=asked_commit.result(),
         modified=asked_status.result(),
         environment=wanted.name,
-        locks={
-            name: file_sha256(wanted.folder / name) or None
-            for name in environment.LOCKED
-        },
+        locks=_hash_locks(wanted.folder),
         backend=installed.backend,
         prefix=str(installed.prefix),
         interpreter=interpreter,
@@ -110,13 +109,28 @@ def make_manifest(
         machine=describe_machine(),
         gpus=tuple(gpus),
         cuda=asked_torch.result(),
-        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
-        vulnerabilities=tuple(
-            asdict(vulnerability) for vulnerability in vulnerabilities
-        ),
+        variables=_read_variables(),
+        vulnerabilities=tuple(vulnerabilities),
         results=tuple(results),
         pod=read_pod_findings(installed.prefix),
     )
+
+
+def _hash_locks(folder: Path) -> dict[str, str | None]:
+    """The sha256 of each file of an environment, by name; None of one that is not there."""
+    hashes = {}
+    for name in environment.LOCKED:
+        hashes[name] = file_sha256(folder / name) or None
+    return hashes
+
+
+def _read_variables() -> dict[str, str]:
+    """Those of VARIABLES that are set."""
+    found = {}
+    for name in VARIABLES:
+        if name in os.environ:
+            found[name] = os.environ[name]
+    return found
 
 
 def machine_python(installed: Installed) -> Interpreter | None:

@@ -131,6 +131,12 @@ def _parse_manifest(name: str, fields: Fields) -> Manifest:
     interpreter = None
     if version != WITHOUT_PYTHON and backend != "conda":
         interpreter = _parse_interpreter(fields.object("interpreter"))
+    packages = []
+    for package in fields.objects("packages"):
+        packages.append(parse_package(package))
+    gpus = []
+    for gpu in fields.objects("gpus"):
+        gpus.append(_parse_gpu(gpu))
     repository = fields.object("repository")
     manifest = Manifest(
         schema_version=version,
@@ -143,11 +149,9 @@ def _parse_manifest(name: str, fields: Fields) -> Manifest:
         backend=backend,
         prefix=fields.text("prefix"),
         interpreter=interpreter,
-        packages=tuple(
-            parse_package(package) for package in fields.objects("packages")
-        ),
+        packages=tuple(packages),
         machine=fields.shown("machine"),
-        gpus=tuple(_parse_gpu(gpu) for gpu in fields.objects("gpus")),
+        gpus=tuple(gpus),
         cuda=fields.shown("cuda"),
         variables=fields.texts("variables"),
         vulnerabilities=fields.list_of_any("vulnerabilities"),

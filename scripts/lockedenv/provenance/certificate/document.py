@@ -173,11 +173,14 @@ def _parse_certificate(name: str, fields: Fields) -> Certificate:
 
 
 def _parse_row(fields: Fields, steps: int) -> Row:
-    tensors = fields.object("tensors")
+    found = fields.object("tensors")
+    tensors = {}
+    for name in found.values:
+        tensors[name] = found.number(name)
     row = Row(
         loss=fields.numbers("loss"),
         gradient_norm=fields.numbers("gradient_norm"),
-        tensors={name: tensors.number(name) for name in tensors.values},
+        tensors=tensors,
         weights=fields.text("weights"),
         spread=fields.number("spread"),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Sequence
 
 from lockedenv.provenance.certificate.document import (
     Certificate,
@@ -172,10 +173,13 @@ def compare_certificates(
     if not common:
         raise _not_comparable(names, _list_rows(first), _list_rows(second))
     facts = find_fact_differences(first, second)
-    alike = not any(_tells_machines_apart(fact, first, second) for fact in facts)
-    rows = [
-        judge_row(name, first.rows[name], second.rows[name], alike) for name in common
-    ]
+    alike = True
+    for fact in facts:
+        if _tells_machines_apart(fact, first, second):
+            alike = False
+    rows = []
+    for name in common:
+        rows.append(judge_row(name, first.rows[name], second.rows[name], alike))
     for name in first.rows:
         if name not in second.rows:
             rows.append(_judge_absent(name, second, names[1]))
@@ -221,17 +225,15 @@ def judge_row(name: RowName, first: Row, second: Row, alike: bool) -> RowJudgeme
     if not deviations:
         return RowJudgement(name, RowVerdict.EQUAL, missing=missing)
     allowed = allowed_difference(name.precision, spread, alike)
-    judged = deviations
-    if not alike:
-        judged = [
-            deviation for deviation in deviations if deviation.is_kept_by_other_machines
-        ]
-    for deviation in judged:
+    largest = 0.0
+    for deviation in deviations:
+        if not alike and not deviation.is_kept_by_other_machines:
+            continue
         if not deviation.size <= allowed:  # NaN is above any bound
             return RowJudgement(
                 name, RowVerdict.DIFFERENT, allowed, deviation.size, deviation, missing
             )
-    largest = max((deviation.size for deviation in judged), default=0.0)
+        largest = max(largest, deviation.size)
     return RowJudgement(
         name, RowVerdict.WITHIN, allowed, largest, deviations[0], missing
     )
@@ -280,9 +282,14 @@ def find_deviations(first: Row, second: Row) -> list[Deviation]:
                     Deviation(quantity, relative_difference(value, other), step)
                 )
     if first.weights != second.weights:
-        size = max((deviation.size for deviation in found), default=ROUNDING)
+        size = find_largest(found, ROUNDING)
         found.append(Deviation(Quantity.WEIGHTS, size, len(first.loss)))
     return found
+
+
+def find_largest(deviations: Sequence[Deviation], default: float) -> float:
+    """The size of the largest deviation; `default` where there is none."""
+    return max((deviation.size for deviation in deviations), default=default)
 
 
 def relative_difference(first: float, second: float) -> float:

@@ -25,7 +25,11 @@ from lockedenv.provenance.certificate.document import (
     Task,
     parse_row_name,
 )
-from lockedenv.provenance.certificate.judge import find_deviations, is_steady
+from lockedenv.provenance.certificate.judge import (
+    find_deviations,
+    find_largest,
+    is_steady,
+)
 from lockedenv.provenance.certificate.task import STEPS, TASK
 from lockedenv.provenance.documents import DocumentError
 from lockedenv.provenance.gather import machine_python
@@ -100,12 +104,10 @@ def make_certificate(
     """
     environ = task_environment(installed.prefix, device, visible_gpu)
     with ThreadPoolExecutor(2) as pool:
-        runs = [
-            pool.submit(run_task, installed.python, device, steps, environ)
-            for _ in range(2)
-        ]
-        first = runs[0].result()
-        second = runs[1].result()
+        first_run = pool.submit(run_task, installed.python, device, steps, environ)
+        second_run = pool.submit(run_task, installed.python, device, steps, environ)
+        first = first_run.result()
+        second = second_run.result()
     rows = {}
     for name, row in first.rows.items():
         rows[name] = replace(row, spread=measure_spread(name, row, second.rows[name]))
@@ -192,7 +194,7 @@ def require_finite(name: str, row: Mapping[str, Any]) -> None:
 def measure_spread(name: RowName, first: Row, second: Row) -> float:
     """The largest relative difference between two runs of a row. Raises Stop if it is too large."""
     deviations = find_deviations(first, second)
-    spread = max((deviation.size for deviation in deviations), default=0.0)
+    spread = find_largest(deviations, 0.0)
     if not is_steady(name.precision, spread):
         raise Stop(
             f"{name}: two runs on this machine are apart by {spread:.1e}: it does not compute "
@@ -218,7 +220,11 @@ def task_environment(
 
 def chosen_kernels() -> dict[str, str]:
     """The variables that choose other kernels, where they are set."""
-    return {name: os.environ[name] for name in CHOOSE_KERNELS if name in os.environ}
+    chosen = {}
+    for name in CHOOSE_KERNELS:
+        if name in os.environ:
+            chosen[name] = os.environ[name]
+    return chosen
 
 
 def find_versions(installed: Installed) -> dict[str, str]:

@@ -149,9 +149,9 @@ def _describe_verdict(row: RowJudgement) -> str:
 
 
 def _tolerances() -> str:
-    parts = [
-        f"{TOLERANCE[precision]:.1e} in {precision.value}" for precision in Precision
-    ]
+    parts = []
+    for precision in Precision:
+        parts.append(f"{TOLERANCE[precision]:.1e} in {precision.value}")
     return ", ".join(parts)
 
 

@@ -70,11 +70,18 @@ class Step:
 
 def plan_steps(nodes: Mapping[str, list[int]]) -> list[Step]:
     """Inside all nodes at once; then the links of a ring of the nodes' first ranks."""
-    inside = tuple(tuple(ranks) for ranks in nodes.values() if len(ranks) > 1)
-    steps = [Step(Way.INSIDE, inside)]
-    for links in find_rounds([ranks[0] for ranks in nodes.values()]):
+    inside = []
+    for ranks in nodes.values():
+        if len(ranks) > 1:
+            inside.append(tuple(ranks))
+    steps = [Step(Way.INSIDE, tuple(inside))]
+    for links in find_rounds(_list_first_ranks(nodes)):
         steps.append(Step(Way.BETWEEN, links))
     return steps
+
+
+def _list_first_ranks(nodes: Mapping[str, list[int]]) -> list[int]:
+    return [ranks[0] for ranks in nodes.values()]
 
 
 def find_rounds(ranks: list[int]) -> list[tuple[tuple[int, int], ...]]:
@@ -118,8 +125,8 @@ def measure_bandwidth(
         meeting.exchange(stage, _rates_text(own), left)
     rates = {}
     if meeting.rank == 0:
-        firsts = [ranks[0] for ranks in nodes.values()]
-        for node, text in zip(nodes, meeting.read(stage, firsts)):
+        texts = meeting.read(stage, _list_first_ranks(nodes))
+        for node, text in zip(nodes, texts):
             rates[node] = _parse_rates(text)
     return Bandwidth(tuple(size_rates), rates)
 
@@ -143,7 +150,10 @@ def find_slow_nodes(nodes: NodeRates) -> list[SlowNode]:
     """The nodes that are well under the median of all, by way."""
     found = []
     for way in Way:
-        rates = {node: own[way] for node, own in nodes.items() if way in own}
+        rates = {}
+        for node, own in nodes.items():
+            if way in own:
+                rates[node] = own[way]
         if not rates:
             continue
         median = statistics.median(rates.values())

@@ -88,4 +88,8 @@ def _find_usual(meeting: Meeting) -> str:
 
 
 def _count_differing(meeting: Meeting) -> int:
-    return sum(1 for text in meeting.read_all(COMPARED) if json.loads(text))
+    count = 0
+    for text in meeting.read_all(COMPARED):
+        if json.loads(text):
+            count += 1
+    return count

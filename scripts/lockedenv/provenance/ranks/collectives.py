@@ -33,12 +33,12 @@ def make_cases(rank: int, world: int) -> dict[str, Case]:
     WIDTH * world whole numbers at most, exact in bf16 up to 16,384 ranks: two ranks, the owner of a
     place and the next, add to each place of a sum, and 128 + 128 is the largest that bf16 holds.
     """
-    places = range(WIDTH * world)
     mine = slice(rank * WIDTH, (rank + 1) * WIDTH)
-    owners = [(place // WIDTH + place % WIDTH) % world for place in places]
     whole = []
     sums = []
-    for place, owner in enumerate(owners):
+    gathered = []
+    for place in range(WIDTH * world):
+        owner = (place // WIDTH + place % WIDTH) % world
         follower = (owner + 1) % world
         own = 0
         if owner == rank:
@@ -47,7 +47,7 @@ def make_cases(rank: int, world: int) -> dict[str, Case]:
             own += _value(rank, place)
         whole.append(own)
         sums.append(_value(owner, place) + _value(follower, place))
-    gathered = [_value(place // WIDTH, place) for place in places]
+        gathered.append(_value(place // WIDTH, place))
     return {
         "all_reduce": Case(whole, sums),
         "all_gather": Case(gathered[mine], gathered),

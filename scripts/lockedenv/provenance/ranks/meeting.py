@@ -104,7 +104,8 @@ class Meeting:
         present: set[int] = set()
         for stage in stages:
             if self.store.check([stage]):
-                present.update(int(rank) for rank in self.store.get(stage).split())
+                for rank in self.store.get(stage).split():
+                    present.add(int(rank))
         return sorted(set(range(self.world)) - present)
 
     def name_ranks(self, ranks: list[int]) -> str:

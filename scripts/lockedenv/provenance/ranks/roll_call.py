@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Iterable
 
 from lockedenv.provenance.difference import Difference, Group, find_differences
 from lockedenv.provenance.documents import Fields
@@ -131,19 +130,33 @@ def identify(manifest: Manifest) -> Identity:
 
 def take_roll_call(meeting: Meeting) -> RollCall:
     """What all ranks have said of themselves; rank 0 alone takes it, once all have arrived."""
-    descriptions = [parse_description(text) for text in meeting.read_all(ARRIVED)]
-    identities = [description.identity for description in descriptions]
+    descriptions = []
+    identities = []
+    pods: dict[str, None] = {}
+    problems: dict[str, None] = {}
+    for text in meeting.read_all(ARRIVED):
+        description = parse_description(text)
+        descriptions.append(description)
+        identities.append(description.identity)
+        # As keys, so that what all ranks of a node say stands there once.
+        if description.pod:
+            pods[f"{description.node}: {description.pod}"] = None
+        if description.problem:
+            problems[f"{description.node}: {description.problem}"] = None
     usual = Counter(identities).most_common(1)[0][0]
     companies = _find_companies(descriptions, usual)
     odd = [company for company in companies if company.is_odd]
     usual_rank = identities.index(usual)
+    more_odd = 0
+    for company in odd[SHOWN:]:
+        more_odd += len(company.ranks)
     return RollCall(
         world=meeting.world,
         companies=tuple(companies),
         odd=_compare_with_usual(meeting, odd[:SHOWN], usual_rank),
-        more_odd=sum(len(company.ranks) for company in odd[SHOWN:]),
-        pods=_unique_lines((d.node, d.pod) for d in descriptions),
-        problems=_unique_lines((d.node, d.problem) for d in descriptions),
+        more_odd=more_odd,
+        pods=tuple(pods),
+        problems=tuple(problems),
         nodes=name_nodes(descriptions),
     )
 
@@ -178,7 +191,9 @@ def _compare_with_usual(
 ) -> tuple[OddRanks, ...]:
     if not odd:
         return ()
-    ranks = [usual_rank, *(company.ranks[0] for company in odd)]
+    ranks = [usual_rank]
+    for company in odd:
+        ranks.append(company.ranks[0])
     usual, *others = [_parse_manifest(text) for text in meeting.read(MANIFEST, ranks)]
     found = []
     for company, manifest in zip(odd, others):
@@ -192,9 +207,3 @@ def _compare_with_usual(
 
 def _parse_manifest(text: str) -> Manifest:
     return manifest_from("a rank's manifest", Fields(json.loads(text)))
-
-
-def _unique_lines(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """`node: text` of each that says something, each once."""
-    lines = dict.fromkeys(f"{node}: {text}" for node, text in pairs if text)
-    return tuple(lines)

@@ -30,7 +30,8 @@ def describe_roll_call(call: RollCall) -> list[str]:
     ]
     for company in call.companies:
         lines.append(describe_company(company))
-    lines += [printable(line) for line in (*call.pods, *call.problems)]
+    for line in (*call.pods, *call.problems):
+        lines.append(printable(line))
     for odd in call.odd:
         ranks = ", ".join(str(rank) for rank in odd.ranks)
         lines.append(f"rank {ranks} on {odd.node} is not like the others:")
