@@ -56,7 +56,7 @@ def test_it_enters_and_leaves(
     variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
     script = f"""
     before=$PATH
-    source "{prefix.name}/activate"
+    source "{prefix.public_path}/activate"
     command -v python; echo "${variable}"; echo "$UV_CONSTRAINT"
     export PATH="/added/first:$PATH:/added/last"
     deactivate
@@ -65,10 +65,10 @@ def test_it_enters_and_leaves(
     set | grep -i "^_maximalcai" || true
     """
     said = run(shell, script)
-    constraints = (prefix.name / "maximalcai-constraints.txt").as_uri()
+    constraints = (prefix.public_path / "maximalcai-constraints.txt").as_uri()
     assert said == [
-        f"{prefix.name}/bin/python",
-        str(prefix.name),
+        f"{prefix.public_path}/bin/python",
+        str(prefix.public_path),
         constraints,
         "gone gone gone",
         "what was added stays",
@@ -79,7 +79,7 @@ def test_entering_twice_is_entering_once(shell: str, tmp_path: Path) -> None:
     prefix = make(tmp_path, "pip")
     script = f"""
     before=$PATH
-    source {prefix.name}/activate; source {prefix.name}/activate; source {prefix.name}/bin/activate
+    source {prefix.public_path}/activate; source {prefix.public_path}/activate; source {prefix.public_path}/bin/activate
     deactivate
     [ "$PATH" = "$before" ] && echo same; typeset -f deactivate || echo none
     """
@@ -94,13 +94,13 @@ def test_an_environment_that_was_active_before_is_so_again(
     script = f"""
     before=$PATH
     source {tmp_path}/outer/bin/activate
-    source {prefix.name}/activate; echo "$VIRTUAL_ENV"
+    source {prefix.public_path}/activate; echo "$VIRTUAL_ENV"
     deactivate; echo "$VIRTUAL_ENV"; command -v python
     deactivate; echo "${{VIRTUAL_ENV-gone}}"; [ "$PATH" = "$before" ] && echo same
     """
     outer = tmp_path / "outer"
     assert run(shell, script) == [
-        str(prefix.name),
+        str(prefix.public_path),
         str(outer),
         f"{outer}/bin/python",
         "gone",
@@ -112,7 +112,7 @@ def test_a_virtual_env_that_an_image_sets_is_given_back(
     shell: str, tmp_path: Path
 ) -> None:
     prefix = make(tmp_path, "conda")
-    script = f'source {prefix.name}/activate; echo "${{VIRTUAL_ENV-gone}}"; deactivate; echo "$VIRTUAL_ENV"'
+    script = f'source {prefix.public_path}/activate; echo "${{VIRTUAL_ENV-gone}}"; deactivate; echo "$VIRTUAL_ENV"'
     assert run(shell, script, VIRTUAL_ENV="/opt/venv") == ["gone", "/opt/venv"]
 
 
@@ -136,7 +136,7 @@ def test_what_would_lead_an_installation_elsewhere_is_cleared_and_given_back(
     """With UV_SYSTEM_PYTHON=1, which images set, `uv pip install` went to the machine's Python."""
     prefix = make(tmp_path, backend)
     shown = "; ".join(f'echo "{name}=${{{name}-}}"' for name in MISLEADING)
-    script = f"source {prefix.name}/activate; {shown}; deactivate; {shown}"
+    script = f"source {prefix.public_path}/activate; {shown}; deactivate; {shown}"
     said = run(shell, script, **MISLEADING)
     inside, after = said[: len(MISLEADING)], said[len(MISLEADING) :]
     assert inside == [
@@ -154,9 +154,9 @@ def test_constraints_that_contradict_the_lock_are_left_out(
     image.write_text("# of the image\ntorch==2.6.0a0\nHF_Xet==1.1\n")
     fits = tmp_path / "company.txt"
     fits.write_text("numpy==2.4.6\nurllib3==2.0\nhf-xet>=1\n")
-    script = f'source {prefix.name}/activate; echo "$PIP_CONSTRAINT"; echo "$UV_CONSTRAINT"; deactivate; echo "$PIP_CONSTRAINT"'
+    script = f'source {prefix.public_path}/activate; echo "$PIP_CONSTRAINT"; echo "$UV_CONSTRAINT"; deactivate; echo "$PIP_CONSTRAINT"'
     both = f"{image} {fits}"
-    ours = (prefix.name / "maximalcai-constraints.txt").as_uri()
+    ours = (prefix.public_path / "maximalcai-constraints.txt").as_uri()
     said = run(shell, script, PIP_CONSTRAINT=both, UV_CONSTRAINT=str(image))
     assert said == [f"{fits} {ours}", ours, both]
 
@@ -183,10 +183,8 @@ def test_every_form_of_a_constraint_is_compared_with_the_lock(
     prefix = make(tmp_path, "pip")
     file = tmp_path / "of the image.txt"
     file.write_text(f"{line}\n")
-    ours = (prefix.name / "maximalcai-constraints.txt").as_uri()
-    script = (
-        f'source {prefix.name}/activate; echo "$UV_CONSTRAINT"; echo "$UV_OVERRIDE"'
-    )
+    ours = (prefix.public_path / "maximalcai-constraints.txt").as_uri()
+    script = f'source {prefix.public_path}/activate; echo "$UV_CONSTRAINT"; echo "$UV_OVERRIDE"'
     said = run("bash", script, UV_CONSTRAINT=file.as_uri(), UV_OVERRIDE=file.as_uri())
     expected = f"{file.as_uri()} " if fits else ""
     assert said == [f"{expected}{ours}", expected]
@@ -194,7 +192,7 @@ def test_every_form_of_a_constraint_is_compared_with_the_lock(
 
 def test_a_constraint_that_is_not_there_is_left_to_pip_to_name(tmp_path: Path) -> None:
     prefix = make(tmp_path, "pip")
-    script = f'source {prefix.name}/activate; echo "$PIP_CONSTRAINT"'
+    script = f'source {prefix.public_path}/activate; echo "$PIP_CONSTRAINT"'
     (said,) = run("bash", script, PIP_CONSTRAINT="/nowhere/c.txt")
     assert said.startswith("/nowhere/c.txt file://")
 
@@ -225,19 +223,21 @@ def test_hooks_are_sourced_in_conda_prefixes_alone(shell: str, tmp_path: Path) -
         hooks = prefix.path / "etc/conda/activate.d"
         hooks.mkdir(parents=True, exist_ok=True)
         (hooks / "z.sh").write_text("FROM_A_HOOK=hook\n")
-        said = run(shell, f"source {prefix.name}/activate; echo ${{FROM_A_HOOK-none}}")
+        said = run(
+            shell, f"source {prefix.public_path}/activate; echo ${{FROM_A_HOOK-none}}"
+        )
         assert said == [expected]
 
 
 def test_micromamba_activate_sets_the_guard_of_uv(shell: str, tmp_path: Path) -> None:
     """It sources the hooks; uv had no guard there."""
     prefix = make(tmp_path, "conda")
-    hooks = prefix.name / "etc/conda"
+    hooks = prefix.public_path / "etc/conda"
     script = f"""
     . {hooks}/activate.d/maximalcai.sh; echo "$UV_CONSTRAINT" "${{UV_SYSTEM_PYTHON-gone}}"
     . {hooks}/deactivate.d/maximalcai.sh; echo "${{UV_CONSTRAINT-gone}}" "${{UV_SYSTEM_PYTHON-gone}}"
     """
-    ours = (prefix.name / "maximalcai-constraints.txt").as_uri()
+    ours = (prefix.public_path / "maximalcai-constraints.txt").as_uri()
     assert run(shell, script, UV_SYSTEM_PYTHON="1") == [f"{ours} gone", "gone 1"]
 
 
@@ -245,7 +245,7 @@ def test_without_pip_conf_nothing_is_held(shell: str, tmp_path: Path) -> None:
     prefix = make(tmp_path, "pip")
     (prefix.path / "pip.conf").unlink()
     assert run(
-        shell, f"source {prefix.name}/activate; echo ${{UV_CONSTRAINT-none}}"
+        shell, f"source {prefix.public_path}/activate; echo ${{UV_CONSTRAINT-none}}"
     ) == ["none"]
 
 
@@ -254,7 +254,7 @@ def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None
     (old.path / "bin/program").write_text("#!/bin/sh\necho old\n")
     (old.path / "bin/program").chmod(0o755)
     process = subprocess.Popen(
-        [shell, "-c", f"source {old.name}/activate; program; read; program"],
+        [shell, "-c", f"source {old.public_path}/activate; program; read; program"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -275,12 +275,12 @@ def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None
 def test_one_that_was_moved_says_so(shell: str, tmp_path: Path) -> None:
     prefix = make(tmp_path, "pip")
     (tmp_path / "elsewhere").mkdir()
-    prefix.name.rename(tmp_path / "elsewhere/env")
+    prefix.public_path.rename(tmp_path / "elsewhere/env")
     (tmp_path / "env.d").rename(tmp_path / "elsewhere/env.d")
     script = f"source {tmp_path}/elsewhere/env/activate; echo ${{VIRTUAL_ENV-none}}"
     said = run(shell, script)
     assert said == [
-        f"this environment was made at {prefix.name}, and has been moved: move it back",
+        f"this environment was made at {prefix.public_path}, and has been moved: move it back",
         "none",
     ]
 

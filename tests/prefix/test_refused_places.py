@@ -74,7 +74,7 @@ def test_all_that_lies_beside_a_prefix_has_a_name_that_a_disk_can_have(
     with hold(prefix, print):
         exchange(install(prefix), print)
     assert listed.is_file()
-    assert prefix.name.is_symlink()
+    assert prefix.public_path.is_symlink()
 
 
 def test_a_name_that_no_disk_can_have_is_refused_by_name_too(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_an_untouched_environment_leaves_nothing_behind(prefix: Prefix) -> None:
     assert own_paths(prefix.path) == []
     assert remove_environment(prefix, prefix.path) is None
     assert not prefix.path.exists()
-    assert not list(prefix.name.parent.glob("*.kept-*"))
+    assert not list(prefix.public_path.parent.glob("*.kept-*"))
 
 
 def test_what_people_put_in_or_edited_is_moved_and_named(prefix: Prefix) -> None:
@@ -130,7 +130,7 @@ def test_a_folder_that_fills_while_it_is_removed_is_said_and_nothing_is_lost(
         remove_environment(prefix, prefix.path)
     monkeypatch.undo()
     remove_environment(prefix, prefix.path)
-    logs = [path.name for path in prefix.name.parent.glob("env.kept-*/log-*")]
+    logs = [path.name for path in prefix.public_path.parent.glob("env.kept-*/log-*")]
     assert sorted(logs) == ["log-1", "log-2", "log-3", "log-4", "log-5"]
 
 

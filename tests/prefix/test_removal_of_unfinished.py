@@ -14,7 +14,7 @@ from small_environment import SITE, contents, fill, put_own_files
 
 def read_kept(prefix: Prefix) -> dict[str, str]:
     """What was moved away from a prefix; nothing else was kept there."""
-    [folder] = prefix.name.parent.glob(f"{prefix.name.name}.kept-*")
+    [folder] = prefix.public_path.parent.glob(f"{prefix.public_path.name}.kept-*")
     return contents(folder)
 
 

@@ -25,9 +25,9 @@ def prefix(tmp_path: Path) -> Prefix:
     (tmp_path / "env").symlink_to(f"env.d/{new.path.name}")
     (tmp_path / "env.maximalcai-lock").touch()
     (tmp_path / "tmp").mkdir()
-    log = f"setup_runpod_environment.sh --prefix {new.name}\nTraceback"
+    log = f"setup_runpod_environment.sh --prefix {new.public_path}\nTraceback"
     (tmp_path / "tmp/maximalcai-1.log").write_text(log)
-    other = f"setup_runpod_environment.sh --prefix {new.name}2\nTraceback"
+    other = f"setup_runpod_environment.sh --prefix {new.public_path}2\nTraceback"
     (tmp_path / "tmp/maximalcai-2.log").write_text(other)
     (tmp_path / "cache/wheels").mkdir(parents=True)
     (tmp_path / "cache/mine.txt").write_text("mine")
@@ -39,28 +39,30 @@ def prefix(tmp_path: Path) -> Prefix:
 
 
 def uninstall(prefix: Prefix, *options: str) -> "subprocess.CompletedProcess[str]":
-    folder = prefix.name.parent
+    folder = prefix.public_path.parent
     command = [
         ROOT / "scripts/setup_runpod_environment.sh",
         "--uninstall",
         "--prefix",
-        prefix.name,
+        prefix.public_path,
     ]
     environ = clean_environ(TMPDIR=str(folder / "tmp"))
     return sh(*command, "--cache", folder / "cache", *options, check=False, env=environ)
 
 
 def test_a_dry_run_lists_all_of_it_and_changes_nothing(prefix: Prefix) -> None:
-    folder = prefix.name.parent
+    folder = prefix.public_path.parent
     before = contents(folder)
     done = uninstall(prefix, "--dry-run")
     assert done.returncode == 0, done.stdout
     assert contents(folder) == before, done.stdout
     lines = done.stdout.splitlines()
-    assert lines[0] == f"removed  {prefix.name}, the link"
+    assert lines[0] == f"removed  {prefix.public_path}, the link"
     assert sum(line.endswith(", an environment") for line in lines) == 2
-    assert f"moved    results, yours, to {prefix.name}.kept-*" in lines
-    assert f"moved    {SITE}/idna/core.py, yours, to {prefix.name}.kept-*" in lines
+    assert f"moved    results, yours, to {prefix.public_path}.kept-*" in lines
+    assert (
+        f"moved    {SITE}/idna/core.py, yours, to {prefix.public_path}.kept-*" in lines
+    )
     assert f"removed  {folder}/env.maximalcai-lock" in lines
     assert f"removed  {folder}/tmp/maximalcai-1.log" in lines
     assert f"left     {folder}/env.maximalcai-extras-1.txt" in lines
@@ -71,7 +73,7 @@ def test_a_dry_run_lists_all_of_it_and_changes_nothing(prefix: Prefix) -> None:
 
 
 def test_it_removes_what_it_lists_and_leaves_what_is_peoples(prefix: Prefix) -> None:
-    folder = prefix.name.parent
+    folder = prefix.public_path.parent
     done = uninstall(prefix)
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1] == "uninstalled", done.stdout
@@ -91,7 +93,7 @@ def test_it_removes_what_it_lists_and_leaves_what_is_peoples(prefix: Prefix) -> 
 def test_the_cache_goes_only_when_it_is_named_and_without_what_is_peoples(
     prefix: Prefix,
 ) -> None:
-    folder = prefix.name.parent
+    folder = prefix.public_path.parent
     assert uninstall(prefix, "--cache-too").returncode == 0
     assert [path.name for path in (folder / "cache").iterdir()] == ["mine.txt"]
 
@@ -117,7 +119,7 @@ def test_a_copy_beside_it_stays(prefix: Prefix) -> None:
 def test_other_options_are_wrong_usage(options: list[str], prefix: Prefix) -> None:
     done = uninstall(prefix, *options)
     assert done.returncode == 2
-    assert prefix.name.is_symlink()
+    assert prefix.public_path.is_symlink()
 
 
 def test_a_link_of_peoples_to_a_folder_of_theirs_stays(tmp_path: Path) -> None:
@@ -136,15 +138,15 @@ def test_a_backup_that_is_a_link_is_named_before_anything_is_removed(
     prefix: Prefix,
 ) -> None:
     """`cp -a PREFIX PREFIX.bak` copies the link alone."""
-    backup = prefix.name.with_name("env.bak")
-    sh("cp", "-a", prefix.name, backup)
+    backup = prefix.public_path.with_name("env.bak")
+    sh("cp", "-a", prefix.public_path, backup)
     before = contents(prefix.container)
     for options in ([], ["--dry-run"]):
         done = uninstall(prefix, *options)
         assert done.returncode == 1, done.stdout
         assert f"rm {backup}" in done.stdout, done.stdout
     assert contents(prefix.container) == before
-    assert prefix.name.is_symlink()
+    assert prefix.public_path.is_symlink()
     backup.unlink()
     assert uninstall(prefix).returncode == 0
 
@@ -153,7 +155,7 @@ def test_what_people_keep_in_a_cache_that_they_share_with_it_stays(
     prefix: Prefix,
 ) -> None:
     """--cache /workspace: its `bin`, `wheels`, `uv` and `pkgs` went as they were."""
-    cache = prefix.name.parent / "cache"
+    cache = prefix.public_path.parent / "cache"
     theirs = [
         "bin/backup.sh",
         "wheels/mine-1.0-py3-none-any.whl",
@@ -176,7 +178,7 @@ def test_what_people_keep_in_a_cache_that_they_share_with_it_stays(
 
 
 def test_a_dry_run_lists_exactly_what_is_gone_afterwards(prefix: Prefix) -> None:
-    folder = prefix.name.parent
+    folder = prefix.public_path.parent
     lines = uninstall(prefix, "--dry-run").stdout.splitlines()
     listed = {
         line.split()[1].rstrip(",") for line in lines if line.startswith("removed ")
@@ -244,7 +246,7 @@ def test_a_program_that_runs_in_it_goes_on_and_its_results_are_kept(
         "sys.stdin.read(); print('years of work', file=file)"
     )
     pipe = subprocess.PIPE
-    command = [prefix.name / "bin/python", "-c", program]
+    command = [prefix.public_path / "bin/python", "-c", program]
     with subprocess.Popen(
         command, cwd=prefix.path, stdin=pipe, stdout=pipe, text=True
     ) as running:
@@ -254,7 +256,7 @@ def test_a_program_that_runs_in_it_goes_on_and_its_results_are_kept(
         assert not prefix.path.exists(), done.stdout
         running.communicate()
     assert running.returncode == 0
-    [kept] = prefix.name.parent.glob("env.kept-*")
+    [kept] = prefix.public_path.parent.glob("env.kept-*")
     assert (kept / "results/late.csv").read_text() == "years of work\n"
 
 
@@ -264,7 +266,7 @@ def test_of_two_at_once_one_waits_and_finds_nothing(prefix: Prefix) -> None:
     assert first.returncode == second.returncode == 0, (first.stdout, second.stdout)
     removed = f"removed  {prefix.path}, an environment"
     assert (first.stdout + second.stdout).count(removed) == 1
-    assert len(list(prefix.name.parent.glob("env.kept-*"))) == 1
+    assert len(list(prefix.public_path.parent.glob("env.kept-*"))) == 1
 
 
 def leave_unpacked(prefix: Prefix) -> list[Path]:

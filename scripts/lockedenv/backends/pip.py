@@ -74,7 +74,7 @@ def create_venv(job: Job, uv: Path, reporter: Reporter) -> None:
         version,
         dict(os.environ),
         more=[job.cache / "python"],
-        without=[job.prefix.name, job.prefix.container],
+        without=[job.prefix.public_path, job.prefix.container],
     )
     try:
         if python is None:

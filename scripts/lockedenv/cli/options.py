@@ -195,7 +195,7 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
         cache = arguments.cache.expanduser()
     cache = cache.resolve()
     # Through a link of people's own: what it points to.
-    path = find_prefix(prefix).name
+    path = find_prefix(prefix).public_path
     offline = _read_offline(arguments.offline, cache)
     wanted = _environment(arguments.environment, path)
     flash = _flash(arguments)

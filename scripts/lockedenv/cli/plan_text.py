@@ -22,7 +22,7 @@ PAST = {
 def plan_lines(plan: Plan) -> list[str]:
     """What is going to be done, and where."""
     job = plan.job
-    path = job.prefix.name
+    path = job.prefix.public_path
     lines = [
         f"backend      {plan.backend}: {plan.backend_reason}",
         f"environment  {job.environment.name}: {path}{PAST.get(plan.state, ' (rebuilt)')}",
@@ -63,7 +63,7 @@ def rebuild_lines(plan: Plan) -> list[str]:
     """What a reader has to know before it happens: what comes back, what is moved, what is odd here."""
     if plan.action is not Action.REBUILD:
         return list(plan.notes)
-    path = plan.job.prefix.name
+    path = plan.job.prefix.public_path
     lines = [f"{path} stays the old environment until the new one is verified"]
     packages = []
     for package in plan.packages_added:
@@ -87,7 +87,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     document: dict[str, Any] = {
         "schema_version": 1,
         "environment": plan.job.environment.name,
-        "prefix": str(plan.job.prefix.name),
+        "prefix": str(plan.job.prefix.public_path),
         "cache": str(plan.job.cache),
         "state": plan.state.value,
         "action": plan.action.value,

@@ -263,7 +263,7 @@ def verify_in_place(
 def say_finished(plan: Plan, steps: Steps) -> None:
     assert plan.action is Action.VERIFY
     steps.say(
-        f"{plan.job.prefix.name} is installed, from these locks: it is verified again "
+        f"{plan.job.prefix.public_path} is installed, from these locks: it is verified again "
         "(--force rebuilds it)"
     )
 

@@ -97,7 +97,7 @@ def work(arguments: argparse.Namespace, prefix_path: Path) -> int:
     """Lists, and removes unless --dry-run was given; gives the exit status."""
     steps = Steps(0, arguments.quiet)
     prefix = find_prefix(prefix_path)
-    refuse_long_name(prefix.name, f".{LOCK}")  # nothing of ours can be beside it
+    refuse_long_name(prefix.public_path, f".{LOCK}")  # nothing of ours can be beside it
     cache = default_cache()
     if arguments.cache:
         cache = arguments.cache.expanduser()
@@ -140,7 +140,7 @@ def list_removal(
 
 def find_removal(prefix: Prefix, cache: Path, with_cache: bool) -> Removal:
     """What there is of a prefix. Raises Stop for an environment that people made."""
-    name = prefix.name
+    name = prefix.public_path
     environments = [folder for folder, _ in prefix.environments()]
     if name.is_dir() and not name.is_symlink() and any(name.iterdir()):
         if not is_ours(Prefix(name)):
@@ -231,12 +231,12 @@ def removal_lines(removal: Removal) -> list[str]:
         lines.append(f"removed  {folder}, an environment")
         for own in own_paths(folder):
             lines.append(
-                f"moved    {printable(own)}, yours, to {removal.prefix.name}.kept-*"
+                f"moved    {printable(own)}, yours, to {removal.prefix.public_path}.kept-*"
             )
     for path in [*removal.folders, *removal.files, *removal.cached]:
         lines.append(f"removed  {path}")
     if not lines:
-        lines.append(f"there is nothing of this set-up at {removal.prefix.name}")
+        lines.append(f"there is nothing of this set-up at {removal.prefix.public_path}")
     lines += [f"left     {path}" for path in removal.left]
     if removal.cache in removal.left:
         lines.append(

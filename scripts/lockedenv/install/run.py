@@ -217,7 +217,9 @@ def complete(
             provide.install(job, uv, find_gpus(), reporter)
         except Stop as error:
             reporter.warn(str(error))
-            command = post_create_command(job.prefix.name, job.environment.argument)
+            command = post_create_command(
+                job.prefix.public_path, job.environment.argument
+            )
             sentences.append(FLASH_MISSING.format(command))
     missing = None
     if listed:
@@ -291,7 +293,7 @@ def say_outcome(
     reporter: Reporter,
 ) -> int:
     """The last lines of a run; gives the exit status."""
-    path = job.prefix.name
+    path = job.prefix.public_path
     if outcome.passed:
         if outcome.said:
             reporter.show(outcome.said[-1])

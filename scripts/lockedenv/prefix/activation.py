@@ -54,9 +54,7 @@ def write_activate(prefix: Prefix, backend: str) -> list[str]:
     write_atomically(prefix.path / "activate", activate_text(prefix, backend))
     # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way in.
     if backend == "pip":
-        text = (
-            f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.name / 'activate'))}\n"
-        )
+        text = f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.public_path / 'activate'))}\n"
         write_atomically(prefix.path / "bin/activate", text)
         return ["activate", "bin/activate"]
     return ["activate"]
@@ -103,13 +101,13 @@ def activate_text(prefix: Prefix, backend: str) -> str:
 def _fill(name: str, prefix: Prefix, **values: str) -> str:
     """A shell text with its @WORDS@ filled in."""
     text = (SHELL / name).read_text(encoding="utf-8")
-    constraints = prefix.name / CONSTRAINTS
+    constraints = prefix.public_path / CONSTRAINTS
     for word, value in values.items():
         text = text.replace(f"@{word}@", value.rstrip("\n"))
     known = {
         "NAMES": " ".join(NAMES),
-        "PREFIX": shlex.quote(str(prefix.name)),
-        "TITLE": shlex.quote(prefix.name.name),
+        "PREFIX": shlex.quote(str(prefix.public_path)),
+        "TITLE": shlex.quote(prefix.public_path.name),
         "CONSTRAINTS": shlex.quote(constraints.as_uri()),
         "CONSTRAINTS_FILE": shlex.quote(str(constraints)),
         "KERNELS": shlex.quote(str(default_cache() / KERNEL_FOLDER)),
@@ -186,7 +184,7 @@ def write_command(prefix: Path) -> list[str]:
 
 def enter_text(prefix: Prefix) -> str:
     """The line that enters an environment, alone: it is copied."""
-    return f"enter it with:  source {shlex.quote(str(prefix.name / 'activate'))}"
+    return f"enter it with:  source {shlex.quote(str(prefix.public_path / 'activate'))}"
 
 
 def _read(path: Path) -> str:

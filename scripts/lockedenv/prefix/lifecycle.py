@@ -97,7 +97,7 @@ def find_move(prefix: Prefix) -> str:
     if (
         mark is None
         or not mark.path
-        or mark.path in (str(prefix.path), str(prefix.name))
+        or mark.path in (str(prefix.path), str(prefix.public_path))
     ):
         return ""
     try:
@@ -137,7 +137,7 @@ def hold(prefix: Prefix, say: Say) -> Iterator[None]:
 
     `say`: is told who else holds it, before it is waited for.
     """
-    name = prefix.name
+    name = prefix.public_path
     refuse_long_name(name, f".{LOCK}")
     with holding(prefix.beside(LOCK), f"the environment {name}", say):
         unfinished = []
@@ -165,7 +165,7 @@ def recover(prefix: Prefix, say: Say) -> None:
         folder = _best_installed(prefix)
         if folder is not None:
             point(prefix, folder)
-            say(f"{prefix.name} leads to the environment {folder} again")
+            say(f"{prefix.public_path} leads to the environment {folder} again")
     used = prefix.used()
     used_mark = mark_or_none(used) if used else None
     for folder, mark in prefix.environments():
@@ -182,7 +182,9 @@ def _best_installed(prefix: Prefix) -> Path | None:
     """The environment in PREFIX.d that PREFIX should lead to: a verified one, else the newest."""
     best = None
     for folder, mark in prefix.environments():
-        if mark.state is State.INSTALLED and not find_move(Prefix(folder, prefix.name)):
+        if mark.state is State.INSTALLED and not find_move(
+            Prefix(folder, prefix.public_path)
+        ):
             if best is None or mark.verified >= best[1].verified:
                 best = (folder, mark)
     return best[0] if best else None
@@ -194,7 +196,7 @@ def _drop_unused_links(prefix: Prefix) -> None:
         return
     for path in prefix.container.iterdir():
         ours = re.fullmatch(
-            rf"\.{re.escape(prefix.name.name)}\.[0-9a-f]{{16}}", path.name
+            rf"\.{re.escape(prefix.public_path.name)}\.[0-9a-f]{{16}}", path.name
         )
         if ours and path.is_symlink():
             path.unlink()
@@ -243,7 +245,7 @@ def list_mounts(prefix: Prefix) -> list[str]:
     for folder in folders:
         for place in mounts_in(folder):
             if folder == used:
-                place = str(prefix.name / Path(place).relative_to(folder))
+                place = str(prefix.public_path / Path(place).relative_to(folder))
             found.append(place)
     return found
 
@@ -267,7 +269,7 @@ def make_successor(
     """
     refuse_mounted(prefix)
     used = prefix.used()
-    if used == prefix.name and not is_ours(Prefix(used)):
+    if used == prefix.public_path and not is_ours(Prefix(used)):
         raise Stop(
             f"{used} was not made by this set-up, or is a copy of what it made; move it away, or choose another --prefix"
         )
@@ -276,11 +278,11 @@ def make_successor(
             folder != used and _is_newer(mark, used)
         ):
             _tell(remove_environment(prefix, folder), say)
-    if used == prefix.name and _state_of(used) is not State.INSTALLED:
+    if used == prefix.public_path and _state_of(used) is not State.INSTALLED:
         _tell(
             remove_environment(prefix, used), say
         )  # what a killed run of version 2.0 has left
-    new = Prefix(prefix.name, prefix.name).successor()
+    new = Prefix(prefix.public_path, prefix.public_path).successor()
     _make_folder(new, backend, environment)
     try:
         yield new
@@ -290,7 +292,7 @@ def make_successor(
             with contextlib.suppress(Stop):
                 _tell(remove_environment(new, new.path), say)
             if used is not None:
-                say(f"the old environment is as it was at {prefix.name}")
+                say(f"the old environment is as it was at {prefix.public_path}")
         raise
 
 
@@ -351,10 +353,12 @@ def settle(prefix: Prefix, passed: bool, complete: bool, say: Say) -> Prefix:
         used_mark = mark_or_none(used)
         if not passed and used_mark is not None and used_mark.passed:
             say(
-                f"the new environment did not verify; {prefix.name} is still the old one. Removing the new one"
+                f"the new environment did not verify; {prefix.public_path} is still the old one. Removing the new one"
             )
             give_up(prefix, prefix.path, say)
-            return Prefix(used, None if used == prefix.name else prefix.name)
+            return Prefix(
+                used, None if used == prefix.public_path else prefix.public_path
+            )
         exchange(prefix, say)
     predecessors = [
         folder for folder, _ in prefix.environments() if folder != prefix.path
@@ -392,8 +396,8 @@ def give_up(prefix: Prefix, folder: Path, say: Say) -> None:
 def links_to(prefix: Prefix, folder: Path) -> list[Path]:
     """Links beside PREFIX that people made to an environment, as `cp -a PREFIX PREFIX.old` does."""
     found = []
-    for path in sorted(prefix.name.parent.iterdir()):
-        if path.is_symlink() and path != prefix.name:
+    for path in sorted(prefix.public_path.parent.iterdir()):
+        if path.is_symlink() and path != prefix.public_path:
             target = path.parent / os.readlink(path)
             if target.parent.resolve() / target.name == folder:
                 found.append(path)
@@ -405,7 +409,7 @@ def links_to(prefix: Prefix, folder: Path) -> list[Path]:
 
 def point(prefix: Prefix, folder: Path) -> None:
     """Makes PREFIX a link to an environment in PREFIX.d, by one rename. Raises Stop where a folder is in its place."""
-    name = prefix.name
+    name = prefix.public_path
     if name.is_dir() and not name.is_symlink():
         try:
             name.rmdir()  # an empty folder holds nothing to lose
@@ -418,14 +422,14 @@ def point(prefix: Prefix, folder: Path) -> None:
 
 def _link(prefix: Prefix, folder: Path) -> Path:
     """A link to an environment, in PREFIX.d, with the text that it needs at PREFIX."""
-    link = prefix.container / f".{prefix.name.name}.{secrets.token_hex(8)}"
+    link = prefix.container / f".{prefix.public_path.name}.{secrets.token_hex(8)}"
     link.symlink_to(Path(prefix.container.name, folder.name))
     return link
 
 
 def exchange(prefix: Prefix, say: Say) -> None:
     """Makes PREFIX the environment `prefix.path`."""
-    name = prefix.name
+    name = prefix.public_path
     if linked_environment(name) or not name.exists():
         point(prefix, prefix.path)
         return
@@ -488,7 +492,7 @@ def record_verdict(
 
 def refuse_place(prefix: Prefix, cache: Path) -> None:
     """Raises Stop for a place where no environment can work."""
-    name = prefix.name
+    name = prefix.public_path
     refuse_long_name(name)
     bad = sorted(
         {c for c in str(name) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()}

@@ -39,7 +39,7 @@ class Prefix:
     link: Path | None = None
 
     @property
-    def name(self) -> Path:
+    def public_path(self) -> Path:
         """PREFIX as people name it: for messages, for `activate`, and for what lies beside it."""
         return self.link or self.path
 
@@ -50,11 +50,11 @@ class Prefix:
 
     def beside(self, suffix: str) -> Path:
         """A path beside PREFIX, under its name: its lock, its lists, what is unpacked for it."""
-        return self.name.with_name(f"{self.name.name}.{suffix}")
+        return self.public_path.with_name(f"{self.public_path.name}.{suffix}")
 
     def used(self) -> Path | None:
         """The folder that PREFIX is, or leads to; None where there is nothing, or an empty folder."""
-        name = self.name
+        name = self.public_path
         folder = linked_environment(name) or name
         if not folder.is_dir():
             return None
@@ -70,12 +70,14 @@ class Prefix:
             named = mark.id == folder.name
         else:
             # One of version 2.0 has no id; `exchange` gives it one before it is moved to PREFIX.d.
-            named = folder == self.name and (not mark.id or mark.path == str(self.name))
+            named = folder == self.public_path and (
+                not mark.id or mark.path == str(self.public_path)
+            )
         return named and not self._is_copy(folder, mark)
 
     def _is_copy(self, folder: Path, mark: Mark) -> bool:
         made_at = Path(mark.path)
-        if not mark.path or made_at in (folder, self.name):
+        if not mark.path or made_at in (folder, self.public_path):
             return False
         try:
             return not os.path.samefile(made_at, folder)
@@ -99,7 +101,7 @@ class Prefix:
         while True:
             folder = self.container / secrets.token_hex(ID_BYTES)
             if not os.path.lexists(folder):
-                return Prefix(folder, self.name)
+                return Prefix(folder, self.public_path)
 
 
 def place_of(folder: Path) -> Prefix:
@@ -186,10 +188,10 @@ def find_name(folder: Path, to_work_on: bool = True) -> Path:
     place = place_of(folder)
     if place.link is None:
         return folder
-    if linked_environment(place.name) == place.path:
-        return place.name
-    if to_work_on and _to_work_on(place.name).path == place.path:
-        return place.name
+    if linked_environment(place.public_path) == place.path:
+        return place.public_path
+    if to_work_on and _to_work_on(place.public_path).path == place.path:
+        return place.public_path
     return folder
 
 
