@@ -57,7 +57,10 @@ def measure(
             seconds = run()
             times[name].append(seconds)
             print(f"{title}: {name}: {seconds:.2f} s", file=sys.stderr, flush=True)
-    return {name: statistics.median(values) for name, values in times.items()}
+    medians = {}
+    for name, values in times.items():
+        medians[name] = statistics.median(values)
+    return medians
 
 
 def format_medians(title: str, medians: Mapping[str, float], rounds: int) -> str:

@@ -100,8 +100,13 @@ def meet(world: int) -> float:
 
     for number in range(PROCESSES):
         fork.Process(target=take_part, args=(number,)).start()
-    parts = [times.get(timeout=300) for _ in range(PROCESSES)]
-    return max(ended for _, ended in parts) - min(started for started, _ in parts)
+    starts = []
+    ends = []
+    for _ in range(PROCESSES):
+        started, ended = times.get(timeout=300)
+        starts.append(started)
+        ends.append(ended)
+    return max(ends) - min(starts)
 
 
 if __name__ == "__main__":

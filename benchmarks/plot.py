@@ -85,7 +85,9 @@ def total(bar: dict[str, Any]) -> float:
 
 def choose_colours(bars: list[dict[str, Any]]) -> dict[str, str]:
     """Step -> colour, in the order in which the steps come; short ones share one."""
-    longest = max(total(bar) for bar in bars)
+    longest = 0.0
+    for bar in bars:
+        longest = max(longest, total(bar))
     names: dict[str, None] = {}
     for bar in bars:
         for step in bar["steps"]:

@@ -96,7 +96,8 @@ class Situation:
     def table(self, rounds: int) -> str:
         medians = {}
         for contender, runs in self.runs.items():
-            medians[contender] = statistics.median(run.seconds for run in runs)
+            seconds = [run.seconds for run in runs]
+            medians[contender] = statistics.median(seconds)
         return format_medians(f"The whole set-up, {self.name}", medians, rounds)
 
 
@@ -115,16 +116,18 @@ def divide_into_steps(parts: Iterable[Printed], began: float, ended: float) -> R
     that lasts is printed again then. What comes before the first is `START`.
     """
     text = ""
-    starts = {0: (START, began)}
+    names = {0: START}
+    starts = {0: began}
     for part in parts:
         text += part.text
         for number, word in re.findall(r"^\[(\d+)/\d+\] (\S+) ", text, re.M):
-            name = STEP_WORDS.get(word, word)
-            starts.setdefault(int(number), (name, part.time))
-    ends = [moment for _, moment in starts.values()][1:] + [ended]
+            names.setdefault(int(number), STEP_WORDS.get(word, word))
+            starts.setdefault(int(number), part.time)
+    begins = list(starts.values())
+    ends = [*begins[1:], ended]
     steps = []
-    for (name, moment), end in zip(starts.values(), ends):
-        steps.append(Step(name, end - moment))
+    for name, begin, end in zip(names.values(), begins, ends):
+        steps.append(Step(name, end - begin))
     return Run(tuple(steps))
 
 
@@ -146,12 +149,15 @@ def time_steps(*command: Any) -> TimedRun:
     )
     assert process.stdout is not None
     parts = []
+    printed = ""
     with process.stdout as output:
         for block in iter(lambda: os.read(output.fileno(), 65536), b""):
-            parts.append(Printed(block.decode(errors="replace"), time.monotonic()))
+            text = block.decode(errors="replace")
+            parts.append(Printed(text, time.monotonic()))
+            printed += text
     process.wait()
     run = divide_into_steps(parts, began, time.monotonic())
-    return TimedRun(run, "".join(part.text for part in parts))
+    return TimedRun(run, printed)
 
 
 def one_step(name: str, seconds: float) -> Run:
@@ -297,11 +303,17 @@ def describe_difference(prefix: Path, pip: PipLine) -> str:
     pins = {pin.name: pin for pin in locks.read_pip_lock(REQUIREMENTS)}
     asked = ["list", "--format", "json", "--disable-pip-version-check"]
     listed = json.loads(time_command(pip.environment / "bin/pip", *asked).output)
-    theirs = {
-        locks.canonical(package["name"]): package["version"] for package in listed
-    }
-    both = [name for name in theirs if name in pins]
-    same = [name for name in both if theirs[name].split("+")[0] == pins[name].version]
+    theirs = {}
+    both = 0
+    same = 0
+    for package in listed:
+        name = locks.canonical(package["name"])
+        version = package["version"]
+        theirs[name] = version
+        if name in pins:
+            both += 1
+            if version.split("+")[0] == pins[name].version:
+                same += 1
     verifier = [ROOT / "scripts/verify_environment.py", "--level", "quick"]
     verdict = time_command(
         pip.environment / "bin/python", *verifier
@@ -316,7 +328,7 @@ def describe_difference(prefix: Path, pip: PipLine) -> str:
         f"| fetched | {locked} | {size_text(fetched_bytes(pip.output))} |",
         f"| verified | yes | {verdict} |",
         "",
-        f"Of the {len(both)} packages that both have, the pip line of today brings {len(same)} in the "
+        f"Of the {both} packages that both have, the pip line of today brings {same} in the "
         "locked version.",
     ]
     if not pip.cache.exists():

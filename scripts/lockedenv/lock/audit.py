@@ -19,7 +19,7 @@ from typing import Any, Callable, Sequence
 import requests
 from lockedenv.errors import Stop
 from lockedenv.spec.environment import REQUIREMENTS, Environment
-from lockedenv.spec.locks import canonical
+from lockedenv.spec.locks import PipPackage, canonical
 from lockedenv.spec.vulnerabilities import KNOWN, Entry, read_entries
 from packaging.version import Version
 
@@ -112,6 +112,14 @@ def read_report(path: Path) -> Report:
     return Report(audited, reported)
 
 
+def is_audited(pin: PipPackage, reports: Sequence[Report]) -> bool:
+    """Whether a report has looked up this version."""
+    for report in reports:
+        if report.audited.get(pin.name) == pin.version:
+            return True
+    return False
+
+
 def require_complete(
     reports: Sequence[Report], environments: Sequence[Environment]
 ) -> None:
@@ -122,9 +130,7 @@ def require_complete(
     for environment in environments:
         lacking = []
         for pin in environment.wheels("pip"):
-            if not any(
-                report.audited.get(pin.name) == pin.version for report in reports
-            ):
+            if not is_audited(pin, reports):
                 lacking.append(f"{pin.name} {pin.version}")
         if lacking:
             raise Stop(
@@ -140,15 +146,18 @@ def compare(
 
     `find_severity` gives the severity of an id, or an empty text.
     """
+    all_reported: list[Reported] = []
+    for report in reports:
+        all_reported += report.reported
     entries: dict[str, Entry] = {}
-    new = []
-    for reported in [reported for report in reports for reported in report.reported]:
+    new_ids = set()
+    for reported in all_reported:
         entry = find_entry(reported, [*entries.values(), *known])
         fix = first_fix(reported)
         if entry is None:
             fix = fix or first_unaffected(reported, reports)
             entry = make_entry(reported, fix)
-            new.append(entry.id)
+            new_ids.add(entry.id)
         severity = entry.severity
         if severity == UNKNOWN:
             severity = first_severity(reported, find_severity)
@@ -157,11 +166,15 @@ def compare(
             entry, aliases=aliases, fixed_in=fix or entry.fixed_in, severity=severity
         )
     result = sorted(entries.values(), key=lambda entry: (entry.package, entry.id))
-    return Audit(
-        entries=result,
-        new=[entry for entry in result if entry.id in new],
-        gone=[entry for entry in known if entry.id not in entries],
-    )
+    new = []
+    for entry in result:
+        if entry.id in new_ids:
+            new.append(entry)
+    gone = []
+    for entry in known:
+        if entry.id not in entries:
+            gone.append(entry)
+    return Audit(entries=result, new=new, gone=gone)
 
 
 def find_entry(reported: Reported, entries: list[Entry]) -> Entry | None:
@@ -177,8 +190,11 @@ def find_entry(reported: Reported, entries: list[Entry]) -> Entry | None:
 
 def make_entry(reported: Reported, fix: str) -> Entry:
     """An entry with what the report says; people may write `what` and `remedy` better."""
-    numbers = sorted(name for name in reported.all_ids if name.startswith("CVE-"))
-    name = numbers[0] if numbers else reported.id
+    name = reported.id
+    for other in sorted(reported.all_ids):
+        if other.startswith("CVE-"):
+            name = other
+            break
     if fix:
         remedy = (
             f"update it to {fix} or newer: scripts/lock.sh --update {reported.package}"
@@ -205,12 +221,14 @@ def first_fix(reported: Reported) -> str:
     Databases name pre-releases too, such as 5.0.0rc3: the fix is then in 5.0.0.
     """
     installed = Version(reported.installed)
-    fixes = [
-        version for version in reported.fix_versions if Version(version) > installed
-    ]
+    fixes = []
+    for text in reported.fix_versions:
+        version = Version(text)
+        if version > installed:
+            fixes.append(version)
     if not fixes:
         return ""
-    return Version(min(fixes, key=Version)).base_version
+    return min(fixes).base_version
 
 
 def first_unaffected(reported: Reported, reports: Sequence[Report]) -> str:
@@ -221,10 +239,19 @@ def first_unaffected(reported: Reported, reports: Sequence[Report]) -> str:
     found = []
     for report in reports:
         version = report.audited.get(reported.package, "")
-        affected = any(other.all_ids & reported.all_ids for other in report.reported)
-        if version and not affected and Version(version) > Version(reported.installed):
+        if not version or Version(version) <= Version(reported.installed):
+            continue
+        if not has_reported(report, reported):
             found.append(version)
     return min(found, key=Version, default="")
+
+
+def has_reported(report: Report, vulnerability: Reported) -> bool:
+    """Whether a report has the vulnerability too, under any of its ids."""
+    for other in report.reported:
+        if other.all_ids & vulnerability.all_ids:
+            return True
+    return False
 
 
 def first_severity(reported: Reported, find_severity: SeveritySource) -> str:
@@ -254,14 +281,13 @@ def ask_osv(name: str) -> str:
 
 def audit(paths: list[Path], find_severity: SeveritySource = ask_osv) -> Audit:
     """What these reports of pip-audit say beside the file of the repository. Raises Stop."""
-    return compare([read_report(path) for path in paths], read_entries(), find_severity)
+    reports = [read_report(path) for path in paths]
+    return compare(reports, read_entries(), find_severity)
 
 
 def write_entries(entries: list[Entry]) -> None:
-    KNOWN.write_text(
-        json.dumps([asdict(entry) for entry in entries], indent=2) + "\n",
-        encoding="utf-8",
-    )
+    document = [asdict(entry) for entry in entries]
+    KNOWN.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def audit_text(result: Audit) -> str:
@@ -280,5 +306,6 @@ def audit_text(result: Audit) -> str:
         )
     for title, entries in (("New", result.new), ("No longer reported", result.gone)):
         if entries:
-            lines += ["", f"{title}: {', '.join(entry.id for entry in entries)}."]
+            ids = [entry.id for entry in entries]
+            lines += ["", f"{title}: {', '.join(ids)}."]
     return "\n".join(lines)

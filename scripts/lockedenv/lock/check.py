@@ -51,7 +51,9 @@ def find_stale(env: Environment) -> list[str]:
     asked = _list_requirements(env, specification)
     try:
         conda = read_conda_lock(env.folder / CONDA_LOCK)
-        pins = {name: _read_pins(env.folder / name) for name in (*asked, REQUIREMENTS)}
+        pins = {}
+        for name in (*asked, REQUIREMENTS):
+            pins[name] = _read_pins(env.folder / name)
     except LockError as error:
         return [str(error)]
     reasons = _compare_digests(env, [CONDA_LOCK, *pins])
@@ -98,7 +100,10 @@ def _compare_digests(env: Environment, names: Iterable[str]) -> list[str]:
 
 def _compare_prebuilt(env: Environment) -> list[str]:
     text = (env.folder / FLASH).read_text(encoding="utf-8")
-    locked = [f"{line}\n" for line in text.splitlines() if " @ " in line]
+    locked = []
+    for line in text.splitlines():
+        if " @ " in line:
+            locked.append(f"{line}\n")
     if locked == read_prebuilt_lines(env):
         return []
     return [
@@ -118,7 +123,8 @@ def _compare_requirements(
         locked = pins[name]
         if name == DEV:
             locked = {**pins[REQUIREMENTS], **locked}
-        for requirement in (Requirement(spec) for spec in specs):
+        for spec in specs:
+            requirement = Requirement(spec)
             if requirement.marker and not requirement.marker.evaluate():
                 continue
             found = locked.get(canonical(requirement.name))

@@ -97,4 +97,6 @@ def changes_text(changes: list[Change]) -> str:
         "| environment | layer | package | before | after |",
         "|---|---|---|---|---|",
     ]
-    return "\n".join([*lines, *(change.row() for change in changes)])
+    for change in changes:
+        lines.append(change.row())
+    return "\n".join(lines)

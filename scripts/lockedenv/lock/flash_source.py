@@ -20,7 +20,7 @@ def read_flash_requirements(env: Environment) -> list[str]:
         requirement = line.partition("#")[0].strip()
         if requirement and not WHEEL.fullmatch(line):
             requirements.append(requirement)
-    if not requirements or any(" @ " in requirement for requirement in requirements):
+    if not requirements or " @ " in "\n".join(requirements):
         raise Stop(
             f"{path}: has to name flash-attn as a requirement, and may name one wheel as: "
             "flash-attn @ URL --hash=sha256:HEX  # glibc N.N, sm 80 90"
@@ -31,4 +31,8 @@ def read_flash_requirements(env: Environment) -> list[str]:
 def read_prebuilt_lines(env: Environment) -> list[str]:
     """The lines of flash-attn.in that name a prebuilt wheel, which the lock has as they are."""
     text = (env.folder / FLASH_ASKED).read_text(encoding="utf-8")
-    return [f"{line}\n" for line in text.splitlines() if WHEEL.fullmatch(line)]
+    lines = []
+    for line in text.splitlines():
+        if WHEEL.fullmatch(line):
+            lines.append(f"{line}\n")
+    return lines

@@ -68,9 +68,10 @@ class Resolution:
         return pins
 
     def all_entries(self) -> list[dict[str, Any]]:
-        return [
-            entry for entries in self.entries.values() for entry in entries.values()
-        ]
+        found: list[dict[str, Any]] = []
+        for entries in self.entries.values():
+            found += entries.values()
+        return found
 
 
 def lock_environment(env: Environment, update: list[str]) -> Locked:
@@ -117,10 +118,12 @@ def _resolve_wheels(
     solved: dict[str, Any],
 ) -> Resolution:
     """All locks of wheels, resolved: what conda provides counts with its version. Raises Stop."""
-    [version] = [p["version"] for p in solved["package"] if p["name"] == "python"]
-    python = ".".join(version.split(".")[:2])
+    python = _find_python(solved)
     provided = find_provided(solved)
-    wanted = [pypi_name(name) for name in asked.conda if pypi_name(name) in provided]
+    wanted = []
+    for name in asked.conda:
+        if pypi_name(name) in provided:
+            wanted.append(pypi_name(name))
     wanted += asked.pip.values()
     wanted_file = _write_lines(folder / "wanted.in", wanted)
     conda_versions = [f"{name}=={version}" for name, version in provided.items()]
@@ -134,8 +137,11 @@ def _resolve_wheels(
         versions_file,
     ]
     if update:  # uv keeps to what its output file says
-        kept = [p for p in env.wheels("pip") if p.name not in provided]
-        _write_lines(versions_file, [f"{p.name}=={p.version}" for p in kept])
+        kept = []
+        for package in env.wheels("pip"):
+            if package.name not in provided:
+                kept.append(f"{package.name}=={package.version}")
+        _write_lines(versions_file, kept)
         for name in update:
             options += ["-P", name]
     try:
@@ -161,22 +167,35 @@ def _resolve_wheels(
         over = resolve.resolve(
             python, pip_file, *versions, *excluding, *resolve.WHEELS_ONLY
         )
-    resolution.entries[PIP] = {
-        name: entry for name, entry in both.items() if name in over
-    }
+    resolution.entries[PIP] = _pick(both, set(over))
     resolution.entries[REQUIREMENTS] = both
     if asks_for_flash_attn(env):  # as source: PyPI has no wheel of it
         flash_file = _write_lines(folder / "flash.in", read_flash_requirements(env))
         source = resolve.resolve(python, flash_file, *versions)["flash-attn"]
         resolution.entries[FLASH] = {"flash-attn": {**source, "wheels": []}}
     dev = resolve.resolve(python, "--group", "dev", *versions, *resolve.WHEELS_ONLY)
-    resolution.entries[DEV] = {
-        name: entry for name, entry in dev.items() if name not in both
-    }
+    resolution.entries[DEV] = _pick(dev, set(dev) - set(both))
     if env.folder == ROOT:
         tools = resolve.resolve(python, "--group", "tools", *resolve.WHEELS_ONLY)
         resolution.entries[TOOLS] = tools
     return resolution
+
+
+def _find_python(solved: dict[str, Any]) -> str:
+    """The minor version of the conda layer's Python, such as "3.11"."""
+    for package in solved["package"]:
+        if package["name"] == "python":
+            return ".".join(package["version"].split(".")[:2])
+    raise AssertionError("environment.yml asks for python, and conda-lock gave none")
+
+
+def _pick(entries: Entries, names: set[str]) -> Entries:
+    """The entries of these names, in the same order."""
+    picked = {}
+    for name, entry in entries.items():
+        if name in names:
+            picked[name] = entry
+    return picked
 
 
 def _find_remedy(asked: Specification) -> str:
@@ -213,11 +232,12 @@ def _add_records(
         if sha256 not in digests:
             lacking.append(wheel)
     digests.update(fetch_record_digests(lacking))
-    complete = {}
+    complete: dict[str, list[PipPackage]] = {}
     for name, packages in pins.items():
-        complete[name] = [
-            replace(p, record_sha256=digests.get(p.sha256, "")) for p in packages
-        ]
+        complete[name] = []
+        for package in packages:
+            digest = digests.get(package.sha256, "")
+            complete[name].append(replace(package, record_sha256=digest))
     return complete
 
 

@@ -7,6 +7,7 @@ import tomllib
 from typing import Any, Iterable
 
 from lockedenv.errors import Stop
+from lockedenv.host.versions import version_tuple
 from lockedenv.lock.tools import run_tool
 from lockedenv.lock.wheel_files import WheelFile
 from lockedenv.spec.locks import PipPackage, canonical
@@ -27,7 +28,9 @@ def compile_requirements(python: str, *arguments: object) -> str:
     """What uv resolves the given requirements to. Raises Stop."""
     command = ["uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header"]
     command += ["--python-version", python, "--python-platform", PLATFORM]
-    return run_tool(*command, *(str(argument) for argument in arguments))
+    for argument in arguments:
+        command.append(str(argument))
+    return run_tool(*command)
 
 
 def resolve(python: str, *arguments: object) -> dict[str, dict[str, Any]]:
@@ -46,9 +49,11 @@ def list_tags(python: str) -> list[Tag]:
         if minor in LEGACY_PLATFORMS:
             platforms.append(LEGACY_PLATFORMS[minor])
     platforms.append("linux_x86_64")
-    major, minor = (int(part) for part in python.split("."))
-    tags = [*cpython_tags((major, minor), platforms=platforms)]
-    return tags + [*compatible_tags((major, minor), f"cp{major}{minor}", platforms)]
+    version = version_tuple(python)
+    interpreter = f"cp{python.replace('.', '')}"
+    tags = list(cpython_tags(version, platforms=platforms))
+    tags += compatible_tags(version, interpreter, platforms)
+    return tags
 
 
 def rank_wheel(filename: str, python: str) -> int | None:
@@ -57,8 +62,10 @@ def rank_wheel(filename: str, python: str) -> int | None:
         tags = parse_wheel_filename(filename)[3]
     except InvalidWheelFilename:
         return None
-    fitting = list_tags(python)
-    return min((fitting.index(tag) for tag in tags if tag in fitting), default=None)
+    for rank, tag in enumerate(list_tags(python)):
+        if tag in tags:
+            return rank
+    return None
 
 
 def choose_file(entry: dict[str, Any], python: str) -> dict[str, Any]:

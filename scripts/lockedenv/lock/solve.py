@@ -81,9 +81,9 @@ def _run_conda_lock(
     try:
         run_tool(*command)
     except Stop as error:
-        problems = [
-            text for output in _read_outputs(folder) for text in read_problems(output)
-        ]
+        problems = []
+        for output in _read_outputs(folder):
+            problems += read_problems(output)
         if not problems:
             raise
         raise Stop(
@@ -98,9 +98,10 @@ def _run_conda_lock(
 
 def _read_outputs(folder: Path) -> list[str]:
     """What the solver printed in each of its runs."""
-    return [
-        path.read_text(encoding="utf-8") for path in sorted(folder.glob("solver.*"))
-    ]
+    outputs = []
+    for path in sorted(folder.glob("solver.*")):
+        outputs.append(path.read_text(encoding="utf-8"))
+    return outputs
 
 
 def read_problems(output: str) -> list[str]:
@@ -112,7 +113,11 @@ def read_problems(output: str) -> list[str]:
     problems = printed.get("solver_problems") or []
     if not problems and not printed.get("success"):
         problems = [printed.get("message") or ""]
-    return [" ".join(str(problem).split()) for problem in problems if problem]
+    texts = []
+    for problem in problems:
+        if problem:
+            texts.append(" ".join(str(problem).split()))
+    return texts
 
 
 def _wrap_solver(folder: Path, solver: str) -> Path:

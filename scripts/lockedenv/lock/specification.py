@@ -309,7 +309,7 @@ def _read_channels(specification: Specification, node: yaml.Node | None) -> None
                 "serve it over HTTP and write its address",
             )
         specification.channels.append(channel)
-    if not [channel for channel in specification.channels if channel != "nodefaults"]:
+    if set(specification.channels) <= {"nodefaults"}:
         raise SpecificationError(
             path,
             0,

@@ -53,7 +53,10 @@ def require_tools() -> None:
 
     The message names all that is missing, and how to get it.
     """
-    missing = [name for name in ("conda-lock", "uv") if not shutil.which(name)]
+    missing = []
+    for name in ("conda-lock", "uv"):
+        if not shutil.which(name):
+            missing.append(name)
     if not os.environ.get("CONDA_LOCK_SOLVER") and not shutil.which("micromamba"):
         missing.append("micromamba 2.5.0")
     if missing:

@@ -63,9 +63,11 @@ class Table:
 
 def find_stale_tables(environments: list[Environment]) -> list[Path]:
     """The documents whose table is not that of the locks. Raises Stop."""
-    return [
-        table.document for table in TABLES if table.read() != table.make(environments)
-    ]
+    stale = []
+    for table in TABLES:
+        if table.read() != table.make(environments):
+            stale.append(table.document)
+    return stale
 
 
 def write_tables(environments: list[Environment]) -> None:
@@ -113,7 +115,8 @@ def version_table(environments: list[Environment]) -> str:
     titles = [_title(environment) for environment in environments]
     lines = [f"| | {' | '.join(titles)} |", "|---" * (len(columns) + 1) + "|"]
     for row in columns[0]:
-        lines.append(f"| {row} | {' | '.join(column[row] for column in columns)} |")
+        cells = [column[row] for column in columns]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
