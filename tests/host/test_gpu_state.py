@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fixtures.gpu_stand_ins import make_smi
 from lockedenv.host import gpu_state, nvidia_smi
-from lockedenv.host.finding import Finding, Verdict
+from lockedenv.host.finding import Finding, FindingOutcome
 from lockedenv.host.gpu_state import (
     GPU_FIELDS,
     LANES_MOST,
@@ -54,9 +54,9 @@ SILENT = [
 def test_what_a_gpu_does_not_say_is_no_fault(
     field: gpu_state.Field, value: str
 ) -> None:
-    assert judge({field.name: value}).verdict is Verdict.PASS
+    assert judge({field.name: value}).verdict is FindingOutcome.PASS
     rows = {ROWS_PENDING.name: value, ROWS_FAILED.name: value}
-    assert judge({}, {}, rows=rows).verdict is Verdict.PASS
+    assert judge({}, {}, rows=rows).verdict is FindingOutcome.PASS
 
 
 def test_a_count_of_nothing_is_no_fault() -> None:
@@ -74,10 +74,10 @@ def test_only_fields_that_speak_of_memory_say_something_about_memory(
     assert "[Unknown Error]" in found.summary
     assert "take another pod" in found.remedy
     if field.about is About.MEMORY:
-        assert found.verdict is Verdict.FAIL
+        assert found.verdict is FindingOutcome.FAIL
         assert "is failing" in found.remedy
     else:
-        assert found.verdict is Verdict.WARN
+        assert found.verdict is FindingOutcome.WARN
         assert "memory" not in found.summary + found.remedy
 
 
@@ -87,7 +87,7 @@ def test_a_gpu_that_must_be_reset_says_so_in_any_field(
     field: gpu_state.Field, value: str
 ) -> None:
     found = judge({}, {field.name: value})
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert value in found.summary
     assert "must be reset" in found.remedy
     assert "take another pod" in found.remedy
@@ -96,28 +96,28 @@ def test_a_gpu_that_must_be_reset_says_so_in_any_field(
 @pytest.mark.parametrize("value", ["Yes", "1"])
 def test_rows_that_wait_for_a_reset(value: str) -> None:
     found = judge({}, rows={ROWS_PENDING.name: value})
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert "memory rows wait for a reset to be remapped" in found.summary
     assert "must be reset, which a pod cannot do: take another pod" in found.remedy
 
 
 def test_rows_that_cannot_be_remapped() -> None:
     found = judge({}, {}, rows={ROWS_FAILED.name: "Yes"})
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert "is failing" in found.remedy
     assert "GPU 0: memory rows cannot be remapped: Yes" in found.summary
 
 
 def test_memory_errors_come_before_a_slowdown() -> None:
     found = judge({UNCORRECTED.name: "3", HW_SLOWDOWN: "Active"})
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert "uncorrected memory errors: 3" in found.summary
     assert found.details == ("GPU 0: hardware slowdown: Active",)
 
 
 def test_slowdown_and_link() -> None:
     found = judge({}, {HW_SLOWDOWN: "Active", LANES_NOW.name: "8"})
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is FindingOutcome.WARN
     assert "GPU 1: hardware slowdown: Active" in found.summary
     assert "PCIe link has 8 of 16 lanes" in found.details[0]
 
@@ -125,7 +125,7 @@ def test_slowdown_and_link() -> None:
 @pytest.mark.parametrize("value", ["Reset", "Reboot", "Drain P2P", "Drain and Reset"])
 def test_a_recovery_that_the_driver_asks_for(value: str) -> None:
     found = judge({RECOVERY.name: value})
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert value in found.summary
     assert "only the host can do that: take another pod" in found.remedy
 
@@ -143,7 +143,7 @@ def test_a_field_that_the_driver_does_not_know_is_left_out(
     for name, value in make_smi(tmp_path, **answers).items():
         monkeypatch.setenv(name, value)
     found = judge_state(read_state())
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert "GPU 0: memory rows wait for a reset to be remapped: Yes" in found.summary
     # Both thermal reasons have one text.
     assert found.details == (
@@ -163,11 +163,11 @@ def test_rows_beside_a_warning_are_judged_and_the_warning_is_kept(
     for name, value in make_smi(tmp_path, WARNING=warning, EXIT="14").items():
         monkeypatch.setenv(name, value)
     found = judge_state(read_state())
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is FindingOutcome.WARN
     assert warning in found.summary
     monkeypatch.setenv("ECC", "7")
     found = judge_state(read_state())
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert "uncorrected memory errors: 7" in found.summary
 
 
@@ -178,12 +178,12 @@ def test_an_nvidia_smi_that_fails_or_is_gone_is_no_pass(
     with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path / "none"))
         found = judge_state(read_state())
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert "nvidia-smi does not answer: No such file" in found.summary
     for name, value in make_smi(tmp_path, SAYS="sorry", EXIT="3").items():
         monkeypatch.setenv(name, value)
     found = judge_state(read_state())
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is FindingOutcome.WARN
     assert "nvidia-smi does not say: sorry" in found.summary
 
 

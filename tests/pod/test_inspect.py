@@ -13,7 +13,7 @@ import pytest
 from fixtures.commands import ROOT
 from fixtures.gpu_stand_ins import make_driver, make_smi
 from fixtures.machine import Machine
-from lockedenv.host.finding import Finding, Verdict, failed, passed, warned
+from lockedenv.host.finding import Finding, FindingOutcome, failed, passed, warned
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import CommandResult
 from lockedenv.pod import cuda
@@ -48,7 +48,7 @@ def test_a_healthy_h100_is_fine(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = inspect(driver(), monkeypatch)
-    assert found["pod-cuda"].verdict is Verdict.PASS
+    assert found["pod-cuda"].verdict is FindingOutcome.PASS
     assert (
         found["pod-cuda"].summary
         == "a context on each of 1 GPUs, and its memory is free"
@@ -191,7 +191,7 @@ def test_a_driver_that_hangs_or_is_gone(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     gone = cuda.judge_cuda(cuda.read_cuda(), [H100])
-    assert gone.verdict is Verdict.FAIL
+    assert gone.verdict is FindingOutcome.FAIL
     assert gone.summary == "libcuda: libcuda.so.1: cannot open"
 
 
@@ -209,13 +209,13 @@ def test_an_answer_that_is_none_is_an_error(
 
 
 def test_the_conclusion_names_what_it_is_from() -> None:
-    good = Finding(Verdict.PASS, "well", check="pod-cuda")
-    odd = Finding(Verdict.WARN, "odd", "look", check="pod-host")
-    bad = Finding(Verdict.FAIL, "bad", "leave", check="pod-state")
+    good = Finding(FindingOutcome.PASS, "well", check="pod-cuda")
+    odd = Finding(FindingOutcome.WARN, "odd", "look", check="pod-host")
+    bad = Finding(FindingOutcome.FAIL, "bad", "leave", check="pod-state")
     assert conclude([good]).text == "no problems found"
     assert conclude([good, odd]).text == "usable, with what is said of pod-host"
     assert conclude([good, odd, bad]).text == "give this pod back: pod-state"
-    assert conclude([bad]).verdict is Verdict.FAIL
+    assert conclude([bad]).verdict is FindingOutcome.FAIL
 
 
 def test_a_finding_as_the_manifest_has_it() -> None:

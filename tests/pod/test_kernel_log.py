@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.gpu_stand_ins import make_smi
-from lockedenv.host.finding import Verdict
+from lockedenv.host.finding import FindingOutcome
 from lockedenv.pod.kernel_log import LoggedGpu, check_kernel_log, judge_log
 from lockedenv.spec.xids import CATALOGUE, Action, Fault, read_switch_errors, read_xids
 
@@ -119,7 +119,7 @@ def test_the_worst_comes_first_and_each_is_counted_once() -> None:
         [xid(31), xid(31), NONFATAL_145, FATAL_149, xid(45), REBOOT_154, FATAL_SWITCH]
     )
     found = judge_log(log, [OURS])
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     assert "give this pod back" in found.remedy
     lines = [found.summary, *found.details]
     assert len(lines) == 5
@@ -133,29 +133,31 @@ def test_the_worst_comes_first_and_each_is_counted_once() -> None:
 
 def test_a_cleanup_alone_is_a_programs() -> None:
     found = judge_log(xid(45), [OURS])
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is FindingOutcome.WARN
     assert "a program's own fault" in found.remedy
 
 
 def test_what_came_before_a_recovery_is_history() -> None:
     found = judge_log("\n".join([xid(119), RECOVERED_154]), [OURS])
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is FindingOutcome.WARN
     assert "since recovered" in found.summary
     found = judge_log("\n".join([RECOVERED_154, xid(119)]), [OURS])
-    assert found.verdict is Verdict.FAIL
+    assert found.verdict is FindingOutcome.FAIL
     found = judge_log("\n".join([REBOOT_154, RECOVERED_154]), [OURS])
-    assert found.verdict is Verdict.PASS
+    assert found.verdict is FindingOutcome.PASS
 
 
 def test_what_the_driver_wants_now_decides_over_an_old_line() -> None:
     recovered = LoggedGpu("0000:01:00", "None")
-    assert judge_log(xid(119), [recovered]).verdict is Verdict.WARN
-    assert judge_log(REBOOT_154, [recovered]).verdict is Verdict.PASS
+    assert judge_log(xid(119), [recovered]).verdict is FindingOutcome.WARN
+    assert judge_log(REBOOT_154, [recovered]).verdict is FindingOutcome.PASS
     assert (
-        judge_log(xid(119), [LoggedGpu("0000:01:00", "Reset")]).verdict is Verdict.FAIL
+        judge_log(xid(119), [LoggedGpu("0000:01:00", "Reset")]).verdict
+        is FindingOutcome.FAIL
     )
     assert (
-        judge_log(xid(119), [LoggedGpu("0000:01:00", "[N/A]")]).verdict is Verdict.FAIL
+        judge_log(xid(119), [LoggedGpu("0000:01:00", "[N/A]")]).verdict
+        is FindingOutcome.FAIL
     )
 
 
@@ -202,9 +204,9 @@ def test_the_log_is_read_with_the_addresses_of_nvidia_smi(
     assert check_kernel_log().summary.startswith("Xid 79 of the GPU at 0001:01:00")
     write_dmesg(tmp_path, "echo 'dmesg: read kernel buffer failed' >&2; exit 1")
     found = check_kernel_log()
-    assert found.verdict is Verdict.SKIP
+    assert found.verdict is FindingOutcome.SKIP
     assert "may not be read" in found.summary
     write_dmesg(tmp_path, "exit 0")
-    assert check_kernel_log().verdict is Verdict.PASS
+    assert check_kernel_log().verdict is FindingOutcome.PASS
     monkeypatch.setenv("UNKNOWN", "pci.bus_id gpu_recovery_action")
-    assert check_kernel_log().verdict is Verdict.SKIP
+    assert check_kernel_log().verdict is FindingOutcome.SKIP

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lockedenv.host.finding import Verdict
+from lockedenv.host.finding import FindingOutcome
 from lockedenv.host.gpus import Gpu
 from lockedenv.pod.links import GpuLinks, judge_links, parse_links
 
@@ -120,11 +120,11 @@ def test_the_gpus_are_compared_with_each_other(
 
 
 def test_one_gpu_has_no_other_to_be_compared_with() -> None:
-    assert judge_links(make_gpus(SXM, 1), entries(0)).verdict is Verdict.SKIP
+    assert judge_links(make_gpus(SXM, 1), entries(0)).verdict is FindingOutcome.SKIP
 
 
 def test_gpus_of_two_kinds_are_not_compared() -> None:
     gpus = [*make_gpus(NVL, 2), *make_gpus("NVIDIA A100 80GB PCIe", 2)]
     found = judge_links(gpus, entries(12, 12, 4, 4, total=12))
-    assert found.verdict is Verdict.PASS
+    assert found.verdict is FindingOutcome.PASS
     assert found.summary == "4 or 12 NVLinks are active on each of 4 GPUs"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends.base import Origin
-from lockedenv.host.finding import Finding, Verdict, passed
+from lockedenv.host.finding import Finding, FindingOutcome, passed
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import CommandResult
 from lockedenv.pod import rates
@@ -28,7 +28,7 @@ def test_a_host_that_is_too_small_says_what_helps(tmp_path: Path) -> None:
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("200000 100000")
     found = judge_host([H100], 64 << 20, tmp_path)
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is FindingOutcome.WARN
     assert found.summary == "/dev/shm has 67 MB (and 2 more)"
     assert "num_workers=0" in found.remedy
     assert "low_cpu_mem_usage" in found.remedy
@@ -40,7 +40,7 @@ def test_a_host_that_is_too_small_says_what_helps(tmp_path: Path) -> None:
     (tmp_path / "proc/meminfo").write_text(
         "MemTotal: 134217728 kB\nMemAvailable: 67108864 kB\n"
     )
-    assert judge_host([H100], GIB, tmp_path).verdict is Verdict.PASS
+    assert judge_host([H100], GIB, tmp_path).verdict is FindingOutcome.PASS
 
 
 def test_the_rates_of_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_the_rates_of_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(os, "fsync", sync_slowly)
     found = measure_disk(tmp_path)
-    assert found.verdict is Verdict.WARN, found
+    assert found.verdict is FindingOutcome.WARN, found
     assert "will be slow here" in found.remedy, found
     assert "cannot be written" in measure_disk(Path("/proc/self")).summary
 
@@ -81,15 +81,15 @@ def test_the_rates_of_servers(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(os.urandom(8 << 20))
     with FaultServer(tmp_path) as server:
         fast = measure_server(origin_of(server, size=8 << 20))
-        assert fast.verdict is Verdict.PASS, fast
+        assert fast.verdict is FindingOutcome.PASS, fast
         assert fast.measured["bytes_per_s"] > rates.NETWORK
         server.fault = lambda handler, content, start: send_at(handler, 1.5e6)
         crawling = measure_server(origin_of(server))
-        assert crawling.verdict is Verdict.WARN, crawling
+        assert crawling.verdict is FindingOutcome.WARN, crawling
         assert "--mirror" in crawling.remedy, crawling
         server.fault = None
         gone = measure_server(origin_of(server, "none"))
-    assert gone.verdict is Verdict.WARN
+    assert gone.verdict is FindingOutcome.WARN
     assert gone.summary == "the channel x does not answer"
     assert "404" in gone.remedy
 
@@ -100,7 +100,7 @@ def test_streams_that_are_limited_each_are_counted_together(tmp_path: Path) -> N
     with FaultServer(tmp_path) as server:
         server.fault = lambda handler, content, start: send_at(handler, 4e6)
         found = measure_server(origin_of(server))
-    assert found.verdict is Verdict.PASS, found
+    assert found.verdict is FindingOutcome.PASS, found
     assert "in 4 streams" in found.summary, found
     assert found.measured["bytes_per_s"] < 20e6
 
@@ -155,7 +155,7 @@ def test_a_server_that_sends_nothing_in_its_time(tmp_path: Path) -> None:
     with FaultServer(tmp_path) as server:
         server.fault = stay_silent
         found = measure_server(origin_of(server), 1)
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is FindingOutcome.WARN
     assert found.summary == "the channel x: 0 B came in 1 s"
     assert "timed out" in found.remedy
 

@@ -14,7 +14,7 @@ from lockedenv.host.places import default_cache
 from lockedenv.prefix.activation import restore_activate, write_activate, write_guard
 from lockedenv.prefix.inventory import INVENTORY, take_inventory, write_inventory
 from lockedenv.prefix.lifecycle import finish_installation, make_successor, settle
-from lockedenv.prefix.mark import Verdict, read_mark, write_mark
+from lockedenv.prefix.mark import RecordedVerdict, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.spec.level import Level
 from lockedenv.spec.locks import PipPackage
@@ -267,7 +267,7 @@ def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None
     (new.path / "bin/program").chmod(0o755)
     mark = read_mark(new.path)
     assert mark is not None
-    write_mark(new.path, mark.with_verdict(Level.QUICK, Verdict(True)))
+    write_mark(new.path, mark.with_verdict(Level.QUICK, RecordedVerdict(True)))
     settle(new, True, True, print)
     assert process.communicate("\n")[0] == "new\n"
 

@@ -19,7 +19,7 @@ from lockedenv.prefix.lifecycle import (
     recover,
     settle,
 )
-from lockedenv.prefix.mark import MadeBy, Mark, State, Verdict, write_mark
+from lockedenv.prefix.mark import MadeBy, Mark, RecordedVerdict, State, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.level import Level
@@ -144,7 +144,7 @@ def made_by_version_2_0(place: Path) -> Prefix:
     """A folder at PREFIX, as version 2.0 made it: a mark without an id, and no inventory."""
     fill(place)
     mark = Mark(MadeBy.SETUP, State.INSTALLED, str(place), made=1, locks="a")
-    write_mark(place, mark.with_verdict(Level.QUICK, Verdict(True)))
+    write_mark(place, mark.with_verdict(Level.QUICK, RecordedVerdict(True)))
     return find_prefix(place)
 
 

@@ -15,8 +15,8 @@ from lockedenv.prefix.mark import (
     MadeBy,
     Mark,
     MarkError,
+    RecordedVerdict,
     State,
-    Verdict,
     read_mark,
     write_mark,
 )
@@ -33,7 +33,7 @@ def test_a_mark_comes_back_as_it_was_written(tmp_path: Path) -> None:
         backend="pip",
         made=7,
         locks="d",
-        verdicts={Level.QUICK: Verdict(True, "now", ("six==1.16.0",))},
+        verdicts={Level.QUICK: RecordedVerdict(True, "now", ("six==1.16.0",))},
         lacking=("flash-attn is missing",),
         missing_packages="/env.txt",
         pod=({"check": "pod-host"},),
@@ -118,18 +118,22 @@ def test_a_mark_of_version_2_0_is_read(tmp_path: Path) -> None:
 def test_a_passed_full_level_ends_an_earlier_failure_of_the_quick_one() -> None:
     """The old failure outlived it, so that the old environment never came back."""
     mark = Mark(MadeBy.SETUP, State.INSTALLED)
-    failed = mark.with_verdict(Level.QUICK, Verdict(False))
+    failed = mark.with_verdict(Level.QUICK, RecordedVerdict(False))
     assert not failed.verified
-    assert failed.with_verdict(Level.FULL, Verdict(True)).verified
+    assert failed.with_verdict(Level.FULL, RecordedVerdict(True)).verified
 
 
 def test_a_passed_quick_level_does_not_end_a_failure_of_the_full_one() -> None:
-    mark = Mark(MadeBy.SETUP, State.INSTALLED).with_verdict(Level.FULL, Verdict(False))
-    assert not mark.with_verdict(Level.QUICK, Verdict(True)).verified
+    mark = Mark(MadeBy.SETUP, State.INSTALLED).with_verdict(
+        Level.FULL, RecordedVerdict(False)
+    )
+    assert not mark.with_verdict(Level.QUICK, RecordedVerdict(True)).verified
 
 
 def test_what_lacks_something_is_not_verified() -> None:
-    mark = Mark(MadeBy.SETUP, State.INSTALLED).with_verdict(Level.FULL, Verdict(True))
+    mark = Mark(MadeBy.SETUP, State.INSTALLED).with_verdict(
+        Level.FULL, RecordedVerdict(True)
+    )
     assert mark.verified
     assert not replace(mark, lacking=("flash-attn",)).verified
     assert not replace(mark, missing_packages="/list.txt").verified

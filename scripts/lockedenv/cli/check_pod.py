@@ -11,7 +11,7 @@ from lockedenv.backends.base import Origin
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
-from lockedenv.host.finding import Finding, Verdict, warned
+from lockedenv.host.finding import Finding, FindingOutcome, warned
 from lockedenv.install.facts import (
     asked_sources,
     choose_backend,
@@ -57,7 +57,7 @@ def work(request: Request) -> int:
         report.result(as_result(result))
     conclusion = pod.conclude(results)
     report.say(conclusion.text)
-    return 1 if conclusion.verdict is Verdict.FAIL else 0
+    return 1 if conclusion.verdict is FindingOutcome.FAIL else 0
 
 
 def list_origins(job: Installation, backend: str) -> list[Origin]:

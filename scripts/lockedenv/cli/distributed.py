@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lockedenv.cli.subject import Subject, read_subject
-from lockedenv.host.finding import Verdict
+from lockedenv.host.finding import FindingOutcome
 from lockedenv.pod import verdict as pod
 from lockedenv.provenance.certificate import make
 from lockedenv.provenance.certificate.document import (
@@ -89,7 +89,7 @@ def check_ranks(
 def find_pod_trouble() -> str:
     """What is odd about this machine; empty if nothing is."""
     conclusion = pod.conclude(pod.inspect_machine())
-    if conclusion.verdict in (Verdict.WARN, Verdict.FAIL):
+    if conclusion.verdict in (FindingOutcome.WARN, FindingOutcome.FAIL):
         return conclusion.text
     return ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lockedenv.backends.base import Problem
 from lockedenv.errors import Stop
-from lockedenv.host.finding import Verdict, select
+from lockedenv.host.finding import FindingOutcome, select
 from lockedenv.install.facts import Surroundings
 from lockedenv.install.verification import callers_variables
 from lockedenv.pod import verdict as pod
@@ -30,11 +30,11 @@ def read_surroundings(
     conclusion = pod.conclude(findings)
     notes = []
     for finding in findings:
-        if finding.verdict in (Verdict.WARN, Verdict.FAIL):
+        if finding.verdict in (FindingOutcome.WARN, FindingOutcome.FAIL):
             notes.append(f"{finding.check:<12} {finding.summary}: {finding.remedy}")
     refusal = None
-    if conclusion.verdict is Verdict.FAIL:
-        worst = select(findings, Verdict.FAIL)[0]
+    if conclusion.verdict is FindingOutcome.FAIL:
+        worst = select(findings, FindingOutcome.FAIL)[0]
         refusal = Problem(
             f"{conclusion.text}: {worst.summary}",
             "--check-pod tells more, and --any-pod goes on all the same",

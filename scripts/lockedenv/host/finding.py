@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 
-class Verdict(str, Enum):
+class FindingOutcome(str, Enum):
     """What a finding means. The values stand in --json and in the manifest."""
 
     PASS = "pass"
@@ -32,7 +32,7 @@ class Finding:
     at.
     """
 
-    verdict: Verdict
+    verdict: FindingOutcome
     summary: str
     remedy: str = ""
     details: tuple[str, ...] = ()
@@ -53,26 +53,29 @@ class Finding:
 
 
 def passed(summary: str, **measured: Any) -> Finding:
-    return Finding(Verdict.PASS, summary, measured=measured)
+    return Finding(FindingOutcome.PASS, summary, measured=measured)
 
 
 def skipped(reason: str) -> Finding:
     """What could not be looked at, and why."""
-    return Finding(Verdict.SKIP, reason)
+    return Finding(FindingOutcome.SKIP, reason)
 
 
 def warned(problems: Sequence[str], remedy: str, **measured: Any) -> Finding:
     """A warning. `problems` has at least one line."""
-    return _list_problems(Verdict.WARN, problems, remedy, measured)
+    return _list_problems(FindingOutcome.WARN, problems, remedy, measured)
 
 
 def failed(problems: Sequence[str], remedy: str, **measured: Any) -> Finding:
     """A failure. `problems` has at least one line."""
-    return _list_problems(Verdict.FAIL, problems, remedy, measured)
+    return _list_problems(FindingOutcome.FAIL, problems, remedy, measured)
 
 
 def _list_problems(
-    verdict: Verdict, problems: Sequence[str], remedy: str, measured: dict[str, Any]
+    verdict: FindingOutcome,
+    problems: Sequence[str],
+    remedy: str,
+    measured: dict[str, Any],
 ) -> Finding:
     summary = problems[0]
     if len(problems) > 1:
@@ -80,6 +83,6 @@ def _list_problems(
     return Finding(verdict, summary, remedy, tuple(problems[1:]), measured)
 
 
-def select(findings: Iterable[Finding], verdict: Verdict) -> list[Finding]:
+def select(findings: Iterable[Finding], verdict: FindingOutcome) -> list[Finding]:
     """The findings with a verdict."""
     return [finding for finding in findings if finding.verdict is verdict]

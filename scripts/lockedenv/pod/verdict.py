@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from lockedenv.host import nvidia_smi
 from lockedenv.host.finding import (
     Finding,
-    Verdict,
+    FindingOutcome,
     failed,
     passed,
     select,
@@ -37,7 +37,7 @@ from lockedenv.pod.words import BACK
 class Conclusion:
     """The verdict on all findings, in one line."""
 
-    verdict: Verdict
+    verdict: FindingOutcome
     text: str
 
 
@@ -85,15 +85,17 @@ def _name(check: str, finding: Finding) -> Finding:
 
 def conclude(findings: Sequence[Finding]) -> Conclusion:
     """The verdict on all findings."""
-    bad = select(findings, Verdict.FAIL)
-    odd = select(findings, Verdict.WARN)
+    bad = select(findings, FindingOutcome.FAIL)
+    odd = select(findings, FindingOutcome.WARN)
     if bad:
-        return Conclusion(Verdict.FAIL, f"give this pod back: {_list_checks(bad)}")
+        return Conclusion(
+            FindingOutcome.FAIL, f"give this pod back: {_list_checks(bad)}"
+        )
     if odd:
         return Conclusion(
-            Verdict.WARN, f"usable, with what is said of {_list_checks(odd)}"
+            FindingOutcome.WARN, f"usable, with what is said of {_list_checks(odd)}"
         )
-    return Conclusion(Verdict.PASS, "no problems found")
+    return Conclusion(FindingOutcome.PASS, "no problems found")
 
 
 def _list_checks(findings: Sequence[Finding]) -> str:

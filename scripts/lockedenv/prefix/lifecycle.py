@@ -24,7 +24,14 @@ from typing import Any, Callable, Iterator, Sequence
 from lockedenv.errors import Stop
 from lockedenv.host.locking import holding
 from lockedenv.host.orphans import end_orphans
-from lockedenv.prefix.mark import MadeBy, Mark, State, Verdict, read_mark, write_mark
+from lockedenv.prefix.mark import (
+    MadeBy,
+    Mark,
+    RecordedVerdict,
+    State,
+    read_mark,
+    write_mark,
+)
 from lockedenv.prefix.place import (
     ID,
     LOCK,
@@ -482,7 +489,7 @@ def record_verdict(
     if mark is None or mark.state is not State.INSTALLED or mark.made != (made or 0):
         return
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    verdict = Verdict(passed, now, tuple(redact(line) for line in added))
+    verdict = RecordedVerdict(passed, now, tuple(redact(line) for line in added))
     with contextlib.suppress(OSError):
         write_mark(folder, mark.with_verdict(level, verdict))
 

@@ -35,7 +35,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RecordedVerdict:
     """The outcome of one whole verification; `added` is what was installed beyond the lock then."""
 
     passed: bool
@@ -62,7 +62,7 @@ class Mark:
     made: int = 0
     environment: str = "default"
     locks: str = ""
-    verdicts: Mapping[Level, Verdict] = field(default_factory=dict)
+    verdicts: Mapping[Level, RecordedVerdict] = field(default_factory=dict)
     lacking: tuple[str, ...] = ()
     missing_packages: str = ""
     clone: str = ""
@@ -81,7 +81,7 @@ class Mark:
         """The same, and whether all that was asked for is there."""
         return self.passed and not self.lacking and not self.missing_packages
 
-    def with_verdict(self, level: Level, verdict: Verdict) -> "Mark":
+    def with_verdict(self, level: Level, verdict: RecordedVerdict) -> "Mark":
         """The mark after a verification; one that passed replaces those that looked at less."""
         verdicts = {**self.verdicts, level: verdict}
         if verdict.passed:
@@ -192,7 +192,7 @@ def _parse_state(value: object) -> State:
     raise ValueError(f"`state` is {value!r}")
 
 
-def _parse_verdicts(found: Mapping[str, Any]) -> dict[Level, Verdict]:
+def _parse_verdicts(found: Mapping[str, Any]) -> dict[Level, RecordedVerdict]:
     verdicts = {}
     for level in Level:
         verdict = found.get(level.value)
@@ -200,7 +200,7 @@ def _parse_verdicts(found: Mapping[str, Any]) -> dict[Level, Verdict]:
             continue
         if not isinstance(verdict, dict):
             raise TypeError(f"the verdict of the {level.value} level is not an object")
-        verdicts[level] = Verdict(
+        verdicts[level] = RecordedVerdict(
             passed=verdict.get("passed") is True,
             time=str(verdict.get("time", "")),
             added=_take_texts(dict(verdict), "added"),
