@@ -42,12 +42,12 @@ EPILOG = """examples, in the environment (source ~/maximalcai/activate):
   python scripts/verify_environment.py --only qlora,sdpa        these two checks
   python scripts/verify_environment.py --manifest results/manifest.json
   python scripts/verify_environment.py --compare results/manifest.json
-  python scripts/verify_environment.py --certificate results/certificate.json      what a fixed task computes here
-  python scripts/verify_environment.py --report report.txt      what to attach to a report of a problem
+  python scripts/verify_environment.py --certificate certificate.json   what a fixed task computes
+  python scripts/verify_environment.py --report report.txt  what to attach to a report of a problem
   torchrun --nproc-per-node 8 scripts/verify_environment.py --distributed [--certificate FILE]
 
-exit status: 0 all good, 1 a check failed or --compare found a difference that is not allowed, 2 wrong
-usage, 130 or 143 interrupted"""
+exit status: 0 all good, 1 a check failed or --compare found a difference that is not allowed,
+2 wrong usage, 130 or 143 interrupted"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class Request:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the level is looked at, with the prefix's own locks: only then is it a verdict."""
+        """Whether all of the level is looked at, with the prefix's own locks:
+        only then is it a verdict."""
         skipped = set(self.skip) - {"flash-attn"}
         return not (self.only or skipped or self.environment or self.gpu == "off")
 
@@ -82,7 +83,8 @@ class Request:
 def parser() -> Parser:
     p = Parser(
         prog=PROGRAM,
-        description="Proves that this Python's environment is the locked one and that it works on this GPU.",
+        description="Proves that this Python's environment is the locked one "
+        "and that it works on this GPU.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -347,7 +349,10 @@ def describe_session(
 
 
 def choose_checks(request: Request) -> list[AnyCheck]:
-    """The checks to run, in order. Raises UsageError for an unknown name, and where none is left."""
+    """The checks to run, in order.
+
+    Raises UsageError for an unknown name, and where none is left.
+    """
     checks = select_checks(request.level, list(request.only), list(request.skip))
     if not checks:
         raise UsageError("--only and --skip leave no check to run")

@@ -166,7 +166,8 @@ def _busy_seconds(streams: Sequence[_Stream]) -> float:
 
 
 def _measure_servers(origins: Sequence[Origin]) -> list[Finding]:
-    """One after the other, as they share the network of this machine; in SERVERS seconds, if few."""
+    """One after the other, as they share the network of this machine; in SERVERS seconds,
+    if few."""
     findings = []
     end = time.monotonic() + SERVERS
     for number, origin in enumerate(origins):

@@ -1,1 +1,2 @@
-"""What produced a result: the session manifest, comparing two of them, the same on every node, known vulnerabilities."""
+"""What produced a result: the session manifest, comparing two of them, the same on every node,
+known vulnerabilities."""

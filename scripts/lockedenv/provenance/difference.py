@@ -53,7 +53,8 @@ class Difference:
 
 
 def judge(first: Manifest, second: Manifest) -> Agreement:
-    """Whether both are of the same environment: by packages and their hashes, and the machine's Python."""
+    """Whether both are of the same environment: by packages and their hashes,
+    and the machine's Python."""
     if packages_fingerprint(first) != packages_fingerprint(second):
         return Agreement.DIFFERENT
     if first.lacks_python or second.lacks_python:
@@ -116,7 +117,8 @@ def facts_of(manifest: Manifest) -> dict[Group, dict[str, str]]:
 
 
 def describe_package(package: InstalledPackage) -> str:
-    """Version, build, channel and the start of the hash; of flash-attn, which counts by version, no hash."""
+    """Version, build, channel and the start of the hash; of flash-attn, which counts by version,
+    no hash."""
     words = [package.version, package.build, package.channel]
     if package.name != FLASH_ATTN:
         words.append(package.hash[:SHORT])

@@ -82,7 +82,10 @@ TORCH_VERSIONS = ("torch", "cuda", "cudnn", "nccl")
 def make_manifest(
     installed: Installed, gpus: Sequence[Gpu], results: Sequence[Mapping[str, Any]] = ()
 ) -> Manifest:
-    """The manifest of this machine. `results`: the checks', as they stand in --json. Raises Stop."""
+    """The manifest of this machine.
+
+    `results`: the checks', as they stand in --json. Raises Stop.
+    """
     with ThreadPoolExecutor() as pool:  # what starts a process goes on beside the rest
         asked_python = pool.submit(machine_python, installed)
         asked_torch = pool.submit(torch_versions, installed.python, bool(gpus))

@@ -1,7 +1,7 @@
 """The session manifest: what produced a result, so exactly that it can be compared months later.
 
-schemas/manifest.schema.json describes the file. Version 2 has the machine's Python in it, and in its
-fingerprint; version 1 had not. Both are read.
+schemas/manifest.schema.json describes the file. Version 2 has the machine's Python in it, and in
+its fingerprint; version 1 had not. Both are read.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ LARGEST = 10**18
 class Manifest:
     """A session manifest.
 
-    `schema_version`: of the file that it was read from. `interpreter`: the machine's Python, None where
-    Python is a conda package, and in version 1. `locks`: file -> sha256 in hex. `results` and `pod`: what
-    the checks and the look at the machine found, as they stand in the verifier's --json.
+    `schema_version`: of the file that it was read from. `interpreter`: the machine's Python, None
+    where Python is a conda package, and in version 1. `locks`: file -> sha256 in hex. `results` and
+    `pod`: what the checks and the look at the machine found, as they stand in the verifier's
+    --json.
     """
 
     schema_version: int

@@ -1,7 +1,8 @@
 """Prints as JSON the versions of torch, its CUDA, cuDNN and NCCL; run by the prefix's interpreter.
 
-`python -m lockedenv.provenance.torch_versions cuda` imports torch and asks it. With `cpu` torch is not
-imported, which takes as long as the quick level: its files are read, and there is no NCCL to ask for.
+`python -m lockedenv.provenance.torch_versions cuda` imports torch and asks it. With `cpu` torch is
+not imported, which takes as long as the quick level: its files are read, and there is no NCCL to
+ask for.
 """
 
 from __future__ import annotations

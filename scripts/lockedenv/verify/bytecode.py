@@ -1,4 +1,5 @@
-"""Bytecode that does not belong to its source: Python would not use it, or would use it without asking.
+"""Bytecode that does not belong to its source: Python would not use it,
+or would use it without asking.
 
 https://docs.python.org/3/reference/import.html#pyc-invalidation
 """
@@ -43,9 +44,9 @@ def find_bad_bytecode(
 ) -> tuple[list[Bytecode], int]:
     """The .pyc files with a fault, sorted, and how many .pyc files there are.
 
-    `recorded`: path in the prefix -> sha256, of the bytecode that packages bring. conda's Python brings
-    its own with unchecked hashes, which is as good as its hash says. Only .pyc files of the running
-    Python's version are read: another's are never used.
+    `recorded`: path in the prefix -> sha256, of the bytecode that packages bring. conda's Python
+    brings its own with unchecked hashes, which is as good as its hash says. Only .pyc files of the
+    running Python's version are read: another's are never used.
     """
     found = []
     count = 0

@@ -1,4 +1,7 @@
-"""All checks, in the order in which they are reported, each with its group. A new check is one line here."""
+"""All checks, in the order in which they are reported, each with its group.
+
+A new check is one line here.
+"""
 
 from __future__ import annotations
 

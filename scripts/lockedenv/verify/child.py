@@ -33,7 +33,8 @@ TRACE = 8  # last lines of a traceback in a result
 
 @dataclass(frozen=True)
 class Subject:
-    """What a child is told: the check, the device, the environment of --environment or "", its folder."""
+    """What a child is told: the check, the device, the environment of --environment or "",
+    its folder."""
 
     name: str
     device: str
@@ -114,7 +115,8 @@ def run_and_write(subject: Subject) -> None:
 
 
 def run_here(check: AnyCheck, device: str) -> Result:
-    """What a check finds, on each GPU up to the first that fails; whatever a library raises is its result."""
+    """What a check finds, on each GPU up to the first that fails;
+    whatever a library raises is its result."""
     began = time.monotonic()
     on_each = check.each_gpu and device == "cuda"
     results = []

@@ -1,8 +1,9 @@
-"""What should lie in a prefix, by the locks, the packages' records and the inventory, and what does lie there.
+"""What should lie in a prefix, by the locks, the packages' records and the inventory,
+and what does lie there.
 
-The locks decide what is locked. A package's own record says which files it has, and its digest is in
-the lock. The inventory adds what no record has: modification times, links and what the set-up wrote.
-So a note of ours that is missing or forged hides nothing.
+The locks decide what is locked. A package's own record says which files it has, and its digest is
+in the lock. The inventory adds what no record has: modification times, links and what the set-up
+wrote. So a note of ours that is missing or forged hides nothing.
 """
 
 from __future__ import annotations
@@ -81,7 +82,10 @@ class Contents:
 
     @functools.cached_property
     def recorded(self) -> dict[str, tuple[Entry, Owner]]:
-        """What the records of the installed packages list. A locked package counts before an added one."""
+        """What the records of the installed packages list.
+
+        A locked package counts before an added one.
+        """
         added: dict[str, tuple[Entry, Owner]] = {}
         locked: dict[str, tuple[Entry, Owner]] = {}
         for record in self.installed.conda:
@@ -118,7 +122,8 @@ class Contents:
 
     @functools.cached_property
     def expected(self) -> Inventory:
-        """What the set-up, or whoever installed the locks, left: the records, completed by the inventory."""
+        """What the set-up, or whoever installed the locks, left: the records,
+        completed by the inventory."""
         entries: list[Entry] = []
         for path, (entry, owner) in self.recorded.items():
             if owner.locked:
@@ -156,7 +161,8 @@ class Contents:
         )
 
     def _as_it_is(self, entry: Entry) -> Entry:
-        """For what has no recorded hash and is in no inventory: it has to be there, whatever it is."""
+        """For what has no recorded hash and is in no inventory: it has to be there,
+        whatever it is."""
         path = self.prefix / entry.path
         if path.is_symlink():
             return entry._replace(kind=Kind.LINK, target=os.readlink(path))
@@ -173,7 +179,8 @@ class Contents:
                 }
                 paths += [template.format(**names) for template in VENV]
         elif self.inventory:
-            # A conda package's files that its record names otherwise, such as links made by the set-up.
+            # A conda package's files that its record names otherwise, such as links made by the
+            # set-up.
             for entry in self.inventory.entries:
                 if entry.kind is Kind.LINK and entry.path not in self.recorded:
                     paths.append(entry.path)
@@ -181,7 +188,8 @@ class Contents:
 
     @functools.cached_property
     def quick_differences(self) -> list[Difference]:
-        """By type, size and modification time; by the hash where that is another time or none was recorded."""
+        """By type, size and modification time;
+        by the hash where that is another time or none was recorded."""
         if not self.inventory or self.times_changed:
             return self.full_differences
         differences = []
@@ -201,7 +209,8 @@ class Contents:
 
     @property
     def times_changed(self) -> bool:
-        """Whether the modification times say nothing, as after a copy or in the layer of an image."""
+        """Whether the modification times say nothing,
+        as after a copy or in the layer of an image."""
         if not self.inventory:
             return False
         return times_changed_wholesale(self.expected, self._status_differences)
@@ -213,7 +222,8 @@ class Contents:
 
     @functools.cached_property
     def forged(self) -> list[str]:
-        """What the inventory says otherwise than the records, or of a path that no package has any more."""
+        """What the inventory says otherwise than the records,
+        or of a path that no package has any more."""
         lines = []
         own = set(self.unrecorded_parts())
         for path, noted in self._noted.items():

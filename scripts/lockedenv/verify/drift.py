@@ -80,7 +80,8 @@ def conda_finding(package: str, kind: Kind, problem: str) -> Finding:
 def conda_findings(
     locked: Iterable[CondaPackage], installed: Installed, inventory: Inventory | None
 ) -> list[Finding]:
-    """Missing, twice, another version, build, channel or archive; replaced by pip; another record."""
+    """Missing, twice, another version, build, channel or archive; replaced by pip;
+    another record."""
     found = []
     for broken in installed.problems:
         if broken.manager == "conda":
@@ -91,10 +92,10 @@ def conda_findings(
             found.append(_missing_from_conda(package, installed))
             continue
         if len(records) > 1:
-            builds = " and ".join(
-                f"{record.version} {record.build}" for record in records
-            )
-            problem = f"has {len(records)} conda records: {builds}"
+            builds = []
+            for record in records:
+                builds.append(f"{record.version} {record.build}")
+            problem = f"has {len(records)} conda records: {' and '.join(builds)}"
             found.append(conda_finding(package.name, Kind.TWICE, problem))
         difference = _compare_archive(package, records[0])
         if difference:
@@ -156,7 +157,7 @@ def _replaced_by_pip(record: CondaRecord, installed: Installed) -> list[Finding]
     found = []
     for folder in record.infos:
         name = info_name(folder)
-        dists = [dist for dist in installed.dists if dist.name == name]
+        dists = _find_dists(installed.dists, name)
         if not dists:
             found.append(
                 conda_finding(record.name, Kind.NO_DIST_INFO, "its dist-info is gone")
@@ -178,7 +179,8 @@ def pip_findings(
     names = {package.name for package in packages}
     known = set(names)
     if inventory:
-        known.update(package.name for package in inventory.packages)
+        for noted in inventory.packages:
+            known.add(noted.name)
     found = []
     superfluous = set()
     for broken in installed.problems:
@@ -188,18 +190,20 @@ def pip_findings(
             superfluous.add(finding.path)
     whole = [dist for dist in installed.dists if dist.path not in superfluous]
     for package in packages:
-        dists = [dist for dist in whole if dist.name == package.name]
+        dists = _find_dists(whole, package.name)
         if not dists:
             problem = f"missing, locked is {package.version}"
             found.append(pip_finding(package.name, Kind.MISSING, problem))
             continue
         if len(dists) > 1:
-            places = ", ".join(str(dist.path) for dist in dists)
-            problem = f"installed {len(dists)} times: {places}"
+            places = []
+            for dist in dists:
+                places.append(str(dist.path))
+            problem = f"installed {len(dists)} times: {', '.join(places)}"
             found.append(pip_finding(package.name, Kind.TWICE, problem))
-        wrong = [dist for dist in dists if dist.version != package.version]
-        if wrong:
-            problem = f"version is {wrong[0].version}, locked is {package.version}"
+        other = _find_other_version(dists, package.version)
+        if other is not None:
+            problem = f"version is {other}, locked is {package.version}"
             found.append(pip_finding(package.name, Kind.VERSION, problem))
             continue
         difference = _compare_wheel(package, dists[0], inventory)
@@ -209,20 +213,36 @@ def pip_findings(
     return found
 
 
+def _find_dists(dists: Iterable[Dist], name: str) -> list[Dist]:
+    """The distributions of a name: more than one where it is installed twice."""
+    return [dist for dist in dists if dist.name == name]
+
+
+def _find_other_version(dists: Iterable[Dist], version: str) -> str | None:
+    """The first version that is not this one; None if all are."""
+    for dist in dists:
+        if dist.version != version:
+            return dist.version
+    return None
+
+
 def _broken_dist_info(
     broken: BrokenRecord, installed: Installed, known: set[str]
 ) -> Finding:
-    """A dist-info that describes nothing. No installation replaces one that is of no locked package, or beside its own."""
+    """A dist-info that describes nothing.
+
+    No installation replaces one that is of no locked package, or beside its own.
+    """
     name = "dist-info"
-    owned = {
-        installed.prefix / folder
-        for record in installed.conda
-        for folder in record.infos
-    }
-    if broken.path in owned:
-        return conda_finding(name, Kind.UNREADABLE, str(broken))
+    for record in installed.conda:
+        for folder in record.infos:
+            if installed.prefix / folder == broken.path:
+                return conda_finding(name, Kind.UNREADABLE, str(broken))
     unreadable = {other.path for other in installed.problems}
-    readable = {dist.name for dist in installed.dists if dist.path not in unreadable}
+    readable = set()
+    for dist in installed.dists:
+        if dist.path not in unreadable:
+            readable.add(dist.name)
     if broken.package in known and broken.package not in readable:
         problem = f"{broken}; reinstall {broken.package}"
         return pip_finding(name, Kind.UNREADABLE, problem)
@@ -258,7 +278,10 @@ def _compare_wheel(
 
 def _added_twice(dists: Iterable[Dist], locked: set[str]) -> list[Finding]:
     """Distributions that are there twice and that no lock names."""
-    counts = Counter(dist.name for dist in dists if dist.name not in locked)
+    counts: Counter[str] = Counter()
+    for dist in dists:
+        if dist.name not in locked:
+            counts[dist.name] += 1
     found = []
     for name, count in counts.items():
         if count > 1:

@@ -1,4 +1,5 @@
-"""Which libraries an ELF file needs, and where it looks for them: the dynamic section, read with the standard library.
+"""Which libraries an ELF file needs, and where it looks for them: the dynamic section,
+read with the standard library.
 
 https://refspecs.linuxfoundation.org/elf/gabi4+/ch5.dynamic.html
 """
@@ -22,7 +23,9 @@ LONGEST_NAME = 4096
 
 @dataclass(frozen=True)
 class Dynamic:
-    """`needed`: names of libraries. `rpath` and `runpath`: the folders as they are written, with $ORIGIN.
+    """`needed`: names of libraries.
+
+    `rpath` and `runpath`: the folders as they are written, with $ORIGIN.
 
     The loader looks into `rpath` before LD_LIBRARY_PATH, and into `runpath` after it (ld.so(8)).
     """

@@ -1,4 +1,5 @@
-"""Checks as forks of one process that has imported the stack: importing takes longer than most checks run.
+"""Checks as forks of one process that has imported the stack:
+importing takes longer than most checks run.
 
 Why this is not multiprocessing's forkserver, which does nearly the same: its server starts with the
 variables and the standard streams of this process, imports its preload without a time limit (a
@@ -10,8 +11,8 @@ torch.compile, the longest check, begins after torch alone is imported here, whi
     verifier <--"PID", then its status--   the verifier through the check's own socket
 
 Nothing outlives the verifier: the kernel kills the server with the process that started it, and a
-supervisor kills its check's process group when the check's socket closes, whatever closed it. A check
-that runs goes on where the server ends, so that an import which crashes costs no other check.
+supervisor kills its check's process group when the check's socket closes, whatever closed it. A
+check that runs goes on where the server ends, so that an import which crashes costs no other check.
 
 `python -m lockedenv.verify.forks DEVICE ENVIRONMENT` is the server; its socket is its
 standard input.
@@ -42,9 +43,9 @@ from lockedenv import ROOT
 from lockedenv.host.process import kill, started
 from lockedenv.verify.child import LOG, Ended, Subject, run_and_write
 
-# What is imported before a fork. The first two come before the fork of torch.compile. Not bitsandbytes
-# and what imports it (peft, Trainer): it asks each GPU what it can do, and CUDA does not work in the
-# forks of a process that has used it.
+# What is imported before a fork. The first two come before the fork of torch.compile. Not
+# bitsandbytes and what imports it (peft, Trainer): it asks each GPU what it can do, and CUDA does
+# not work in the forks of a process that has used it.
 FIRST = ("torch", "torch._inductor.compile_fx")
 STACK = (
     *FIRST,
@@ -80,7 +81,10 @@ class CannotFork(Exception):
 
 @dataclass
 class ForkServer:
-    """The verifier's end. Its methods may be called from several threads. `open`: of the checks that run."""
+    """The verifier's end.
+
+    Its methods may be called from several threads. `open`: of the checks that run.
+    """
 
     control: socket.socket
     process: "subprocess.Popen[Any]"
@@ -187,7 +191,9 @@ def fork_server(
 
 
 def serve(device: str, environment: str, environ: dict[str, str]) -> None:
-    """Forks a supervisor for each check that it is asked for. Ends when CUDA was touched, or at the socket's end.
+    """Forks a supervisor for each check that it is asked for.
+
+    Ends when CUDA was touched, or at the socket's end.
 
     An import that fails or crashes ends it, and fresh interpreters tell of what.
     """
@@ -224,7 +230,8 @@ def import_stack(names: tuple[str, ...]) -> None:
 
 
 def touches_cuda() -> bool:
-    """Whether the driver's library is loaded. torch.cuda._is_in_bad_fork knows of torch's own calls alone."""
+    """Whether the driver's library is loaded.
+    torch.cuda._is_in_bad_fork knows of torch's own calls alone."""
     return "/libcuda.so" in Path("/proc/self/maps").read_text()
 
 
@@ -275,11 +282,13 @@ def _kill_group(pid: int) -> None:
 
 
 def run_forked(subject: Subject, supervisor: int, environ: dict[str, str]) -> None:
-    """The check itself, as in a process of its own: its group, its folder, its variables; never returns."""
+    """The check itself, as in a process of its own: its group, its folder, its variables;
+    never returns."""
     die_with(supervisor)
     os.setsid()
     os.chdir(subject.folder)
-    # The server's standard input was its socket, which is closed here: 0 is free, and is taken first.
+    # The server's standard input was its socket, which is closed here: 0 is free, and is taken
+    # first.
     for number, path in enumerate((os.devnull, LOG, LOG)):
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), number)
     os.environ.clear()

@@ -62,9 +62,10 @@ class Section:
         """The names of the checks that ended with each of these verdicts."""
         parts = []
         for verdict, word in words.items():
-            names = [
-                result.check for result in self.results if result.verdict is verdict
-            ]
+            names = []
+            for result in self.results:
+                if result.verdict is verdict:
+                    names.append(result.check)
             if names:
                 parts.append(f"{word}: {', '.join(names)}")
         return parts
@@ -76,7 +77,8 @@ class Section:
         raise KeyError(result.check)
 
     def _spoken(self) -> list[str]:
-        """The summaries of the checks that speak; of one that was skipped, where no other speaks."""
+        """The summaries of the checks that speak; of one that was skipped,
+        where no other speaks."""
         passed = {result.check for result in self.results if result.verdict is PASS}
         summaries = []
         reasons = []
@@ -91,7 +93,8 @@ class Section:
         return summaries or reasons
 
     def _passed(self) -> list[str]:
-        """The names of what passed and does not speak: at the full level, or where nothing speaks."""
+        """The names of what passed and does not speak: at the full level,
+        or where nothing speaks."""
         spoken = self._spoken()
         names = []
         for result in self.results:
@@ -112,11 +115,13 @@ class Sections:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.waiting: list[Section] = []
-        checks = [find_check(name) for name in names]
+        members: dict[Group, list[AnyCheck]] = {}
+        for name in names:
+            check = find_check(name)
+            members.setdefault(check.group, []).append(check)
         for group in Group:
-            members = [check for check in checks if check.group is group]
-            if members:
-                self.waiting.append(Section(group, members))
+            if group in members:
+                self.waiting.append(Section(group, members[group]))
 
     def add(self, result: Result) -> list[Section]:
         """Takes a result; gives the groups that can be reported now."""

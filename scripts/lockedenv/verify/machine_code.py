@@ -1,4 +1,5 @@
-"""Which GPUs a file holds machine code for, read from its bytes: NVIDIA's own cuobjdump is not there.
+"""Which GPUs a file holds machine code for, read from its bytes:
+NVIDIA's own cuobjdump is not there.
 
 Two forms are known. A cubin is an ELF file for the machine EM_CUDA, with the architecture in its
 flags. A fat binary is what nvcc puts into a library: a header and one entry for each architecture,
@@ -11,7 +12,7 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import Union
+from typing import Iterable, Union
 
 EM_CUDA = 190  # https://github.com/llvm/llvm-project/blob/main/llvm/include/llvm/BinaryFormat/ELF.h
 ELF_MAGIC = b"\x7fELF"
@@ -62,6 +63,11 @@ def find_cubin_architectures(data: Bytes) -> list[int]:
     return found
 
 
+def name_architectures(architectures: Iterable[int]) -> list[str]:
+    """Architectures as nvcc calls them, each once and the oldest first: sm_80, sm_90."""
+    return [f"sm_{number}" for number in sorted(set(architectures))]
+
+
 def find_fat_binary_architectures(library: Path) -> set[int]:
     """The architectures for which a library's fat binaries hold machine code (PTX is not counted).
 
@@ -82,7 +88,8 @@ def find_fat_binary_architectures(library: Path) -> set[int]:
 
 
 def _end_of_fat_binary(data: Bytes, start: int) -> int:
-    """Where the fat binary at `start` ends; `start` itself if there is none, only its first bytes."""
+    """Where the fat binary at `start` ends; `start` itself if there is none,
+    only its first bytes."""
     if start + FAT_HEADER.size > len(data):
         return start
     _, version, header_size, size = FAT_HEADER.unpack_from(data, start)

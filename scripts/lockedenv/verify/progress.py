@@ -15,7 +15,8 @@ INDENT = 3  # columns that are left free
 
 
 class Progress:
-    """What is going on: on a terminal one line, which is overwritten; elsewhere a line every 15 s."""
+    """What is going on: on a terminal one line, which is overwritten;
+    elsewhere a line every 15 s."""
 
     def __init__(self, out: IO[str]) -> None:
         self.out = out

@@ -1,4 +1,5 @@
-"""What mends a damaged environment, as commands for this very prefix, the least destructive first."""
+"""What mends a damaged environment, as commands for this very prefix,
+the least destructive first."""
 
 from __future__ import annotations
 

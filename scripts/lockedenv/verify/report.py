@@ -1,4 +1,5 @@
-"""What the verifier says, in words: a line a group or a check, what failed in full, the verdict in the last line."""
+"""What the verifier says, in words: a line a group or a check, what failed in full,
+the verdict in the last line."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ PRESENT = "present"  # the check that says how the quick level compared
 
 @dataclass(frozen=True)
 class Scope:
-    """What was looked at: the level, the names of the checks, and whether that is all of the level."""
+    """What was looked at: the level, the names of the checks,
+    and whether that is all of the level."""
 
     level: Level
     checks: tuple[str, ...]
@@ -180,10 +182,12 @@ class Report:
         """The one command that mends all of the damage, the least destructive that does."""
         if self.prefix is None or (len(failures) < 2 and self.sections is None):
             return ""
-        causes = [
-            result for result in failures if not result.follows_from and result.action
-        ]
-        actions = {result.action for result in causes}
+        causes = []
+        actions = set()
+        for result in failures:
+            if result.action and not result.follows_from:
+                causes.append(result)
+                actions.add(result.action)
         if Action.REBUILD in actions:
             return command_for(Action.REBUILD, self.prefix)
         commands: dict[str, None] = {}
@@ -243,7 +247,8 @@ class Report:
 
 
 def _printable(result: Result) -> Result:
-    """The result with texts that can be shown: names, values and messages in them come from outside."""
+    """The result with texts that can be shown: names,
+    values and messages in them come from outside."""
     details = [_printable_lines(line) for line in result.details]
     summary = _printable_lines(result.summary)
     return replace(

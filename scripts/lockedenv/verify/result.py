@@ -116,7 +116,10 @@ def is_worse(result: Result, other: Result) -> bool:
 
 
 def exit_status(results: Iterable[Result], strict: bool = False) -> int:
-    """1 if a check failed, or warned where `strict` is set; otherwise 0. Skipped and compiled are neither."""
+    """1 if a check failed, or warned where `strict` is set; otherwise 0.
+
+    Skipped and compiled are neither.
+    """
     bad = {FAIL, WARN} if strict else {FAIL}
     for result in results:
         if result.verdict in bad:

@@ -1,4 +1,5 @@
-"""Runs checks: those of the files here, those that load native code in processes of their own, side by side."""
+"""Runs checks: those of the files here, those that load native code in processes of their own,
+side by side."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class Children:
     server: ForkServer | None = None
 
     def run(self, check: AnyCheck) -> Result:
-        """The check's result, whatever becomes of its process: a fork, or else a fresh interpreter."""
+        """The check's result, whatever becomes of its process: a fork,
+        or else a fresh interpreter."""
         limit = check.timeout
         if check.each_gpu and self.device == "cuda":
             limit *= max(1, len(find_gpu_nodes()))
@@ -69,7 +71,8 @@ class Children:
 
 
 def run_timed(check: AnyCheck, function: Callable[[], Result]) -> Result:
-    """What a function of a check finds, with the check's name and its seconds; a crash is a result."""
+    """What a function of a check finds, with the check's name and its seconds;
+    a crash is a result."""
     began = time.monotonic()
     try:
         result = function()
@@ -86,7 +89,8 @@ def run_checks(
     listener: Listener,
     environment: str = "",
 ) -> list[Result]:
-    """Runs the checks, children side by side where CPUs and memory allow, and reports them in order."""
+    """Runs the checks, children side by side where CPUs and memory allow,
+    and reports them in order."""
     results: list[Result] = []
     failures: set[str] = set()
     with contextlib.closing(_run_all(context, checks, listener, environment)) as found:

@@ -1,4 +1,5 @@
-"""Which libraries on LD_LIBRARY_PATH the loader takes in place of those that the environment loads now."""
+"""Which libraries on LD_LIBRARY_PATH the loader takes in place of
+those that the environment loads now."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ SYSTEM = (
     "/lib",
     "/usr/lib",
 )
-# Below each folder that it searches, the loader looks here first for what fits the processor: ld.so(8).
+# Below each folder that it searches, the loader looks here first for what fits the processor:
+# ld.so(8).
 HWCAPS = "glibc-hwcaps/*"
 # Before glibc 2.37 also here, in any combination: sysdeps/x86/dl-hwcap.h.
 LEGACY_HWCAPS = frozenset({"tls", "haswell", "xeon_phi", "avx512_1", "x86_64"})
@@ -40,10 +42,11 @@ class Taken:
 def find_taken(
     prefix: Path, libraries: Iterable[str], folders: Iterable[Path]
 ) -> list[Taken]:
-    """The libraries of `folders` that the loader takes for one of `libraries` (paths in the prefix).
+    """The libraries of `folders` that the loader takes for one of
+    `libraries` (paths in the prefix).
 
-    DT_RPATH comes before LD_LIBRARY_PATH, DT_RUNPATH and the system's folders come after it. One that
-    is loaded through an RPATH anywhere serves the whole process.
+    DT_RPATH comes before LD_LIBRARY_PATH, DT_RUNPATH and the system's folders come after it. One
+    that is loaded through an RPATH anywhere serves the whole process.
     """
     candidates = _list_candidates(prefix, folders)
     if not candidates:

@@ -1,7 +1,8 @@
-"""What lies in a prefix and is of no locked package: which of it Python, the loader or a shell would take first, or run.
+"""What lies in a prefix and is of no locked package: which of it Python,
+the loader or a shell would take first, or run.
 
-A stray is a file that no package has, or a file of a package that was added. Most are harmless: results,
-scripts, modules of other names. The dangerous kinds are listed in Danger.
+A stray is a file that no package has, or a file of a package that was added. Most are harmless:
+results, scripts, modules of other names. The dangerous kinds are listed in Danger.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Danger(Enum):
 class Stray:
     """`package`: the added package that it is of, or empty. `danger`: None if it is harmless.
 
-    `instead_of`: the locked path that Python would have taken. `closed`: why a folder could not be looked into.
+    `instead_of`: the locked path that Python would have taken. `closed`: why a folder could not be
+    looked into.
     """
 
     path: str
@@ -69,9 +71,11 @@ HOOK_FOLDERS = ("etc/conda/activate.d/", "etc/conda/deactivate.d/")
 # What torch.compile, triton and torch.utils.cpp_extension start by name.
 COMPILERS = frozenset(
     "ar as c++ cc cicc clang clang++ cuobjdump fatbinary g++ gcc hipcc icpx icx ld ld.bfd ld.gold "
-    "ld.lld ldconfig lld make ninja nm nvcc nvdisasm nvlink objcopy ptxas ptxas-blackwell strip".split()
+    "ld.lld ldconfig lld make ninja nm nvcc nvdisasm nvlink objcopy ptxas ptxas-blackwell "
+    "strip".split()
 )
-# What the verifier and the locked packages ask for the machine's state, whether the machine has it or not.
+# What the verifier and the locked packages ask for the machine's state, whether the machine has it
+# or not.
 ASKED = frozenset({"nvidia-smi", "git"})
 COMPILER = re.compile(
     r"(.+-)?(gcc|g\+\+|cc|c\+\+|cpp|clang|clang\+\+|ld|as|ar)(-\d+(\.\d+)*)?"
@@ -80,10 +84,11 @@ INTERPRETER = re.compile(r"python(3(\.\d+)?)?|pip(3(\.\d+)?)?|uv|uvx")
 # `import` in a line of a .pth file runs it: https://docs.python.org/3/library/site.html
 PTH_CODE = re.compile(rb"^import[ \t]", re.M)
 TEXT_LIMIT = 1_000_000  # bytes; a longer .pth file counts as code
-# The groups of entry points that torch, bitsandbytes, triton and networkx load when they are imported.
-# Other groups are only read, or loaded by name when somebody asks for it.
+# The groups of entry points that torch, bitsandbytes, triton and networkx load when they are
+# imported. Other groups are only read, or loaded by name when somebody asks for it.
 PLUGINS = re.compile(
-    rb"^\s*\[+(torch\.backends|bitsandbytes\.backends|triton\.backends|networkx\.backend_info)\]+\s*$",
+    rb"^\s*\[+(torch\.backends|bitsandbytes\.backends|triton\.backends"
+    rb"|networkx\.backend_info)\]+\s*$",
     re.M,
 )
 # Python finds these folders in capitals too: `Lookup` in importlib.metadata.
@@ -112,7 +117,8 @@ def find_strays(contents: Contents) -> list[Stray]:
 
 
 def is_start_file(contents: Contents, path: str) -> bool:
-    """Whether a locked file runs at every start of Python, or lies where Python looks before its packages."""
+    """Whether a locked file runs at every start of Python,
+    or lies where Python looks before its packages."""
     folder, slash, name = path.rpartition("/")
     if folder + slash in contents.sites:
         return name.endswith(".pth") or name.partition(".")[0] in START_MODULES
@@ -167,7 +173,8 @@ class _Index:
         return Stray(path, package)
 
     def _classify_closed(self, path: str, package: str, error: OSError) -> Stray:
-        """A folder that could not be looked into; of one that is too deep, the outermost that is not locked."""
+        """A folder that could not be looked into; of one that is too deep,
+        the outermost that is not locked."""
         searched = path.startswith(("bin/", "lib/", *HOOK_FOLDERS)) or self._site_of(
             path
         )
@@ -210,7 +217,8 @@ class _Index:
         return self.conda and _in_standard_library(path)
 
     def _pth_runs(self, path: str) -> bool:
-        """Whether a .pth file has code, or adds a folder with a module that Python imports at its start."""
+        """Whether a .pth file has code, or adds a folder with a module
+        that Python imports at its start."""
         if self._may_contain(path, PTH_CODE):
             return True
         place = self.prefix / path
@@ -252,8 +260,8 @@ class _Index:
     def _shadowed(self, path: str, package: str, linked_folder: bool) -> str:
         """The locked file or folder that Python would have imported; empty if there is none.
 
-        In a folder Python takes the first of: a folder NAME with __init__, an extension module, NAME.py,
-        NAME.pyc, a folder NAME without __init__ (importlib.machinery.FileFinder).
+        In a folder Python takes the first of: a folder NAME with __init__, an extension module,
+        NAME.py, NAME.pyc, a folder NAME without __init__ (importlib.machinery.FileFinder).
         """
         folder, _, name = path.rpartition("/")
         if path.startswith("bin/"):
@@ -331,9 +339,10 @@ class _Index:
             searched = find_searched_folder(path)
             if searched != path and self._is_searched(searched):
                 return True
-            return any(
-                f"{found}/".startswith(f"{path}/") for found in self._run_folders()
-            )
+            for found in self._run_folders():
+                if f"{found}/".startswith(f"{path}/"):
+                    return True
+            return False
         return bool(LIBRARY.fullmatch(name)) and self._is_searched(
             find_searched_folder(folder)
         )
@@ -343,7 +352,8 @@ class _Index:
         return folder in self.library_folders or folder in self._run_folders()
 
     def _run_folders(self) -> set[str]:
-        """The folders that the locked libraries name in their RPATH and RUNPATH, whether they exist or not."""
+        """The folders that the locked libraries name in their RPATH and RUNPATH,
+        whether they exist or not."""
         if self.run_folders is None:
             self.run_folders = set()
             for path in self.files:
@@ -370,7 +380,8 @@ def _closed(place: Path) -> OSError | None:
 
 
 def _resolve_origin(folder: str, path: str) -> str:
-    """A folder of an RPATH as a path in the prefix; what leads out of it keeps its absolute form."""
+    """A folder of an RPATH as a path in the prefix;
+    what leads out of it keeps its absolute form."""
     origin = os.path.dirname(path)
     for name in ("$ORIGIN", "${ORIGIN}"):
         folder = folder.replace(name, origin)
@@ -394,7 +405,8 @@ def _in_standard_library(path: str) -> bool:
 
 
 def _rank(path: str) -> int:
-    """The order in which Python takes the files of one module's name: __init__ in a folder first."""
+    """The order in which Python takes the files of one module's name:
+    __init__ in a folder first."""
     match = MODULE.fullmatch(os.path.basename(path))
     if not match:
         return 100

@@ -1,4 +1,5 @@
-"""Files of pip's and uv's that send an installation out of an entered environment, and that `activate` cannot overrule.
+"""Files of pip's and uv's that send an installation out of an entered environment,
+and that `activate` cannot overrule.
 
 PREFIX/pip.conf overrules the user's and the machine's pip.conf. It does not overrule the file that
 PIP_CONFIG_FILE names, and uv has no file of an environment's own.

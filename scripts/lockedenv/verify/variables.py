@@ -1,4 +1,5 @@
-"""The variables of the machine that change what an environment runs: pure functions over the variables.
+"""The variables of the machine that change what an environment runs:
+pure functions over the variables.
 
 Misleading ones put something else in the place of what is locked. Others run or change something
 beside it: they are named.
@@ -50,10 +51,16 @@ def misleading(
     for folder in library_folders(environ):
         library = _find_other_version(prefix, folder, cuda, cudnn)
         if library:
-            problem = f"LD_LIBRARY_PATH has {folder}, whose {library} is found before the locked one"
+            problem = (
+                f"LD_LIBRARY_PATH has {folder}, "
+                f"whose {library} is found before the locked one"
+            )
             found.append(Misleading(problem, "unset LD_LIBRARY_PATH"))
     if environ.get("LD_AUDIT", "").strip():
-        problem = f"LD_AUDIT={environ['LD_AUDIT']} runs in every program, and may replace any library"
+        problem = (
+            f"LD_AUDIT={environ['LD_AUDIT']} runs in every program, "
+            "and may replace any library"
+        )
         found.append(Misleading(problem, "unset LD_AUDIT"))
     built = cuda.replace(".", "")
     chosen = environ.get("BNB_CUDA_VERSION", built)
@@ -105,7 +112,8 @@ def library_folders(environ: Mapping[str, str]) -> list[Path]:
 
 
 def activation_variables(prefix: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """What `micromamba activate` and `micromamba run` set: the file in the prefix, and its variables.
+    """What `micromamba activate` and `micromamba run` set: the file in the prefix,
+    and its variables.
 
     https://docs.conda.io/projects/conda/en/latest/dev-guide/deep-dives/activation.html
     """
@@ -123,7 +131,10 @@ def activation_variables(prefix: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 class Preloaded(NamedTuple):
-    """A library that the loader puts before all others. `setting`: the variable or file that says so."""
+    """A library that the loader puts before all others.
+
+    `setting`: the variable or file that says so.
+    """
 
     setting: str
     library: str
@@ -132,7 +143,8 @@ class Preloaded(NamedTuple):
 def preloaded(
     environ: Mapping[str, str], file: Path | None = None
 ) -> Iterator[Preloaded]:
-    """The libraries of LD_PRELOAD, and of a file such as /etc/ld.so.preload, which every program reads."""
+    """The libraries of LD_PRELOAD, and of a file such as /etc/ld.so.preload,
+    which every program reads."""
     value = environ.get("LD_PRELOAD", "").strip()
     for library in re.split("[ :]+", value):
         if library:
@@ -168,12 +180,13 @@ def judge_preloaded(
     return list(replacing), list(others)
 
 
-# What the locked libraries take of NVIDIA's from LD_LIBRARY_PATH before the prefix, by experiment with
-# copies of all of them on it: nvJitLink (cusparse and cusolver have DT_RUNPATH, which comes after it)
-# and cuDNN's sub-libraries (opened by name). With nvJitLink older than torch's CUDA `import torch`
-# fails (undefined symbol __nvJitLinkComplete_...), with a newer one it works; other cuDNN
-# sub-libraries are used in silence, or do not load beside cuDNN. Not taken: cudart, cublas, cudnn
-# itself, cufft, curand, cusolver, cusparse, cupti, nccl, nvrtc (torch's DT_RPATH comes first).
+# What the locked libraries take of NVIDIA's from LD_LIBRARY_PATH before the prefix, by experiment
+# with copies of all of them on it: nvJitLink (cusparse and cusolver have DT_RUNPATH, which comes
+# after it) and cuDNN's sub-libraries (opened by name). With nvJitLink older than torch's CUDA
+# `import torch` fails (undefined symbol __nvJitLinkComplete_...), with a newer one it works; other
+# cuDNN sub-libraries are used in silence, or do not load beside cuDNN. Not taken: cudart, cublas,
+# cudnn itself, cufft, curand, cusolver, cusparse, cupti, nccl, nvrtc (torch's DT_RPATH comes
+# first).
 def _find_other_version(prefix: Path, folder: Path, cuda: str, cudnn: str) -> str:
     """The first library of a folder that torch would take and that does not fit; empty if none."""
     place = folder.resolve()

@@ -79,7 +79,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a machine computes. `made_with`: what the figures depend on. `left_out`: row -> reason."""
+    """What a machine computes.
+
+    `made_with`: what the figures depend on. `left_out`: row -> reason.
+    """
 
     task: Task
     made: str

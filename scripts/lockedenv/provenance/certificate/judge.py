@@ -1,7 +1,7 @@
 """Do two certificates say that their machines compute the same?
 
-What one of the two does not have was not compared: then they are not said to compute the same. How far
-apart two figures may be is decided by the tables here; a file can only ask for less.
+What one of the two does not have was not compared: then they are not said to compute the same. How
+far apart two figures may be is decided by the tables here; a file can only ask for less.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from lockedenv.provenance.certificate.document import (
 from lockedenv.provenance.documents import DocumentError
 
 # What machines or libraries that sum in another order may differ by: 64 roundings in fp32 (2**-24
-# each), 4 in bf16 (2**-9), in which 4-bit weights are multiplied too. Measured between the kernels of
-# torch, oneDNN and MKL for SSE, AVX2 and AVX-512, and between both released environments: at most
-# 1.8e-7, 1.0e-3 and 5.7e-4. An error of a kernel under 1 % is found in fp32 only.
+# each), 4 in bf16 (2**-9), in which 4-bit weights are multiplied too. Measured between the kernels
+# of torch, oneDNN and MKL for SSE, AVX2 and AVX-512, and between both released environments: at
+# most 1.8e-7, 1.0e-3 and 5.7e-4. An error of a kernel under 1 % is found in fp32 only.
 TOLERANCE = {
     Precision.FP32: 2.0**-18,
     Precision.BF16: 2.0**-7,
@@ -240,7 +240,10 @@ def judge_row(name: RowName, first: Row, second: Row, alike: bool) -> RowJudgeme
 
 
 def allowed_difference(precision: Precision, spread: float, alike: bool) -> float:
-    """How far apart two figures of a row may be. `spread` is what the certificates say of themselves."""
+    """How far apart two figures of a row may be.
+
+    `spread` is what the certificates say of themselves.
+    """
     if not alike:
         return TOLERANCE[precision]
     return min(SLACK * spread, TOLERANCE[precision])

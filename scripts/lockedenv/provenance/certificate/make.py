@@ -134,7 +134,10 @@ def make_certificate(
 def make_like(
     other: Certificate, name: str, installed: Installed, gpus: Sequence[Gpu]
 ) -> Certificate:
-    """This machine's certificate, to compare with one from a file `name`. Raises DocumentError, Stop."""
+    """This machine's certificate, to compare with one from a file `name`.
+
+    Raises DocumentError, Stop.
+    """
     if other.task.version != TASK:
         raise DocumentError(
             f"{name}: is of task version {other.task.version}, this machine's is {TASK}; make it "
@@ -158,8 +161,8 @@ def run_task(python: Path, device: str, steps: int, environ: Mapping[str, str]) 
         lines = answer.error.strip().splitlines()
         last = lines[-1] if lines else "it said nothing"
         raise Stop(
-            f"the certificate's task failed (exit {answer.status}): {last}; --level full says what does "
-            "not work here"
+            f"the certificate's task failed (exit {answer.status}): {last}; "
+            "--level full says what does not work here"
         )
     document: dict[str, Any] = json.loads(answer.output.splitlines()[-1])
     rows = {}
@@ -206,7 +209,8 @@ def measure_spread(name: RowName, first: Row, second: Row) -> float:
 def task_environment(
     prefix: Path, device: str, visible_gpu: str = ""
 ) -> dict[str, str]:
-    """The variables of a run: nothing that makes a sum in another order, but what the user chose."""
+    """The variables of a run: nothing that makes a sum in another order,
+    but what the user chose."""
     given = dict(os.environ)
     if visible_gpu:
         given["CUDA_VISIBLE_DEVICES"] = visible_gpu

@@ -28,7 +28,8 @@ RUNS = (
 )
 # At twice these, rounding alone makes the losses of two CPUs drift apart.
 RATES = {"full": 5e-4, "qlora": 1e-2}
-# Attention as transformers names it -> what has its kernels, and the package for people. Of None: torch.
+# Attention as transformers names it -> what has its kernels, and the package for people. Of None:
+# torch.
 ATTENTIONS = {
     "eager": None,
     "sdpa": None,
@@ -206,7 +207,8 @@ def describe_torch(device: str) -> dict[str, str]:
 
 
 def compute(device: str, steps: int) -> dict[str, Any]:
-    """One run of the whole task in this process: rows, those left out, and what torch computes with."""
+    """One run of the whole task in this process: rows, those left out,
+    and what torch computes with."""
     import torch
 
     torch.set_num_threads(1)

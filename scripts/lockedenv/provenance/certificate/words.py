@@ -100,14 +100,16 @@ def describe_allowed(alike: bool) -> str:
     """By what rule two figures may differ."""
     if alike:
         return (
-            f"allowed: {SLACK:.0f} times the spread of two runs, measured (the same kind of machine and "
-            f"versions), and at most {_tolerances()}"
+            f"allowed: {SLACK:.0f} times the spread of two runs, measured "
+            "(the same kind of machine and versions), "
+            f"and at most {_tolerances()}"
         )
     return "allowed: what another order of summing does (another machine or other versions)"
 
 
 def describe_attentions(judgement: Judgement) -> str:
-    """Which kernels of attention compute otherwise, where others do not; empty if that says nothing."""
+    """Which kernels of attention compute otherwise, where others do not;
+    empty if that says nothing."""
     wrong = set()
     right = set()
     for row in judgement.rows:
@@ -144,7 +146,8 @@ def _describe_verdict(row: RowJudgement) -> str:
     assert row.first is not None
     place = describe_place(row.first)
     if row.verdict is RowVerdict.DIFFERENT:
-        return f"DIFFERENT from {place} on: by {row.largest:.1e}, where {row.allowed:.1e} is allowed"
+        sizes = f"by {row.largest:.1e}, where {row.allowed:.1e} is allowed"
+        return f"DIFFERENT from {place} on: {sizes}"
     return f"equal within {row.allowed:.1e}: apart by {row.largest:.1e} at most, from {place} on"
 
 

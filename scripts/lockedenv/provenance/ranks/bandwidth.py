@@ -1,4 +1,5 @@
-"""How fast the ranks exchange data, inside each node and between nodes, and which node is slower."""
+"""How fast the ranks exchange data, inside each node and between nodes,
+and which node is slower."""
 
 from __future__ import annotations
 
@@ -100,7 +101,10 @@ def find_rounds(ranks: list[int]) -> list[tuple[tuple[int, int], ...]]:
 def measure_bandwidth(
     meeting: Meeting, nodes: Mapping[str, list[int]], device: str, seconds: float
 ) -> Bandwidth:
-    """Measures within `seconds` in all. Raises RanksMissing, which names a step, and what torch raises."""
+    """Measures within `seconds` in all.
+
+    Raises RanksMissing, which names a step, and what torch raises.
+    """
     import torch.distributed as dist
 
     deadline = time.monotonic() + seconds
@@ -132,7 +136,8 @@ def measure_bandwidth(
 
 
 def measure_rate(device: str, size: int, ranks: int, group: Any = None) -> float:
-    """The bus bandwidth of an all_reduce of `size` bytes, as nccl-tests define it, in bytes a second."""
+    """The bus bandwidth of an all_reduce of `size` bytes, as nccl-tests define it,
+    in bytes a second."""
     import torch
 
     data = torch.ones(size // 4, device=device)

@@ -23,7 +23,8 @@ class Certifier(Protocol):
     seconds: float  # that one may take
 
     def make(self, gpu: str) -> str:
-        """The certificate of one GPU, as CUDA_VISIBLE_DEVICES names it, or without any of the CPU."""
+        """The certificate of one GPU, as CUDA_VISIBLE_DEVICES names it,
+        or without any of the CPU."""
 
     def digest(self, certificate: str) -> str:
         """Equal for two that computed the same bits."""

@@ -1,4 +1,5 @@
-"""Do the collectives give right values? Every rank has its own, so that one in another's place is seen."""
+"""Do the collectives give right values? Every rank has its own,
+so that one in another's place is seen."""
 
 from __future__ import annotations
 

@@ -15,7 +15,10 @@ REMEDY = "run it under torchrun, and check MASTER_ADDR and the port"
 
 @dataclass(frozen=True)
 class Launch:
-    """`rank` of `world` in the job, `local_rank` on its node. `group`: the node's number at torchrun."""
+    """`rank` of `world` in the job, `local_rank` on its node.
+
+    `group`: the node's number at torchrun.
+    """
 
     rank: int
     world: int
@@ -70,7 +73,10 @@ def open_store(launch: Launch, seconds: float) -> Any:
 
 
 def choose_gpu(launch: Launch, visible: str) -> str:
-    """The GPU of this rank, as CUDA_VISIBLE_DEVICES names it. `visible`: that variable; may be empty."""
+    """The GPU of this rank, as CUDA_VISIBLE_DEVICES names it.
+
+    `visible`: that variable; may be empty.
+    """
     if not visible:
         return str(launch.local_rank)
     names = visible.split(",")
@@ -82,6 +88,7 @@ def _read_number(environ: Mapping[str, str], name: str) -> int:
     text = environ.get(name, "0")
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
         raise Stop(
-            f"the ranks cannot meet: {name} is {text[:40]!r}, which is not a number of a rank; {REMEDY}"
+            f"the ranks cannot meet: {name} is {text[:40]!r}, "
+            f"which is not a number of a rank; {REMEDY}"
         )
     return int(text)

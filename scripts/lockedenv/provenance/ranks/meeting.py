@@ -156,7 +156,8 @@ class Meeting:
 
 
 def run_in_thread(work: Callable[[], Any], seconds: float) -> Any:
-    """What `work` gives, run where it cannot keep this process from noticing a signal or a time-out.
+    """What `work` gives, run where it cannot keep this process from
+    noticing a signal or a time-out.
 
     Raises TimeoutError, AnotherRankFailed, and what `work` raises.
     """
@@ -169,7 +170,8 @@ def run_in_thread(work: Callable[[], Any], seconds: float) -> Any:
 
 
 def explain_failure(meeting: Meeting, stage: str, error: Exception) -> str:
-    """What to say of a failure: which ranks are gone, known by who does not answer within the grace."""
+    """What to say of a failure: which ranks are gone,
+    known by who does not answer within the grace."""
     try:
         meeting.reach("failed")  # first of all: who does not say so is taken for dead
         if isinstance(error, RanksMissing):

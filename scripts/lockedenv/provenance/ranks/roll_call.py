@@ -19,7 +19,10 @@ SHOWN_GROUPS = (Group.PYTHON, Group.PACKAGES, Group.GPU, Group.DRIVER)
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal on all ranks. `gpu` and `driver` are "none" without a GPU, `nccl` likewise."""
+    """What must be equal on all ranks.
+
+    `gpu` and `driver` are "none" without a GPU, `nccl` likewise.
+    """
 
     fingerprint: str
     gpu: str
@@ -77,7 +80,9 @@ class OddRanks:
 
 @dataclass(frozen=True)
 class RollCall:
-    """What rank 0 found. `odd`: the first few odd companies; `more_odd`: how many ranks beside them.
+    """What rank 0 found.
+
+    `odd`: the first few odd companies; `more_odd`: how many ranks beside them.
 
     `pods` and `problems`: lines that nodes said of themselves.
     """
@@ -99,7 +104,8 @@ class RollCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """What rank 0 tells all: whether all are the same, node -> its ranks, whether a GPU is lacking."""
+    """What rank 0 tells all: whether all are the same, node -> its ranks,
+    whether a GPU is lacking."""
 
     same: bool
     nodes: dict[str, list[int]]

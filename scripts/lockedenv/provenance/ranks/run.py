@@ -1,4 +1,5 @@
-"""Runs the check on one rank: each stage within a time limit, and one exit status on all living ranks."""
+"""Runs the check on one rank: each stage within a time limit,
+and one exit status on all living ranks."""
 
 from __future__ import annotations
 
@@ -49,9 +50,9 @@ Say = Callable[[str], None]
 class Request:
     """What to check on this rank.
 
-    `timeout`: seconds for each stage. `make_manifest` and `look_at_pod` are called when the ranks have
-    met; the second gives what is odd about this node, or nothing. `problem`: why this node has no GPU
-    although it should. `certificate`: where the certificate of most ranks is written.
+    `timeout`: seconds for each stage. `make_manifest` and `look_at_pod` are called when the ranks
+    have met; the second gives what is odd about this node, or nothing. `problem`: why this node has
+    no GPU although it should. `certificate`: where the certificate of most ranks is written.
     """
 
     timeout: float

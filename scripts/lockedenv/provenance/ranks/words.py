@@ -23,7 +23,8 @@ LOOK_AT = {
 
 
 def describe_roll_call(call: RollCall) -> list[str]:
-    """A row for the ranks of a node that agree; then the nodes' troubles, and what odd ranks differ in."""
+    """A row for the ranks of a node that agree; then the nodes' troubles,
+    and what odd ranks differ in."""
     lines = [
         f"{call.world} ranks",
         _row("node", "ranks", "fingerprint", "GPU", "driver", "NCCL"),
@@ -75,7 +76,8 @@ def describe_collectives(wrong: list[WrongValues]) -> list[str]:
         )
     if wrong:
         lines.append(
-            "the collectives are WRONG: check the network between the nodes, NCCL_DEBUG=INFO says more"
+            "the collectives are WRONG: check the network between the nodes, "
+            "NCCL_DEBUG=INFO says more"
         )
     else:
         names = f"{', '.join(NAMES[:-1])} and {NAMES[-1]}"

@@ -2,8 +2,8 @@
 
 A check is a function with a decorator. One with @check runs in the verifier, on the standard
 library alone, and gets the Context. One with @child_check or @check_each_gpu runs in a process of
-its own in the prefix's interpreter, and gets the device ("cuda" or "cpu"). The list of all checks, in the order in which
-they are reported, is lockedenv/verify/checklist.py.
+its own in the prefix's interpreter, and gets the device ("cuda" or "cpu"). The list of all checks,
+in the order in which they are reported, is lockedenv/verify/checklist.py.
 """
 
 from __future__ import annotations
@@ -144,32 +144,40 @@ class Context:
 
     @cached_property
     def locked(self) -> set[str]:
-        """The names of the locked packages; of all that are installed if the locks cannot be read."""
+        """The names of the locked packages; of all that are installed
+        if the locks cannot be read."""
         if self.lock_error:
-            names = {record.name for record in self.installed.conda}
-            return names | {dist.name for dist in self.installed.dists}
-        names = {package.name for package in self.conda_lock}
-        names |= {package.name for package in self.pip_lock}
-        names |= self._tools()
+            names = set()
+            for record in self.installed.conda:
+                names.add(record.name)
+            for dist in self.installed.dists:
+                names.add(dist.name)
+            return names
+        names = self._find_locked_tools()
+        for conda_package in self.conda_lock:
+            names.add(conda_package.name)
+        for wheel in self.pip_lock:
+            names.add(wheel.name)
         if self.flash_attn:
             names.add(self.flash_attn.name)
         return names
 
-    def _tools(self) -> set[str]:
+    def _find_locked_tools(self) -> set[str]:
         """The packages of requirements-dev.txt that are installed as it locks them."""
         if self.installed.backend != "pip":
             return set()
         try:
-            pins = {
-                pin.name: pin for pin in read_pip_lock(self.environment.folder / DEV)
-            }
+            locked = read_pip_lock(self.environment.folder / DEV)
         except LockError:
             return set()
+        pins = {}
+        for pin in locked:
+            pins[pin.name] = pin
         names = set()
         for dist in self.installed.dists:
-            pin = pins.get(dist.name)
-            if pin and pin.version == dist.version and pin.record_sha256:
-                if record_digest(read_record(dist)) == pin.record_sha256:
+            pinned = pins.get(dist.name)
+            if pinned and pinned.version == dist.version and pinned.record_sha256:
+                if record_digest(read_record(dist)) == pinned.record_sha256:
                     names.add(dist.name)
         return names
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 from lockedenv.verify.checks import Result, check_each_gpu, failed, within
 from lockedenv.verify.remedies import verify_command
@@ -144,6 +144,22 @@ def find_operators(function: Callable[..., Any], *inputs: Any) -> set[str]:
     return names
 
 
+def _is_among(operator: str, names: Iterable[str]) -> bool:
+    """Whether an operator's name is in one of the names that ran, such as aten::NAME.default."""
+    for name in names:
+        if operator in name:
+            return True
+    return False
+
+
+def _has_no_plan(error: RuntimeError) -> bool:
+    """Whether a backend said that it has no kernel for such inputs."""
+    for text in NO_PLAN:
+        if text in str(error):
+            return True
+    return False
+
+
 def call_backend(backend: Backend, causal: bool, q: Any, k: Any, v: Any) -> Any:
     """scaled_dot_product_attention with one backend alone."""
     import torch
@@ -182,14 +198,12 @@ def sdpa(device: str) -> Result:
                     kernel, reference, shape, torch.bfloat16, device
                 )
             except RuntimeError as error:
-                if not backend.on_demand or not any(
-                    text in str(error) for text in NO_PLAN
-                ):
+                if not backend.on_demand or not _has_no_plan(error):
                     raise
                 reason = " ".join(str(error).split())[:120]
                 absent = f"; not available, and used only on demand: {name} ({reason})"
                 continue
-            if not any(backend.operator in operator for operator in operators):
+            if not _is_among(backend.operator, operators):
                 return failed(
                     f"{device}: {name} was asked for, and another ran", ANOTHER_BACKEND
                 )

@@ -190,8 +190,10 @@ def forget_vector_instructions() -> None:
     """Empties inductor's caches of which vector instructions the compiler knows."""
     from torch._inductor import cpu_vec_isa
 
-    kinds = [cpu_vec_isa.VecISA, *cpu_vec_isa.VecISA.__subclasses__()]
-    for known in (cpu_vec_isa.valid_vec_isa_list, *(kind.__bool__ for kind in kinds)):
+    cached = [cpu_vec_isa.valid_vec_isa_list]
+    for kind in (cpu_vec_isa.VecISA, *cpu_vec_isa.VecISA.__subclasses__()):
+        cached.append(kind.__bool__)
+    for known in cached:
         if hasattr(known, "cache_clear"):
             known.cache_clear()
 

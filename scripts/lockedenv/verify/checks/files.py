@@ -1,4 +1,5 @@
-"""Every path of the prefix: as it was installed, and nothing beside it that would be taken first or run."""
+"""Every path of the prefix: as it was installed,
+and nothing beside it that would be taken first or run."""
 
 from __future__ import annotations
 
@@ -64,8 +65,7 @@ def present(context: Context) -> Result:
     if contents.inventory_error:
         return damaged(contents.prefix, Action.REPAIR, [contents.inventory_error])
     differences, personal = _split(contents, contents.quick_differences)
-    lines = [describe(contents.prefix, found) for found in differences]
-    lines += contents.forged
+    lines = _describe_all(contents, differences) + contents.forged
     if lines:
         result = damaged(contents.prefix, _action(contents, differences), lines)
         result.follows_from = _failed_layer(context, differences)
@@ -94,26 +94,32 @@ def present(context: Context) -> Result:
 )
 def files(context: Context) -> Result:
     contents = context.contents
-    entries = contents.expected.entries
-    hashed = [entry for entry in entries if entry.kind is Kind.FILE and entry.sha256]
-    links = [entry for entry in entries if entry.kind is Kind.LINK]
-    size = sum(max(entry.size, 0) for entry in hashed)
-    measured = {"files": len(hashed), "links": len(links), "bytes": size}
+    hashed = 0
+    links = 0
+    size = 0
+    for entry in contents.expected.entries:
+        if entry.kind is Kind.FILE and entry.sha256:
+            hashed += 1
+            size += max(entry.size, 0)
+        elif entry.kind is Kind.LINK:
+            links += 1
+    measured = {"files": hashed, "links": links, "bytes": size}
     differences, personal = _split(contents, contents.full_differences)
-    lines = [describe(contents.prefix, found) for found in differences]
+    lines = _describe_all(contents, differences)
     if lines:
         action = _action(contents, differences)
         result = damaged(contents.prefix, action, lines, **measured)
         result.follows_from = _failed_layer(context, differences)
         return result
     bytecode, compiled = find_bad_bytecode(contents.prefix, contents.recorded_bytecode)
-    if (
-        contents.times_changed
-    ):  # then every source has another time than its bytecode has noted
+    if contents.times_changed:
+        # Then every source has another time than its bytecode has noted.
         bytecode = [found for found in bytecode if found.fault is Fault.UNCHECKED]
     if bytecode:
-        lines = [str(found) for found in bytecode]
-        paths = [found.path for found in bytecode]
+        paths = []
+        for found in bytecode:
+            lines.append(str(found))
+            paths.append(found.path)
         result = failed(
             first(lines), _remove(contents.prefix, paths), lines[1:], **measured
         )
@@ -121,7 +127,7 @@ def files(context: Context) -> Result:
         return result
     if personal:
         return _personal_change(contents, personal)
-    text = f"{len(hashed)} files, {size_text(size)}, and {len(links)} links, all as installed"
+    text = f"{hashed} files, {size_text(size)}, and {links} links, all as installed"
     if compiled:
         text += f"; {compiled} files of bytecode fit their sources"
     return passed(text, **measured)
@@ -189,7 +195,8 @@ def strays(context: Context) -> Result:
             lines.append(
                 printable(f"{stray.path}: no package has it, beside locked files")
             )
-        lines += [str(stray) for stray in unclear]
+        for stray in unclear:
+            lines.append(str(stray))
         paths = _paths([*inside, *unclear])
         remedy = f"if you did not put it there: {_remove(contents.prefix, paths)}"
         return warned(first(lines), remedy, lines[1:])
@@ -197,6 +204,13 @@ def strays(context: Context) -> Result:
 
 
 # What the checks share
+
+
+def _describe_all(contents: Contents, differences: Iterable[Difference]) -> list[str]:
+    lines = []
+    for difference in differences:
+        lines.append(describe(contents.prefix, difference))
+    return lines
 
 
 def _split(
@@ -239,14 +253,20 @@ def _personal_change(contents: Contents, changed: list[Difference]) -> Result:
 
 
 def _stray_failure(contents: Contents, found: list[Stray]) -> Result:
-    lines = [str(stray) for stray in found]
-    packages = sorted({stray.package for stray in found if stray.package})
-    paths = [stray.path for stray in found if not stray.package]
+    lines = []
+    packages = set()
+    paths = []
+    for stray in found:
+        lines.append(str(stray))
+        if stray.package:
+            packages.add(stray.package)
+        else:
+            paths.append(stray.path)
     commands = []
     if paths:
         commands.append(_remove(contents.prefix, paths))
     if packages:
-        commands.append(pip_uninstall_command(contents.prefix, packages))
+        commands.append(pip_uninstall_command(contents.prefix, sorted(packages)))
     result = failed(first(lines), " && ".join(commands), lines[1:])
     result.action = Action.REMOVE
     return result
@@ -261,8 +281,12 @@ def _remove(prefix: Path, paths: list[str]) -> str:
 
 
 def _action(contents: Contents, differences: Iterable[Difference]) -> Action:
-    """post_create.sh puts wheels right and writes what is the set-up's own; the rest needs a rebuild."""
-    wheels = {dist.name for dist in contents.installed.dists if dist.manager == "pip"}
+    """post_create.sh puts wheels right and writes what is the set-up's own;
+    the rest needs a rebuild."""
+    wheels = set()
+    for dist in contents.installed.dists:
+        if dist.manager == "pip":
+            wheels.add(dist.name)
     if contents.inventory:
         for package in contents.inventory.packages:
             if package.layer is Layer.PIP:
@@ -281,7 +305,10 @@ def _failed_layer(context: Context, differences: Iterable[Difference]) -> str:
         ("conda-layer", context.conda_findings),
         ("pip-layer", context.pip_findings),
     ):
-        if findings and packages <= {finding.package for finding in findings}:
+        named = set()
+        for finding in findings:
+            named.add(finding.package)
+        if named and packages <= named:
             return check_name
     return ""
 

@@ -1,4 +1,7 @@
-"""FlashAttention 2 and 4 compared with float32. Without a GPU, FlashAttention 4 is compiled for one."""
+"""FlashAttention 2 and 4 compared with float32.
+
+Without a GPU, FlashAttention 4 is compiled for one.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,7 @@ from lockedenv.verify.checks.attention import (
 from lockedenv.verify.machine_code import (
     find_cubin_architectures,
     find_fat_binary_architectures,
+    name_architectures,
 )
 from lockedenv.verify.remedies import (
     pip_uninstall_command,
@@ -132,8 +136,8 @@ def flash_attn(device: str) -> Result:
 def find_shared_file() -> str:
     """A file that flash-attn 2 and flash-attn-4 both installed; empty if each has its own.
 
-    They share the folder flash_attn. A flash-attn 2 that our set-up builds beside flash-attn-4 leaves
-    out flash_attn/cute.
+    They share the folder flash_attn. A flash-attn 2 that our set-up builds beside flash-attn-4
+    leaves out flash_attn/cute.
     """
     theirs = {str(path) for path in metadata.files("flash-attn") or []}
     for path in metadata.files("flash-attn-4") or []:
@@ -194,9 +198,7 @@ def compile_version_4(version: str, target: GpuTarget) -> Result:
         seconds = time.time() - began
         kernels = read_compiled_kernels(began)
     if set(kernels.architectures) != {target.architecture}:
-        found = ", ".join(
-            f"sm_{number}" for number in sorted(set(kernels.architectures))
-        )
+        found = ", ".join(name_architectures(kernels.architectures))
         text = (
             f"{name} made machine code for {found or 'no GPU'}, not for {target.name}"
         )
@@ -213,7 +215,10 @@ def compile_version_4(version: str, target: GpuTarget) -> Result:
 
 @dataclass(frozen=True)
 class CompiledKernels:
-    """`architectures`: one for each kernel, 90 for sm_90. `from_cache`: how many were there before."""
+    """`architectures`: one for each kernel, 90 for sm_90.
+
+    `from_cache`: how many were there before.
+    """
 
     architectures: list[int]
     from_cache: int
@@ -249,9 +254,7 @@ def find_code_of_version_2(version: str, target: GpuTarget) -> Result:
         )
     architectures = find_fat_binary_architectures(Path(found.origin))
     if target.architecture not in architectures:
-        names = (
-            ", ".join(f"sm_{number}" for number in sorted(architectures)) or "no GPU"
-        )
+        names = ", ".join(name_architectures(architectures)) or "no GPU"
         return skipped(
             f"flash-attn {version} holds code for {names}, and no GPU is here"
         )

@@ -150,12 +150,12 @@ def gpu_speed(device: str) -> Result:
     blocks = []
     for index in gpus:
         place = f"cuda:{index}"
-        squares.append(
-            [torch.randn(side, side, device=place, dtype=torch.bfloat16) for _ in "ab"]
-        )
-        blocks.append(
-            [torch.empty(size, device=place, dtype=torch.uint8) for _ in "ab"]
-        )
+        left = torch.randn(side, side, device=place, dtype=torch.bfloat16)
+        right = torch.randn(side, side, device=place, dtype=torch.bfloat16)
+        squares.append((left, right))
+        target = torch.empty(size, device=place, dtype=torch.uint8)
+        source = torch.empty(size, device=place, dtype=torch.uint8)
+        blocks.append((target, source))
     products = _measure_rates(2 * side**3, squares, torch.matmul)
     copies = _measure_rates(2 * size, blocks, torch.Tensor.copy_)
     measured = []
@@ -176,9 +176,9 @@ def _measure_rates(
     import torch
 
     count = WARM_UP + ROUNDS + 1
-    events = [
-        [torch.cuda.Event(enable_timing=True) for _ in range(count)] for _ in pairs
-    ]
+    events = []
+    for _ in pairs:
+        events.append([torch.cuda.Event(enable_timing=True) for _ in range(count)])
     for number in range(count):
         for index, pair in enumerate(pairs):
             events[index][number].record(torch.cuda.current_stream(index))

@@ -1,4 +1,5 @@
-"""Is it the locked environment? Nothing is imported; the records on disk are compared with the locks."""
+"""Is it the locked environment? Nothing is imported;
+the records on disk are compared with the locks."""
 
 from __future__ import annotations
 
@@ -43,8 +44,12 @@ NO_LOCK = "there is no lock to compare with"
 def _verdict(context: Context, findings: Sequence[Finding], good: str) -> Result:
     if not findings:
         return passed(good)
-    lines = [str(finding) for finding in findings]
-    action = max((finding.action for finding in findings), key=list(Action).index)
+    lines = []
+    actions = []
+    for finding in findings:
+        lines.append(str(finding))
+        actions.append(finding.action)
+    action = max(actions, key=list(Action).index)
     remedy = _remedy(context, action, findings)
     result = failed(first(lines), remedy, lines[1:])
     result.action = action
@@ -55,13 +60,18 @@ def _remedy(context: Context, action: Action, findings: Sequence[Finding]) -> st
     prefix = context.installed.prefix
     if action is not Action.REMOVE:
         return command_for(action, prefix)
+    paths = []
+    names = set()
+    for finding in findings:
+        if finding.path:
+            paths.append(str(finding.path))
+        else:
+            names.add(finding.package)
     commands = []
-    paths = [str(finding.path) for finding in findings if finding.path]
-    names = sorted({finding.package for finding in findings if not finding.path})
     if paths:
         commands.append(remove_command(prefix, paths))
     if names:
-        commands.append(pip_uninstall_command(prefix, names))
+        commands.append(pip_uninstall_command(prefix, sorted(names)))
     return " && ".join(commands)
 
 
@@ -93,12 +103,16 @@ def place(context: Context) -> Result:
         return failed(
             f"the environment was made at {made} and moved to {prefix}: "
             "its scripts name the old place",
-            f"move it back (mv {find_name(prefix)} {made}), or rebuild it: {rebuild_command(prefix)}",
+            f"move it back (mv {find_name(prefix)} {made}), "
+            f"or rebuild it: {rebuild_command(prefix)}",
         )
     if mark and mark.made_by is MadeBy.SETUP and mark.state is State.INSTALLED:
         for name in ("activate", CONSTRAINTS):
             if not (prefix / name).is_file():
-                text = f"{prefix / name} is missing, which enters the environment or holds its packages"
+                text = (
+                    f"{prefix / name} is missing, "
+                    "which enters the environment or holds its packages"
+                )
                 return damaged(prefix, Action.REPAIR, [text])
     return passed(f"it was made at {prefix}")
 

@@ -1,4 +1,7 @@
-"""The libraries beside torch: where it comes from, its CUDA, one BLAS, one OpenMP. Nothing heavy is imported."""
+"""The libraries beside torch: where it comes from, its CUDA, one BLAS, one OpenMP.
+
+Nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +65,11 @@ def torch_origin(context: Context) -> Result:
     speaks=True,
 )
 def cuda_libraries(context: Context) -> Result:
-    locked = {package.name: package.version for package in context.conda_lock}
-    locked.update((package.name, package.version) for package in context.pip_lock)
+    locked = {}
+    for conda_package in context.conda_lock:
+        locked[conda_package.name] = conda_package.version
+    for wheel in context.pip_lock:
+        locked[wheel.name] = wheel.version
     found = []
     for record in context.installed.conda:
         if NVIDIA.fullmatch(record.name):
@@ -98,7 +104,8 @@ def _why_not_locked(context: Context) -> str:
 
 @check(
     "blas",
-    "conda backend: numpy computes with MKL, where the lock asks for it, and no other BLAS is beside it",
+    "conda backend: numpy computes with MKL, where the lock asks for it, "
+    "and no other BLAS is beside it",
 )
 def blas(context: Context) -> Result:
     installed = context.installed
@@ -155,11 +162,12 @@ def openmp(context: Context) -> Result:
     return passed("none")
 
 
-# torchao older than 0.16: peft raises. 0.16 and newer are made for a torch of their time: on an older one
-# transformers' models do not import (0.18.0 on the default environment's, tried).
+# torchao older than 0.16: peft raises. 0.16 and newer are made for a torch of their time: on an
+# older one transformers' models do not import (0.18.0 on the default environment's, tried).
 @check(
     "companions",
-    "no package beside the stack breaks peft and transformers (torchao) or torch.compile (setuptools)",
+    "no package beside the stack breaks peft and transformers (torchao) "
+    "or torch.compile (setuptools)",
 )
 def companions(context: Context) -> Result:
     prefix = context.installed.prefix
@@ -172,7 +180,8 @@ def companions(context: Context) -> Result:
         and "torchao" not in context.environment.names()
     ):
         wrong.append(
-            f"torchao {torchao}: it is not of the lock, and peft and transformers may fail beside it"
+            f"torchao {torchao}: it is not of the lock, "
+            "and peft and transformers may fail beside it"
         )
         remedies.append(pip_uninstall_command(prefix, ["torchao"]))
     if not context.installed.version("setuptools"):

@@ -16,7 +16,10 @@ from lockedenv.verify.checks import (
     relative,
     within,
 )
-from lockedenv.verify.machine_code import find_fat_binary_architectures
+from lockedenv.verify.machine_code import (
+    find_fat_binary_architectures,
+    name_architectures,
+)
 from lockedenv.verify.remedies import repair_command
 
 REINSTALL = f"reinstall bitsandbytes: {repair_command(Path(sys.prefix))}"
@@ -101,10 +104,9 @@ def find_lacking_code(library: Path, device: str) -> str:
     architectures = sorted(find_fat_binary_architectures(library))
     for architecture in architectures:
         if oldest_that_fits <= architecture <= newest_that_fits:
-            return (
-                ""  # code for sm_80 runs on 8.6: the same major version, and not newer
-            )
-    names = " ".join(f"sm_{architecture}" for architecture in architectures) or "no GPU"
+            # Code for sm_80 runs on 8.6: the same major version, and not newer.
+            return ""
+    names = " ".join(name_architectures(architectures)) or "no GPU"
     return (
         f"{library.name} has no code for sm_{newest_that_fits}; it has code for {names}"
     )

@@ -1,11 +1,12 @@
-"""What surrounds the environment: variables, the user's own packages, what is known of the locked versions."""
+"""What surrounds the environment: variables, the user's own packages,
+what is known of the locked versions."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -74,22 +75,23 @@ def variables(context: Context) -> Result:
         for path, values in activation_variables(context.installed.prefix):
             remedy = f"remove it from {context.installed.prefix / path}"
             replacing, beside = _judge_variables(context, values)
-            found += [
-                Misleading(f"{path} sets {row.problem}", remedy) for row in replacing
-            ]
-            others += [
-                Misleading(f"{path} sets {row.problem}", remedy) for row in beside
-            ]
+            for row in replacing:
+                found.append(Misleading(f"{path} sets {row.problem}", remedy))
+            for row in beside:
+                others.append(Misleading(f"{path} sets {row.problem}", remedy))
     lines = [variable.problem for variable in [*found, *others]]
     if found:
-        remedies = dict.fromkeys(variable.remedy for variable in found)
-        return failed(first(lines), "; ".join(remedies), lines[1:])
+        return failed(first(lines), _join_remedies(found), lines[1:])
     if others:
-        remedies = dict.fromkeys(variable.remedy for variable in others)
-        return warned(first(lines), "; ".join(remedies), lines[1:])
+        return warned(first(lines), _join_remedies(others), lines[1:])
     return passed(
         "LD_LIBRARY_PATH, BNB_CUDA_VERSION and PYTHONPATH leave the locked libraries first"
     )
+
+
+def _join_remedies(variables: Iterable[Misleading]) -> str:
+    """The remedies of all, each once."""
+    return "; ".join(dict.fromkeys(variable.remedy for variable in variables))
 
 
 def _judge_variables(
@@ -113,7 +115,8 @@ def _judge_variables(
 
 
 def _locked_libraries(context: Context) -> list[str]:
-    """The paths of the libraries that a program may load; a compiler's sysroot and stubs are only linked with."""
+    """The paths of the libraries that a program may load;
+    a compiler's sysroot and stubs are only linked with."""
     libraries = []
     for entry in context.contents.expected.entries:
         if entry.kind is Kind.FOLDER or ".so" not in entry.path:
@@ -139,7 +142,8 @@ def _taken_libraries(
 
 @check(
     "hf-transfer",
-    "HF_HUB_ENABLE_HF_TRANSFER, if set, has its package where the hub needs it: else every download fails",
+    "HF_HUB_ENABLE_HF_TRANSFER, if set, has its package where the hub needs it: "
+    "else every download fails",
 )
 def hf_transfer(context: Context) -> Result:
     variable = "HF_HUB_ENABLE_HF_TRANSFER"
@@ -198,9 +202,10 @@ def _describe_owners(packages: Counter[str]) -> str:
 def user_site(context: Context) -> Result:
     prefix = context.installed.prefix
     here = _describe_current_folder(context)
-    folders = [
-        folder for folder in site_folders(prefix) if prefix not in folder.parents
-    ]
+    folders = []
+    for folder in site_folders(prefix):
+        if prefix not in folder.parents:
+            folders.append(folder)
     if not folders:
         if here:
             return _judge_current_folder(context, here)
@@ -220,7 +225,8 @@ def user_site(context: Context) -> Result:
 
 
 def _comes_first(path: Path, names: set[str]) -> bool:
-    """Whether Python runs a path of a site folder at its start, or it is named as one of `names`."""
+    """Whether Python runs a path of a site folder at its start,
+    or it is named as one of `names`."""
     if path.suffix not in ("", ".py", ".pyc", ".so", ".pth"):
         return False
     if path.suffix == ".pth" or "customize" in path.name:

@@ -7,7 +7,9 @@ import triton.language as tl
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def add_scaled(a, b, out, length, scale: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def add_scaled(  # type: ignore[no-untyped-def]
+    a, b, out, length, scale: tl.constexpr, block: tl.constexpr
+):
     """out = a + scale * b, in blocks."""
     index = tl.program_id(0) * block + tl.arange(0, block)
     inside = index < length
