@@ -82,8 +82,8 @@ def fetch_files(rounds: int) -> str:
                 "the fetcher again, all there": again,
             }
             return compare(
-                f"Fetching {len(SIZES)} files, {sum(SIZES) / 1e6:.0f} MB, from a server 50 ms away with "
-                "25 MB/s a connection",
+                f"Fetching {len(SIZES)} files, {sum(SIZES) / 1e6:.0f} MB, from a server 50 ms away "
+                "with 25 MB/s a connection",
                 contenders,
                 rounds,
             )

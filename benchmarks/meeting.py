@@ -1,7 +1,8 @@
-"""The meeting of 64 to 1,024 ranks that --distributed begins with; each is a real client of one store.
+"""The meeting of 64 to 1,024 ranks that --distributed begins with; each is a
+real client of one store.
 
-`PREFIX/bin/python benchmarks/meeting.py RANKS` prints the seconds from the first rank's first word to
-the last one's verdict.
+`PREFIX/bin/python benchmarks/meeting.py RANKS` prints the seconds from the first rank's first word
+to the last one's verdict.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 
     uv run --script benchmarks/plot.py [setup-times.json [setup-steps.svg]]
 
-A group of bars for each situation: our set-up by steps, uv alone and the pip line beside each other.
+A group of bars for each situation: our set-up by steps, uv alone and the
+pip line beside each other.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ SCRIPT = "scripts/setup_runpod_environment.sh"
 
 @dataclass(frozen=True)
 class Take:
-    """One run to record: further options, and how many lines of its start and of its end are shown."""
+    """One run to record: further options, and how many lines of its start
+    and of its end are shown.
+    """
 
     options: tuple[str, ...]
     head: int

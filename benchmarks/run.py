@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
-"""The figures of this project, as ratios within one run: what is compared runs in turns on the same machine.
+"""The figures of this project, as ratios within one run: what is compared runs in
+turns on the same machine.
 
     python3 benchmarks/run.py                  all of them, into benchmarks/RESULTS.md and the plot
-    python3 benchmarks/run.py verifier fetch   some, printed; --prefix PREFIX names the environment for them
+    python3 benchmarks/run.py verifier fetch   some, printed; --prefix PREFIX names the environment
 
-    setup      the whole set-up (PyPI backend) against uv alone and the pip line that it replaces: a first
-               pod, a later pod, a second run; root, 30 GB of disk, 12 GB of memory, 10 GB fetched a round
-    verifier   quick level against `pip check` and torch's collect_env; the full level against version 1.0's
+    setup      the whole set-up (PyPI backend) against uv alone and the pip line that it replaces:
+               a first pod, a later pod, a second run; it needs root, 30 GB of disk and 12 GB of
+               memory, and fetches 10 GB a round
+    verifier   quick level against `pip check` and torch's collect_env; the full level against
+               version 1.0's
     manifest   writing the session manifest
     fetch      the fetcher against curl one file after another, and a second run
     meeting    the meeting of 64 to 1,024 ranks that --distributed begins with
 
-Standard library alone. The plot is drawn by plot.py, which uv runs, from benchmarks/setup-times.json:
-`uv run --script benchmarks/plot.py` draws it again. Without a GPU, flash-attn is in none of them.
+Standard library alone. The plot is drawn by plot.py, which uv runs, from
+benchmarks/setup-times.json: `uv run --script benchmarks/plot.py` draws it again. Without a GPU,
+flash-attn is in none of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The set-up beside uv alone and the pip line that it replaces: a first pod, a later pod, a second run.
+"""The set-up beside uv alone and the pip line that it replaces: a first pod, a
+later pod, a second run.
 
-A first pod has empty caches. A later pod has a volume with every file, and nothing on its own disk: a
-tmpfs in a mount namespace, for which this needs root and 12 GB of memory. A second run finds a finished
-environment.
+A first pod has empty caches. A later pod has a volume with every file, and nothing on its own
+disk: a tmpfs in a mount namespace, for which this needs root and 12 GB of memory. A second run
+finds a finished environment.
 """
 
 from __future__ import annotations
@@ -299,7 +300,9 @@ def plot_data(situations: list[Situation]) -> list[dict[str, Any]]:
 
 
 def describe_difference(prefix: Path, pip: PipLine) -> str:
-    """What the pip line of today brings beside the lock: versions, sizes, the verifier's verdict."""
+    """What the pip line of today brings beside the lock: versions,
+    sizes, the verifier's verdict.
+    """
     pins = {pin.name: pin for pin in locks.read_pip_lock(REQUIREMENTS)}
     asked = ["list", "--format", "json", "--disable-pip-version-check"]
     listed = json.loads(time_command(pip.environment / "bin/pip", *asked).output)

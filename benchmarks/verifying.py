@@ -1,4 +1,6 @@
-"""The verifier beside pip check, torch's collect_env and version 1.0; and what the manifest costs."""
+"""The verifier beside pip check, torch's collect_env and version 1.0; and
+what the manifest costs.
+"""
 
 from __future__ import annotations
 

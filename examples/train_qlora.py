@@ -1,10 +1,14 @@
 #!/usr/bin/env python
-"""Fine-tunes a language model with QLoRA: a 4-bit base, LoRA adapters, checkpoints on the volume. Copy it and change it.
+"""Fine-tunes a language model with QLoRA: a 4-bit base, LoRA adapters, checkpoints on the volume.
 
-    python examples/train_qlora.py --model meta-llama/Llama-3.1-8B --data train.jsonl --output /workspace/results/run1
-    python examples/train_qlora.py --tiny --output /tmp/tiny       a tiny model, without a GPU and without a download
+Copy it and change it.
 
-DATA is a file of JSON lines, each with a field "text". Run the same command again to go on from the last checkpoint.
+    python examples/train_qlora.py --model meta-llama/Llama-3.1-8B --data train.jsonl \\
+        --output /workspace/results/run1
+    python examples/train_qlora.py --tiny --output /tmp/tiny    a tiny model: no GPU, no download
+
+DATA is a file of JSON lines, each with a field "text". Run the same command again to go on
+from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -155,7 +159,8 @@ def load_data(arguments: argparse.Namespace, tokenizer: Any) -> Dataset:
 def allow_own_checkpoints() -> None:
     """Lets Trainer resume on torch older than 2.6, which transformers refuses (CVE-2025-32434).
 
-    The checkpoints in --output are this script's own. Never do this for a checkpoint from someone else.
+    The checkpoints in --output are this script's own. Never do this for a
+    checkpoint from someone else.
     """
     if hasattr(transformers.trainer, "check_torch_load_is_safe"):
         transformers.trainer.check_torch_load_is_safe = lambda: None

@@ -1,4 +1,7 @@
-"""What PREFIX/bin/maximalcai starts, with the prefix before its own words. It is no command for people."""
+"""What PREFIX/bin/maximalcai starts, with the prefix before its own words.
+
+It is no command for people.
+"""
 
 import sys
 from pathlib import Path

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Proves that the environment of the Python that runs this is the locked one, and that it works on this GPU.
+"""Proves that the environment of the Python that runs this is the locked one, and
+that it works on this GPU.
 
     PREFIX/bin/python scripts/verify_environment.py [--level quick|full]
 
-Starts with any Python >= 3.9; needs nothing installed to say what is missing. --help has the options, --list the checks.
+Starts with any Python >= 3.9; needs nothing installed to say what is missing. --help has the
+options, --list the checks.
 """
 
 import os
@@ -12,7 +14,8 @@ from pathlib import Path
 
 if sys.version_info < (3, 9):
     sys.exit(
-        "verify_environment.py: needs Python 3.9 or newer to start; run it with the environment's own python"
+        "verify_environment.py: needs Python 3.9 or newer to start; run it with the environment's "
+        "own python"
     )
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -14,7 +14,10 @@ from lockedenv.spec import environment
 
 
 def write_certificate(prefix: Path, gpu_mode: str, target: Path) -> int:
-    """Makes the certificate of this prefix and machine, writes it, gives the exit status. Raises Stop."""
+    """Makes the certificate of this prefix and machine, writes it, gives the exit status.
+
+    Raises Stop.
+    """
     subject = read_subject(prefix, gpu_mode)
     if gpu_mode == "require" and not subject.gpus:
         raise Stop(

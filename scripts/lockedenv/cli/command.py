@@ -1,4 +1,6 @@
-"""The command `maximalcai` inside an environment: each word is a line onto a script, for this environment."""
+"""The command `maximalcai` inside an environment: each word is a line onto a
+script, for this environment.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,8 @@ def parser() -> Parser:
 def main(prefix: str, words: Sequence[str]) -> int:
     """Does what the words ask for with an environment; gives the exit status.
 
-    `prefix`: its folder, or PREFIX. Whatever is told or started names PREFIX where that leads to it.
+    `prefix`: its folder, or PREFIX. Whatever is told or started names
+    PREFIX where that leads to it.
     """
     arguments = parser().parse_args(words or ["--help"])
     return run_script(
@@ -174,7 +177,9 @@ def not_started(prefix: Path, program: str, error: OSError) -> Stop:
 
 
 def examine(prefix: Path, words: Sequence[str]) -> int:
-    """What the machine is worth, then the environment at the quick level; gives the worse status."""
+    """What the machine is worth, then the environment at the quick
+    level; gives the worse status.
+    """
     python = str(prefix / "bin/python")
     machine = [str(ROOT / SETUP), "--prefix", str(prefix), "--check-pod"]
     environment = [python, str(ROOT / VERIFY), "--level", Level.QUICK.value, *words]

@@ -31,7 +31,10 @@ class RankCertifier:
         self.subject = subject
 
     def make(self, gpu: str) -> str:
-        """The certificate of one GPU, as CUDA_VISIBLE_DEVICES names it, or of the CPU. Raises Stop."""
+        """The certificate of one GPU, as CUDA_VISIBLE_DEVICES names it, or of the CPU.
+
+        Raises Stop.
+        """
         device = "cpu"
         if self.subject.gpus:
             device = "cuda"

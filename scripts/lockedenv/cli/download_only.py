@@ -1,4 +1,6 @@
-"""--download-only: everything for both layers into a folder, which --offline takes, here or where it is served."""
+"""--download-only: everything for both layers into a folder, which --offline takes,
+here or where it is served.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def collect(
     unreachable: str | None,
     steps: Steps,
 ) -> None:
-    """Fetches archives, wheels, flash-attn's source and wheel, micromamba, uv and Python, and lists them."""
+    """Fetches archives, wheels, flash-attn's source and wheel, micromamba, uv
+    and Python, and lists them.
+    """
     lacking = []
     archives = archive_items([*wanted.conda(), MICROMAMBA], mirrors)
     with steps.step(f"Fetch {len(archives)} conda archives"):
@@ -101,7 +105,9 @@ def collect(
 
 
 def fetch_prebuilt(wanted: Environment, folder: Path, steps: Steps) -> bool:
-    """Fetches the flash-attn wheel that the lock names, if it names one; False if it could not be had."""
+    """Fetches the flash-attn wheel that the lock names, if it names one;
+    False if it could not be had.
+    """
     prebuilt = wanted.flash_wheel()
     if not prebuilt:
         return True

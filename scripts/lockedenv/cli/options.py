@@ -48,7 +48,10 @@ class Group(Enum):
 
 @dataclass(frozen=True)
 class Script:
-    """A script that installs: what its help says. `usual`: its options that --help lists, besides those of both."""
+    """A script that installs: what its help says.
+
+    `usual`: its options that --help lists, besides those of both.
+    """
 
     name: str
     description: str
@@ -121,8 +124,8 @@ def make_parser(script: Script) -> ScriptParser:
         "--cache",
         type=Path,
         metavar="DIR",
-        help="where downloads and built wheels are kept (default: /workspace/.cache/maximalcai on a "
-        "pod, otherwise ~/.cache/maximalcai)",
+        help="where downloads and built wheels are kept (default: /workspace/.cache/maximalcai on "
+        "a pod, otherwise ~/.cache/maximalcai)",
     )
     flash_group = Group.FLASH
     if "--flash-attn" in script.usual:
@@ -189,7 +192,10 @@ def usual_prefix(name: str | None) -> Path:
 
 
 def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
-    """The request that the options of both scripts make, for a prefix. Raises UsageError or Stop."""
+    """The request that the options of both scripts make, for a prefix.
+
+    Raises UsageError or Stop.
+    """
     cache = default_cache()
     if arguments.cache:
         cache = arguments.cache.expanduser()
@@ -220,7 +226,10 @@ def _level(name: str | None) -> Level | None:
 
 
 def _environment(name: str | None, prefix: Path) -> Environment:
-    """The named environment, or the one that the prefix is of. Raises Stop if a lock cannot be read."""
+    """The named environment, or the one that the prefix is of.
+
+    Raises Stop if a lock cannot be read.
+    """
     found = environment.find(name) if name else environment.find_by_prefix(prefix)
     found.names()  # both locks can be read
     return found
@@ -228,7 +237,10 @@ def _environment(name: str | None, prefix: Path) -> Environment:
 
 @dataclass(frozen=True)
 class Offline:
-    """--offline. `folder`: what everything is taken from. `address`: what fills that folder first."""
+    """--offline.
+
+    `folder`: what everything is taken from. `address`: what fills that folder first.
+    """
 
     folder: Path | None = None
     address: str = ""

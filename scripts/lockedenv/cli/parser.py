@@ -1,4 +1,6 @@
-"""The parser of every command: wrong usage is one line, with the option that was probably meant, and exit status 2."""
+"""The parser of every command: wrong usage is one line, with the option that was probably
+meant, and exit status 2.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _refuse_empty_values(self, words: Sequence[str]) -> None:
-        """An empty variable of a script, as in --offline "$DIR", would mean that no such option is given."""
+        """An empty variable of a script, as in --offline "$DIR", would mean that
+        no such option is given.
+        """
         names: list[str] = []
         for action in self._actions:
             if action.nargs is None:

@@ -40,8 +40,8 @@ def plan_lines(plan: Plan) -> list[str]:
         )
     elif len(plan.disks) > 1:
         lines.append(
-            "the cache is on another disk: everything is unpacked beside the environment, so that it "
-            "can be linked"
+            "the cache is on another disk: everything is unpacked beside the environment, so that "
+            "it can be linked"
         )
     lines.append(f"flash-attn   {plan.flash_attention}")
     lines += rebuild_lines(plan)
@@ -60,7 +60,9 @@ def plan_summary(plan: Plan) -> str:
 
 
 def rebuild_lines(plan: Plan) -> list[str]:
-    """What a reader has to know before it happens: what comes back, what is moved, what is odd here."""
+    """What a reader has to know before it happens: what comes back, what is
+    moved, what is odd here.
+    """
     if plan.action is not Action.REBUILD:
         return list(plan.notes)
     path = plan.job.prefix.public_path

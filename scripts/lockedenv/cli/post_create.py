@@ -1,4 +1,6 @@
-"""From a created prefix to a verified one: the wheels of its layer, flash-attn, the verifier, the manifest."""
+"""From a created prefix to a verified one: the wheels of its layer, flash-attn,
+the verifier, the manifest.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,19 @@ from lockedenv.spec.environment import name_in_mark
 from lockedenv.spec.level import Level
 
 DESCRIPTION = """\
-Installs the pip layer into a created environment, provides flash-attn, and verifies. Run again, it repairs the pip
-layer and keeps what you have added."""
+Installs the pip layer into a created environment, provides flash-attn, and verifies. Run again, it
+repairs the pip layer and keeps what you have added."""
 EXAMPLES = """\
 examples:
-  micromamba create -n maximalcai -f conda-lock.yml && micromamba activate maximalcai && scripts/post_create.sh
+  micromamba create -n maximalcai -f conda-lock.yml
+  micromamba activate maximalcai && scripts/post_create.sh
   scripts/post_create.sh --flash-attn build         compile flash-attn from its source
   scripts/post_create.sh --prefix ~/maximalcai      repair this environment
 
-default prefix: the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai; --version prints the version
-exit status: the verifier's; 1 also if something could not be installed, 2 wrong usage, 130 or 143 interrupted"""
+default prefix: the active one (CONDA_PREFIX, VIRTUAL_ENV), or ~/maximalcai
+--version prints the version
+exit status: the verifier's; 1 also if something could not be installed, 2 wrong usage,
+130 or 143 interrupted"""
 
 
 def parser() -> Parser:
@@ -79,8 +84,8 @@ def refuse_other_environment(request: Request) -> None:
         and other != wanted.argument
     ):
         raise Stop(
-            f"{request.prefix} is of the environment {other}, not {wanted.argument}; choose another "
-            "--prefix"
+            f"{request.prefix} is of the environment {other}, not {wanted.argument}; choose "
+            "another --prefix"
         )
     pythons = []
     for folder in sorted(request.prefix.glob("lib/python3.*")):
@@ -94,7 +99,11 @@ def refuse_other_environment(request: Request) -> None:
 
 
 def active_prefix(environment: str | None) -> Path:
-    """The active environment: of those that the shell names, the one whose python runs this; else the usual. Raises Stop."""
+    """The active environment: of those that the shell names, the one whose python
+    runs this; else the usual.
+
+    Raises Stop.
+    """
     active = []
     for variable in ("CONDA_PREFIX", "VIRTUAL_ENV"):
         if os.environ.get(variable):

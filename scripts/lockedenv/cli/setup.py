@@ -1,4 +1,6 @@
-"""From a bare machine to a verified environment (see scripts/setup_runpod_environment.sh --help)."""
+"""From a bare machine to a verified environment (see
+scripts/setup_runpod_environment.sh --help).
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,14 @@ from lockedenv.spec.platform_tags import GLIBC
 from lockedenv.spec.specification import SPEC
 
 EXAMPLES = """examples:
-  scripts/setup_runpod_environment.sh                            the default environment, into ~/maximalcai
-  scripts/setup_runpod_environment.sh --environment current      the models of today, into ~/maximalcai-current
-  scripts/setup_runpod_environment.sh --dry-run                  what would be done, and where
-  scripts/setup_runpod_environment.sh --force                    rebuild, with the packages that you added
+  scripts/setup_runpod_environment.sh                        the default one, into ~/maximalcai
+  scripts/setup_runpod_environment.sh --environment current  today's, into ~/maximalcai-current
+  scripts/setup_runpod_environment.sh --dry-run              what would be done, and where
+  scripts/setup_runpod_environment.sh --force                rebuild, with what you have added
   scripts/setup_runpod_environment.sh --download-only /media/usb, then there: --offline /media/usb
 
-default prefix: ~/maximalcai, or ~/maximalcai-NAME for another environment; --version prints the version
+default prefix: ~/maximalcai, or ~/maximalcai-NAME for another environment
+--version prints the version
 exit status: 0 verified, 1 not, 2 wrong usage, 130 or 143 interrupted"""
 
 
@@ -59,7 +62,8 @@ def parser() -> Parser:
     made = make_parser(
         Script(
             "setup_runpod_environment.sh",
-            "Turns a bare Linux machine into the locked environment, verified. Run it again at any time.",
+            "Turns a bare Linux machine into the locked environment, verified. Run it "
+            "again at any time.",
             EXAMPLES,
         )
     )
@@ -110,8 +114,8 @@ def parser() -> Parser:
         metavar="URL,...",
         dest="mirrors",
         type=split_addresses,
-        help="fetch from here first: a conda channel's mirror, or where a folder of --download-only "
-        "is served (default: $MAXIMALCAI_MIRROR); any is safe",
+        help="fetch from here first: a conda channel's mirror, or where a folder of "
+        "--download-only is served (default: $MAXIMALCAI_MIRROR); any is safe",
     )
     add(
         Group.VERIFYING,
@@ -188,7 +192,10 @@ def work(arguments: argparse.Namespace) -> int:
 
 
 def make_setup_request(arguments: argparse.Namespace, prefix: Path) -> Request:
-    """The request of both scripts' options, and of those that this script alone has. Raises UsageError or Stop."""
+    """The request of both scripts' options, and of those that this script alone has.
+
+    Raises UsageError or Stop.
+    """
     return replace(
         make_request(arguments, prefix),
         mirrors=tuple(arguments.mirrors),
@@ -201,7 +208,9 @@ def make_setup_request(arguments: argparse.Namespace, prefix: Path) -> Request:
 
 
 def set_up(request: Request, as_json: bool, steps: Steps) -> int:
-    """Plans, and does what the plan says unless only the plan was asked for; gives the exit status."""
+    """Plans, and does what the plan says unless only the plan was asked
+    for; gives the exit status.
+    """
     place = read_prefix_facts(request, ROOT)
     refuse_prefix(request, place)
     finished = is_finished(request, place)
@@ -222,11 +231,13 @@ def set_up(request: Request, as_json: bool, steps: Steps) -> int:
 
 
 def say_if_edited(environment: Environment, steps: Steps) -> None:
-    """One line where environment.yml was edited after it was locked: what is installed is the lock."""
+    """One line where environment.yml was edited after it was locked: what
+    is installed is the lock.
+    """
     if environment.edited_since_locked():
         steps.say(
-            f"{environment.folder / SPEC} was edited after it was locked, and the lock is what is installed; "
-            f"lock it anew with: scripts/lock.sh --environment {environment.argument}"
+            f"{environment.folder / SPEC} was edited after it was locked, and the lock is what is "
+            f"installed; lock it anew with: scripts/lock.sh --environment {environment.argument}"
         )
 
 

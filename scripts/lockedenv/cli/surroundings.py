@@ -1,4 +1,6 @@
-"""Facts that the checks and the verdict on the pod know: asked here, because installing does not import checks."""
+"""Facts that the checks and the verdict on the pod know: asked here, because
+installing does not import checks.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def read_surroundings(
 def misleading_variables(
     prefix: Path, environment: Environment, backend: str
 ) -> list[Problem]:
-    """The variables for which the verifier would fail at the end, and a TMPDIR that is of no use."""
+    """The variables for which the verifier would fail at the end, and a
+    TMPDIR that is of no use.
+    """
     problems = []
     cuda = environment.cuda(backend)
     cudnn = environment.cudnn(backend)

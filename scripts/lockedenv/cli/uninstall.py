@@ -40,8 +40,9 @@ from lockedenv.spec.environment import list_environments
 from lockedenv.spec.locks import canonical
 
 LOG_LIMIT = 10_000_000  # bytes
-# What the set-up and its tools keep in the cache, by the form of the names: people may use the folder too, and a
-# `bin` or `wheels` in it. `python` is not among them: other environments may run it.
+# What the set-up and its tools keep in the cache, by the form of the names: people may use
+# the folder too, and a `bin` or `wheels` in it. `python` is not among them: other
+# environments may run it.
 CACHED = (
     "bin/micromamba-????????????",
     "bin/uv-????????????",
@@ -121,15 +122,18 @@ def work(arguments: argparse.Namespace, prefix_path: Path) -> int:
 def list_removal(
     prefix: Prefix, cache: Path, with_cache: bool, steps: Steps
 ) -> Removal:
-    """Prints what there is of a prefix, and gives it. Raises Stop where something of it may not be removed."""
+    """Prints what there is of a prefix, and gives it.
+
+    Raises Stop where something of it may not be removed.
+    """
     removal = find_removal(prefix, cache, with_cache)
     for folder in removal.environments:
         refuse_removal(prefix, folder)
         links = links_to(prefix, folder)
         if links:
             raise Stop(
-                f"{links[0]} is a link to the environment {folder}, not a copy of it, and would lead nowhere; "
-                f"remove the link first: rm {links[0]}"
+                f"{links[0]} is a link to the environment {folder}, not a copy of it, and would "
+                f"lead nowhere; remove the link first: rm {links[0]}"
             )
     if removal.cached:
         refuse_mounted_cache(cache)
@@ -145,7 +149,8 @@ def find_removal(prefix: Prefix, cache: Path, with_cache: bool) -> Removal:
     if name.is_dir() and not name.is_symlink() and any(name.iterdir()):
         if not is_ours(Prefix(name)):
             raise Stop(
-                f"{name} was not made by this set-up, or is a copy of what it made; it is left as it is"
+                f"{name} was not made by this set-up, or is a copy of what it made; it is "
+                "left as it is"
             )
         environments.append(name)
     links = []
@@ -214,7 +219,9 @@ def find_logs(name: Path) -> list[Path]:
 
 
 def refuse_mounted_cache(cache: Path) -> None:
-    """Raises Stop where something is mounted below the cache; the cache itself may be on a volume."""
+    """Raises Stop where something is mounted below the cache; the cache
+    itself may be on a volume.
+    """
     for place in mounts_in(cache):
         if place != os.path.realpath(cache):
             raise Stop(

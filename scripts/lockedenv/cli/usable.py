@@ -11,7 +11,9 @@ from lockedenv.host.process import ask
 
 
 def refuse_unusable(folder: Path) -> None:
-    """Raises Stop for a place where this user cannot write, or where the kernel starts no program (noexec)."""
+    """Raises Stop for a place where this user cannot write, or where the kernel
+    starts no program (noexec).
+    """
     parent = existing_parent(folder)
     try:
         # root may write anywhere, says os.access, and cannot.
@@ -22,11 +24,11 @@ def refuse_unusable(folder: Path) -> None:
             tried = ask([program])
     except OSError as error:
         raise Stop(
-            f"{folder} cannot be made in {parent} ({error.strerror}); choose another with --prefix or "
-            "--cache"
+            f"{folder} cannot be made in {parent} ({error.strerror}); choose another with --prefix "
+            "or --cache"
         ) from None
     if tried.status != 0:
         raise Stop(
-            f"no program starts from the disk of {folder} ({tried.error}): it is mounted noexec; choose "
-            "another with --prefix or --cache"
+            f"no program starts from the disk of {folder} ({tried.error}): it is mounted noexec; "
+            "choose another with --prefix or --cache"
         )

@@ -1,4 +1,6 @@
-"""The packages that people added: their list is kept while an environment is rebuilt, and they are put back after it."""
+"""The packages that people added: their list is kept while an environment is rebuilt, and
+they are put back after it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ TITLE = "# What was in the environment beyond its lock."
 
 
 def write_list(prefix: Prefix) -> Path | None:
-    """Writes what was added beside the prefix, with what an earlier run could not put back; None if there is nothing."""
+    """Writes what was added beside the prefix, with what an earlier run could not put back;
+    None if there is nothing.
+    """
     lines = []
     if is_ours(prefix):
         lines = list_added(prefix.path)

@@ -1,4 +1,6 @@
-"""What is known of the machine and of the prefix before anything is done: read once, then only looked at."""
+"""What is known of the machine and of the prefix before anything is done: read
+once, then only looked at.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from lockedenv.spec.level import Level
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the checks and the verdict on the pod say of this machine before there is an environment.
+    """What the checks and the verdict on the pod say of this machine before
+    there is an environment.
 
     `pod`: each result as the mark keeps it. `notes`: lines about it for people.
     """
@@ -41,7 +44,10 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class PrefixFacts:
-    """What lies at the prefix. `added`: packages beyond the lock, as they are shown; `own`: files of the user's."""
+    """What lies at the prefix.
+
+    `added`: packages beyond the lock, as they are shown; `own`: files of the user's.
+    """
 
     place: Prefix
     state: Status
@@ -57,7 +63,10 @@ class PrefixFacts:
 
 @dataclass(frozen=True)
 class Disk:
-    """The disk of a folder that may not exist yet. `device` is the same for folders on one file system."""
+    """The disk of a folder that may not exist yet.
+
+    `device` is the same for folders on one file system.
+    """
 
     folder: Path
     device: int
@@ -181,7 +190,9 @@ def read_gpus(request: Request) -> list[Gpu]:
 
 
 def read_offers(request: Request, job: Job) -> dict[str, Offer]:
-    """What the backends offer, by name, up to the first that is usable; the one that was asked for is."""
+    """What the backends offer, by name, up to the first that is usable; the
+    one that was asked for is.
+    """
     if request.backend != "auto":
         return {request.backend: Offer(True, "as asked")}
     offers = {}

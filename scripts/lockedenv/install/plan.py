@@ -42,7 +42,9 @@ class Action(Enum):
 
 
 class Purpose(Enum):
-    """What room on a disk is for; `value` is its name for people, `option` what chooses another disk."""
+    """What room on a disk is for; `value` is its name for people, `option`
+    what chooses another disk.
+    """
 
     ENVIRONMENT = "the environment"
     CACHE = "the cache"
@@ -146,7 +148,9 @@ def plan_installation(request: Request, facts: Facts) -> Plan:
 
 
 def is_finished(request: Request, prefix: PrefixFacts) -> bool:
-    """Whether there is nothing to install: the environment is there, of these locks, and is verified again."""
+    """Whether there is nothing to install: the environment is there, of these
+    locks, and is verified again.
+    """
     if prefix.state not in (Status.INSTALLED, Status.VERIFIED) or request.force:
         return False
     return request.backend in ("auto", prefix.backend)
@@ -194,7 +198,8 @@ def needed_disks(request: Request, facts: Facts, backend: str) -> list[DiskNeed]
     wheels = sum(pin.size for pin in request.environment.wheels(backend))
     unpacked_wheels = int(wheels * UNPACKED_PER_WHEEL)
     together = disks.prefix.device == disks.cache.device
-    # Wheels are kept as archives too where uv cannot install from where it unpacks, or a mirror has them.
+    # Wheels are kept as archives too where uv cannot install from where it
+    # unpacks, or a mirror has them.
     archives = wheels
     if together and facts.links_and_locks and not facts.sources.listings:
         archives = 0
@@ -281,12 +286,17 @@ def _driver_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
         needs = find_cuda(other_cuda).driver
         fits = other_cuda and version_tuple(gpu.driver) >= version_tuple(needs)
         if fits and other != request.environment and _runs(other, backend, gpu):
-            remedy += f"; or use --environment {other.name}, which runs on the driver {needs} and newer"
+            remedy += (
+                f"; or use --environment {other.name}, which runs on the driver "
+                f"{needs} and newer"
+            )
     return Problem(old.problem, remedy)
 
 
 def _runs(candidate: Environment, backend: str, gpu: Gpu) -> bool:
-    """Whether the locked torch of an environment has kernels for a GPU; True where no table says."""
+    """Whether the locked torch of an environment has kernels for a GPU;
+    True where no table says.
+    """
     build = gpu_support.build_of(candidate.torch(backend), candidate.cuda(backend))
     return build is None or gpu_support.has_kernels(build, gpu.capability)
 
@@ -317,7 +327,9 @@ def _kernel_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
 def disk_problems(
     request: Request, backend: str, disks: Sequence[DiskNeed], volume: Disk | None
 ) -> list[Problem]:
-    """The disks with too little room; names what helps, with the pod's volume where that has room."""
+    """The disks with too little room; names what helps, with the pod's
+    volume where that has room.
+    """
     problems = []
     for need in disks:
         disk = need.disk
@@ -332,8 +344,8 @@ def disk_problems(
             option = f"--prefix {volume.folder / request.prefix.name}"
         problems.append(
             Problem(
-                f"too little disk for the {backend} backend: room for {need.purpose.value} is about "
-                f"{size_text(needed)} at {disk.folder}, {size_text(disk.free)} are free",
+                f"too little disk for the {backend} backend: room for {need.purpose.value} is "
+                f"about {size_text(needed)} at {disk.folder}, {size_text(disk.free)} are free",
                 f"free {size_text(needed - disk.free)}, or choose another disk with {option}",
             )
         )

@@ -1,4 +1,6 @@
-"""Carries a plan out: fetch, create, the wheels, flash-attn, the user's own packages, the verification."""
+"""Carries a plan out: fetch, create, the wheels, flash-attn, the user's own
+packages, the verification.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +60,17 @@ from lockedenv.spec.level import Level
 FINISH_STEPS = 3
 SETUP_STEPS = 3 + FINISH_STEPS
 VERIFY_STEPS = 2
-FLASH_MISSING = "flash-attn is missing (why is told above); mend it and run {0}, or use --flash-attn none"
+FLASH_MISSING = (
+    "flash-attn is missing (why is told above); mend it and run {0}, or "
+    "use --flash-attn none"
+)
 
 
 @dataclass(frozen=True)
 class Lacking:
-    """What was asked for and is not there: sentences for people, and the list of packages that are missing."""
+    """What was asked for and is not there: sentences for people, and the list of
+    packages that are missing.
+    """
 
     sentences: Sequence[str] = ()
     packages: Path | None = None
@@ -82,7 +89,10 @@ class Lacking:
 
 
 def carry_out(plan: Plan, reporter: Reporter) -> int:
-    """Does what a plan says; gives the exit status. Until the new prefix is installed, the old one can come back."""
+    """Does what a plan says; gives the exit status.
+
+    Until the new prefix is installed, the old one can come back.
+    """
     if plan.action is Action.VERIFY:
         return verify_again(plan, reporter)
     job = plan.job
@@ -119,7 +129,9 @@ def finish(
     reporter: Reporter,
     listed: Path | None = None,
 ) -> int:
-    """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails. Raises Stop for the wheels.
+    """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails.
+
+    Raises Stop for the wheels.
 
     `listed`: the packages to install besides the lock's.
     """
@@ -150,7 +162,9 @@ def finish(
 
 @contextlib.contextmanager
 def dropping_unpacked(prefix: Prefix) -> Iterator[None]:
-    """Removes what uv unpacks in the block, where it cannot do so in the cache: also where the disk is full."""
+    """Removes what uv unpacks in the block, where it cannot do so in the cache:
+    also where the disk is full.
+    """
     try:
         yield
     finally:
@@ -163,7 +177,9 @@ def dropping_unpacked(prefix: Prefix) -> Iterator[None]:
 
 
 def verify_again(plan: Plan, reporter: Reporter) -> int:
-    """On an installed prefix: what is not there yet of flash-attn and the user's packages, and the verifier."""
+    """On an installed prefix: what is not there yet of flash-attn and the user's
+    packages, and the verifier.
+    """
     job = plan.job
     listed = extras.not_restored(job.prefix)
     with reporter.step("flash-attn"), dropping_unpacked(job.prefix):
@@ -248,7 +264,10 @@ def skipped(job: Installation) -> tuple[str, ...]:
 def conclude(
     job: Installation, level: Level, lacking: Lacking, reporter: Reporter
 ) -> int:
-    """Verifies; the last lines say what there is, what is missing, and how to enter it. Gives the exit status."""
+    """Verifies; the last lines say what there is, what is missing, and how to enter it.
+
+    Gives the exit status.
+    """
     prefix = job.prefix
     missing = str(lacking.packages) if lacking.packages else ""
     mark = change_mark(
@@ -279,7 +298,10 @@ def conclude(
 
 
 def note_manifest(prefix: Prefix, earlier: str) -> None:
-    """Notes which manifest the verifier wrote, so that one which people edit is known. `earlier`: the hash before it."""
+    """Notes which manifest the verifier wrote, so that one which people edit is known.
+
+    `earlier`: the hash before it.
+    """
     written = file_sha256(prefix.path / MANIFEST)
     if written != earlier:
         with contextlib.suppress(OSError):  # on a full disk nothing is noted
@@ -334,7 +356,9 @@ def describe_contents(job: Installation) -> str:
 
 
 def keep_manifest(job: Installation, reporter: Reporter) -> None:
-    """On a pod, a copy of the manifest on the volume, because the prefix is lost with the pod; if it fails, a warning."""
+    """On a pod, a copy of the manifest on the volume, because the prefix is lost with the
+    pod; if it fails, a warning.
+    """
     manifest = job.prefix.path / MANIFEST
     if not os.environ.get("RUNPOD_POD_ID") or not os.access(POD_VOLUME, os.W_OK):
         return

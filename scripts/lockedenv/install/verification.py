@@ -1,4 +1,7 @@
-"""Runs the verifier with the prefix's own interpreter. Its verdict is the document that it wrote."""
+"""Runs the verifier with the prefix's own interpreter.
+
+Its verdict is the document that it wrote.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ class VerificationOutcome:
 
 @dataclass(frozen=True)
 class Ending:
-    """How the verifier ended: its exit status, negative for a signal, and its lines that were not shown."""
+    """How the verifier ended: its exit status, negative for a signal, and its
+    lines that were not shown.
+    """
 
     status: int
     lines: Sequence[str]
@@ -157,14 +162,19 @@ def read_outcome(status: int, document: Path) -> VerificationOutcome:
 
 def _who_kills(number: int) -> str:
     if number == signal.SIGKILL:
-        return ": by the kernel if memory ran out (`dmesg | tail`), or by whoever manages this machine"
+        return (
+            ": by the kernel if memory ran out (`dmesg | tail`), or by whoever "
+            "manages this machine"
+        )
     return ""
 
 
 def callers_variables() -> dict[str, str]:
-    """The variables as the caller has them: PYTHONPATH is ours here, and the scripts note the caller's.
+    """The variables as the caller has them: PYTHONPATH is ours here, and the
+    scripts note the caller's.
 
-    Others of Python's stay under the name by which they were handed on: with PYTHONHOME, say, the verifier does not start.
+    Others of Python's stay under the name by which they were handed on: with PYTHONHOME, say, the
+    verifier does not start.
     """
     environ = dict(os.environ)
     environ.pop("PYTHONPATH", None)

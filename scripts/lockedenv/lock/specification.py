@@ -54,8 +54,14 @@ _ANACONDA_HOST = re.compile(
 # Lines of a pip section that are no requirements, with what to do. Each names something that has
 # no hash, or another place.
 _OTHER_FILE = "another file cannot be read from here; write its lines into this section"
-_CONSTRAINTS = "constraints cannot be read from here; write the bounds behind the names in this section"
-_EDITABLE = "a folder has no hash; remove the line and install it after the set-up, with pip install -e"
+_CONSTRAINTS = (
+    "constraints cannot be read from here; write the bounds behind the names "
+    "in this section"
+)
+_EDITABLE = (
+    "a folder has no hash; remove the line and install it after the set-up, "
+    "with pip install -e"
+)
 _PLACE = "locks name no place; remove the line and set UV_FIND_LINKS for lock.sh and the set-up"
 _INDEX = "locks name no index; remove the line and set UV_DEFAULT_INDEX for lock.sh and the set-up"
 _MORE_INDEX = (

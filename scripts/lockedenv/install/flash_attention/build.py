@@ -1,4 +1,6 @@
-"""flash-attn, built: one wheel of its hashed source, in a folder of its own, with a log, an estimate and a diagnosis."""
+"""flash-attn, built: one wheel of its hashed source, in a folder of its own, with a log, an
+estimate and a diagnosis.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ _LAST_LINES = 12
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a build failed, as its log shows. `pattern` finds it there; {0} is what its group matched."""
+    """Why a build failed, as its log shows.
+
+    `pattern` finds it there; {0} is what its group matched.
+    """
 
     kind: str
     pattern: str
@@ -85,7 +90,9 @@ _CAUSES = (
 
 
 def find_cause(log: str, cuda: str) -> Cause:
-    """The likely cause of a failed build, from its log: the first that fits, in order of how sure it is."""
+    """The likely cause of a failed build, from its log: the first that fits, in
+    order of how sure it is.
+    """
     for cause in _CAUSES:
         match = re.search(cause.pattern, log)
         if match:
@@ -98,7 +105,9 @@ def find_cause(log: str, cuda: str) -> Cause:
 
 @dataclass(frozen=True)
 class BuildJob:
-    """One build: `source`, a folder, becomes a wheel in `work`, with the pip of `prefix`; `log` gets what is said."""
+    """One build: `source`, a folder, becomes a wheel in `work`, with the pip of `prefix`;
+    `log` gets what is said.
+    """
 
     source: Path
     work: Path
@@ -143,7 +152,9 @@ class BuildJob:
 
 
 def follow_build(log: TextIO) -> Callable[[str], str | None]:
-    """Takes the build's lines into its log; gives the kernels compiled and how long the rest takes, where one says so."""
+    """Takes the build's lines into its log; gives the kernels compiled and how long the rest
+    takes, where one says so.
+    """
     started = time.monotonic()
 
     def follow(line: str) -> str | None:
@@ -160,9 +171,11 @@ def follow_build(log: TextIO) -> Callable[[str], str | None]:
 
 
 def unpack_source(archive: Path, work: Path, without: str = "") -> Path:
-    """The source in a folder of `work`, byte for byte, beside what an earlier build has made there; all else goes.
+    """The source in a folder of `work`, byte for byte, beside what an earlier build has
+    made there; all else goes.
 
-    `without`: a folder of the source that is left out. Raises Stop for an archive that would write elsewhere.
+    `without`: a folder of the source that is left out. Raises Stop for an archive
+    that would write elsewhere.
     """
     folder = work / archive.name.replace(".tar.gz", "")
     if work.exists():
@@ -183,7 +196,9 @@ def unpack_source(archive: Path, work: Path, without: str = "") -> Path:
 
 
 def _replace_changed(new: Path, folder: Path) -> None:
-    """Puts those files of a folder back that are not as in the new one; what is the same keeps its time."""
+    """Puts those files of a folder back that are not as in the new one; what is
+    the same keeps its time.
+    """
     for path in list(new.rglob("*")):
         if not path.is_file():
             continue
@@ -195,7 +210,9 @@ def _replace_changed(new: Path, folder: Path) -> None:
 
 
 def _extract(archive: Path, target: Path) -> Path:
-    """Unpacks the one folder of an sdist: plain files and folders alone, inside `target`, within the limits."""
+    """Unpacks the one folder of an sdist: plain files and folders alone, inside
+    `target`, within the limits.
+    """
     size = 0
     with tarfile.open(archive) as tar:
         for count, member in enumerate(tar, 1):

@@ -1,9 +1,10 @@
 """The flash-attn wheels that were built here, kept in the cache so that the hours are spent once.
 
-A wheel in the cache is believed only by a hash that the user's own state holds, outside the cache. The JSON beside a wheel
-says what it was built from and for, and proves nothing: on a volume that many pods share, whoever writes there can put
-another wheel with a right JSON into the folder, and it would run in every pod. The user's state is written by the run that
-has built the wheel. On another machine the wheel is taken with --wheel FILE --sha256 HEX, where HEX is what the build said.
+A wheel in the cache is believed only by a hash that the user's own state holds, outside the cache.
+The JSON beside a wheel says what it was built from and for, and proves nothing: on a volume that
+many pods share, whoever writes there can put another wheel with a right JSON into the folder, and
+it would run in every pod. The user's state is written by the run that has built the wheel. On
+another machine the wheel is taken with --wheel FILE --sha256 HEX, where HEX is what the build said.
 """
 
 from __future__ import annotations
@@ -80,9 +81,11 @@ class BuiltWheel:
 def find_built_wheel(
     cache: Path, key: str, glibc: str, reporter: Reporter | None = None
 ) -> BuiltWheel | None:
-    """The wheel of this key in the cache that runs here and that this user has built, of the newest glibc.
+    """The wheel of this key in the cache that runs here and that this user has
+    built, of the newest glibc.
 
-    With a reporter, one that is not what was built is set aside, and one that is not this user's is named.
+    With a reporter, one that is not what was built is set aside, and one that is
+    not this user's is named.
     """
     folders = [
         path for path in cache.glob(f"{key}-*") if runs_here(path.name, key, glibc)
@@ -98,9 +101,9 @@ def find_built_wheel(
             continue
         if wheel:
             reporter.say(
-                f"the cache has {wheel.path}, which is not noted as built by you on this machine, so "
-                "it is not taken; if you trust who built it: --wheel FILE --sha256 HEX, with the hash "
-                "that the build has printed"
+                f"the cache has {wheel.path}, which is not noted as built by you on this machine, "
+                "so it is not taken; if you trust who built it: --wheel FILE --sha256 HEX, with "
+                "the hash that the build has printed"
             )
         else:
             aside = folder.rename(
@@ -132,7 +135,8 @@ def _read_folder(folder: Path) -> BuiltWheel | None:
 def keep_built_wheel(
     wheel: Path, cache: Path, full_key: str, facts: dict[str, object]
 ) -> BuiltWheel:
-    """Puts a wheel that was built just now into the cache, with its JSON, both or neither, and notes it as this user's.
+    """Puts a wheel that was built just now into the cache, with its JSON, both or neither, and
+    notes it as this user's.
 
     Another pod's wheel of the same key has another hash and another folder; both stay.
     """
@@ -166,11 +170,14 @@ def describe_build(
     }
 
 
-# The user's state ------------------------------------------------------------------------------------------------
+# The user's state ---------------------------------------------------------------------------------
 
 
 def find_state_file() -> Path | None:
-    """Where the hashes of one's own builds are noted: outside every cache. None where the user has no home."""
+    """Where the hashes of one's own builds are noted: outside every cache.
+
+    None where the user has no home.
+    """
     named = Path(os.environ.get("XDG_STATE_HOME", ""))
     if named.is_absolute():
         return named / "maximalcai/flash-attn-builds.json"
@@ -181,7 +188,9 @@ def find_state_file() -> Path | None:
 
 
 def read_own_builds() -> dict[str, str]:
-    """sha256 -> full key of the wheels that this user has built; empty where others could have written the note."""
+    """sha256 -> full key of the wheels that this user has built; empty where others
+    could have written the note.
+    """
     file = find_state_file()
     if not file:
         return {}

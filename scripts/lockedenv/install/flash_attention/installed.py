@@ -28,8 +28,8 @@ class Origin(Enum):
 class InstalledWheel:
     """A wheel that was installed.
 
-    `key` says what a built one was built from and for, with which compilers; it is empty for the others.
-    `record_sha256` is the hash of the RECORD that its installation left.
+    `key` says what a built one was built from and for, with which compilers; it is empty for the
+    others. `record_sha256` is the hash of the RECORD that its installation left.
     """
 
     filename: str

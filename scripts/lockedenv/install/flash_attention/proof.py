@@ -1,7 +1,7 @@
 """What proves that the flash-attn in a prefix works: it imports, and on a GPU it computes rightly.
 
-The verifier is run as any user runs it, and its verdict is read from the document that it writes: nothing of the
-verifier is imported here.
+The verifier is run as any user runs it, and its verdict is read from the document that it writes:
+nothing of the verifier is imported here.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ _CHECK_SECONDS = 600
 
 @dataclass(frozen=True)
 class Proof:
-    """`problem`: what is wrong, empty if nothing. `wheel_at_fault`: whether another machine would find the same.
+    """`problem`: what is wrong, empty if nothing.
 
-    The wheel is at fault if it does not import, has another version or gives wrong values; not if a GPU is full, gone or
-    of another architecture.
+    `wheel_at_fault`: whether another machine would find the same.
+
+    The wheel is at fault if it does not import, has another version or gives wrong values; not if a
+    GPU is full, gone or of another architecture.
     """
 
     problem: str = ""
@@ -83,7 +85,10 @@ def prove_values(prefix: Path) -> Proof:
 
 
 def read_proof(document: dict[str, object], error: str) -> Proof:
-    """The proof in the document that the verifier writes. `error`: what it said where it wrote none."""
+    """The proof in the document that the verifier writes.
+
+    `error`: what it said where it wrote none.
+    """
     results = document.get("results")
     if not isinstance(results, list):
         last_line = "".join(error.strip().splitlines()[-1:])

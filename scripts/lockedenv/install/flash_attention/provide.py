@@ -1,4 +1,7 @@
-"""flash-attn, provided: the first source that gives a wheel that works. It is installed, proven, and noted."""
+"""flash-attn, provided: the first source that gives a wheel that works.
+
+It is installed, proven, and noted.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,9 @@ _PATIENCE = 4 * 3600
 
 
 def describe_outlook(job: Installation, backend: str, gpus: Sequence[Gpu]) -> str:
-    """What `install` is going to do, in a line, before there is a prefix and anything is fetched."""
+    """What `install` is going to do, in a line, before there is a prefix
+    and anything is fetched.
+    """
     if job.flash.mode == "none" and not job.flash.wheel:
         return "left out, as asked"
     torch = locked_torch(job.environment, backend)
@@ -85,7 +90,10 @@ def install(
     reporter: Reporter,
     prover: Prover = prove,
 ) -> None:
-    """Installs flash-attn from the first source that gives one that works. Raises Stop if none does."""
+    """Installs flash-attn from the first source that gives one that works.
+
+    Raises Stop if none does.
+    """
     prefix = job.prefix.path
     if _say_what_is_there(job, "", reporter):
         return
@@ -126,7 +134,10 @@ def _is_left_to_the_lock(job: Installation) -> bool:
 
 
 def _find_reason_to_skip(job: Installation, has_target: bool) -> str:
-    """Why nothing is installed, or an empty string. `has_target`: there is a GPU, or --arch names one."""
+    """Why nothing is installed, or an empty string.
+
+    `has_target`: there is a GPU, or --arch names one.
+    """
     if not job.environment.flash_attn():
         return NO_SOURCE
     if has_target or job.flash.mode == "wheel":
@@ -138,7 +149,9 @@ def _find_reason_to_skip(job: Installation, has_target: bool) -> str:
 
 
 def _say_what_is_there(job: Installation, key: str, reporter: Reporter) -> bool:
-    """Whether the prefix has the wheel that is wanted, as it was installed, and it imports; then it is named."""
+    """Whether the prefix has the wheel that is wanted, as it was installed, and it
+    imports; then it is named.
+    """
     prefix = job.prefix.path
     noted = read_installed_wheel(prefix)
     if not noted or not any(source.has_given(noted, job, key) for source in SOURCES):
@@ -174,7 +187,9 @@ def _install_from_sources(
 
 
 def _gives_way(source: WheelSource, wanted: Wanted) -> bool:
-    """Whether the next source is asked where this one fails: nothing else than the prebuilt wheel was asked for by name."""
+    """Whether the next source is asked where this one fails: nothing else than the prebuilt
+    wheel was asked for by name.
+    """
     is_prebuilt = source.origin is Origin.PREBUILT
     return is_prebuilt and wanted.mode == "auto" and bool(wanted.key)
 
@@ -187,7 +202,9 @@ def put_wheel(
     reporter: Reporter,
     prover: Prover = prove,
 ) -> InstalledWheel:
-    """Installs a wheel, proves it, and notes it in the prefix. One that is wrong goes again, from the cache too.
+    """Installs a wheel, proves it, and notes it in the prefix.
+
+    One that is wrong goes again, from the cache too.
 
     Raises Stop.
     """
@@ -227,9 +244,11 @@ def put_wheel(
 
 
 def _refuse_shared_files(wheel: Path, prefix: Path) -> None:
-    """Raises Stop for a wheel that has a file in common with another package: each would overwrite the other's.
+    """Raises Stop for a wheel that has a file in common with another package: each
+    would overwrite the other's.
 
-    flash-attn 2 and flash-attn-4 share the folder flash_attn, and some releases of 2 hold a flash_attn/cute of their own.
+    flash-attn 2 and flash-attn-4 share the folder flash_attn, and some releases of 2 hold a
+    flash_attn/cute of their own.
     """
     if not zipfile.is_zipfile(wheel):
         return  # uv says what is wrong with it

@@ -1,4 +1,7 @@
-"""Where a flash-attn wheel can come from: a short ordered list. The first source that gives a wheel that works is it."""
+"""Where a flash-attn wheel can come from: a short ordered list.
+
+The first source that gives a wheel that works is it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,8 @@ NO_PREBUILT = "none is locked for this environment"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What flash-attn is wanted for: the job, and the torch and the GPU architectures that it must fit.
+    """What flash-attn is wanted for: the job, and the torch and the GPU
+    architectures that it must fit.
 
     `backend` is known before there is a prefix: conda's brings a compiler.
     """
@@ -97,7 +101,10 @@ def find_successor(job: Installation) -> PipPackage | None:
 
 @dataclass(frozen=True)
 class Prospect:
-    """Whether a source will be asked, and what it would give, or why not. For people; empty if there is nothing to say."""
+    """Whether a source will be asked, and what it would give, or why not.
+
+    For people; empty if there is nothing to say.
+    """
 
     usable: bool
     text: str = ""
@@ -120,7 +127,10 @@ class WheelSource(Protocol):
         """Whether this source will be asked. It fetches, builds and changes nothing."""
 
     def has_given(self, installed: InstalledWheel, job: Installation, key: str) -> bool:
-        """Whether an installed wheel is the one that this source would give. `key`: of a built one; empty if unknown."""
+        """Whether an installed wheel is the one that this source would give.
+
+        `key`: of a built one; empty if unknown.
+        """
 
     def bring(self, wanted: Wanted, reporter: Reporter) -> BroughtWheel | None:
         """The wheel; None if the source has none after all. Raises Stop."""
@@ -327,8 +337,8 @@ class BuiltFromSource:
         )
         reporter.note(f"{jobs}: {toolchain.build_time_text(list(wanted.archs), jobs)}")
         full_key = make_full_key(wanted.key, tools, wanted.glibc)
-        # One folder a wheel, so that the next run goes on from the object files of one that was interrupted (ninja does
-        # that); on one file system, because setup.py renames.
+        # One folder a wheel, so that the next run goes on from the object files of one that was
+        # interrupted (ninja does that); on one file system, because setup.py renames.
         work = private_folders.temporary("flash-attn", wanted.cache / full_key)
         end_orphans(f"TMPDIR={work}")  # the caller holds the wheel's lock
         private_folders.refuse_foreign(work)
@@ -362,7 +372,10 @@ class BuiltFromSource:
 
 
 def bring_source(job: Installation, pin: PipPackage, reporter: Reporter) -> Path:
-    """The locked source archive, hash checked: from --offline, the cache or the index. Raises Stop or FetchError."""
+    """The locked source archive, hash checked: from --offline, the cache or the index.
+
+    Raises Stop or FetchError.
+    """
     folders = [job.cache / "wheels"]
     if job.sources.offline:
         folders.insert(0, job.sources.offline / "wheels")

@@ -1,4 +1,6 @@
-"""What a flash-attn wheel must fit: the torch of the environment, the GPUs, and the glibc of this machine."""
+"""What a flash-attn wheel must fit: the torch of the environment, the GPUs, and
+the glibc of this machine.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Torch:
-    """The torch that flash-attn is built against. `python` such as "cp311"; `cuda` is empty for a CPU build."""
+    """The torch that flash-attn is built against.
+
+    `python` such as "cp311"; `cuda` is empty for a CPU build.
+    """
 
     version: str
     cuda: str
@@ -57,7 +62,10 @@ def locked_torch(environment: Environment, backend: str) -> Torch:
 
 
 def probe_torch(prefix: Path) -> Torch:
-    """The torch of a prefix, as its own interpreter reports it. Raises Stop if it cannot be imported there."""
+    """The torch of a prefix, as its own interpreter reports it.
+
+    Raises Stop if it cannot be imported there.
+    """
     python = prefix / "bin/python"
     answer = ask([python, "-c", _ASK_TORCH], 120, env=clean(dict(os.environ)))
     if answer.status != 0:
@@ -76,7 +84,8 @@ def probe_torch(prefix: Path) -> Torch:
 
 
 def choose_architectures(gpus: Sequence[Gpu], cuda: str, asked: str = "") -> list[str]:
-    """What to compile for, such as ["80", "90"]: `asked` ("90" or "80,90"), otherwise what the GPUs are.
+    """What to compile for, such as ["80", "90"]: `asked` ("90" or "80,90"),
+    otherwise what the GPUs are.
 
     Raises Stop for what this CUDA or flash-attn cannot compile for.
     """

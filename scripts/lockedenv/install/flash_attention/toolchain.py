@@ -1,4 +1,6 @@
-"""nvcc and g++ for a build of flash-attn: which ones, whether they fit torch's CUDA, and how many jobs at a time."""
+"""nvcc and g++ for a build of flash-attn: which ones, whether they fit torch's CUDA, and
+how many jobs at a time.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from lockedenv.host.process import ask
 from lockedenv.host.versions import version_tuple
 from lockedenv.spec.cuda import COMMON_GCC, find_cuda
 
-# One compile job's peak over a whole build, measured: 7.07 GB (cicc; the default environment's nvcc, sm_90, one thread).
+# One compile job's peak over a whole build, measured: 7.07 GB (cicc; the default environment's
+# nvcc, sm_90, one thread).
 JOB_MEMORY = 7.5e9
 CPU_HOURS = 3.6  # of a whole build for one architecture, measured with it
 # Where NVIDIA's packages put CUDA on a machine.
@@ -54,7 +57,10 @@ class Jobs:
 def how_to_get_nvcc(cuda: str) -> str:
     """The remedy where nvcc is missing or wrong."""
     package = f"cuda-nvcc-{cuda.replace('.', '-')}"
-    return f"install nvcc {cuda} (conda backend: it is in the lock; Ubuntu: NVIDIA's package {package})"
+    return (
+        f"install nvcc {cuda} (conda backend: it is in the lock; Ubuntu: "
+        f"NVIDIA's package {package})"
+    )
 
 
 def find_problem(cuda: str, nvcc: str, gcc: str) -> str:
@@ -75,11 +81,17 @@ def find_warning(cuda: str, nvcc: str) -> str:
     """What should be known of an nvcc that can build; empty if nothing."""
     if version_tuple(nvcc)[:2] == version_tuple(cuda)[:2]:
         return ""
-    return f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: it should work within a major version"
+    return (
+        f"nvcc is of CUDA {nvcc}, torch is built for {cuda}: it should work within "
+        "a major version"
+    )
 
 
 def find_toolchain(prefix: Path, cuda: str, environ: Mapping[str, str]) -> Toolchain:
-    """nvcc and g++ from the prefix, else the machine's that fit best. Raises Stop naming what to install."""
+    """nvcc and g++ from the prefix, else the machine's that fit best.
+
+    Raises Stop naming what to install.
+    """
     nvcc = _find_nvcc(prefix, cuda, environ)
     cxx = _find_cxx(prefix, find_cuda(nvcc.version or cuda).gcc, environ)
     gcc = ""
@@ -107,7 +119,10 @@ def find_toolchain(prefix: Path, cuda: str, environ: Mapping[str, str]) -> Toolc
 
 @dataclass(frozen=True)
 class Nvcc:
-    """A CUDA compiler. `home`: CUDA's folder. `version`: such as "12.4", empty where there is none."""
+    """A CUDA compiler.
+
+    `home`: CUDA's folder. `version`: such as "12.4", empty where there is none.
+    """
 
     home: Path
     version: str
@@ -154,7 +169,10 @@ def _find_cxx(prefix: Path, newest: int, environ: Mapping[str, str]) -> Path | N
 
 
 def _find_program(name: str, environ: Mapping[str, str]) -> Path | None:
-    """A program on PATH. One that PATH finds in the current folder is none: whoever made that folder chose it."""
+    """A program on PATH.
+
+    One that PATH finds in the current folder is none: whoever made that folder chose it.
+    """
     if not name:
         return None
     found = shutil.which(name, path=environ.get("PATH", os.defpath))
@@ -190,7 +208,10 @@ def count_jobs(cpus: float, free: int, threads: int = 1) -> Jobs:
 
 
 def choose_jobs(asked: int | None, environ: Mapping[str, str]) -> Jobs:
-    """The jobs for this machine, or as many as were asked for. Raises Stop for NVCC_THREADS that is no number."""
+    """The jobs for this machine, or as many as were asked for.
+
+    Raises Stop for NVCC_THREADS that is no number.
+    """
     text = environ.get("NVCC_THREADS", "1")
     threads = parse_whole(text)
     if not threads:

@@ -1,7 +1,9 @@
-"""Whether a wheel fits an environment, by its file name: the rules of tags, and what flash-attn's own names add.
+"""Whether a wheel fits an environment, by its file name: the rules of tags, and what
+flash-attn's own names add.
 
-This is the part of the `packaging` library that an x86-64 Linux with glibc needs, because nothing but the standard
-library is there when --wheel is judged. tests/flash_attention compares it with `packaging` itself. The rules:
+This is the part of the `packaging` library that an x86-64 Linux with glibc needs, because nothing
+but the standard library is there when --wheel is judged. tests/flash_attention compares it with
+`packaging` itself. The rules:
 https://packaging.python.org/en/latest/specifications/platform-compatibility-tags/ and
 https://packaging.python.org/en/latest/specifications/binary-distribution-format/
 """
@@ -60,7 +62,9 @@ def parse_wheel_name(filename: str) -> WheelName | None:
 
 
 def fits_python(pythons: tuple[str, ...], abis: tuple[str, ...], ours: str) -> bool:
-    """Whether an interpreter, such as "cp311", takes one of these combinations of Python and ABI tags."""
+    """Whether an interpreter, such as "cp311", takes one of these
+    combinations of Python and ABI tags.
+    """
     minor = int(ours[3:])
     for python in pythons:
         for abi in abis:
@@ -93,7 +97,9 @@ def fits_platform(platform: str, glibc: str) -> bool:
 
 
 def find_misfit(filename: str, torch: Torch, glibc: str) -> str | None:
-    """Which parts of a flash-attn wheel's name do not fit the environment and this machine, or None."""
+    """Which parts of a flash-attn wheel's name do not fit the environment
+    and this machine, or None.
+    """
     wheel = parse_wheel_name(filename)
     if not wheel or wheel.name != "flash-attn":
         return f"{filename} is not the name of a flash-attn wheel"
@@ -118,7 +124,9 @@ def find_misfit(filename: str, torch: Torch, glibc: str) -> str | None:
 
 
 def _local_problems(local: str, torch: Torch) -> list[str]:
-    """What flash-attn's project writes behind the +, such as cu12torch2.5cxx11abiFALSE, against the environment."""
+    """What flash-attn's project writes behind the +, such as cu12torch2.5cxx11abiFALSE,
+    against the environment.
+    """
     expected = (
         ("CUDA", r"cu(\d\d)", torch.cuda.split(".")[0]),
         ("torch", r"torch(\d+\.\d+)", ".".join(torch.version.split(".")[:2])),
