@@ -36,13 +36,14 @@ from lockedenv.verify.checks import (
     warned,
 )
 from lockedenv.verify.contents import Contents, describe
+from lockedenv.verify.python_paths import is_start_file
 from lockedenv.verify.remedies import (
     Action,
     pip_uninstall_command,
     remove_command,
     repair_command,
 )
-from lockedenv.verify.strays import Danger, Stray, is_start_file
+from lockedenv.verify.strays import Danger, Stray
 
 # What `uv venv` puts into site-packages, which nothing records: the only line of the .pth file.
 VENV_PTH = "_virtualenv.pth"
