@@ -11,7 +11,7 @@ from typing import Iterator, List, Set
 import pytest
 from fixtures.commands import ROOT
 from lockedenv.cli import lock, post_create, setup, variables_page
-from lockedenv.cli import verify as command
+from lockedenv.cli import verify_options as command
 from lockedenv.host.launchers import FAMILIES, NAMES
 from lockedenv.lock import version_table
 from lockedenv.lock.specification import read_specification

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 from lockedenv.cli import post_create, setup
-from lockedenv.cli import verify as verifier
+from lockedenv.cli import verify_options as verifier
 from lockedenv.verify.checklist import CHECKS
 from lockedenv.verify.checks import compilers, data, flash_attention, quantization
 

@@ -23,7 +23,7 @@ class LibraryFolders:
         self.run_folders: set[str] | None = None
 
     def is_first(self, path: str, linked_folder: bool) -> bool:
-        """Whether the loader finds the library at a path, or in a linked folder, before a locked one."""
+        """Whether the loader finds what lies at a path before a locked library."""
         folder, _, name = path.rpartition("/")
         if linked_folder:
             searched = find_searched_folder(path)
