@@ -66,7 +66,11 @@ def list_origins(job: Installation, backend: str) -> list[Origin]:
         origins = _list_mirrors(job, backend)
     else:
         origins = [*BACKENDS[backend].origins(job), _find_index(job, backend)]
-    return [origin for origin in origins if not origin.address.startswith("file:")]
+    served = []
+    for origin in origins:
+        if not origin.address.startswith("file:"):
+            served.append(origin)
+    return served
 
 
 def _list_mirrors(job: Installation, backend: str) -> list[Origin]:
@@ -74,11 +78,10 @@ def _list_mirrors(job: Installation, backend: str) -> list[Origin]:
     needed = dict(mirror.list_needed_files(job.environment, backend))
     origins = []
     for address, listing in job.sources.listings.items():
-        files = {
-            path: needed.pop(sha256)
-            for sha256, path in listing.items()
-            if sha256 in needed
-        }
+        files = {}
+        for sha256, path in listing.items():
+            if sha256 in needed:
+                files[path] = needed.pop(sha256)
         if files:
             largest = max(files, key=lambda path: files[path].size)
             size = files[largest].size

@@ -90,7 +90,10 @@ def lock(environments: list[Environment], update: list[str]) -> int:
     asked = {env: read_specification(env.folder / SPEC) for env in environments}
     refuse_unknown(update, [*asked.values()])
     for env in environments:
-        names = [name for name in update if name in asked[env].names]
+        names = []
+        for name in update:
+            if name in asked[env].names:
+                names.append(name)
         if names or not update:
             print(locked_text(lock_environment(env, names)))
     if set(environments) & set(environment.list_environments()):
@@ -104,7 +107,8 @@ def audit_locks(reports: list[Path]) -> int:
     The exit status is 1 if the file lacked any of them.
     """
     environments = environment.list_environments()
-    audit.require_complete([audit.read_report(path) for path in reports], environments)
+    read = [audit.read_report(path) for path in reports]
+    audit.require_complete(read, environments)
     result = audit.audit(reports)
     audit.write_entries(result.entries)
     version_table.write_tables(environments)  # they count the vulnerabilities

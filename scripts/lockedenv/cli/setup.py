@@ -223,9 +223,7 @@ def set_up(request: Request, as_json: bool, steps: Steps) -> int:
         plan = plan_installation(request, read_facts(request, place, read_surroundings))
         show_plan(plan, steps)
     if request.dry_run:
-        steps.say("this was a dry run: nothing was changed")
-        if as_json:
-            print(plan_json(plan))
+        end_dry_run(plan, as_json, steps)
         return 0
     return carry_out(plan, steps)
 
@@ -264,11 +262,16 @@ def verify_in_place(
     plan = plan_verification(request, place)
     say_finished(plan, steps)
     if request.dry_run:
-        steps.say("this was a dry run: nothing was changed")
-        if as_json:
-            print(plan_json(plan))
+        end_dry_run(plan, as_json, steps)
         return 0
     return verify_read_only(plan, steps)
+
+
+def end_dry_run(plan: Plan, as_json: bool, steps: Steps) -> None:
+    """The last words of --dry-run, and with --json the plan on standard output."""
+    steps.say("this was a dry run: nothing was changed")
+    if as_json:
+        print(plan_json(plan))
 
 
 def say_finished(plan: Plan, steps: Steps) -> None:
