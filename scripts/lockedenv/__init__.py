@@ -1,6 +1,7 @@
 """The rules and the code behind the scripts. docs/ARCHITECTURE.md shows the rooms.
 
-Runs on any Python >= 3.9 with the standard library alone; only lockedenv.lock and the bodies of the checks need more.
+Runs on any Python >= 3.9 with the standard library alone; only lockedenv.lock and the bodies
+of the checks need more.
 """
 
 from pathlib import Path

@@ -1,12 +1,14 @@
-"""The error that ends a script with one message, and the words for what the operating system refuses."""
+"""The error that ends a script with one message, and the words for what the
+operating system refuses.
+"""
 
 from __future__ import annotations
 
 import errno
 
 FULL_DISK = (
-    "No space left on device. Free some disk, or name other places with --prefix, --cache and TMPDIR, and run again: "
-    "what was downloaded is kept"
+    "No space left on device. Free some disk, or name other places with --prefix, --cache and "
+    "TMPDIR, and run again: what was downloaded is kept"
 )
 
 
@@ -23,7 +25,9 @@ class UsageError(Stop):
 
 
 def disk_text(error: OSError) -> str:
-    """An operating system's error for people: which file, what, and what to do if the disk is full."""
+    """An operating system's error for people: which file, what, and what
+    to do if the disk is full.
+    """
     where = f"{error.filename}: " if error.filename else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return where + (

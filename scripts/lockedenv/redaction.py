@@ -1,7 +1,8 @@
-"""Hides secrets in whatever is printed or written: one function, one table of what a secret looks like.
+"""Hides secrets in whatever is printed or written: one function, one table of
+what a secret looks like.
 
-Each pattern of the table replaces a secret by `***` and leaves its surroundings, so that the line can still be read.
-A text that was redacted is not changed by being redacted again.
+Each pattern of the table replaces a secret by `***` and leaves its surroundings, so that the line
+can still be read. A text that was redacted is not changed by being redacted again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Callable
 
 HIDDEN = "***"
 
-# Words that make the value of a setting a secret. "tokenizers" and "password_policy" are other words than "token".
+# Words that make the value of a setting a secret. "tokenizers" and "password_policy" are
+# other words than "token".
 _SECRET_WORD = (
     r"(?:token|passw(?:or)?d|passphrase|secret|credentials?|authorization"
     r"|api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key|signature)"
@@ -26,7 +28,10 @@ _VALUE = r"(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&\"'})\]]+)"
 
 @dataclass(frozen=True)
 class SecretShape:
-    """What one kind of secret looks like. `pattern` matches it; `shown` is what is printed instead."""
+    """What one kind of secret looks like.
+
+    `pattern` matches it; `shown` is what is printed instead.
+    """
 
     kind: str
     pattern: re.Pattern[str]
@@ -125,7 +130,8 @@ def redact(text: str) -> str:
 
 
 def redact_document(value: Any) -> Any:
-    """Gives a document of JSON (dicts, lists, strings, numbers) with the secrets in its strings hidden.
+    """Gives a document of JSON (dicts, lists, strings, numbers) with the
+    secrets in its strings hidden.
 
     A string is hidden wholly where its key names a secret.
     """

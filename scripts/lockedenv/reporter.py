@@ -6,7 +6,9 @@ from typing import Callable, ContextManager, Protocol
 
 
 class Reporter(Protocol):
-    """What the command line gives to the rooms below it. cli/output.py is the terminal's; tests have their own."""
+    """What the command line gives to the rooms below it. cli/output.py is the
+    terminal's; tests have their own.
+    """
 
     @property
     def quiet(self) -> bool:

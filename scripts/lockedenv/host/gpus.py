@@ -43,7 +43,10 @@ class Trouble(Enum):
 
     NO_PROGRAM = "there is a GPU and no nvidia-smi"
     HANGS = "nvidia-smi does not answer"
-    NO_DRIVER = "nvidia-smi is installed, no driver is loaded, and nothing else says that there is a GPU"
+    NO_DRIVER = (
+        "nvidia-smi is installed, no driver is loaded, and nothing else says "
+        "that there is a GPU"
+    )
     NO_DEVICES = "the driver is there and finds no GPU"
     OLD_DRIVER = "the driver is too old to say what the GPU is"
     FAILS = "nvidia-smi fails"

@@ -1,4 +1,5 @@
-"""The environment of a child in the prefix's interpreter: what launchers and clusters set is cleared.
+"""The environment of a child in the prefix's interpreter: what launchers and
+clusters set is cleared.
 
 accelerate, transformers and DeepSpeed read these variables. In a child of one process they wait for
 ranks that never come, or choose a back end that is not installed
@@ -69,7 +70,9 @@ SETTINGS = {
 
 
 def is_launcher_variable(name: str) -> bool:
-    """Whether a launcher or a cluster sets this variable to tell a process its place among others."""
+    """Whether a launcher or a cluster sets this variable to tell a
+    process its place among others.
+    """
     return name in NAMES or name.startswith(FAMILIES)
 
 
@@ -81,7 +84,8 @@ def cleared_variables(environ: Mapping[str, str]) -> list[str]:
 def child_environment(
     prefix: Path, device: str, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """The variables of a child: the caller's without the launchers', the prefix's programs first on PATH.
+    """The variables of a child: the caller's without the launchers', the
+    prefix's programs first on PATH.
 
     Nothing is fetched from a hub. `device` is "cuda" or "cpu"; on "cpu" no GPU is visible.
     """

@@ -32,7 +32,8 @@ def holding(
         with path.open("a+") as file:
             _take_lock(file, what, patience, tell)
             if not _is_file_at(file, path):
-                continue  # the one who held it has removed it: others hold the file that is there now
+                # The one who held it has removed it: others hold the file that is there now.
+                continue
             _write_holder(file)
             yield
             return

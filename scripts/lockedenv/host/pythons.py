@@ -1,4 +1,6 @@
-"""The Pythons of this machine: on PATH, and where pyenv, uv, conda, asdf, mise and /opt keep others beside it."""
+"""The Pythons of this machine: on PATH, and where pyenv, uv, conda, asdf, mise and
+/opt keep others beside it.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ def find_python(
 ) -> Path | None:
     """An interpreter of a version such as "3.12", or None.
 
-    `more`: folders of Pythons that are looked into besides. `without`: folders whose own Pythons are
-    not taken, such as a prefix that is about to be made anew.
+    `more`: folders of Pythons that are looked into besides. `without`: folders whose own Pythons
+    are not taken, such as a prefix that is about to be made anew.
     """
     for candidate in candidates(version, environ, more):
         found = probe(candidate, version)
@@ -47,7 +49,9 @@ def find_python(
 
 
 def probe(python: Path, version: str) -> Path | None:
-    """The interpreter that a program starts, without the virtual environment around it, if it is of the version."""
+    """The interpreter that a program starts, without the virtual environment around it,
+    if it is of the version.
+    """
     # -I: neither PYTHONHOME nor another of Python's variables decides what it says.
     answer = ask([python, "-I", "-c", PROBE], 20)
     lines = answer.output.splitlines()
@@ -59,7 +63,9 @@ def probe(python: Path, version: str) -> Path | None:
 def candidates(
     version: str, environ: Mapping[str, str], more: Sequence[Path]
 ) -> Iterator[Path]:
-    """The programs that may be such a Python, the most likely first; each exists and may be started."""
+    """The programs that may be such a Python, the most likely first; each
+    exists and may be started.
+    """
     seen = set()
     names = (f"python{version}", "python3", "python")
     for folder in folders(version, environ, more):
@@ -73,7 +79,9 @@ def candidates(
 def folders(
     version: str, environ: Mapping[str, str], more: Sequence[Path]
 ) -> Iterator[Path]:
-    """The bin folders of Pythons: PATH's, the system's, and those of the tools that keep several."""
+    """The bin folders of Pythons: PATH's, the system's, and those of the
+    tools that keep several.
+    """
     for text in environ.get("PATH", os.defpath).split(os.pathsep):
         if text:
             yield Path(text)
@@ -128,7 +136,9 @@ def _inside(path: Path, places: Sequence[Path]) -> bool:
 
 
 def how_to_get(version: str, environ: Mapping[str, str]) -> str:
-    """The command that brings a Python of a version on this machine; empty where none is known to work."""
+    """The command that brings a Python of a version on this machine; empty
+    where none is known to work.
+    """
     path = environ.get("PATH")
     if shutil.which("apt-cache", path=path):
         # Debian 12 has no package python3.12, and apt-get would only say so.

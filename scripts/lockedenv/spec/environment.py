@@ -218,7 +218,10 @@ _compared_with = ""
 
 
 def compare_with(text: str) -> None:
-    """From now on `find_by_prefix` gives this environment in this process: --environment. Raises Stop."""
+    """From now on `find_by_prefix` gives this environment in this process: --environment.
+
+    Raises Stop.
+    """
     global _compared_with
     _compared_with = find(text).argument
 

@@ -9,7 +9,9 @@ from lockedenv.host.versions import version_tuple
 
 @dataclass(frozen=True)
 class Build:
-    """The compute capabilities, as (major, minor), that torch's binaries for a CUDA are compiled for."""
+    """The compute capabilities, as (major, minor), that torch's binaries for
+    a CUDA are compiled for.
+    """
 
     torch: tuple[int, int]
     cuda: tuple[int, int]
@@ -30,7 +32,9 @@ BUILDS = (
 
 
 def build_of(torch: str, cuda: str) -> Build | None:
-    """The row of a locked torch and the CUDA that it is built for, such as "2.5.1" and "12.4"; None for a CPU build."""
+    """The row of a locked torch and the CUDA that it is built for, such as "2.5.1" and
+    "12.4"; None for a CPU build.
+    """
     found = None
     if not torch or not cuda:
         return None

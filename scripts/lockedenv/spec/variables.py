@@ -1,10 +1,12 @@
-"""The variables and files of the machine that the installing tools read, and what the set-up does with each.
+"""The variables and files of the machine that the installing tools read, and what
+the set-up does with each.
 
 The tools are pip, uv, micromamba, curl and Python. Whatever would steer them away from the lock is
-cleared before they start; where files come from (indexes, proxies, certificates) is kept.
-Sources: docs.astral.sh/uv/reference/environment, pip.pypa.io/en/stable/topics/configuration,
-docs.conda.io/projects/conda/en/latest/user-guide/configuration, mamba's libmamba/src/api/configuration.cpp,
-curl.se/docs/manpage.html#ENVIRONMENT, docs.python.org/3/using/cmdline.html#environment-variables.
+cleared before they start; where files come from (indexes, proxies, certificates) is kept. Sources:
+docs.astral.sh/uv/reference/environment, pip.pypa.io/en/stable/topics/configuration,
+docs.conda.io/projects/conda/en/latest/user-guide/configuration, mamba's
+libmamba/src/api/configuration.cpp, curl.se/docs/manpage.html#ENVIRONMENT,
+docs.python.org/3/using/cmdline.html#environment-variables.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ class Treatment(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """`pattern`: a variable's name, or the beginning of names, ended by a star. `readers`: who reads it."""
+    """`pattern`: a variable's name, or the beginning of names, ended by a star.
+
+    `readers`: who reads it.
+    """
 
     pattern: str
     readers: str
@@ -237,7 +242,8 @@ RULES = (
 
 
 # Files of the machine that the tools read. The options and variables that are named here are in
-# backends/uv_program.py, backends/conda.py, backends/index.py, backends/transfer.py and prefix/activation.py.
+# backends/uv_program.py, backends/conda.py, backends/index.py, backends/transfer.py
+# and prefix/activation.py.
 FILES = (
     Rule("~/.config/pip/pip.conf", "pip", KEPT, "the index, find-links and cert alone"),
     Rule("/etc/pip.conf", "pip", KEPT, "the index, find-links and cert alone"),
@@ -300,7 +306,9 @@ def rule_of(name: str) -> Rule | None:
 
 
 def handed_on(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of Python's that a shell script of ours was called with: it starts without them."""
+    """The variables of Python's that a shell script of ours was called
+    with: it starts without them.
+    """
     found = {}
     for name, value in environ.items():
         if name.startswith(f"{HANDED_ON}PYTHON"):
