@@ -19,12 +19,13 @@ from lockedenv.install.request import Request
 from lockedenv.prefix.lifecycle import Status
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment
+from lockedenv.spec.layers import BackendName
 
 
 def needed(request: Request) -> List[Tuple[int, str]]:
     """Bytes and purpose of each disk, for the pip backend."""
     found = Facts(
-        PrefixFacts(Prefix(request.prefix), Status.ABSENT),
+        PrefixFacts(Prefix(request.prefix), Status.ABSENT, BackendName.PIP),
         Disks(
             prefix=read_disk(request.prefix),
             cache=read_disk(request.cache),

@@ -23,6 +23,7 @@ from lockedenv.prefix.lifecycle import Status
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
 LARGE = 10**12
@@ -37,7 +38,7 @@ def request_of(**changes: object) -> Request:
 def facts_of(**changes: object) -> Facts:
     disk = Disk(Path("/somewhere"), device=1, free=LARGE)
     made = Facts(
-        prefix=PrefixFacts(PLACE, Status.ABSENT),
+        prefix=PrefixFacts(PLACE, Status.ABSENT, BackendName.PIP),
         disks=Disks(prefix=disk, cache=disk, temporary=disk),
         offers={"pip": Offer(True, "as asked")},
     )
@@ -65,7 +66,7 @@ def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
 
 def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
     finished = PrefixFacts(
-        PLACE, Status.VERIFIED, backend="conda", environment="default"
+        PLACE, Status.VERIFIED, backend=BackendName.CONDA, environment="default"
     )
     assert is_finished(request_of(), finished)
     plan = plan_verification(request_of(), finished)
@@ -84,7 +85,7 @@ def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(
     change: dict[str, object],
 ) -> None:
     finished = PrefixFacts(
-        PLACE, Status.VERIFIED, backend="conda", environment="default"
+        PLACE, Status.VERIFIED, backend=BackendName.CONDA, environment="default"
     )
     request = request_of(**change)
     assert not is_finished(request, finished)
@@ -105,19 +106,19 @@ def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
     "prefix, said",
     [
         (
-            PrefixFacts(PLACE, Status.FOREIGN),
+            PrefixFacts(PLACE, Status.FOREIGN, BackendName.PIP),
             "was not made by this script; choose another --prefix",
         ),
         (
-            PrefixFacts(PLACE, Status.FOREIGN, is_clone=True),
+            PrefixFacts(PLACE, Status.FOREIGN, BackendName.PIP, is_clone=True),
             "it is this clone: give the clone another name",
         ),
         (
-            PrefixFacts(PLACE, Status.MOVED, moved_from="/old"),
+            PrefixFacts(PLACE, Status.MOVED, BackendName.PIP, moved_from="/old"),
             "was made at /old, and its scripts name that place",
         ),
         (
-            PrefixFacts(PLACE, Status.VERIFIED, environment="current"),
+            PrefixFacts(PLACE, Status.VERIFIED, BackendName.PIP, environment="current"),
             "is of the environment current, not default",
         ),
     ],
@@ -134,7 +135,7 @@ def test_the_remedy_of_another_environment_names_this_prefix_and_this_environmen
 ):
     """It was `--force` alone, which would build another environment at the usual place."""
     current = environment.find("current")
-    prefix = PrefixFacts(PLACE, Status.VERIFIED, environment="default")
+    prefix = PrefixFacts(PLACE, Status.VERIFIED, BackendName.PIP, environment="default")
     with pytest.raises(Stop) as stop:
         plan_installation(request_of(environment=current), facts_of(prefix=prefix))
     command = "setup_runpod_environment.sh --prefix /somewhere/env --environment current --force"
@@ -219,7 +220,9 @@ def test_what_is_in_the_way_is_told_with_the_plan() -> None:
 
 def test_a_rebuild_keeps_the_old_one_until_the_new_one_is_there() -> None:
     """Both must fit, unless the cache holds what the old one links to."""
-    changed = PrefixFacts(PLACE, Status.CHANGED, backend="pip", environment="default")
+    changed = PrefixFacts(
+        PLACE, Status.CHANGED, backend=BackendName.PIP, environment="default"
+    )
     whole = plan_installation(request_of(), facts_of()).disks[0].needed
     linked = plan_installation(request_of(), facts_of(prefix=changed)).disks[0].needed
     assert linked < whole / 2

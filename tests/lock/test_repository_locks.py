@@ -16,7 +16,8 @@ from lockedenv.lock.solve import PROGRAMS
 from lockedenv.lock.specification import pypi_name
 from lockedenv.spec import environment, locks
 from lockedenv.spec.cuda import find_cuda
-from lockedenv.spec.environment import Environment, Layer
+from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import Layer
 from packaging.requirements import Requirement
 from packaging.version import Version
 

@@ -12,7 +12,8 @@ import pytest
 from fixtures.channel import LocalChannel
 from fixtures.commands import ROOT, VERIFIED, clean_environ, sh
 from fixtures.machine import Machine
-from lockedenv.spec.environment import Environment, Layer
+from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import Layer
 from rattler.index import index_fs
 
 

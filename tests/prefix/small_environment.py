@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-from lockedenv.prefix.inventory import Layer, Package, take_inventory, write_inventory
+from lockedenv.prefix.inventory import Package, take_inventory, write_inventory
 from lockedenv.prefix.lifecycle import (
     finish_installation,
     make_successor,
@@ -17,6 +17,7 @@ from lockedenv.prefix.lifecycle import (
 )
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import Prefix
+from lockedenv.spec.layers import Layer
 from lockedenv.spec.level import Level
 
 SITE = "lib/python3.11/site-packages"

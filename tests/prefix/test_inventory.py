@@ -20,7 +20,6 @@ from lockedenv.prefix.inventory import (
     Inventory,
     InventoryError,
     Kind,
-    Layer,
     Package,
     Problem,
     compare_full,
@@ -32,6 +31,7 @@ from lockedenv.prefix.inventory import (
     without_reinstalled,
     write_inventory,
 )
+from lockedenv.spec.layers import Layer
 from small_environment import IDNA, SITE, add_wheel, fill
 
 

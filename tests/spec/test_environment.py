@@ -11,7 +11,8 @@ import pytest
 from fixtures.commands import ROOT
 from lockedenv.spec import environment
 from lockedenv.spec.cuda import VERSIONS, find_cuda
-from lockedenv.spec.environment import Environment, Layer
+from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import Layer
 from lockedenv.spec.platform_tags import GLIBC
 
 TABLES = {

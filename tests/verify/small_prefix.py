@@ -14,12 +14,12 @@ from typing import Any
 
 from lockedenv.prefix.inventory import (
     INVENTORY,
-    Layer,
     Package,
     take_inventory,
     write_inventory,
 )
 from lockedenv.prefix.records import read_prefix
+from lockedenv.spec.layers import Layer
 from lockedenv.spec.locks import PipPackage
 from lockedenv.spec.wheel_record import record_digest
 from lockedenv.verify.checks import Context

@@ -9,6 +9,7 @@ from typing import Mapping, Protocol
 from lockedenv.prefix.place import Prefix
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import CondaPackage
 
 
@@ -91,7 +92,7 @@ class Backend(Protocol):
     """One way to make an environment."""
 
     @property
-    def name(self) -> str:
+    def name(self) -> BackendName:
         """What --backend, a prefix's mark and the locks call it."""
 
     @property

@@ -27,6 +27,7 @@ from lockedenv.prefix.place import LONGER_BY
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import CONDA_LOCK, Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import CondaPackage
 from lockedenv.spec.programs import MICROMAMBA
 from lockedenv.spec.variables import clean
@@ -62,7 +63,7 @@ CURL = [
 class Conda:
     """Both layers as conda has them: archives of the channels, and the wheels of locks/pip.txt on top."""
 
-    name: str = "conda"
+    name: BackendName = BackendName.CONDA
     fetch_title: str = "Fetch the archives"
     brings_compiler: bool = True
     brings_python: bool = True

@@ -27,6 +27,7 @@ from lockedenv.host.files import write_atomically
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
 
 INDEX = "files.json"  # sha256 -> path: a bucket does not say what it has
@@ -67,9 +68,9 @@ class NeededFile:
 
 
 def list_needed_files(
-    environment: Environment, backend: str, archives: bool = True
+    environment: Environment, backend: BackendName | None, archives: bool = True
 ) -> dict[str, NeededFile]:
-    """What an installation takes, by sha256. Backend "": uv and flash-attn alone."""
+    """What an installation takes, by sha256. `backend` None: uv and flash-attn alone."""
     found: dict[str, NeededFile] = {}
     pins = [uv_pin()]
     if backend:
@@ -178,7 +179,7 @@ def read_listings(asked: Sources) -> Sources:
 # What is taken from it -------------------------------------------------------------------------------------------
 
 
-def refuse_incomplete(job: Job, backend: str) -> None:
+def refuse_incomplete(job: Job, backend: BackendName) -> None:
     """Raises Stop if --offline's folder or address has no file for a package of the environment, by name or by its list."""
     if not job.sources.offline:
         return
@@ -186,7 +187,7 @@ def refuse_incomplete(job: Job, backend: str) -> None:
     for place in (Place.ARCHIVES, Place.WHEELS):
         for path in job.sources.offline.glob(f"{place.value}/*"):
             names.append(f"{place.value}/{path.name}")
-    optional = list_needed_files(job.environment, "")
+    optional = list_needed_files(job.environment, None)
     needed = []
     lacking = []
     for sha256, file in list_needed_files(job.environment, backend).items():
@@ -218,7 +219,9 @@ def _package_name(file: NeededFile) -> str:
     return file.package.name
 
 
-def bring(job: Job, backend: str, reporter: Reporter, archives: bool = True) -> None:
+def bring(
+    job: Job, backend: BackendName | None, reporter: Reporter, archives: bool = True
+) -> None:
     """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
     needed = list_needed_files(job.environment, backend, archives)
     python = ""

@@ -16,6 +16,7 @@ from lockedenv.host.pythons import find_python, how_to_get
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import CondaPackage
 
 
@@ -23,7 +24,7 @@ from lockedenv.spec.locks import CondaPackage
 class Pip:
     """Both layers as wheels, in a virtual environment of the machine's Python, or of one that uv fetches."""
 
-    name: str = "pip"
+    name: BackendName = BackendName.PIP
     fetch_title: str = "Fetch uv"
     brings_compiler: bool = False
     brings_python: bool = False

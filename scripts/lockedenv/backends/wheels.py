@@ -22,7 +22,7 @@ from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem
 from lockedenv.host.files import read_regular
 from lockedenv.host.locking import holding
-from lockedenv.prefix.inventory import Layer, inventory_or_none
+from lockedenv.prefix.inventory import inventory_or_none
 from lockedenv.prefix.records import (
     RECORD_LIMIT,
     Dist,
@@ -36,6 +36,7 @@ from lockedenv.prefix.removal import keep, keep_edited
 from lockedenv.prefix.version_2 import read_note
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
+from lockedenv.spec.layers import Layer
 from lockedenv.spec.locks import PipPackage
 from lockedenv.spec.wheel_record import record_digest
 
@@ -67,7 +68,7 @@ def find_damage(prefix: Path, pins: Sequence[PipPackage]) -> Damage:
     reinstall = []
     without_record = []
     for dist in read_prefix(prefix).dists:
-        if dist.name not in locked or dist.manager != "pip":
+        if dist.name not in locked or dist.manager != Layer.PIP:
             continue
         if _lists_no_file(dist):
             without_record.append(dist.path)

@@ -25,6 +25,7 @@ from lockedenv.pod import verdict as pod
 from lockedenv.pod.rates import measure_rates
 from lockedenv.prefix.place import find_prefix
 from lockedenv.redaction import redact
+from lockedenv.spec.layers import BackendName
 from lockedenv.verify.checks.gpu import as_result
 from lockedenv.verify.report import Report
 
@@ -60,7 +61,7 @@ def work(request: Request) -> int:
     return 1 if conclusion.verdict is FindingOutcome.FAIL else 0
 
 
-def list_origins(job: Installation, backend: str) -> list[Origin]:
+def list_origins(job: Installation, backend: BackendName) -> list[Origin]:
     """The origins that have a server. Raises Stop if the package index does not answer."""
     if job.sources.listings or job.sources.offline:
         origins = _list_mirrors(job, backend)
@@ -73,7 +74,7 @@ def list_origins(job: Installation, backend: str) -> list[Origin]:
     return served
 
 
-def _list_mirrors(job: Installation, backend: str) -> list[Origin]:
+def _list_mirrors(job: Installation, backend: BackendName) -> list[Origin]:
     """The served folders. What several of them list counts for the first."""
     needed = dict(mirror.list_needed_files(job.environment, backend))
     origins = []
@@ -92,7 +93,7 @@ def _list_mirrors(job: Installation, backend: str) -> list[Origin]:
     return origins
 
 
-def _find_index(job: Installation, backend: str) -> Origin:
+def _find_index(job: Installation, backend: BackendName) -> Origin:
     uv = uv_program.bring_uv(job.cache, Steps(1, True))
     pins = job.environment.wheels(backend)
     largest = max(pins, key=lambda pin: pin.size)
@@ -101,7 +102,7 @@ def _find_index(job: Installation, backend: str) -> Origin:
     return Origin("the package index", found[0].sources[0], largest.size, total)
 
 
-def written_bytes(job: Installation, backend: str) -> int:
+def written_bytes(job: Installation, backend: BackendName) -> int:
     """What the prefix will take on its disk."""
     wheel_bytes = sum(pin.size for pin in job.environment.wheels(backend))
     space = BACKENDS[backend].space(job)

@@ -24,6 +24,7 @@ from lockedenv.install.request import Installation
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.programs import MICROMAMBA
 
 STEPS = 3
@@ -51,9 +52,9 @@ def work(arguments: argparse.Namespace) -> int:
 def say_plan(
     wanted: Environment, folder: Path, unreachable: str | None, steps: Steps
 ) -> None:
-    needed = mirror.list_needed_files(wanted, "pip")
+    needed = mirror.list_needed_files(wanted, BackendName.PIP)
     if not unreachable:
-        needed.update(mirror.list_needed_files(wanted, "conda"))
+        needed.update(mirror.list_needed_files(wanted, BackendName.CONDA))
     total = sum(file.size for file in needed.values())
     steps.say(
         f"{len(needed)} files, about {size_text(total)}, and Python {wanted.python} would go to "
@@ -83,7 +84,7 @@ def collect(
             lacking.append("the conda archives")
         else:
             fetch.fetch(archives, folder / "pkgs", steps)
-    pins = [*wanted.wheels("pip"), uv_program.uv_pin()]
+    pins = [*wanted.wheels(BackendName.PIP), uv_program.uv_pin()]
     source = wanted.flash_attn()
     if source:
         pins.append(source)

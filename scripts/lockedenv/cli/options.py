@@ -20,6 +20,7 @@ from lockedenv.install.request import FlashRequest, Request
 from lockedenv.prefix.place import find_prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import LEVEL_NAMES, Level
 
 
@@ -206,7 +207,9 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
     wanted = _environment(arguments.environment, path)
     flash = _flash(arguments)
     # Wrong architectures are refused now, and not after the downloads.
-    choose_architectures([], wanted.cuda("conda") or wanted.cuda("pip"), flash.arch)
+    choose_architectures(
+        [], wanted.cuda(BackendName.CONDA) or wanted.cuda(BackendName.PIP), flash.arch
+    )
     return Request(
         prefix=path,
         environment=wanted,

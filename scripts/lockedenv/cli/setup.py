@@ -43,6 +43,7 @@ from lockedenv.install.run import SETUP_STEPS, VERIFY_STEPS, carry_out, verify_r
 from lockedenv.prefix.lifecycle import hold, recover, refuse_place
 from lockedenv.prefix.place import find_prefix
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.platform_tags import GLIBC
 from lockedenv.spec.specification import SPEC
 
@@ -103,7 +104,7 @@ def parser() -> Parser:
     add(
         Group.PLACES,
         "--backend",
-        choices=["auto", *BACKENDS],
+        choices=["auto", *map(str, BACKENDS)],
         default="auto",
         help="auto: conda where its channels answer, otherwise PyPI's wheels of the same versions",
     )
@@ -168,7 +169,7 @@ def work(arguments: argparse.Namespace) -> int:
     quiet = arguments.quiet or arguments.json
     verbose = arguments.verbose or arguments.dry_run
     refuse_place(find_prefix(request.prefix), request.cache)
-    if request.backend in BACKENDS:
+    if request.backend is not None:
         # Before anything is written: the lock beside the prefix is the first.
         problem = BACKENDS[request.backend].prefix_problem(request.prefix)
         if problem:
@@ -196,10 +197,13 @@ def make_setup_request(arguments: argparse.Namespace, prefix: Path) -> Request:
 
     Raises UsageError or Stop.
     """
+    backend = None
+    if arguments.backend != "auto":
+        backend = BackendName(arguments.backend)
     return replace(
         make_request(arguments, prefix),
         mirrors=tuple(arguments.mirrors),
-        backend=arguments.backend,
+        backend=backend,
         force=arguments.force,
         keep_extras=not arguments.drop_extras,
         any_pod=arguments.any_pod,

@@ -14,6 +14,7 @@ from lockedenv.install.facts import Surroundings
 from lockedenv.install.verification import callers_variables
 from lockedenv.pod import verdict as pod
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.variables import handed_on
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.variables import misleading
@@ -25,7 +26,7 @@ NO_COMPILER = Problem(
 
 
 def read_surroundings(
-    prefix: Path, environment: Environment, backend: str
+    prefix: Path, environment: Environment, backend: BackendName
 ) -> Surroundings:
     """What would mislead, what is missing for torch.compile, and what is odd about the machine."""
     findings = pod.inspect_machine()
@@ -54,7 +55,7 @@ def read_surroundings(
 
 
 def misleading_variables(
-    prefix: Path, environment: Environment, backend: str
+    prefix: Path, environment: Environment, backend: BackendName
 ) -> list[Problem]:
     """The variables for which the verifier would fail at the end, and a
     TMPDIR that is of no use.
@@ -77,7 +78,7 @@ def misleading_variables(
 
 
 def refuse_misleading_variables(
-    prefix: Path, environment: Environment, backend: str
+    prefix: Path, environment: Environment, backend: BackendName
 ) -> None:
     """Raises Stop now for what the verifier would refuse at the end."""
     for problem in misleading_variables(prefix, environment, backend):

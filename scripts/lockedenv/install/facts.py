@@ -24,6 +24,7 @@ from lockedenv.prefix.place import Prefix, find_backend, find_prefix, mark_or_no
 from lockedenv.prefix.removal import own_paths
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
 
@@ -51,7 +52,7 @@ class PrefixFacts:
 
     place: Prefix
     state: Status
-    backend: str = ""
+    backend: BackendName
     environment: str = ""
     moved_from: str = ""
     is_clone: bool = False
@@ -93,7 +94,7 @@ class Facts:
     prefix: PrefixFacts
     disks: Disks
     sources: Sources = Sources()
-    offers: Mapping[str, Offer] = field(default_factory=dict)
+    offers: Mapping[BackendName, Offer] = field(default_factory=dict)
     space: Space = Space(0, 0, 0)
     tool_problem: Problem | None = None
     prefix_problem: Problem | None = None
@@ -154,7 +155,7 @@ def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
 def read_facts(
     request: Request,
     prefix: PrefixFacts,
-    read_surroundings: Callable[[Path, Environment, str], Surroundings],
+    read_surroundings: Callable[[Path, Environment, BackendName], Surroundings],
 ) -> Facts:
     """Everything else. It asks the network only where the answer can matter. Raises Stop."""
     sources = mirror.read_listings(asked_sources(request))
@@ -189,11 +190,11 @@ def read_gpus(request: Request) -> list[Gpu]:
     return list(facts.gpus)
 
 
-def read_offers(request: Request, job: Job) -> dict[str, Offer]:
+def read_offers(request: Request, job: Job) -> dict[BackendName, Offer]:
     """What the backends offer, by name, up to the first that is usable; the
     one that was asked for is.
     """
-    if request.backend != "auto":
+    if request.backend is not None:
         return {request.backend: Offer(True, "as asked")}
     offers = {}
     for name, backend in BACKENDS.items():
@@ -203,7 +204,7 @@ def read_offers(request: Request, job: Job) -> dict[str, Offer]:
     return offers
 
 
-def choose_backend(offers: Mapping[str, Offer]) -> str:
+def choose_backend(offers: Mapping[BackendName, Offer]) -> BackendName:
     """The first backend that can be used here."""
     return next(name for name, offer in offers.items() if offer.usable)
 

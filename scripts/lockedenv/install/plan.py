@@ -27,6 +27,7 @@ from lockedenv.spec.commands import setup_command
 from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.drivers import find_old_driver
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
 # Installed bytes per downloaded byte of a wheel: 6.0 GB of 3.2 GB, measured.
@@ -84,7 +85,7 @@ class Plan:
     job: Installation
     state: Status
     action: Action
-    backend: str
+    backend: BackendName
     level: Level
     backend_reason: str = ""
     disks: Sequence[DiskNeed] = ()
@@ -153,7 +154,7 @@ def is_finished(request: Request, prefix: PrefixFacts) -> bool:
     """
     if prefix.state not in (Status.INSTALLED, Status.VERIFIED) or request.force:
         return False
-    return request.backend in ("auto", prefix.backend)
+    return request.backend in (None, prefix.backend)
 
 
 def refuse_prefix(request: Request, prefix: PrefixFacts) -> None:
@@ -182,7 +183,7 @@ def refuse_prefix(request: Request, prefix: PrefixFacts) -> None:
         )
 
 
-def backend_reason(facts: Facts, chosen: str) -> str:
+def backend_reason(facts: Facts, chosen: BackendName) -> str:
     """Why a backend was chosen: its own reason, or why the one before it cannot be used."""
     reason = facts.offers[chosen].reason
     for name, offer in facts.offers.items():
@@ -191,7 +192,9 @@ def backend_reason(facts: Facts, chosen: str) -> str:
     return reason
 
 
-def needed_disks(request: Request, facts: Facts, backend: str) -> list[DiskNeed]:
+def needed_disks(
+    request: Request, facts: Facts, backend: BackendName
+) -> list[DiskNeed]:
     """What each disk must have room for; what the cache already has is not counted."""
     space = facts.space
     disks = facts.disks
@@ -236,7 +239,7 @@ def find_early_problems(facts: Facts) -> list[Problem]:
 
 
 def find_problems(
-    request: Request, facts: Facts, backend: str, disks: Sequence[DiskNeed]
+    request: Request, facts: Facts, backend: BackendName, disks: Sequence[DiskNeed]
 ) -> list[Problem]:
     """What is in the way, the most telling first."""
     problems: list[Problem] = []
@@ -262,7 +265,9 @@ def find_problems(
     return problems
 
 
-def gpu_problems(request: Request, gpus: Sequence[Gpu], backend: str) -> list[Problem]:
+def gpu_problems(
+    request: Request, gpus: Sequence[Gpu], backend: BackendName
+) -> list[Problem]:
     """A driver too old for the locked CUDA, and GPUs for which the locked torch has no kernels."""
     if not request.environment.cuda(backend):
         return []  # a torch for the CPU runs beside any GPU
@@ -276,7 +281,7 @@ def gpu_problems(request: Request, gpus: Sequence[Gpu], backend: str) -> list[Pr
     return problems
 
 
-def _driver_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
+def _driver_problem(request: Request, gpu: Gpu, backend: BackendName) -> Problem | None:
     old = find_old_driver([gpu], request.environment.cuda(backend))
     if old is None:
         return None
@@ -293,7 +298,7 @@ def _driver_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
     return Problem(old.problem, remedy)
 
 
-def _runs(candidate: Environment, backend: str, gpu: Gpu) -> bool:
+def _runs(candidate: Environment, backend: BackendName, gpu: Gpu) -> bool:
     """Whether the locked torch of an environment has kernels for a GPU;
     True where no table says.
     """
@@ -301,7 +306,7 @@ def _runs(candidate: Environment, backend: str, gpu: Gpu) -> bool:
     return build is None or gpu_support.has_kernels(build, gpu.capability)
 
 
-def _kernel_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
+def _kernel_problem(request: Request, gpu: Gpu, backend: BackendName) -> Problem | None:
     wanted = request.environment
     if _runs(wanted, backend, gpu):
         return None
@@ -325,7 +330,10 @@ def _kernel_problem(request: Request, gpu: Gpu, backend: str) -> Problem | None:
 
 
 def disk_problems(
-    request: Request, backend: str, disks: Sequence[DiskNeed], volume: Disk | None
+    request: Request,
+    backend: BackendName,
+    disks: Sequence[DiskNeed],
+    volume: Disk | None,
 ) -> list[Problem]:
     """The disks with too little room; names what helps, with the pod's
     volume where that has room.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lockedenv.backends.base import Job
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
 
@@ -30,7 +31,7 @@ class FlashRequest:
 class Request:
     """One call of setup_runpod_environment.sh or post_create.sh, checked; its paths are absolute.
 
-    `backend`: a backend's name, or "auto". `level`: None for what the prefix's past asks for.
+    `backend`: None for the first that can be used here. `level`: None for what the prefix's past asks for.
     """
 
     prefix: Path
@@ -39,7 +40,7 @@ class Request:
     offline: Path | None = None
     address: str = ""
     mirrors: tuple[str, ...] = ()
-    backend: str = "auto"
+    backend: BackendName | None = None
     flash: FlashRequest = field(default_factory=FlashRequest)
     level: Level | None = None
     force: bool = False

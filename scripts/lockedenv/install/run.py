@@ -49,11 +49,12 @@ from lockedenv.prefix.lifecycle import (
     make_successor,
     settle,
 )
-from lockedenv.prefix.place import Prefix
+from lockedenv.prefix.place import Prefix, find_backend
 from lockedenv.prefix.records import COMMAND, CONSTRAINTS, file_sha256, read_prefix
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.commands import post_create_command
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
 # Steps of `finish`, of a whole set-up with the look at the machine, and of a second run.
@@ -124,7 +125,7 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
 
 def finish(
     job: Installation,
-    backend: str,
+    backend: BackendName,
     level: Level,
     reporter: Reporter,
     listed: Path | None = None,
@@ -213,7 +214,7 @@ def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
     ):
         return job
     found = replace(job, sources=mirror.read_listings(job.sources))
-    mirror.bring(found, "", reporter)
+    mirror.bring(found, None, reporter)
     return found
 
 
@@ -247,7 +248,7 @@ def complete(
 
 def guarded(job: Installation) -> list[locks.PipPackage]:
     """What pip and uv are to leave as it is."""
-    pins = job.environment.wheels("pip")
+    pins = job.environment.wheels(BackendName.PIP)
     source = job.environment.flash_attn()
     if source:
         pins.append(source)
@@ -270,20 +271,21 @@ def conclude(
     """
     prefix = job.prefix
     missing = str(lacking.packages) if lacking.packages else ""
-    mark = change_mark(
+    change_mark(
         prefix,
         lacking=tuple(lacking.sentences),
         missing_packages=missing,
         clone=str(ROOT),
     )
+    backend = find_backend(prefix.path)
     written = []
     if is_ours(prefix) and not (prefix.path / "activate").exists():
-        written += write_activate(prefix, mark.backend)
+        written += write_activate(prefix, backend)
     if not (prefix.path / CONSTRAINTS).exists():
-        written += write_guard(prefix, guarded(job), mark.backend, is_ours(prefix))
+        written += write_guard(prefix, guarded(job), backend, is_ours(prefix))
     if not (prefix.path / COMMAND).exists():
         written += write_command(prefix.path)
-    packages = locked_packages(job.environment, mark.backend)
+    packages = locked_packages(job.environment, backend)
     complete_inventory(prefix.path, packages, written)
     with reporter.step(f"Verify, {level} level"):
         earlier = file_sha256(prefix.path / MANIFEST)
@@ -374,7 +376,9 @@ def keep_manifest(job: Installation, reporter: Reporter) -> None:
         )
 
 
-def note_inventory(job: Installation, backend: str, written: Sequence[str]) -> None:
+def note_inventory(
+    job: Installation, backend: BackendName, written: Sequence[str]
+) -> None:
     """Writes the inventory of what is installed now. `written`: what the set-up wrote again."""
     folder = job.prefix.path
     packages = locked_packages(job.environment, backend)

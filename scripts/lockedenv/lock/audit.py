@@ -19,6 +19,7 @@ from typing import Any, Callable, Sequence
 import requests
 from lockedenv.errors import Stop
 from lockedenv.spec.environment import REQUIREMENTS, Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import PipPackage, canonical
 from lockedenv.spec.vulnerabilities import KNOWN, Entry, read_entries
 from packaging.version import Version
@@ -129,7 +130,7 @@ def require_complete(
     """
     for environment in environments:
         lacking = []
-        for pin in environment.wheels("pip"):
+        for pin in environment.wheels(BackendName.PIP):
             if not is_audited(pin, reports):
                 lacking.append(f"{pin.name} {pin.version}")
         if lacking:

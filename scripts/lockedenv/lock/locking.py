@@ -34,6 +34,7 @@ from lockedenv.spec.environment import (
     REQUIREMENTS,
     Environment,
 )
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import LockError, PipPackage, read_pip_lock, read_seal
 from lockedenv.spec.specification import SPEC, VIRTUAL, specification_digest
 
@@ -138,7 +139,7 @@ def _resolve_wheels(
     ]
     if update:  # uv keeps to what its output file says
         kept = []
-        for package in env.wheels("pip"):
+        for package in env.wheels(BackendName.PIP):
             if package.name not in provided:
                 kept.append(f"{package.name}=={package.version}")
         _write_lines(versions_file, kept)

@@ -10,6 +10,7 @@ from lockedenv import ROOT
 from lockedenv.errors import Stop
 from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.vulnerabilities import find_vulnerabilities
 
 BEGIN = "<!-- The table below is written by scripts/lock.sh. -->\n\n"
@@ -83,11 +84,11 @@ def make_overview(environments: list[Environment]) -> str:
         "|---|---|---|---|---|",
     ]
     for environment in environments:
-        cuda = environment.cuda("pip")
+        cuda = environment.cuda(BackendName.PIP)
         cells = [
             _title(environment),
             PURPOSES.get(environment.name, ""),
-            f"{environment.torch('pip')}, {cuda}",
+            f"{environment.torch(BackendName.PIP)}, {cuda}",
             find_cuda(cuda).driver,
             _known_vulnerabilities(environment),
         ]
@@ -102,7 +103,7 @@ def _title(environment: Environment) -> str:
 
 
 def _known_vulnerabilities(environment: Environment) -> str:
-    versions = {pin.name: pin.version for pin in environment.wheels("pip")}
+    versions = {pin.name: pin.version for pin in environment.wheels(BackendName.PIP)}
     number = len(find_vulnerabilities(versions.get))
     if not number:
         return "none"
@@ -122,7 +123,7 @@ def version_table(environments: list[Environment]) -> str:
 
 def _column(environment: Environment) -> dict[str, str]:
     """Title of a row -> the cell of an environment."""
-    versions = {pin.name: pin.version for pin in environment.wheels("pip")}
+    versions = {pin.name: pin.version for pin in environment.wheels(BackendName.PIP)}
     source = environment.flash_attn()
     if (
         source and "flash-attn-4" not in versions
@@ -132,8 +133,8 @@ def _column(environment: Environment) -> dict[str, str]:
     for name in PACKAGES:
         cells[name] = versions.get(name, "none")
     archives = len(environment.conda())
-    over = len(environment.wheels("conda"))
-    both = len(environment.wheels("pip"))
+    over = len(environment.wheels(BackendName.CONDA))
+    both = len(environment.wheels(BackendName.PIP))
     cells["packages in all, each by its sha256"] = (
         f"{archives} conda archives and {over} wheels, or {both} wheels"
     )
@@ -142,8 +143,8 @@ def _column(environment: Environment) -> dict[str, str]:
 
 
 def _cuda(environment: Environment) -> str:
-    conda = environment.cuda("conda")
-    pip = environment.cuda("pip")
+    conda = environment.cuda(BackendName.CONDA)
+    pip = environment.cuda(BackendName.PIP)
     if conda == pip:
         return pip or "none"
     return f"{conda} from conda, {pip} from PyPI"

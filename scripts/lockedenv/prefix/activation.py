@@ -15,6 +15,7 @@ from lockedenv.prefix.inventory import inventory_or_none, keeps_content
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import COMMAND, CONSTRAINTS
 from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import PipPackage
 
 SHELL = Path(__file__).with_name("shell")
@@ -46,21 +47,21 @@ NAMES = (
 )
 
 
-def write_activate(prefix: Prefix, backend: str) -> list[str]:
+def write_activate(prefix: Prefix, backend: BackendName) -> list[str]:
     """PREFIX/activate: one way in for both backends, which needs nothing but the environment.
 
     Gives the paths that were written, relative to the prefix.
     """
     write_atomically(prefix.path / "activate", activate_text(prefix, backend))
     # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way in.
-    if backend == "pip":
+    if backend == BackendName.PIP:
         text = f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.public_path / 'activate'))}\n"
         write_atomically(prefix.path / "bin/activate", text)
         return ["activate", "bin/activate"]
     return ["activate"]
 
 
-def restore_activate(prefix: Prefix, backend: str) -> list[str]:
+def restore_activate(prefix: Prefix, backend: BackendName) -> list[str]:
     """Writes `activate` again where what the set-up wrote is no longer in it; the edited one stays as activate.old.
 
     Gives the paths that were written, relative to the prefix.
@@ -83,9 +84,9 @@ def restore_activate(prefix: Prefix, backend: str) -> list[str]:
     return write_activate(prefix, backend)
 
 
-def activate_text(prefix: Prefix, backend: str) -> str:
+def activate_text(prefix: Prefix, backend: BackendName) -> str:
     """What enters an environment, in bash and zsh."""
-    if backend == "conda":
+    if backend == BackendName.CONDA:
         # The guard is one of the hooks, for `micromamba activate` too.
         enter = _fill("hooks.sh", prefix, HOOKS="activate.d")
         leave = _fill("hooks.sh", prefix, HOOKS="deactivate.d")
@@ -118,7 +119,7 @@ def _fill(name: str, prefix: Prefix, **values: str) -> str:
 
 
 def write_guard(
-    prefix: Prefix, locked: Iterable[PipPackage], backend: str, ours: bool
+    prefix: Prefix, locked: Iterable[PipPackage], backend: BackendName, ours: bool
 ) -> list[str]:
     """The constraints, and what makes pip and uv read them: what people install leaves what is locked, or stops.
 
@@ -140,7 +141,7 @@ def write_guard(
             conf.rename(_free_name(conf))
         write_atomically(conf, guard_text(prefix))
         written.append("pip.conf")
-    if backend == "conda":
+    if backend == BackendName.CONDA:
         hooks = {"activate.d": "guard_on.sh", "deactivate.d": "guard_off.sh"}
         for name, text in hooks.items():
             path = f"etc/conda/{name}/maximalcai.sh"

@@ -13,6 +13,7 @@ from lockedenv.prefix.records import Dist, Installed, read_prefix
 from lockedenv.prefix.version_2 import read_note
 from lockedenv.redaction import redact
 from lockedenv.spec import environment
+from lockedenv.spec.layers import Layer
 
 LIMIT = 1_000_000  # bytes of a direct_url.json
 
@@ -36,7 +37,7 @@ def added_requirements(installed: Installed, inventory: Inventory | None) -> lis
         if record.name not in names:
             lines.append(f"# by conda: {record.name}={record.version}")
     for dist in installed.dists:
-        if dist.manager == "pip" and dist.name not in names:
+        if dist.manager == Layer.PIP and dist.name not in names:
             lines.append(requirement(dist, installed.prefix))
     return sorted(lines)
 

@@ -39,6 +39,7 @@ from lockedenv.prefix.version_2 import NOTE as NOTE_OF_VERSION_2
 from lockedenv.prefix.version_2 import read_note
 from lockedenv.spec.commands import post_create_command
 from lockedenv.spec.environment import MARK, Environment, name_in_mark
+from lockedenv.spec.layers import BackendName, Layer
 
 INVENTORY = "maximalcai-inventory.json"
 MANIFEST = "maximalcai-manifest.json"
@@ -100,13 +101,6 @@ class Kind(Enum):
     FILE = "f"
     LINK = "l"
     FOLDER = "d"
-
-
-class Layer(Enum):
-    """What installed a package."""
-
-    CONDA = "conda"
-    PIP = "pip"
 
 
 class Problem(Enum):
@@ -190,10 +184,10 @@ class InventoryError(Stop):
 # Taking it
 
 
-def locked_packages(environment: Environment, backend: str) -> list[Package]:
-    """What the locks of an environment name for a backend ("conda" or "pip")."""
+def locked_packages(environment: Environment, backend: BackendName) -> list[Package]:
+    """What the locks of an environment name for a backend."""
     packages = []
-    if backend == "conda":
+    if backend == BackendName.CONDA:
         for archive in environment.conda():
             packages.append(
                 Package(archive.name, archive.version, archive.sha256, Layer.CONDA)
@@ -234,7 +228,7 @@ def take_inventory(
     entries = [*_with_hashes(prefix, taken), *kept.values()]
     entries += _folders(entries)
     interpreter = None
-    if with_interpreter and installed.backend == "pip":
+    if with_interpreter and installed.backend == BackendName.PIP:
         interpreter = read_interpreter(prefix / "bin/python")
     entries.sort()
     return Inventory(locked, tuple(entries), interpreter, time.time_ns())
@@ -273,7 +267,7 @@ def _written_paths(prefix: Path) -> Iterator[str]:
 
 def _venv_paths(installed: Installed) -> Iterator[str]:
     prefix = installed.prefix
-    if installed.backend == "conda":
+    if installed.backend == BackendName.CONDA:
         return
     for site in sorted(prefix.glob("lib/python3.*/site-packages")):
         names = {
@@ -307,7 +301,7 @@ def _wheel_entries(
     for dist in installed.dists:
         if (
             dist.name in names
-            and dist.manager == "pip"
+            and dist.manager == Layer.PIP
             and installed.prefix in dist.path.parents
         ):
             yield from record_entries(installed.prefix, dist)
@@ -683,7 +677,7 @@ def with_package(inventory: Inventory, package: Package, prefix: Path) -> Invent
     packages.append(package)
     changed: list[Entry] = []
     for dist in read_prefix(prefix).dists:
-        if dist.name == package.name and dist.manager == "pip":
+        if dist.name == package.name and dist.manager == Layer.PIP:
             changed += record_entries(prefix, dist)
     # Which wheel it is.
     for path in WRITTEN:

@@ -50,6 +50,7 @@ from lockedenv.prefix.removal import (
 )
 from lockedenv.redaction import redact
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
 WORKS_ON = "MAXIMALCAI_WORKS_ON"  # in the environment of all that a run starts: the prefix that it works on
@@ -267,7 +268,7 @@ def refuse_mounted(prefix: Prefix) -> None:
 
 @contextlib.contextmanager
 def make_successor(
-    prefix: Prefix, backend: str, environment: str, say: Say
+    prefix: Prefix, backend: BackendName, environment: str, say: Say
 ) -> Iterator[Prefix]:
     """The block makes a new environment in the folder that it is given, in which the mark lies.
 
@@ -319,7 +320,7 @@ def _is_newer(mark: Mark, used: Path | None) -> bool:
     return known is None or mark.made > known.made
 
 
-def _make_folder(new: Prefix, backend: str, environment: str) -> None:
+def _make_folder(new: Prefix, backend: BackendName, environment: str) -> None:
     """Makes the folder and its mark; a kill between the two leaves an empty folder, which holds nothing."""
     new.path.mkdir(mode=0o755, parents=True)
     mark = Mark(

@@ -14,6 +14,7 @@ from typing import Any, Mapping
 from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
 LIMIT = 4_000_000  # bytes; a mark has a few thousand
@@ -58,7 +59,7 @@ class Mark:
     state: State
     path: str = ""
     id: str = ""
-    backend: str = ""
+    backend: BackendName | None = None
     made: int = 0
     environment: str = "default"
     locks: str = ""
@@ -143,7 +144,7 @@ def parse_mark(document: object) -> Mark:
         state=state,
         path=_take(fields, "path", str, ""),
         id=_take(fields, "id", str, ""),
-        backend=_take(fields, "backend", str, ""),
+        backend=_parse_backend(_take(fields, "backend", str, "")),
         made=_take(fields, "made", int, 0),
         environment=_take(fields, "environment", str, "default"),
         locks=_take(fields, "locks", str, ""),
@@ -171,7 +172,7 @@ def mark_document(mark: Mark) -> dict[str, Any]:
         "made_by": mark.made_by.value,
         "path": mark.path,
         "id": mark.id,
-        "backend": mark.backend,
+        "backend": str(mark.backend or ""),
         "state": mark.state.value,
         "made": mark.made,
         "environment": mark.environment,
@@ -190,6 +191,15 @@ def _parse_state(value: object) -> State:
         if state.value == value:
             return state
     raise ValueError(f"`state` is {value!r}")
+
+
+def _parse_backend(text: str) -> BackendName | None:
+    for backend in BackendName:
+        if backend.value == text:
+            return backend
+    if text:
+        raise ValueError(f"`backend` is {text!r}")
+    return None
 
 
 def _parse_verdicts(found: Mapping[str, Any]) -> dict[Level, RecordedVerdict]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lockedenv.errors import Stop
 from lockedenv.prefix.mark import MadeBy, Mark, MarkError, State, read_mark
+from lockedenv.spec.layers import BackendName
 
 ID_BYTES = 4
 ID = re.compile("[0-9a-f]{8}")  # the name of an environment in PREFIX.d
@@ -213,8 +214,8 @@ def _to_work_on(name: Path) -> Prefix:
     return Prefix(used, name)
 
 
-def find_backend(folder: Path) -> str:
-    """The name of the backend that an environment was made by: its mark says so, else what lies in it does.
+def find_backend(folder: Path) -> BackendName:
+    """The backend that an environment was made by: its mark says so, else what lies in it does.
 
     A folder conda-meta alone says nothing: anybody can make one in a virtual environment.
     """
@@ -223,9 +224,9 @@ def find_backend(folder: Path) -> str:
         return mark.backend
     records = [path.name for path in (folder / "conda-meta").glob("*.json")]
     if any(name.startswith("python-3") for name in records):
-        return "conda"
+        return BackendName.CONDA
     if (folder / "pyvenv.cfg").exists():
-        return "pip"
+        return BackendName.PIP
     if records or (folder / "conda-meta/history").is_file():
-        return "conda"
-    return "pip"
+        return BackendName.CONDA
+    return BackendName.PIP

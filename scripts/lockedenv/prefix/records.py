@@ -18,6 +18,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from lockedenv.host.files import LARGEST_JSON, FileRefused, read_regular
 from lockedenv.prefix.place import find_backend
+from lockedenv.spec.layers import BackendName, Layer
 from lockedenv.spec.locks import canonical
 
 CONSTRAINTS = (
@@ -63,18 +64,18 @@ class Dist:
 
     name: str
     version: str
-    manager: str
+    manager: Layer
     path: Path
 
 
 @dataclass(frozen=True)
 class BrokenRecord:
-    """A record that cannot be read; `manager` ("conda" or "pip") is the layer that it is of.
+    """A record that cannot be read; `manager` is the layer that it is of.
 
     `package`: the package that its name says; empty for conda's.
     """
 
-    manager: str
+    manager: Layer
     path: Path
     problem: str
     package: str = ""
@@ -100,7 +101,7 @@ class Installed:
     """Everything that is installed in a prefix."""
 
     prefix: Path
-    backend: str
+    backend: BackendName
     conda: Sequence[CondaRecord]
     dists: Sequence[Dist]
     problems: Sequence[BrokenRecord]
@@ -155,7 +156,7 @@ def read_prefix(prefix: Path) -> Installed:
     problems: list[BrokenRecord] = []
     backend = find_backend(prefix)
     conda: list[CondaRecord] = []
-    if backend == "conda":
+    if backend == BackendName.CONDA:
         conda = _read_conda_records(prefix, problems)
     dists = _read_dists(prefix, conda, problems)
     return Installed(prefix, backend, conda, dists, problems)
@@ -177,7 +178,7 @@ def _read_conda_records(
             records.append(_parse_conda_record(document, site, file_sha256(path)))
         except FileRefused as error:
             problems.append(
-                BrokenRecord("conda", path, f"is not a conda record ({error})")
+                BrokenRecord(Layer.CONDA, path, f"is not a conda record ({error})")
             )
         except (
             OSError,
@@ -188,7 +189,7 @@ def _read_conda_records(
             RecursionError,
         ) as error:
             problem = f"is not a conda record ({type(error).__name__}: {error})"
-            problems.append(BrokenRecord("conda", path, problem))
+            problems.append(BrokenRecord(Layer.CONDA, path, problem))
     return records
 
 
@@ -258,12 +259,12 @@ def _read_dist(
         name = canonical(header["Name"])
         version = header["Version"].strip()
     except (OSError, TypeError, AttributeError):
-        problems.append(BrokenRecord("pip", path, "has no readable METADATA", name))
-    manager = "pip"
+        problems.append(BrokenRecord(Layer.PIP, path, "has no readable METADATA", name))
+    manager = Layer.PIP
     if prefix in path.parents:
         conda_hashes = owned.get(path.relative_to(prefix).as_posix())
         if conda_hashes is not None and _is_as_recorded(path, conda_hashes):
-            manager = "conda"
+            manager = Layer.CONDA
     return Dist(name, version, manager, path)
 
 

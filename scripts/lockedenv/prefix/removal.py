@@ -30,7 +30,6 @@ from lockedenv.prefix.inventory import (
     Entry,
     Inventory,
     Kind,
-    Layer,
     Package,
     Problem,
     compare_full,
@@ -48,6 +47,7 @@ from lockedenv.prefix.place import Prefix, find_backend, mark_or_none, place_of
 from lockedenv.prefix.records import file_sha256, hashes, read_prefix
 from lockedenv.prefix.version_2 import NOTE as NOTE_OF_VERSION_2
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.layers import BackendName, Layer
 
 SHOWN = 20
 ROUNDS = 5
@@ -362,7 +362,7 @@ def _edited_texts(folder: Path) -> list[str]:
         return []
     prefix = place_of(folder)
     texts = {
-        "activate": activate_text(prefix, mark.backend),
+        "activate": activate_text(prefix, find_backend(folder)),
         "pip.conf": guard_text(prefix),
     }
     edited = []
@@ -402,7 +402,7 @@ def _unproven(folder: Path, names: set[str]) -> set[str]:
     for dist in installed.dists:
         if (
             dist.name not in names
-            or dist.manager != "pip"
+            or dist.manager != Layer.PIP
             or folder not in dist.path.parents
         ):
             continue
@@ -506,7 +506,7 @@ def _is_note(folder: Path, name: str, mark: Mark | None) -> bool:
     if name == "CACHEDIR.TAG":
         return CACHE_TAG.fullmatch(read_regular(path, TAG_LIMIT)) is not None
     if name == HISTORY:
-        is_conda = find_backend(folder) == "conda"
+        is_conda = find_backend(folder) == BackendName.CONDA
         return (
             is_conda
             and CONDA_HISTORY.fullmatch(read_regular(path, HISTORY_LIMIT)) is not None

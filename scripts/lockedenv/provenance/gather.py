@@ -22,6 +22,7 @@ from lockedenv.prefix.records import Installed, file_sha256
 from lockedenv.provenance.manifest import SCHEMA_VERSION, Manifest
 from lockedenv.provenance.packages import fingerprint_of, list_packages
 from lockedenv.spec import environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.vulnerabilities import find_vulnerabilities
 
 # The variables that change what a run computes or how fast. By name, never by pattern: a pattern
@@ -138,7 +139,7 @@ def _read_variables() -> dict[str, str]:
 
 def machine_python(installed: Installed) -> Interpreter | None:
     """The machine's Python that the prefix runs; None where Python is a package of the prefix."""
-    if installed.backend == "conda":
+    if installed.backend == BackendName.CONDA:
         return None
     return read_interpreter(installed.python)
 

@@ -24,6 +24,7 @@ from lockedenv.provenance.packages import (
     fingerprint_of,
     parse_package,
 )
+from lockedenv.spec.layers import BackendName
 
 SCHEMA_VERSION = 2
 WITHOUT_PYTHON = 1  # the schema version whose fingerprint is over the packages alone
@@ -48,7 +49,7 @@ class Manifest:
     modified: bool | None
     environment: str
     locks: dict[str, str | None]
-    backend: str
+    backend: BackendName
     prefix: str
     interpreter: Interpreter | None
     packages: tuple[InstalledPackage, ...]
@@ -63,7 +64,7 @@ class Manifest:
     @property
     def lacks_python(self) -> bool:
         """Whether nothing in it says which Python was used: version 1, on the PyPI backend."""
-        return self.interpreter is None and self.backend != "conda"
+        return self.interpreter is None and self.backend != BackendName.CONDA
 
     def document(self, with_uuids: bool = False) -> dict[str, Any]:
         """Its JSON; the GPUs' UUIDs only where they were asked for."""
@@ -128,9 +129,9 @@ def _parse_manifest(name: str, fields: Fields) -> Manifest:
             f"{name}: is of schema version {version}, this reads {WITHOUT_PYTHON} and "
             f"{SCHEMA_VERSION}; compare it with the clone that made it"
         )
-    backend = fields.choice("backend", ("conda", "pip"))
+    backend = BackendName(fields.choice("backend", tuple(BackendName)))
     interpreter = None
-    if version != WITHOUT_PYTHON and backend != "conda":
+    if version != WITHOUT_PYTHON and backend != BackendName.CONDA:
         interpreter = _parse_interpreter(fields.object("interpreter"))
     packages = []
     for package in fields.objects("packages"):

@@ -11,6 +11,7 @@ from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.interpreter import Interpreter
 from lockedenv.prefix.records import Dist, Installed
 from lockedenv.provenance.documents import Fields
+from lockedenv.spec.layers import Layer
 from lockedenv.spec.wheel_record import record_digest
 
 RECORD_LIMIT = 16_000_000  # bytes; torch's has 1,400,000
@@ -59,15 +60,20 @@ def list_packages(installed: Installed) -> tuple[InstalledPackage, ...]:
                 record.version,
                 record.build,
                 record.channel,
-                "conda",
+                Layer.CONDA.value,
                 record.sha256,
             )
         )
     for dist in installed.dists:
-        if dist.manager == "pip":
+        if dist.manager == Layer.PIP:
             found.append(
                 InstalledPackage(
-                    dist.name, dist.version, "", "pypi", "pip", hash_record(dist)
+                    dist.name,
+                    dist.version,
+                    "",
+                    "pypi",
+                    Layer.PIP.value,
+                    hash_record(dist),
                 )
             )
     return tuple(sorted(found, key=lambda p: (p.manager, p.name, p.version, p.hash)))

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from lockedenv import ROOT
@@ -19,6 +18,7 @@ from lockedenv.errors import Stop, UsageError
 from lockedenv.host.files import read_json
 from lockedenv.host.versions import version_tuple
 from lockedenv.spec import locks
+from lockedenv.spec.layers import BackendName, Layer
 from lockedenv.spec.locks import CondaPackage, PipPackage, PrebuiltWheel
 from lockedenv.spec.specification import SPEC, specification_digest
 from lockedenv.spec.suggest import did_you_mean
@@ -37,21 +37,13 @@ LOCKED = (SPEC, CONDA_LOCK, PIP, FLASH, REQUIREMENTS)
 FIRST_WHEEL_WITH_NEW_ABI = (2, 7)  # https://github.com/pytorch/pytorch/issues/149044
 
 
-class Layer(Enum):
-    """Where a package of an environment comes from."""
-
-    CONDA = "conda"
-    PIP = "pip"
-
-
 @dataclass(frozen=True)
 class Environment:
     """A folder with the files named above.
 
     Its methods raise LockError for a lock that cannot be read.
 
-    `backend` is "conda" (archives, and the pip layer over them) or "pip" (both layers as
-    wheels).
+    On the backend CONDA it is archives and the pip layer over them, on PIP both layers are wheels.
     """
 
     folder: Path
@@ -68,12 +60,12 @@ class Environment:
     def conda(self) -> list[CondaPackage]:
         return locks.read_conda_lock(self.folder / CONDA_LOCK).packages
 
-    def wheels(self, backend: str) -> list[PipPackage]:
+    def wheels(self, backend: BackendName) -> list[PipPackage]:
         """The pip layer over conda's, or both layers as wheels."""
         return locks.read_pip_lock(self.lock(backend))
 
-    def lock(self, backend: str) -> Path:
-        return self.folder / (PIP if backend == "conda" else REQUIREMENTS)
+    def lock(self, backend: BackendName) -> Path:
+        return self.folder / (PIP if backend == BackendName.CONDA else REQUIREMENTS)
 
     def flash_attn(self) -> PipPackage | None:
         """The source of flash-attn 2, if this environment has it."""
@@ -85,25 +77,27 @@ class Environment:
         path = self.folder / FLASH
         return locks.read_prebuilt(path) if path.exists() else None
 
-    def digest(self, backend: str) -> str:
+    def digest(self, backend: BackendName) -> str:
         """One sha256 over what the locks of a backend name, whatever their comments say."""
         packages: list[CondaPackage | PipPackage] = [*self.wheels(backend)]
-        if backend == "conda":
+        if backend == BackendName.CONDA:
             packages += self.conda()
         lines = sorted(f"{package.name} {package.sha256}" for package in packages)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def names(self) -> list[str]:
         """The distributions and conda packages of both layers."""
-        return [p.name for p in self.conda()] + [p.name for p in self.wheels("pip")]
+        return [p.name for p in self.conda()] + [
+            p.name for p in self.wheels(BackendName.PIP)
+        ]
 
-    def version(self, backend: str, names: str) -> str:
+    def version(self, backend: BackendName, names: str) -> str:
         """The locked version of the first package whose name matches an expression.
 
         Empty if there is none.
         """
         packages: list[CondaPackage | PipPackage] = []
-        if backend == "conda":
+        if backend == BackendName.CONDA:
             packages += self.conda()
         packages += self.wheels(backend)
         for package in packages:
@@ -126,7 +120,7 @@ class Environment:
     @property
     def python(self) -> str:
         """The version that both layers are for, to the minor one."""
-        return ".".join(self.version("conda", "python").split(".")[:2])
+        return ".".join(self.version(BackendName.CONDA, "python").split(".")[:2])
 
     def torch_archive(self) -> CondaPackage | None:
         """torch as conda's archive; None where PyPI's wheel is torch on the conda backend too."""
@@ -135,45 +129,47 @@ class Environment:
                 return package
         return None
 
-    def torch_layer(self, backend: str) -> Layer:
+    def torch_layer(self, backend: BackendName) -> Layer:
         """The layer that torch comes from on a backend."""
-        if backend == "conda" and self.torch_archive():
+        if backend == BackendName.CONDA and self.torch_archive():
             return Layer.CONDA
         return Layer.PIP
 
-    def torch(self, backend: str) -> str:
-        archive = self.torch_archive() if backend == "conda" else None
-        return archive.version if archive else self.version("pip", "torch")
+    def torch(self, backend: BackendName) -> str:
+        archive = self.torch_archive() if backend == BackendName.CONDA else None
+        return archive.version if archive else self.version(BackendName.PIP, "torch")
 
-    def cxx11abi(self, backend: str) -> bool:
+    def cxx11abi(self, backend: BackendName) -> bool:
         """Whether torch is built with the new C++ ABI."""
-        archive = self.torch_archive() if backend == "conda" else None
+        archive = self.torch_archive() if backend == BackendName.CONDA else None
         if archive:
             return archive.channel != "pytorch"
-        return version_tuple(self.torch("pip")) >= FIRST_WHEEL_WITH_NEW_ABI
+        return version_tuple(self.torch(BackendName.PIP)) >= FIRST_WHEEL_WITH_NEW_ABI
 
-    def cuda(self, backend: str) -> str:
+    def cuda(self, backend: BackendName) -> str:
         """The CUDA that torch is built for, such as "12.0"; empty for a CPU build."""
-        archive = self.torch_archive() if backend == "conda" else None
+        archive = self.torch_archive() if backend == BackendName.CONDA else None
         if (
             archive
         ):  # in the build string: cuda12.0 on the pytorch channel, cuda120 on conda-forge
             match = re.search(r"cuda(\d\d)\.?(\d+)", archive.build)
             return f"{match[1]}.{match[2]}" if match else ""
         return ".".join(
-            self.version("pip", r"nvidia-cuda-runtime(-cu\d+)?").split(".")[:2]
+            self.version(BackendName.PIP, r"nvidia-cuda-runtime(-cu\d+)?").split(".")[
+                :2
+            ]
         )
 
-    def cudnn(self, backend: str) -> str:
+    def cudnn(self, backend: BackendName) -> str:
         """The version of cuDNN.
 
         The pytorch channel's torch has cuDNN inside, and names its version in the build string.
         """
-        archive = self.torch_archive() if backend == "conda" else None
+        archive = self.torch_archive() if backend == BackendName.CONDA else None
         if not archive:
-            return self.version("pip", r"nvidia-cudnn(-cu\d+)?")
+            return self.version(BackendName.PIP, r"nvidia-cudnn(-cu\d+)?")
         match = re.search(r"cudnn([\d.]+)", archive.build)
-        return match[1] if match else self.version("conda", r"(lib)?cudnn")
+        return match[1] if match else self.version(BackendName.CONDA, r"(lib)?cudnn")
 
     @property
     def mkl(self) -> bool:

@@ -38,6 +38,7 @@ from lockedenv.prefix.inventory import (
     walk,
 )
 from lockedenv.prefix.records import RECORD_LIMIT, Dist, Installed
+from lockedenv.spec.layers import BackendName, Layer
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Contents:
 
     def _wheels(self) -> Iterator[Dist]:
         for dist in self.installed.dists:
-            if dist.manager == "pip" and self.prefix in dist.path.parents:
+            if dist.manager == Layer.PIP and self.prefix in dist.path.parents:
                 yield dist
 
     @functools.cached_property
@@ -171,7 +172,7 @@ class Contents:
     def unrecorded_parts(self) -> list[str]:
         """The paths that may lie in the prefix without a package: the venv's, and the set-up's."""
         paths = list(WRITTEN)
-        if self.installed.backend == "pip":
+        if self.installed.backend == BackendName.PIP:
             for site in sorted(self.prefix.glob("lib/python3.*/site-packages")):
                 names = {
                     "python": site.parent.name,

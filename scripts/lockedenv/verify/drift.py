@@ -19,6 +19,7 @@ from lockedenv.prefix.records import (
     info_name,
 )
 from lockedenv.redaction import redact
+from lockedenv.spec.layers import Layer
 from lockedenv.spec.locks import CondaPackage, PipPackage, canonical
 from lockedenv.spec.wheel_record import record_digest
 from lockedenv.verify.contents import read_record
@@ -84,7 +85,7 @@ def conda_findings(
     another record."""
     found = []
     for broken in installed.problems:
-        if broken.manager == "conda":
+        if broken.manager == Layer.CONDA:
             found.append(conda_finding("conda-meta", Kind.UNREADABLE, str(broken)))
     for package in locked:
         records = [record for record in installed.conda if record.name == package.name]
@@ -125,7 +126,7 @@ def _changed_records(
 def _missing_from_conda(package: CondaPackage, installed: Installed) -> Finding:
     name = canonical(package.name)
     for dist in installed.dists:
-        if dist.name == name and dist.manager == "pip":
+        if dist.name == name and dist.manager == Layer.PIP:
             problem = f"installed by pip ({dist.version}), locked from conda"
             return conda_finding(package.name, Kind.OTHER_LAYER, problem)
     return conda_finding(package.name, Kind.MISSING, "missing")
@@ -162,7 +163,7 @@ def _replaced_by_pip(record: CondaRecord, installed: Installed) -> list[Finding]
             found.append(
                 conda_finding(record.name, Kind.NO_DIST_INFO, "its dist-info is gone")
             )
-        elif all(dist.manager != "conda" for dist in dists):
+        elif all(dist.manager != Layer.CONDA for dist in dists):
             problem = f"pip put {dists[0].version} over conda's {record.version}"
             found.append(conda_finding(record.name, Kind.OVERWRITTEN, problem))
     return found
@@ -184,7 +185,7 @@ def pip_findings(
     found = []
     superfluous = set()
     for broken in installed.problems:
-        if broken.manager == "pip":
+        if broken.manager == Layer.PIP:
             finding = _broken_dist_info(broken, installed, known)
             found.append(finding)
             superfluous.add(finding.path)
@@ -253,7 +254,7 @@ def _compare_wheel(
     package: PipPackage, dist: Dist, inventory: Inventory | None
 ) -> Finding | None:
     name = package.name
-    if dist.manager == "conda":
+    if dist.manager == Layer.CONDA:
         return pip_finding(
             name, Kind.OTHER_LAYER, "installed by conda, locked from PyPI"
         )
@@ -298,6 +299,6 @@ def extras(installed: Installed, locked: set[str]) -> list[str]:
         if record.name not in locked:
             listed.append(f"{record.name} {record.version}")
     for dist in installed.dists:
-        if dist.manager == "pip" and dist.name not in locked:
+        if dist.manager == Layer.PIP and dist.name not in locked:
             listed.append(f"{dist.name} {dist.version}")
     return [printable(line) for line in listed]

@@ -30,6 +30,7 @@ from lockedenv.spec.flash_attention_kernels import (
     cache_variables,
 )
 from lockedenv.spec.gpu_target import GpuTarget, parse_target, target_variables
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.variables import clean
 
 # FlashAttention's own cache asks for the same: cache_utils.py, _compute_source_fingerprint.
@@ -140,7 +141,7 @@ def choose_targets(gpus: Sequence[Gpu], arch: str) -> list[GpuTarget]:
 def describe_wheels(job: Installation) -> str:
     """A short hash of Python's version and the wheels that decide which machine code is made."""
     text = job.environment.python
-    for pin in job.environment.wheels("pip"):
+    for pin in job.environment.wheels(BackendName.PIP):
         if pin.name.startswith(COMPILER_WHEELS):
             text += f" {pin.name}=={pin.version}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

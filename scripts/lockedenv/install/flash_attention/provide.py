@@ -41,7 +41,6 @@ from lockedenv.install.flash_attention.target import (
 )
 from lockedenv.install.request import Installation
 from lockedenv.prefix.inventory import (
-    Layer,
     Package,
     read_inventory,
     with_package,
@@ -49,6 +48,7 @@ from lockedenv.prefix.inventory import (
 )
 from lockedenv.prefix.records import read_prefix, read_record_rows
 from lockedenv.reporter import Reporter
+from lockedenv.spec.layers import BackendName, Layer
 
 NO_SOURCE = "not part of this environment: it has no locks/flash-attn.txt"
 NO_GPU = "skipped: no GPU. Use --arch 90 to build for an H100 anyway"
@@ -56,7 +56,9 @@ NO_GPU = "skipped: no GPU. Use --arch 90 to build for an H100 anyway"
 _PATIENCE = 4 * 3600
 
 
-def describe_outlook(job: Installation, backend: str, gpus: Sequence[Gpu]) -> str:
+def describe_outlook(
+    job: Installation, backend: BackendName, gpus: Sequence[Gpu]
+) -> str:
     """What `install` is going to do, in a line, before there is a prefix
     and anything is fetched.
     """

@@ -36,6 +36,7 @@ from lockedenv.install.request import Installation
 from lockedenv.prefix.records import file_sha256
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import PipPackage, PrebuiltWheel
 
 # The package whose folder, flash_attn, flash-attn 2 shares: flash_attn/cute is in both.
@@ -93,7 +94,7 @@ class Wanted:
 
 def find_successor(job: Installation) -> PipPackage | None:
     """The FlashAttention 4 of an environment's lock, if it has one."""
-    for pin in job.environment.wheels("pip"):
+    for pin in job.environment.wheels(BackendName.PIP):
         if pin.name == SUCCESSOR:
             return pin
     return None
@@ -307,7 +308,7 @@ class BuiltFromSource:
         if wanted.mode not in ("auto", "build") or not wanted.key:
             return Prospect(False)
         tools = "the lock's nvcc and g++"
-        if wanted.backend != "conda":
+        if wanted.backend != BackendName.CONDA:
             try:
                 found = self._find_tools(wanted)
             except Stop as error:

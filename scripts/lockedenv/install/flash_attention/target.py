@@ -18,6 +18,7 @@ from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import ask
 from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.variables import clean
 
 GLIBC = platform.libc_ver()[1]
@@ -50,7 +51,7 @@ class Torch:
     platform: str
 
 
-def locked_torch(environment: Environment, backend: str) -> Torch:
+def locked_torch(environment: Environment, backend: BackendName) -> Torch:
     """The torch of the lock, for a plan before there is a prefix."""
     return Torch(
         version=environment.torch(backend),

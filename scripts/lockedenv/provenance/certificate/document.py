@@ -14,6 +14,7 @@ from lockedenv.provenance.documents import (
     ShapeError,
     parse_document,
 )
+from lockedenv.spec.layers import BackendName
 
 SCHEMA_VERSION = 1
 MOST_STEPS = 1000
@@ -87,7 +88,7 @@ class Certificate:
     task: Task
     made: str
     environment: str
-    backend: str
+    backend: BackendName
     fingerprint: str
     device: str
     made_with: Mapping[str, str]
@@ -166,7 +167,7 @@ def _parse_certificate(name: str, fields: Fields) -> Certificate:
         task=Task(version=task.whole("version", 0, MANY_VERSIONS), steps=steps),
         made=fields.text("made"),
         environment=fields.text("environment"),
-        backend=fields.choice("backend", ("conda", "pip")),
+        backend=BackendName(fields.choice("backend", tuple(BackendName))),
         fingerprint=fields.text("fingerprint"),
         device=fields.choice("device", ("cpu", "cuda")),
         made_with=fields.texts("made_with"),

@@ -17,12 +17,12 @@ from lockedenv.prefix.inventory import (
     Entry,
     Inventory,
     Kind,
-    Layer,
     Problem,
     compare_full,
     keeps_content,
 )
 from lockedenv.prefix.place import Prefix
+from lockedenv.spec.layers import Layer
 from lockedenv.spec.level import Level
 from lockedenv.verify.bytecode import Fault, find_bad_bytecode
 from lockedenv.verify.checks import (
@@ -286,7 +286,7 @@ def _action(contents: Contents, differences: Iterable[Difference]) -> Action:
     the rest needs a rebuild."""
     wheels = set()
     for dist in contents.installed.dists:
-        if dist.manager == "pip":
+        if dist.manager == Layer.PIP:
             wheels.add(dist.name)
     if contents.inventory:
         for package in contents.inventory.packages:

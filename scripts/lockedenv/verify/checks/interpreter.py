@@ -7,6 +7,7 @@ from pathlib import Path
 from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
+from lockedenv.spec.layers import BackendName
 from lockedenv.verify.checks import (
     Context,
     Result,
@@ -37,7 +38,7 @@ else:
     "PyPI backend: the machine's Python is the recorded one, and starts nothing else",
 )
 def interpreter(context: Context) -> Result:
-    if context.installed.backend == "conda":
+    if context.installed.backend == BackendName.CONDA:
         return skipped("Python is a package of the lock")
     prefix = context.installed.prefix
     try:

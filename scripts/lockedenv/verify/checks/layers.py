@@ -14,6 +14,7 @@ from lockedenv.prefix.mark import MadeBy, MarkError, State, read_mark
 from lockedenv.prefix.place import find_name
 from lockedenv.prefix.records import CONSTRAINTS
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.variables import clean
 from lockedenv.verify.checks import (
     Context,
@@ -137,7 +138,7 @@ def _path_in_scripts(prefix: Path) -> str:
 )
 def conda_layer(context: Context) -> Result:
     installed = context.installed
-    if installed.backend != "conda":
+    if installed.backend != BackendName.CONDA:
         return skipped("not a conda prefix: both layers are wheels")
     if context.lock_error:
         return failed(NO_LOCK, "see the check `locks`")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from lockedenv.spec.layers import BackendName, Layer
 from lockedenv.verify.checks import (
     Context,
     Result,
@@ -28,7 +29,7 @@ OPENMP = ("libgomp.so.1", "libiomp5.so", "libomp.so")
 
 def _action(context: Context) -> Action:
     """On the PyPI backend all libraries are wheels, which are put right one by one."""
-    if context.installed.backend == "conda":
+    if context.installed.backend == BackendName.CONDA:
         return Action.REBUILD
     return Action.REPAIR
 
@@ -75,7 +76,7 @@ def cuda_libraries(context: Context) -> Result:
         if NVIDIA.fullmatch(record.name):
             found.append((record.name, record.version))
     for dist in context.installed.dists:
-        if dist.name.startswith("nvidia-") and dist.manager == "pip":
+        if dist.name.startswith("nvidia-") and dist.manager == Layer.PIP:
             found.append((dist.name, dist.version))
     if not found and context.cuda:
         return _broken(context, "no CUDA library found")
@@ -87,7 +88,11 @@ def cuda_libraries(context: Context) -> Result:
             wrong.append(f"{name} {version} ({_why_not_locked(context)})")
         elif locked[name] != version:
             wrong.append(f"{name} {version} (locked is {locked[name]})")
-    if wrong and len(added) == len(wrong) and context.installed.backend == "pip":
+    if (
+        wrong
+        and len(added) == len(wrong)
+        and context.installed.backend == BackendName.PIP
+    ):
         return verdict(
             wrong, pip_uninstall_command(context.installed.prefix, added), ""
         )
@@ -97,7 +102,7 @@ def cuda_libraries(context: Context) -> Result:
 
 
 def _why_not_locked(context: Context) -> str:
-    if context.installed.backend == "conda":
+    if context.installed.backend == BackendName.CONDA:
         return "pip's CUDA library beside conda's"
     return "not in the lock"
 
@@ -109,7 +114,7 @@ def _why_not_locked(context: Context) -> str:
 )
 def blas(context: Context) -> Result:
     installed = context.installed
-    if installed.backend != "conda":
+    if installed.backend != BackendName.CONDA:
         return skipped("wheels bring their own BLAS: numpy OpenBLAS, torch MKL")
     if context.lock_error:
         return skipped(context.lock_error)
@@ -117,7 +122,7 @@ def blas(context: Context) -> Result:
         return skipped("the lock leaves open which BLAS numpy has")
     # Another MKL may lack what torch needs: https://github.com/pytorch/pytorch/issues/123097
     mkl = installed.conda_record("mkl")
-    wanted = context.environment.version("conda", "mkl")
+    wanted = context.environment.version(BackendName.CONDA, "mkl")
     if mkl is None:
         return _broken(
             context, f"mkl is missing: torch and numpy are locked with {wanted}"
@@ -136,7 +141,7 @@ def blas(context: Context) -> Result:
             context, f"{link} is {link.resolve().name}: numpy's BLAS is not MKL"
         )
     for dist in installed.dists:
-        if dist.name == "numpy" and dist.manager == "pip":
+        if dist.name == "numpy" and dist.manager == Layer.PIP:
             text = f"numpy {dist.version} was put there by pip: its BLAS is OpenBLAS"
             return _broken(context, text)
     return passed(f"MKL {mkl.version} through {libblas.build}")
@@ -147,7 +152,7 @@ def blas(context: Context) -> Result:
     "one OpenMP runtime in the prefix's lib: two in one process hang or compute wrongly",
 )
 def openmp(context: Context) -> Result:
-    if context.installed.backend != "conda":
+    if context.installed.backend != BackendName.CONDA:
         return skipped("wheels carry private copies of their OpenMP runtime")
     runtimes = set()
     for name in OPENMP:
