@@ -52,7 +52,10 @@ def read_archive_hashes(paths: Iterable[Path]) -> dict[Path, str]:
     reading them twice: 2.7 GB of wheels took 10.5 s to hash on a busy machine of two cores, and their sizes and times
     no time that can be measured.
     """
-    files = [path for path in paths if path.is_file()]
+    files = []
+    for path in paths:
+        if path.is_file():
+            files.append(path)
     if not files:
         return {}
     notes = read_json(files[0].parent.with_name(ARCHIVE_HASHES))

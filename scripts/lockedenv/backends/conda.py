@@ -7,6 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Sequence
 
 from lockedenv.backends import download as fetch
 from lockedenv.backends.base import Job, Offer, Origin, Problem, Space
@@ -80,9 +81,7 @@ class Conda:
             if (job.sources.offline / "pkgs").is_dir():
                 return Offer(True, "the offline folder has its archives")
             return Offer(False, "the offline folder has wheels alone")
-        if all(
-            (job.cache / "pkgs" / package.filename).exists() for package in packages
-        ):
+        if _are_cached(packages, job.cache / "pkgs"):
             return Offer(True, "all its archives are in the cache")
         problem = channel_problem(packages, job.sources.mirrors)
         if problem:
@@ -169,6 +168,7 @@ class Conda:
         prefix = job.prefix.path
         packages = job.environment.conda()
         archives = job.cache / "pkgs"
+        unpacked_packages = [archives / package.stem for package in packages]
         together = same_filesystem(job.cache, prefix)
         # Unpacking makes 100,000 small files: slow on a network volume, and there they could not be
         # linked into the prefix.
@@ -180,19 +180,13 @@ class Conda:
         (prefix / "conda-meta/history").touch()
         with holding(job.cache / "pkgs.lock", f"the cache {job.cache}", reporter.warn):
             if together:
-                _drop_changed(
-                    job.cache,
-                    [archives / package.stem for package in packages],
-                    job.fresh,
-                )
+                _drop_changed(job.cache, unpacked_packages, job.fresh)
             else:
                 _link_archives(archives, unpacked, packages)
             try:
                 _micromamba_install(job, program, unpacked, reporter)
                 if together:
-                    note_unpacked(
-                        job.cache, [archives / package.stem for package in packages]
-                    )
+                    note_unpacked(job.cache, unpacked_packages)
             except Stop:
                 # It may have found an archive that is not as noted: the next run reads all of them.
                 forget_archive_hashes(job.cache)
@@ -301,3 +295,11 @@ def _refuse_incomplete(
             f"micromamba said it was done, and {len(missing)} packages are missing "
             f"({', '.join(missing[:3])}...); remove {archives}, and run again"
         )
+
+
+def _are_cached(packages: Sequence[CondaPackage], folder: Path) -> bool:
+    """Whether a folder has the archives of all these packages."""
+    for package in packages:
+        if not (folder / package.filename).exists():
+            return False
+    return True

@@ -185,7 +185,11 @@ def _fetch_missing(
             time.sleep(pause)
             pause = min(pause * 2, longest_wait)
         _attempt_all(missing, number, rates, progress, reporter)
-        missing = [file for file in missing if file not in progress.arrived]
+        attempted = missing
+        missing = []
+        for file in attempted:
+            if file not in progress.arrived:
+                missing.append(file)
         if not missing:
             break
         _refuse_full_disk(missing, folder)

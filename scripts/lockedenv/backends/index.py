@@ -137,7 +137,10 @@ def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 def index_settings(environ: Mapping[str, str]) -> dict[str, str]:
     """The index and its certificates as uv's variables."""
-    found = {name: value for name, value in environ.items() if is_index_of_uv(name)}
+    found = {}
+    for name, value in environ.items():
+        if is_index_of_uv(name):
+            found[name] = value
     settings = pip_settings(environ)
     if not set(INDEX_VARIABLES) & set(found):
         for name, variable in UV_NAMES.items():

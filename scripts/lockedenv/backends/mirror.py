@@ -11,7 +11,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Mapping
+from typing import Iterable, Mapping
 from urllib.parse import quote
 
 from lockedenv.backends.base import Job, Sources
@@ -170,10 +170,11 @@ def read_listings(asked: Sources) -> Sources:
             f"{redact(asked.address)} has no {INDEX}: it is no folder made by --download-only; check "
             "the address"
         )
-    others = tuple(
-        mirror for mirror in asked.mirrors if mirror.rstrip("/") not in listings
-    )
-    return replace(asked, listings=listings, mirrors=others)
+    others = []
+    for mirror in asked.mirrors:
+        if mirror.rstrip("/") not in listings:
+            others.append(mirror)
+    return replace(asked, listings=listings, mirrors=tuple(others))
 
 
 # What is taken from it -------------------------------------------------------------------------------------------
@@ -194,9 +195,7 @@ def refuse_incomplete(job: Job, backend: BackendName) -> None:
         if sha256 in optional:
             continue
         needed.append(file)
-        if not job.sources.has(sha256) and not any(
-            file.find_name(name) for name in names
-        ):
+        if not job.sources.has(sha256) and not _has_file(names, file):
             lacking.append(file)
     if not lacking:
         return
@@ -211,6 +210,14 @@ def refuse_incomplete(job: Job, backend: BackendName) -> None:
         f"{job.environment.name}, {backend} backend, such as {_package_name(lacking[0])}; collect them "
         f"there with --download-only{option}"
     )
+
+
+def _has_file(names: Iterable[str], file: NeededFile) -> bool:
+    """Whether one of these names in a folder is that of a needed file."""
+    for name in names:
+        if file.find_name(name):
+            return True
+    return False
 
 
 def _package_name(file: NeededFile) -> str:

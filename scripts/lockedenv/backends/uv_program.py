@@ -147,7 +147,9 @@ def run_uv(
     """Runs uv with the index alone, and if that fails with the extra ones; gives what it says. Raises Stop."""
     # pip takes the file with the right hash from any of them; uv takes the first index that has the
     # version, right or not.
-    alone = {name: value for name, value in environ.items() if name not in EXTRA}
+    alone = dict(environ)
+    for name in EXTRA:
+        alone.pop(name, None)
     if alone != environ:
         with contextlib.suppress(Stop):
             return run(command, alone, what, reporter, **options)
@@ -304,7 +306,10 @@ def fetch_files(
     """
     known = hashes if read else read_archive_hashes
     there = set(known(folder.glob("*-*")).values())
-    missing = [pin for pin in pins if pin.sha256 not in there]
+    missing = []
+    for pin in pins:
+        if pin.sha256 not in there:
+            missing.append(pin)
     if missing:
         items = locate(missing, uv, python)
         with _certificates_for_curl():

@@ -89,11 +89,9 @@ def library_files(folder: Path) -> list[Path]:
     """The files of a standard library that a program may import."""
     found = []
     for place, folders, files in os.walk(folder):
-        kept = [
-            name
-            for name in folders
-            if name not in LEFT_OUT and not name.startswith("config-")
-        ]
-        folders[:] = kept
-        found += [Path(place, name) for name in files]
+        for name in list(folders):
+            if name in LEFT_OUT or name.startswith("config-"):
+                folders.remove(name)  # os.walk does not enter it
+        for name in files:
+            found.append(Path(place, name))
     return found

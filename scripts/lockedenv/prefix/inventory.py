@@ -220,11 +220,10 @@ def take_inventory(
     for entry in _wheel_entries(installed, locked):
         found[entry.path] = entry
     kept = _kept_entries(earlier, locked, found, set(written))
-    taken = [
-        _with_status(prefix, entry)
-        for entry in found.values()
-        if entry.path not in kept
-    ]
+    taken = []
+    for entry in found.values():
+        if entry.path not in kept:
+            taken.append(_with_status(prefix, entry))
     entries = [*_with_hashes(prefix, taken), *kept.values()]
     entries += _folders(entries)
     interpreter = None
@@ -280,10 +279,18 @@ def _venv_paths(installed: Installed) -> Iterator[str]:
                 yield path
 
 
+def _names_in_layer(packages: Iterable[Package], layer: Layer) -> set[str]:
+    names = set()
+    for package in packages:
+        if package.layer is layer:
+            names.add(package.name)
+    return names
+
+
 def _conda_entries(
     installed: Installed, locked: tuple[Package, ...]
 ) -> Iterator[Entry]:
-    names = {package.name for package in locked if package.layer is Layer.CONDA}
+    names = _names_in_layer(locked, Layer.CONDA)
     for record in installed.conda:
         if record.name not in names:
             continue
@@ -297,7 +304,7 @@ def _conda_entries(
 def _wheel_entries(
     installed: Installed, locked: tuple[Package, ...]
 ) -> Iterator[Entry]:
-    names = {package.name for package in locked if package.layer is Layer.PIP}
+    names = _names_in_layer(locked, Layer.PIP)
     for dist in installed.dists:
         if (
             dist.name in names
@@ -358,7 +365,10 @@ def _with_status(prefix: Path, entry: Entry) -> Entry:
 
 
 def _with_hashes(prefix: Path, entries: list[Entry]) -> list[Entry]:
-    unknown = [prefix / e.path for e in entries if e.kind is Kind.FILE and not e.sha256]
+    unknown = []
+    for entry in entries:
+        if entry.kind is Kind.FILE and not entry.sha256:
+            unknown.append(prefix / entry.path)
     found = hashes(unknown)
     completed = []
     for entry in entries:
@@ -632,10 +642,11 @@ def earlier_inventory(prefix: Path) -> Inventory | None:
         entries.append(entry)
     for path, target in note.links.items():
         entries.append(Entry(path, Kind.LINK, target=target))
-    inside = tuple(
-        entry for entry in entries if is_inside(entry.path) and entry.path not in NOTES
-    )
-    return Inventory((), inside)
+    inside = []
+    for entry in entries:
+        if is_inside(entry.path) and entry.path not in NOTES:
+            inside.append(entry)
+    return Inventory((), tuple(inside))
 
 
 def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
@@ -645,9 +656,10 @@ def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
         if entry.package and entry.path.startswith("conda-meta/"):
             if file_sha256(prefix / entry.path) != entry.sha256:
                 reinstalled.add(entry.package)
-    packages = [
-        package for package in inventory.packages if package.name not in reinstalled
-    ]
+    packages = []
+    for package in inventory.packages:
+        if package.name not in reinstalled:
+            packages.append(package)
     return replace(inventory, packages=tuple(packages))
 
 

@@ -81,10 +81,10 @@ def read_status(prefix: Prefix, digest: str = "") -> Status:
     """What lies at a prefix. `digest`: of the locks that it should be made from; empty: they count as unchanged."""
     folder = prefix.path
     if not folder.is_dir() or not any(folder.iterdir()):
-        unfinished = [
-            mark for _, mark in prefix.environments() if mark.state is State.MAKING
-        ]
-        return Status.MAKING if unfinished else Status.ABSENT
+        for _, unused in prefix.environments():
+            if unused.state is State.MAKING:
+                return Status.MAKING
+        return Status.ABSENT
     mark = mark_or_none(folder)
     if mark is None or mark.made_by is not MadeBy.SETUP:
         return Status.FOREIGN
@@ -235,7 +235,11 @@ def unpacked_folders(prefix: Prefix) -> list[Path]:
             name, _, suffix = path.name.partition(".")
             if ID.fullmatch(name) and suffix in UNPACKED:
                 found.append(path)
-    return [path for path in found if is_own_folder(path) and not mounts_in(path)]
+    removable = []
+    for path in found:
+        if is_own_folder(path) and not mounts_in(path):
+            removable.append(path)
+    return removable
 
 
 def is_own_folder(path: Path) -> bool:
@@ -368,9 +372,10 @@ def settle(prefix: Prefix, passed: bool, complete: bool, say: Say) -> Prefix:
                 used, None if used == prefix.public_path else prefix.public_path
             )
         exchange(prefix, say)
-    predecessors = [
-        folder for folder, _ in prefix.environments() if folder != prefix.path
-    ]
+    predecessors = []
+    for folder, _ in prefix.environments():
+        if folder != prefix.path:
+            predecessors.append(folder)
     if not predecessors:
         return prefix
     if passed and complete:
@@ -502,9 +507,7 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
     """Raises Stop for a place where no environment can work."""
     name = prefix.public_path
     refuse_long_name(name)
-    bad = sorted(
-        {c for c in str(name) if c in ":'\"\\$`;&|<>*?" or not c.isprintable()}
-    )
+    bad = _unusable_characters(name)
     if bad:
         raise Stop(
             f"{name}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
@@ -540,3 +543,12 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
         raise Stop(
             f"{name} is a symbolic link that leads nowhere; remove it, or choose another --prefix"
         )
+
+
+def _unusable_characters(path: Path) -> list[str]:
+    """The characters of a path that PATH or a script cannot hold, sorted."""
+    found = set()
+    for character in str(path):
+        if character in ":'\"\\$`;&|<>*?" or not character.isprintable():
+            found.add(character)
+    return sorted(found)

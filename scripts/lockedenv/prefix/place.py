@@ -222,9 +222,10 @@ def find_backend(folder: Path) -> BackendName:
     mark = mark_or_none(folder)
     if mark is not None and mark.backend:
         return mark.backend
-    records = [path.name for path in (folder / "conda-meta").glob("*.json")]
-    if any(name.startswith("python-3") for name in records):
-        return BackendName.CONDA
+    records = list((folder / "conda-meta").glob("*.json"))
+    for record in records:
+        if record.name.startswith("python-3"):
+            return BackendName.CONDA
     if (folder / "pyvenv.cfg").exists():
         return BackendName.PIP
     if records or (folder / "conda-meta/history").is_file():

@@ -248,7 +248,10 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
     So are links that people made in the place of a package's folder: an installer would delete through them.
     """
     wanted = set(names)
-    packages = [package for package in _packages(prefix.path) if package.name in wanted]
+    packages = []
+    for package in _packages(prefix.path):
+        if package.name in wanted:
+            packages.append(package)
     taken = take_inventory(prefix.path, packages)
     edited = _edited_entries(prefix.path, taken)
     links = []
@@ -265,7 +268,7 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
         python_folders.update(_with_parents(site.relative_to(prefix.path).as_posix()))
     paths = []
     for entry in edited:
-        below = any(entry.path.startswith(f"{link}/") for link in links)
+        below = _lies_below(entry.path, links)
         if (
             entry.package in wanted
             and not below
@@ -273,10 +276,10 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
         ):
             paths.append(entry.path)
     for path in sorted(unproven.difference(paths)):
-        if not any(path.startswith(f"{link}/") for link in links):
+        if not _lies_below(path, links):
             paths.append(path)
     for link in links:
-        if any(link.startswith(f"{other}/") for other in links):
+        if _lies_below(link, links):
             continue  # what it leads to is people's
         if link == "bin" or link in python_folders:
             raise Stop(
@@ -285,6 +288,14 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
             )
         paths.append(link)
     return keep(prefix, paths)
+
+
+def _lies_below(path: str, folders: Iterable[str]) -> bool:
+    """Whether a relative path is inside one of these folders."""
+    for folder in folders:
+        if path.startswith(f"{folder}/"):
+            return True
+    return False
 
 
 def _with_parents(path: str) -> list[str]:
@@ -335,11 +346,22 @@ def _attributed(folder: Path) -> Inventory:
         with_interpreter=False,
         earlier=earlier_inventory(folder),
     )
-    edited = {entry.path for entry in _edited_entries(folder, taken)}
+    edited = _edited_or_unproven(folder, taken)
     edited.update(_edited_texts(folder))
-    edited |= _unproven(folder, {package.name for package in taken.packages})
-    entries = tuple(entry for entry in taken.entries if entry.path not in edited)
-    return replace(taken, entries=entries)
+    entries = []
+    for entry in taken.entries:
+        if entry.path not in edited:
+            entries.append(entry)
+    return replace(taken, entries=tuple(entries))
+
+
+def _edited_or_unproven(folder: Path, taken: Inventory) -> set[str]:
+    """The paths of an inventory just taken of which nothing shows that they are as they were installed."""
+    names = {package.name for package in taken.packages}
+    paths = _unproven(folder, names)
+    for entry in _edited_entries(folder, taken):
+        paths.add(entry.path)
+    return paths
 
 
 def _packages(folder: Path) -> list[Package]:
@@ -455,17 +477,20 @@ def _edited_since(folder: Path, inventory: Inventory) -> set[str]:
 
 def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents:
     """What lies in an environment, by whose it is."""
-    listed = {
-        entry.path for entry in inventory.entries if entry.kind is not Kind.FOLDER
-    }
+    listed = set()
+    for entry in inventory.entries:
+        if entry.kind is not Kind.FOLDER:
+            listed.add(entry.path)
     listed -= _edited_since(folder, inventory)
     listed |= _notes(folder, mark_or_none(folder))
     locked = {package.name for package in inventory.packages}
-    added = [package for package in _packages(folder) if package.name not in locked]
+    added = []
+    for package in _packages(folder):
+        if package.name not in locked:
+            added.append(package)
     if added:
         taken = take_inventory(folder, added, with_interpreter=False)
-        edited = {entry.path for entry in _edited_entries(folder, taken)}
-        edited |= _unproven(folder, {package.name for package in added})
+        edited = _edited_or_unproven(folder, taken)
         for entry in taken.entries:
             if entry.package and entry.path not in edited:
                 listed.add(entry.path)
@@ -586,12 +611,17 @@ def _sort(folders: dict[str, _Listing], listed: set[str]) -> _Contents:
 def _forget_inside(contents: _Contents) -> None:
     """Leaves what lies in a folder that is kept whole out of what is deleted."""
     whole = set(contents.own)
+    contents.disposable = _outside(whole, contents.disposable)
+    contents.folders = _outside(whole, contents.folders)
 
-    def is_kept(path: str) -> bool:
-        return not whole.isdisjoint(_with_parents(os.path.dirname(path)))
 
-    contents.disposable = [path for path in contents.disposable if not is_kept(path)]
-    contents.folders = [path for path in contents.folders if not is_kept(path)]
+def _outside(folders: set[str], paths: Iterable[str]) -> list[str]:
+    """The paths that lie in none of these folders, at any depth."""
+    outside = []
+    for path in paths:
+        if folders.isdisjoint(_with_parents(os.path.dirname(path))):
+            outside.append(path)
+    return outside
 
 
 def _links_to_cache(folder: Path, folders: dict[str, _Listing]) -> list[str]:
@@ -675,8 +705,9 @@ def _free_name(path: Path) -> Path:
 def _delete(folder: Path, contents: _Contents) -> bool:
     """Deletes what may be deleted, records last, then the folders; gives whether the folder is gone."""
     last = [INVENTORY, MARK]
-    for path in _records_last(path for path in contents.disposable if path not in last):
-        _unlink(folder / path)
+    for path in _records_last(contents.disposable):
+        if path not in last:
+            _unlink(folder / path)
     for path in contents.folders:
         try:
             os.rmdir(folder / path)
