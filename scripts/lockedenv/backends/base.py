@@ -64,9 +64,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class Space:
-    """Bytes that a backend writes: `fetched` archives that the cache lacks, `archives` in all, `unpacked` in the prefix.
+    """Bytes that a backend writes: `fetched` archives that the cache lacks, `archives` in all,
+    `unpacked` in the prefix.
 
-    `unpacked_beside`: what is unpacked a second time where the cache is on another disk than the prefix.
+    `unpacked_beside`: what is unpacked a second time where the cache is on another disk than the
+    prefix.
     """
 
     fetched: int
@@ -79,7 +81,8 @@ class Space:
 class Origin:
     """Where files come from: a channel, a package index, a mirror.
 
-    `address` is that of its largest file, which has `size` bytes; `needed` bytes come from there in all.
+    `address` is that of its largest file, which has `size` bytes; `needed` bytes come from there in
+    all.
     """
 
     name: str

@@ -1,8 +1,10 @@
-"""What the cache holds: archives by hash, what was unpacked from them, and the programs that they carry.
+"""What the cache holds: archives by hash, what was unpacked from them, and the programs that they
+carry.
 
-Two notes save reading gigabytes again, and each says in its function what it saves. Both are believed only for what is
-checked later in another way: uv and micromamba hash an archive when they unpack it, and the verifier compares what was
-installed with the lock. A program that we run ourselves is compared with its archive every time.
+Two notes save reading gigabytes again, and each says in its function what it saves. Both are
+believed only for what is checked later in another way: uv and micromamba hash an archive when they
+unpack it, and the verifier compares what was installed with the lock. A program that we run
+ourselves is compared with its archive every time.
 """
 
 from __future__ import annotations
@@ -42,15 +44,16 @@ class Place(Enum):
     PYTHON = "python-archives"  # uv's own name for it
 
 
-# Archives --------------------------------------------------------------------------------------------------------
+# Archives -----------------------------------------------------------------------------------------
 
 
 def read_archive_hashes(paths: Iterable[Path]) -> dict[Path, str]:
-    """The sha256 of the files of one folder, as noted for their size and time of change, or read and noted.
+    """The sha256 of the files of one folder, as noted for their size and time of change, or read
+    and noted.
 
-    Only for files whose unpacker hashes them too: who can write to the cache can write the note as well. It saves
-    reading them twice: 2.7 GB of wheels took 10.5 s to hash on a busy machine of two cores, and their sizes and times
-    no time that can be measured.
+    Only for files whose unpacker hashes them too: who can write to the cache can write the note as
+    well. It saves reading them twice: 2.7 GB of wheels took 10.5 s to hash on a busy machine of two
+    cores, and their sizes and times no time that can be measured.
     """
     files = []
     for path in paths:
@@ -82,7 +85,9 @@ def note_archive_hashes(found: dict[Path, str]) -> None:
 
 
 def forget_archive_hashes(cache: Path) -> None:
-    """Lets the next run read every archive, because an unpacker may have found one that is not as it was noted."""
+    """Lets the next run read every archive, because an unpacker may have found one that is not as
+    it was noted.
+    """
     (cache / ARCHIVE_HASHES).unlink(missing_ok=True)
 
 
@@ -94,11 +99,13 @@ def find_by_hash(folder: Path, pattern: str, sha256: str) -> Path | None:
     return None
 
 
-# What was unpacked -----------------------------------------------------------------------------------------------
+# What was unpacked --------------------------------------------------------------------------------
 
 
 def fingerprint(path: Path) -> str:
-    """A sha256 over names, sizes, times of change and link targets of a file, or of all that is in a folder."""
+    """A sha256 over names, sizes, times of change and link targets of a file, or of all that is in
+    a folder.
+    """
     rows = []
     if path.is_dir():
         for entry in _walk(path):
@@ -128,9 +135,10 @@ def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
 def note_unpacked(cache: Path, paths: Iterable[Path]) -> None:
     """Notes how the files of a folder are that was just unpacked, unless it has a note.
 
-    Files in a prefix are links to the cache: whoever edits one in place edits the cache, and every prefix that comes
-    after. Neither uv nor micromamba looks at what it has unpacked before. Without the note all of it would be hashed:
-    56 wheels with 3.6 GB took 19 s on a busy machine of two cores, their note 0.5 s.
+    Files in a prefix are links to the cache: whoever edits one in place edits the cache, and every
+    prefix that comes after. Neither uv nor micromamba looks at what it has unpacked before. Without
+    the note all of it would be hashed: 56 wheels with 3.6 GB took 19 s on a busy machine of two
+    cores, their note 0.5 s.
     """
     notes = read_json(cache / UNPACKED)
     for path in paths:
@@ -189,7 +197,7 @@ def is_whole_wheel(folder: Path) -> bool:
     return hashes(wanted) == wanted
 
 
-# Programs --------------------------------------------------------------------------------------------------------
+# Programs -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -203,8 +211,8 @@ class Program:
 def extract_program(archive: Path, program: Program, cache: Path) -> Path:
     """The program out of an archive whose hash was checked just now. Raises Stop if it holds none.
 
-    The one in the cache is compared with the archive each time (0.1 s for uv): on a volume that several people write
-    to, a note beside it would let any of them choose what runs.
+    The one in the cache is compared with the archive each time (0.1 s for uv): on a volume that
+    several people write to, a note beside it would let any of them choose what runs.
     """
     target = cache / "bin" / program.file_name
     expected = _read_program_hash(archive, program)
@@ -268,7 +276,9 @@ def _open_program(archive: Path, program: Program) -> Iterator[IO[bytes]]:
 
 
 def _copy_bounded(source: IO[bytes], target: IO[bytes] | None, archive: Path) -> str:
-    """Reads a member of an archive, into a file if one is given; gives its sha256. Raises Stop beyond the limit."""
+    """Reads a member of an archive, into a file if one is given; gives its sha256. Raises Stop
+    beyond the limit.
+    """
     digest = hashlib.sha256()
     size = 0
     while True:

@@ -1,4 +1,6 @@
-"""The conda backend: its channels, its archives by hash, and micromamba, which makes a prefix of them."""
+"""The conda backend: its channels, its archives by hash, and micromamba, which makes a prefix of
+them.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ CURL = [
 
 @dataclass(frozen=True)
 class Conda:
-    """Both layers as conda has them: archives of the channels, and the wheels of locks/pip.txt on top."""
+    """Both layers as conda has them: archives of the channels, and the wheels of locks/pip.txt on
+    top.
+    """
 
     name: BackendName = BackendName.CONDA
     fetch_title: str = "Fetch the archives"
@@ -206,7 +210,9 @@ class Conda:
 def archive_items(
     packages: list[CondaPackage], mirrors: tuple[str, ...], offline: Path | None = None
 ) -> list[fetch.Item]:
-    """The archives to fetch: from the offline folder, or from the mirrors and then their own address."""
+    """The archives to fetch: from the offline folder, or from the mirrors and then their own
+    address.
+    """
     items = []
     for package in packages:
         sources = [fetch.address(mirror, package.url) for mirror in mirrors]

@@ -1,7 +1,9 @@
-"""Fetches files by sha256: several at a time, resumed, retried, from mirrors first; nothing wrong is ever kept.
+"""Fetches files by sha256: several at a time, resumed, retried, from mirrors first; nothing wrong
+is ever kept.
 
-A file has its own name once its hash is right. Until then it is NAME.part, which the next attempt goes on with. A file of
-that name with another hash stays until its successor is there: the lock may be the one that is wrong.
+A file has its own name once its hash is right. Until then it is NAME.part, which the next attempt
+goes on with. A file of that name with another hash stays until its successor is there: the lock may
+be the one that is wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from lockedenv.host.locking import holding
 from lockedenv.prefix.records import hashes
 from lockedenv.reporter import Reporter
 
-# Attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage are survived.
+# Attempts of the whole list; the waits between them grow from 1 s to 30 s: two minutes of outage
+# are survived.
 ROUNDS = 8
 PARALLEL = 8
 # The largest file of all locks and of PyPI's own limits for torch has 1.6 GB.
@@ -87,7 +90,9 @@ class _Missing:
         return self.folder / f"{self.item.name}.part"
 
     def choose_source(self, rates: SourceRates) -> Source:
-        """The source that failed least often; of those, one that was not left for being slow; of those, the first."""
+        """The source that failed least often; of those, one that was not left for being slow; of
+        those, the first.
+        """
         sources = [Source(text) for text in self.item.sources]
         return min(
             sources,
@@ -110,7 +115,9 @@ class _Missing:
         return tuple(hosts)
 
     def attempt(self, number: int, rates: SourceRates) -> bool:
-        """Asks each source that has failed no more than `number` times. Says whether the file is there."""
+        """Asks each source that has failed no more than `number` times. Says whether the file is
+        there.
+        """
         while True:
             source = self.choose_source(rates)
             if self.failures[source.address] > number:
@@ -141,10 +148,11 @@ def fetch(
     rounds: int = ROUNDS,
     has: Callable[[Iterable[Path]], dict[Path, str]] = hashes,
 ) -> int:
-    """Brings every item into the folder, whole and right; gives the bytes fetched. They stay, also in part.
+    """Brings every item into the folder, whole and right; gives the bytes fetched. They stay, also
+    in part.
 
-    `has` gives the sha256 of files that are there. Raises FetchError when some cannot be had after all rounds, when the
-    disk is full, or when curl is missing.
+    `has` gives the sha256 of files that are there. Raises FetchError when some cannot be had after
+    all rounds, when the disk is full, or when curl is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with holding(

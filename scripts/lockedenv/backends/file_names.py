@@ -1,8 +1,9 @@
-"""The names under which fetched files lie in the cache: made from the lock, never taken from a server.
+"""The names under which fetched files lie in the cache: made from the lock, never taken from a
+server.
 
-A server may choose an address, and an address may hold anything (`..%2F..%2Fthesis.tex`). The lock knows the name, the
-version and the hash of a package. Only the tags in a wheel's file name come from outside, and they hold nothing but
-letters, digits, dots and underscores.
+A server may choose an address, and an address may hold anything (`..%2F..%2Fthesis.tex`). The lock
+knows the name, the version and the hash of a package. Only the tags in a wheel's file name come
+from outside, and they hold nothing but letters, digits, dots and underscores.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _WHEEL = re.compile(
     r"(?P<tags>(?:-[0-9][A-Za-z0-9_.]*)?-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+)\.whl",
     re.ASCII,
 )
-# https://packaging.python.org/en/latest/specifications/source-distribution-format/; older ones have other separators.
+# https://packaging.python.org/en/latest/specifications/source-distribution-format/; older ones have
+# other separators.
 _SDIST = re.compile(
     r"(?P<name>[A-Za-z0-9_.-]+)-(?P<version>[A-Za-z0-9_.!+]+?)(?P<suffix>\.tar\.gz|\.zip)",
     re.ASCII,
@@ -43,7 +45,9 @@ def require_plain_name(name: str) -> str:
 
 
 def last_part(address: str) -> str:
-    """What stands behind the last slash of an address, decoded first: an encoded slash is a slash too."""
+    """What stands behind the last slash of an address, decoded first: an encoded slash is a slash
+    too.
+    """
     path = address
     if "://" in address:
         path = urlsplit(address).path
@@ -53,8 +57,8 @@ def last_part(address: str) -> str:
 def distribution_file_name(pin: PipPackage, offered: str) -> str:
     """The file name of a locked wheel or sdist.
 
-    `offered` is the address or the name that a server gives; it decides the wheel's tags and nothing else.
-    Raises Stop if that is no file name of the locked version.
+    `offered` is the address or the name that a server gives; it decides the wheel's tags and
+    nothing else. Raises Stop if that is no file name of the locked version.
     """
     found = last_part(offered)
     wheel = _WHEEL.fullmatch(found)

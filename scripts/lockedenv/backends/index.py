@@ -1,7 +1,8 @@
-"""The package index that this machine is set up with, its certificates, and the pip that knows both.
+"""The package index that this machine is set up with, its certificates, and the pip that knows
+both.
 
-The settings are read from uv's variables, otherwise from pip's variables and configuration files, and
-given to uv as its variables. Everything else that the user has set for either is left out.
+The settings are read from uv's variables, otherwise from pip's variables and configuration files,
+and given to uv as its variables. Everything else that the user has set for either is left out.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ PIP_VARIABLES = {
     "SSL_CERT_FILE": "PIP_CERT",
 }
 INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")
-# What each tool believes beside the machine's authorities: pip its option, then these two; uv and curl
-# the last one.
+# What each tool believes beside the machine's authorities: pip its option, then these two; uv and
+# curl the last one.
 CERTIFICATE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 CERTIFICATE_LIMIT = 16_000_000  # bytes; the machine's authorities have 230,000
 # Debian keeps ensurepip's wheels in a folder of their own.
@@ -82,21 +83,25 @@ CURL_CONNECT = 7
 CURL_TIMEOUT = 28
 CURL_CERTIFICATE = 60
 CURL_SOCKS = 97
-# What OpenSSL finds wrong with a certificate (X509_V_ERR_... in openssl/x509_vfy.h.in). The dates are
-# compared with this machine's clock.
+# What OpenSSL finds wrong with a certificate (X509_V_ERR_... in openssl/x509_vfy.h.in). The dates
+# are compared with this machine's clock.
 NOT_YET_VALID = 9
 EXPIRED = 10
 OTHER_HOST = 62
 
 
 def is_left_out(program: str) -> bool:
-    """Whether a program of the machine's is not to be used: MAXIMALCAI_WITHOUT names them, such as "pip,uv"."""
+    """Whether a program of the machine's is not to be used: MAXIMALCAI_WITHOUT names them, such as
+    "pip,uv".
+    """
     return program in os.environ.get("MAXIMALCAI_WITHOUT", "").split(",")
 
 
 @functools.lru_cache()
 def pip_command() -> list[str]:
-    """This machine's pip: an interpreter's, the one that its virtual environment was made of, or ensurepip's; or empty."""
+    """This machine's pip: an interpreter's, the one that its virtual environment was made of, or
+    ensurepip's; or empty.
+    """
     if is_left_out("pip"):
         return []
     pythons = [sys.executable]
@@ -121,7 +126,9 @@ def _pip_config(command: tuple[str, ...], environ: frozenset[tuple[str, str]]) -
 
 
 def pip_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """pip's settings by name, from its files and variables, the last of which win; empty without a pip."""
+    """pip's settings by name, from its files and variables, the last of which win; empty without a
+    pip.
+    """
     command = pip_command()
     if not command:
         return {}
@@ -153,7 +160,8 @@ def index_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def certificate_file(environ: Mapping[str, str], pip_cert: str) -> str:
-    """One file with every authority that pip, uv or curl is told to believe, and the machine's; empty if there is none.
+    """One file with every authority that pip, uv or curl is told to believe, and the machine's;
+    empty if there is none.
 
     A company's own authority is often named to one of the tools alone: pip's `cert` would lose to a
     system's SSL_CERT_FILE (astral-sh/uv#2043).
@@ -198,7 +206,9 @@ def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def socks_problem(environ: Mapping[str, str]) -> Problem | None:
-    """Why pip cannot use the proxy that is set, or None: it needs the package PySocks for a SOCKS proxy."""
+    """Why pip cannot use the proxy that is set, or None: it needs the package PySocks for a SOCKS
+    proxy.
+    """
     proxy = ""
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         proxy = proxy or environ.get(name, "")
@@ -214,7 +224,9 @@ def socks_problem(environ: Mapping[str, str]) -> Problem | None:
 
 
 def index_address(environ: Mapping[str, str]) -> str:
-    """The address of the first index; pip's default where none is set, empty where there is no pip to ask."""
+    """The address of the first index; pip's default where none is set, empty where there is no pip
+    to ask.
+    """
     found = index_settings(environ)
     for name in INDEX_VARIABLES:
         if found.get(name):
@@ -237,10 +249,11 @@ def default_index() -> str:
 
 
 def index_problem(environ: Mapping[str, str]) -> Problem | None:
-    """Why the package index gives nothing, asked with curl; None if it seems well, or cannot be asked.
+    """Why the package index gives nothing, asked with curl; None if it seems well, or cannot be
+    asked.
 
-    For after a failure: pip and uv say the same "No matching distribution found" for a certificate that
-    is not believed, for a proxy and for a login page.
+    For after a failure: pip and uv say the same "No matching distribution found" for a certificate
+    that is not believed, for a proxy and for a login page.
     """
     address = index_address(environ)
     if "://" not in address or address.startswith("file:") or not shutil.which("curl"):

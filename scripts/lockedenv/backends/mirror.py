@@ -1,7 +1,9 @@
-"""A folder made by --download-only is a mirror at whatever address serves it: what the locks name comes from it by hash.
+"""A folder made by --download-only is a mirror at whatever address serves it: what the locks name
+comes from it by hash.
 
-The folder, the mirror and the cache have one layout, so what is fetched from a mirror goes to the same place in the cache.
-A mirror's list says what it has; the name of a file in the cache is made from the lock.
+The folder, the mirror and the cache have one layout, so what is fetched from a mirror goes to the
+same place in the cache. A mirror's list says what it has; the name of a file in the cache is made
+from the lock.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class NeededFile:
     package: PipPackage | CondaPackage | PrebuiltWheel
 
     def find_name(self, listed: str) -> str | None:
-        """Its file name in the cache, if a path in a mirror's list or in a folder can be this file; otherwise None.
+        """Its file name in the cache, if a path in a mirror's list or in a folder can be this file;
+        otherwise None.
 
         Under another name it would lie in the cache unseen by what looks for it.
         """
@@ -91,7 +94,7 @@ def list_needed_files(
     return found
 
 
-# The list of a folder --------------------------------------------------------------------------------------------
+# The list of a folder -----------------------------------------------------------------------------
 
 
 def write_index(folder: Path) -> None:
@@ -108,7 +111,9 @@ def write_index(folder: Path) -> None:
 
 
 def read_index(address: str) -> dict[str, str]:
-    """sha256 -> path of what a mirror has; empty if it is a channel's mirror, which has no such list. Raises Stop."""
+    """sha256 -> path of what a mirror has; empty if it is a channel's mirror, which has no such
+    list. Raises Stop.
+    """
     document = read_document(f"{address}/{INDEX}", INDEX_LIMIT, INDEX_SECONDS)
     if document.missing:
         return {}
@@ -148,7 +153,8 @@ def parse_index(text: str) -> dict[str, str]:
 def read_listings(asked: Sources) -> Sources:
     """The sources with the lists of what --offline's address or the mirrors have.
 
-    A mirror that has such a list is no channel's mirror. Raises Stop if --offline's address has none.
+    A mirror that has such a list is no channel's mirror. Raises Stop if --offline's address has
+    none.
     """
     addresses = [mirror.rstrip("/") for mirror in asked.mirrors]
     if asked.address:
@@ -177,11 +183,13 @@ def read_listings(asked: Sources) -> Sources:
     return replace(asked, listings=listings, mirrors=tuple(others))
 
 
-# What is taken from it -------------------------------------------------------------------------------------------
+# What is taken from it ----------------------------------------------------------------------------
 
 
 def refuse_incomplete(job: Job, backend: BackendName) -> None:
-    """Raises Stop if --offline's folder or address has no file for a package of the environment, by name or by its list."""
+    """Raises Stop if --offline's folder or address has no file for a package of the environment, by
+    name or by its list.
+    """
     if not job.sources.offline:
         return
     names = []
@@ -229,7 +237,9 @@ def _package_name(file: NeededFile) -> str:
 def bring(
     job: Job, backend: BackendName | None, reporter: Reporter, archives: bool = True
 ) -> None:
-    """Fetches what the mirrors have of an installation into the cache. What they cannot give is left to the origin."""
+    """Fetches what the mirrors have of an installation into the cache. What they cannot give is
+    left to the origin.
+    """
     needed = list_needed_files(job.environment, backend, archives)
     python = ""
     if backend and not BACKENDS[backend].brings_python:
@@ -283,7 +293,8 @@ def _list_items(
 
 
 def find_python_archive(sha256: str, listed: str, python: str) -> str | None:
-    """The file name of uv's archive of a Python, such as "3.11", if a path in a mirror's list is one; otherwise None.
+    """The file name of uv's archive of a Python, such as "3.11", if a path in a mirror's list is
+    one; otherwise None.
 
     uv names it by the first digits of its hash and by its version, and checks the whole hash.
     """

@@ -1,4 +1,6 @@
-"""The pip backend: a virtual environment of the locked Python, and both layers as PyPI's wheels, by hash."""
+"""The pip backend: a virtual environment of the locked Python, and both layers as PyPI's wheels, by
+hash.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from lockedenv.spec.locks import CondaPackage
 
 @dataclass(frozen=True)
 class Pip:
-    """Both layers as wheels, in a virtual environment of the machine's Python, or of one that uv fetches."""
+    """Both layers as wheels, in a virtual environment of the machine's Python, or of one that uv
+    fetches.
+    """
 
     name: BackendName = BackendName.PIP
     fetch_title: str = "Fetch uv"
@@ -63,7 +67,9 @@ class Pip:
 
 
 def create_venv(job: Job, uv: Path, reporter: Reporter) -> None:
-    """An empty virtual environment of the locked Python: the machine's, or one that uv fetches. Raises Stop."""
+    """An empty virtual environment of the locked Python: the machine's, or one that uv fetches.
+    Raises Stop.
+    """
     version = job.environment.python
     environ = uv_program.uv_environment(job.cache, job.prefix.path, dict(os.environ))
     archives = (job.sources.offline or job.cache) / Place.PYTHON.value

@@ -1,4 +1,6 @@
-"""One transfer by curl: into NAME.part, resumed, never beyond its limit, given up where another source is far faster."""
+"""One transfer by curl: into NAME.part, resumed, never beyond its limit, given up where another
+source is far faster.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ _CURL = (
 _RETRY = "--retry 1 --retry-max-time 60".split()
 # curl ends a transfer that stays below this rate for the whole time of patience.
 _STALLED_RATE = 1000
-# A source whose rate stays below this is left for another one of which nothing is known yet: 1 GB would take three hours.
+# A source whose rate stays below this is left for another one of which nothing is known yet: 1 GB
+# would take three hours.
 SLOW_RATE = 100_000
 # A source is left for another one that was so many times as fast.
 FAR_FASTER = 10
@@ -71,7 +74,9 @@ class Source:
 
 
 class SourceRates:
-    """What is known of the rates of the sources, in bytes a second, by host. Used by several threads."""
+    """What is known of the rates of the sources, in bytes a second, by host. Used by several
+    threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -96,7 +101,9 @@ class SourceRates:
             return 1.0 / (1.0 + self._best[host])
 
     def is_far_below(self, rate: float, others: list[str]) -> bool:
-        """Whether a rate is far below what another host gives, or so low that an unknown one is worth a try."""
+        """Whether a rate is far below what another host gives, or so low that an unknown one is
+        worth a try.
+        """
         with self._lock:
             for host in others:
                 known = self._best.get(host)
@@ -125,8 +132,8 @@ class Outcome:
 class Transfer:
     """A file to be brought from one source.
 
-    `size` in bytes is the locked one, 0 where none is locked; `limit` is what may be written at most.
-    `other_hosts` can give the file too.
+    `size` in bytes is the locked one, 0 where none is locked; `limit` is what may be written at
+    most. `other_hosts` can give the file too.
     """
 
     part: Path
@@ -138,7 +145,9 @@ class Transfer:
     other_hosts: tuple[str, ...] = ()
 
     def run(self, rates: SourceRates) -> Outcome:
-        """Brings the file. What is right gets its name, over whatever had it; a part that can be resumed stays."""
+        """Brings the file. What is right gets its name, over whatever had it; a part that can be
+        resumed stays.
+        """
         if self.part.is_symlink():  # curl would write through it
             self.part.unlink()
         if self.size and file_size(self.part) >= self.size:  # of a run that was killed
@@ -239,7 +248,8 @@ def _run_curl(
     watch: _SlownessWatch | None = None,
 ) -> _Ended:
     """Runs curl for one address into one file of at most `limit` bytes."""
-    # To curl's standard input: an address may hold a token, and `ps` shows arguments. Its escapes in a quoted word are JSON's.
+    # To curl's standard input: an address may hold a token, and `ps` shows arguments. Its escapes
+    # in a quoted word are JSON's.
     config = f"url = {_quote(address)}\noutput = {_quote(str(output))}\n"
     rate = None
     pipe = subprocess.PIPE
@@ -276,7 +286,9 @@ def _run_curl(
 
 
 def limit_file_size(process_id: int, limit: int) -> None:
-    """No file that the process writes from now on gets longer than `limit` bytes: the kernel ends it with SIGXFSZ."""
+    """No file that the process writes from now on gets longer than `limit` bytes: the kernel ends
+    it with SIGXFSZ.
+    """
     _, most = resource.prlimit(process_id, resource.RLIMIT_FSIZE)
     if most != resource.RLIM_INFINITY:
         limit = min(limit, most)
@@ -300,7 +312,9 @@ def file_size(path: Path) -> int:
 
 @dataclass(frozen=True)
 class Document:
-    """What a server answered. `problem` is empty where `text` is the whole document; `missing`: it has none (404)."""
+    """What a server answered. `problem` is empty where `text` is the whole document; `missing`: it
+    has none (404).
+    """
 
     text: str
     problem: str = ""
@@ -308,7 +322,9 @@ class Document:
 
 
 def read_document(address: str, limit: int, seconds: float) -> Document:
-    """Reads a text from an address: of at most `limit` bytes, within so many seconds. Raises nothing."""
+    """Reads a text from an address: of at most `limit` bytes, within so many seconds. Raises
+    nothing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "document")
         command = [*_CURL, "--max-time", str(round(seconds))]

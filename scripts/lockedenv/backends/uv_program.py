@@ -91,9 +91,11 @@ def uv_pin() -> PipPackage:
 def uv_environment(
     cache: Path, prefix: Path, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links and does not copy.
+    """What uv runs with: the machine's index, and a cache on the prefix's disk, so that it links
+    and does not copy.
 
-    Where that disk has no links or no locks, uv unpacks in the folder for temporary files, and copies. Raises Stop.
+    Where that disk has no links or no locks, uv unpacks in the folder for temporary files, and
+    copies. Raises Stop.
     """
     _refuse_machines_python(prefix)
     folder = Prefix(prefix).beside("maximalcai-uv")
@@ -127,7 +129,9 @@ def uv_environment(
 
 
 def _refuse_machines_python(prefix: Path) -> None:
-    """Raises Stop for a virtual environment without its pyvenv.cfg: uv would install into the machine's Python."""
+    """Raises Stop for a virtual environment without its pyvenv.cfg: uv would install into the
+    machine's Python.
+    """
     python = os.path.realpath(prefix / "bin/python")
     inside = python.startswith(f"{os.path.realpath(prefix)}/")
     if not (prefix / "pyvenv.cfg").exists() and not inside:
@@ -144,7 +148,9 @@ def run_uv(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> str:
-    """Runs uv with the index alone, and if that fails with the extra ones; gives what it says. Raises Stop."""
+    """Runs uv with the index alone, and if that fails with the extra ones; gives what it says.
+    Raises Stop.
+    """
     # pip takes the file with the right hash from any of them; uv takes the first index that has the
     # version, right or not.
     alone = dict(environ)
@@ -158,7 +164,9 @@ def run_uv(
 
 @contextlib.contextmanager
 def naming_the_cause() -> Iterator[None]:
-    """Where the block fails for the package index's sake, the error begins with why, and what to do."""
+    """Where the block fails for the package index's sake, the error begins with why, and what to
+    do.
+    """
     try:
         yield
     except Stop as error:
@@ -174,7 +182,8 @@ def bring_uv(
     offline: Path | None = None,
     prefix: Path | None = None,
 ) -> Path:
-    """The uv that installs, out of its wheel: from --offline, the cache, or the index, by hash. Raises Stop.
+    """The uv that installs, out of its wheel: from --offline, the cache, or the index, by hash.
+    Raises Stop.
 
     `prefix`: an environment whose own uv may fetch it, where the machine has neither pip nor uv.
     """
@@ -199,7 +208,9 @@ def bring_uv(
 
 
 def _own_uv(prefix: Path | None) -> str:
-    """The machine's own uv, or the prefix's, where it is new enough to fetch the locked one; or empty."""
+    """The machine's own uv, or the prefix's, where it is new enough to fetch the locked one; or
+    empty.
+    """
     programs = []
     if not is_left_out("uv"):
         programs.append(shutil.which("uv"))
@@ -212,7 +223,9 @@ def _own_uv(prefix: Path | None) -> str:
 
 
 def uv_problem(cache: Path, prefix: Path | None = None) -> Problem | None:
-    """Why nothing could bring uv, or None: no pip that can, no uv of the machine's, none in the cache."""
+    """Why nothing could bring uv, or None: no pip that can, no uv of the machine's, none in the
+    cache.
+    """
     if find_by_hash(cache / "wheels", "uv-*.whl", uv_pin().sha256):
         return None
     socks = socks_problem(os.environ)
@@ -300,9 +313,11 @@ def fetch_files(
     reporter: Reporter,
     read: bool = True,
 ) -> None:
-    """The wheels and sources of these pins for a Python into a folder, by hash; what is there is not asked for.
+    """The wheels and sources of these pins for a Python into a folder, by hash; what is there is
+    not asked for.
 
-    `read`: the files that are there are read; without it a hash that was noted is believed. Raises Stop.
+    `read`: the files that are there are read; without it a hash that was noted is believed. Raises
+    Stop.
     """
     known = hashes if read else read_archive_hashes
     there = set(known(folder.glob("*-*")).values())

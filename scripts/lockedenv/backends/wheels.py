@@ -46,7 +46,8 @@ class Damage:
     """What of the locked wheels is not in a prefix as the lock has it.
 
     `reinstall`: the names of the packages that are to be installed again. `without_record`: their
-    dist-info folders that list no file: uv cannot take those away, and refuses to put them there again.
+    dist-info folders that list no file: uv cannot take those away, and refuses to put them there
+    again.
     """
 
     reinstall: Sequence[str]
@@ -55,7 +56,9 @@ class Damage:
 
 @dataclass(frozen=True)
 class NotedWheel:
-    """What was noted of a wheel when it was installed: its hash, and that of the RECORD it left. Empty: not known."""
+    """What was noted of a wheel when it was installed: its hash, and that of the RECORD it left.
+    Empty: not known.
+    """
 
     sha256: str
     record_sha256: str
@@ -123,7 +126,9 @@ def _is_whole(dist: Dist) -> bool:
 
 
 def _is_locked(dist: Dist, pin: PipPackage, noted: NotedWheel | None) -> bool:
-    """Whether an installed wheel is the locked one: by the lock's digest of its RECORD, else by what was noted."""
+    """Whether an installed wheel is the locked one: by the lock's digest of its RECORD, else by
+    what was noted.
+    """
     record = dist.path / "RECORD"
     if (dist.path / "direct_url.json").exists():
         return False  # what comes from somewhere else than the index says so there
@@ -140,7 +145,8 @@ def _is_locked(dist: Dist, pin: PipPackage, noted: NotedWheel | None) -> bool:
 
 
 def install(job: Job, lock: Path, uv: Path, reporter: Reporter) -> None:
-    """The wheels of a lock, by hash; what is not as the lock has it, again; what the user added stays.
+    """The wheels of a lock, by hash; what is not as the lock has it, again; what the user added
+    stays.
 
     If the job is `fresh`, or where something was damaged, what the cache holds unpacked is compared
     file by file. Raises Stop.
@@ -191,14 +197,17 @@ def _local_options(
     unpacked_apart: bool,
     reporter: Reporter,
 ) -> list[Any]:
-    """uv's options where all wheels lie in a folder, by --offline, a mirror, or because they are kept as archives."""
+    """uv's options where all wheels lie in a folder, by --offline, a mirror, or because they are
+    kept as archives.
+    """
     offline = job.sources.offline
     wanted = {pin.sha256 for pin in pins}
     if not (offline or unpacked_apart):
         if not wanted <= set(read_archive_hashes(folder.glob("*.whl")).values()):
             return []
     if not offline:
-        # What uv unpacks, small files by the thousand, lies beside the prefix; the cache keeps archives.
+        # What uv unpacks, small files by the thousand, lies beside the prefix; the cache keeps
+        # archives.
         fetch_files(pins, folder, uv, job.environment.python, reporter, read=False)
     return ["--no-index", "--find-links", folder]
 
@@ -212,7 +221,9 @@ def _explained(error: Stop, offline: bool) -> Stop:
 
 
 def _set_aside(job: Job, damage: Damage, reporter: Reporter) -> None:
-    """Moves what people edited in the damaged packages out of the prefix, and dist-info folders that list no file."""
+    """Moves what people edited in the damaged packages out of the prefix, and dist-info folders
+    that list no file.
+    """
     folders = [str(path.relative_to(job.prefix.path)) for path in damage.without_record]
     for kept_files in (
         keep_edited(job.prefix, damage.reinstall),
@@ -224,7 +235,9 @@ def _set_aside(job: Job, damage: Damage, reporter: Reporter) -> None:
 
 
 def _drop_damaged_wheels(cache: Path, everything: bool) -> None:
-    """Removes the unpacked wheels that are not whole: of those without a note, or with `everything` of all."""
+    """Removes the unpacked wheels that are not whole: of those without a note, or with `everything`
+    of all.
+    """
     unpacked = list(cache.glob("uv/archive-v*/*"))
     suspects = remove_changed(cache, unpacked)
     if everything:

@@ -1,6 +1,8 @@
-"""The ways into an environment: `activate`, conda's hooks, and the constraints that keep what is locked.
+"""The ways into an environment: `activate`, conda's hooks, and the constraints that keep what is
+locked.
 
-The texts name PREFIX as people name it, not the folder that it leads to: a running shell follows an exchange.
+The texts name PREFIX as people name it, not the folder that it leads to: a running shell follows an
+exchange.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def write_activate(prefix: Prefix, backend: BackendName) -> list[str]:
     Gives the paths that were written, relative to the prefix.
     """
     write_atomically(prefix.path / "activate", activate_text(prefix, backend))
-    # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way in.
+    # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way
+    # in.
     if backend == BackendName.PIP:
         text = f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.public_path / 'activate'))}\n"
         write_atomically(prefix.path / "bin/activate", text)
@@ -62,7 +65,8 @@ def write_activate(prefix: Prefix, backend: BackendName) -> list[str]:
 
 
 def restore_activate(prefix: Prefix, backend: BackendName) -> list[str]:
-    """Writes `activate` again where what the set-up wrote is no longer in it; the edited one stays as activate.old.
+    """Writes `activate` again where what the set-up wrote is no longer in it; the edited one stays
+    as activate.old.
 
     Gives the paths that were written, relative to the prefix.
     """
@@ -121,12 +125,14 @@ def _fill(name: str, prefix: Prefix, **values: str) -> str:
 def write_guard(
     prefix: Prefix, locked: Iterable[PipPackage], backend: BackendName, ours: bool
 ) -> list[str]:
-    """The constraints, and what makes pip and uv read them: what people install leaves what is locked, or stops.
+    """The constraints, and what makes pip and uv read them: what people install leaves what is
+    locked, or stops.
 
-    pip reads PREFIX/pip.conf for this environment alone. One that names the constraints already stays, and any in
-    an environment that people made; another one is kept as pip.conf.old. The constraints are named as an address,
-    because pip and uv split the setting at spaces. uv reads no such file: `activate` and conda's hooks tell it.
-    Gives the paths that were written, relative to the prefix.
+    pip reads PREFIX/pip.conf for this environment alone. One that names the constraints already
+    stays, and any in an environment that people made; another one is kept as pip.conf.old. The
+    constraints are named as an address, because pip and uv split the setting at spaces. uv reads no
+    such file: `activate` and conda's hooks tell it. Gives the paths that were written, relative to
+    the prefix.
     """
     folder = prefix.path
     written = [CONSTRAINTS]

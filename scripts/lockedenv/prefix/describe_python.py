@@ -1,4 +1,6 @@
-"""Prints as JSON what the Python that runs this file is. Started with -I -S, so that nothing but itself is imported."""
+"""Prints as JSON what the Python that runs this file is. Started with -I -S, so that nothing but
+itself is imported.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The packages that people added to an environment, as requirements that bring exactly the same code back."""
+"""The packages that people added to an environment, as requirements that bring exactly the same
+code back.
+"""
 
 from __future__ import annotations
 
@@ -43,16 +45,20 @@ def added_requirements(installed: Installed, inventory: Inventory | None) -> lis
 
 
 def _locked_names(folder: Path, inventory: Inventory | None) -> set[str]:
-    """The packages of the inventory; where there is none, of version 2.0's note, or of the locks as they are now."""
+    """The packages of the inventory; where there is none, of version 2.0's note, or of the locks as
+    they are now.
+    """
     if inventory is not None:
         return {package.name for package in inventory.packages}
     return read_note(folder).names or set(environment.find_by_prefix(folder).names())
 
 
 def requirement(dist: Dist, folder: Path) -> str:
-    """The line that installs a distribution again: from where it came, at the same commit and subdirectory.
+    """The line that installs a distribution again: from where it came, at the same commit and
+    subdirectory.
 
-    What is installed from a folder in the environment itself cannot come back from there: it is a comment.
+    What is installed from a folder in the environment itself cannot come back from there: it is a
+    comment.
     """
     document = _direct_url(dist.path / "direct_url.json")
     url = document.get("url")

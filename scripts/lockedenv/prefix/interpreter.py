@@ -1,4 +1,6 @@
-"""The machine's Python, which a virtual environment runs: which build it is, and the hash of its standard library."""
+"""The machine's Python, which a virtual environment runs: which build it is, and the hash of its
+standard library.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from lockedenv.prefix.records import hashes
 from lockedenv.spec.variables import clean
 
 QUESTION = Path(__file__).with_name("describe_python.py")
-# Not the standard library, or never imported by a program: packages of others, tests, what extensions are linked with.
+# Not the standard library, or never imported by a program: packages of others, tests, what
+# extensions are linked with.
 LEFT_OUT = (
     "__pycache__",
     "site-packages",
@@ -29,7 +32,9 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Interpreter:
-    """`version` such as "3.11.7", `build` as sys.version has it, `folder` of the standard library, `sha256` over it."""
+    """`version` such as "3.11.7", `build` as sys.version has it, `folder` of the standard library,
+    `sha256` over it.
+    """
 
     version: str
     build: str
@@ -56,7 +61,9 @@ class Interpreter:
 
 
 def read_interpreter(python: Path) -> Interpreter:
-    """The interpreter that a program such as PREFIX/bin/python runs. Raises Stop if it does not start."""
+    """The interpreter that a program such as PREFIX/bin/python runs. Raises Stop if it does not
+    start.
+    """
     answer = ask([python, "-I", "-S", QUESTION], env=clean(dict(os.environ)))
     try:
         found = json.loads(answer.output)

@@ -1,10 +1,13 @@
-"""The inventory of a prefix: one record of every path that the set-up installed, PREFIX/maximalcai-inventory.json.
+"""The inventory of a prefix: one record of every path that the set-up installed,
+PREFIX/maximalcai-inventory.json.
 
-A path is in it because a locked package recorded it, because a virtual environment is made of it, or because
-the set-up writes it. What lies in a prefix and is not in the inventory was put there by people, or by what
-they added. Hashes come from the packages' own records (RECORD, conda-meta): only files without one are read.
+A path is in it because a locked package recorded it, because a virtual environment is made of it,
+or because the set-up writes it. What lies in a prefix and is not in the inventory was put there by
+people, or by what they added. Hashes come from the packages' own records (RECORD, conda-meta): only
+files without one are read.
 
-The file is compact, because every quick verification reads it: an environment has about 25,000 paths.
+The file is compact, because every quick verification reads it: an environment has about 25,000
+paths.
 """
 
 from __future__ import annotations
@@ -119,8 +122,9 @@ class Problem(Enum):
 class Entry(NamedTuple):
     """One path. A named tuple, because 25,000 of them are read at each start.
 
-    `path` is relative to the prefix, `size` in bytes (-1: not known), `target` of a link, `sha256` in hex
-    of a file (empty: none was recorded), `package` the name of the package that brought it or empty.
+    `path` is relative to the prefix, `size` in bytes (-1: not known), `target` of a link, `sha256`
+    in hex of a file (empty: none was recorded), `package` the name of the package that brought it
+    or empty.
     """
 
     path: str
@@ -145,7 +149,9 @@ class Package:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What the set-up installed. `interpreter`: the machine's, on the PyPI backend; None on conda's."""
+    """What the set-up installed. `interpreter`: the machine's, on the PyPI backend; None on
+    conda's.
+    """
 
     packages: tuple[Package, ...]
     entries: tuple[Entry, ...]
@@ -204,11 +210,12 @@ def take_inventory(
     earlier: Inventory | None = None,
     written: Iterable[str] = (),
 ) -> Inventory:
-    """The inventory of a prefix in which these packages were installed. Reads no file that has a recorded hash.
+    """The inventory of a prefix in which these packages were installed. Reads no file that has a
+    recorded hash.
 
-    What was added by people is not in it, whether it is a package, a file or a folder. What `earlier` says of
-    files that no wheel brought stays, so that an edit of one is not taken for ours; but for the paths that
-    the set-up has `written` since.
+    What was added by people is not in it, whether it is a package, a file or a folder. What
+    `earlier` says of files that no wheel brought stays, so that an edit of one is not taken for
+    ours; but for the paths that the set-up has `written` since.
     """
     locked = tuple(packages)
     installed = read_prefix(prefix)
@@ -343,7 +350,9 @@ def is_inside(path: str) -> bool:
 
 
 def is_bytecode(path: str) -> bool:
-    """Whether a path is what Python compiles by itself: NAME.pyc in __pycache__, or NAME.pyc.NUMBER."""
+    """Whether a path is what Python compiles by itself: NAME.pyc in __pycache__, or
+    NAME.pyc.NUMBER.
+    """
     folder, _, name = path.rpartition("/")
     if folder != "__pycache__" and not folder.endswith("/__pycache__"):
         return False
@@ -351,7 +360,9 @@ def is_bytecode(path: str) -> bool:
 
 
 def _with_status(prefix: Path, entry: Entry) -> Entry:
-    """The entry with what lies there now. What its package recorded stays: the size of a file, its hash."""
+    """The entry with what lies there now. What its package recorded stays: the size of a file, its
+    hash.
+    """
     try:
         status = os.lstat(prefix / entry.path)
     except OSError:
@@ -491,7 +502,9 @@ def _parse(document: Any) -> Inventory:
 
 
 def compare_quick(prefix: Path, inventory: Inventory) -> list[Difference]:
-    """Every path whose type, size, modification time, link target or executable bit is not as recorded."""
+    """Every path whose type, size, modification time, link target or executable bit is not as
+    recorded.
+    """
     differences = []
     root = f"{prefix}/"
     for entry in inventory.entries:
@@ -528,7 +541,9 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
 
 
 def keeps_content(prefix: Path, entry: Entry) -> bool:
-    """Whether what was recorded of a text is still in it, with lines that people put before or after it."""
+    """Whether what was recorded of a text is still in it, with lines that people put before or
+    after it.
+    """
     try:
         content = read_regular(prefix / entry.path, TEXT_LIMIT)
     except (OSError, FileRefused):
@@ -542,7 +557,9 @@ def keeps_content(prefix: Path, entry: Entry) -> bool:
 def times_changed_wholesale(
     inventory: Inventory, differences: Iterable[Difference]
 ) -> bool:
-    """Whether most files have another modification time, as after a copy or in the layer of an image."""
+    """Whether most files have another modification time, as after a copy or in the layer of an
+    image.
+    """
     problems = Counter(difference.problem for difference in differences)
     if not problems[Problem.TIME]:
         return False
@@ -579,7 +596,8 @@ def _compare_status(root: str, entry: Entry, times: bool) -> Problem | None:
 
 
 def unlisted_paths(prefix: Path, inventory: Inventory) -> list[str]:
-    """What lies in the prefix and is not in the inventory: files, links and empty folders, relative, sorted.
+    """What lies in the prefix and is not in the inventory: files, links and empty folders,
+    relative, sorted.
 
     Without bytecode in __pycache__ and our own notes. What added packages brought is among them.
     """
@@ -589,9 +607,11 @@ def unlisted_paths(prefix: Path, inventory: Inventory) -> list[str]:
 
 
 def walk(prefix: Path) -> Iterator[str]:
-    """Every file, link and empty folder below a folder, relative to it, without bytecode in __pycache__.
+    """Every file, link and empty folder below a folder, relative to it, without bytecode in
+    __pycache__.
 
-    A folder that cannot be looked into is given as an empty one: without permission, or deeper than a path can be long.
+    A folder that cannot be looked into is given as an empty one: without permission, or deeper than
+    a path can be long.
     """
     pending = [""]
     while pending:
@@ -622,7 +642,8 @@ def inventory_or_none(prefix: Path) -> Inventory | None:
 
 
 def earlier_inventory(prefix: Path) -> Inventory | None:
-    """The inventory of a prefix; where version 2.0 made it, what that noted of its files; else None.
+    """The inventory of a prefix; where version 2.0 made it, what that noted of its files; else
+    None.
 
     Of a folder that people made, version 2.0 noted their files too: there its note says nothing.
     """
@@ -650,7 +671,9 @@ def earlier_inventory(prefix: Path) -> Inventory | None:
 
 
 def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
-    """The inventory without the conda packages whose record is another one now: they were installed again."""
+    """The inventory without the conda packages whose record is another one now: they were installed
+    again.
+    """
     reinstalled = set()
     for entry in inventory.entries:
         if entry.package and entry.path.startswith("conda-meta/"):
@@ -666,7 +689,8 @@ def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
 def complete_inventory(
     prefix: Path, locked: Iterable[Package], written: Iterable[str] = ()
 ) -> None:
-    """Brings the inventory up to what the set-up has `written` since it was taken; nothing else is looked at.
+    """Brings the inventory up to what the set-up has `written` since it was taken; nothing else is
+    looked at.
 
     An inventory that is missing or damaged is taken anew.
     """
@@ -684,7 +708,9 @@ def complete_inventory(
 
 
 def with_package(inventory: Inventory, package: Package, prefix: Path) -> Inventory:
-    """The inventory with one more wheel, which was just installed, in place of an earlier one of its name."""
+    """The inventory with one more wheel, which was just installed, in place of an earlier one of
+    its name.
+    """
     packages = [known for known in inventory.packages if known.name != package.name]
     packages.append(package)
     changed: list[Entry] = []

@@ -2,9 +2,10 @@
 
     absent -> making -> installed -> verified; changed: made from other locks; moved: its scripts name another place
 
-A successor is made in PREFIX.d while PREFIX leads to the one that is used. The exchange is one rename of a
-link; a roll-back is nothing at all. The predecessor is removed only after its successor is verified. Kill it
-anywhere: PREFIX is the old environment or the new one, whole, and the next run goes on.
+A successor is made in PREFIX.d while PREFIX leads to the one that is used. The exchange is one
+rename of a link; a roll-back is nothing at all. The predecessor is removed only after its successor
+is verified. Kill it anywhere: PREFIX is the old environment or the new one, whole, and the next run
+goes on.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ Say = Callable[[str], None]
 
 
 def read_status(prefix: Prefix, digest: str = "") -> Status:
-    """What lies at a prefix. `digest`: of the locks that it should be made from; empty: they count as unchanged."""
+    """What lies at a prefix. `digest`: of the locks that it should be made from; empty: they count
+    as unchanged.
+    """
     folder = prefix.path
     if not folder.is_dir() or not any(folder.iterdir()):
         for _, unused in prefix.environments():
@@ -100,7 +103,9 @@ def read_status(prefix: Prefix, digest: str = "") -> Status:
 
 
 def find_move(prefix: Prefix) -> str:
-    """The PREFIX that an environment was made at, if that is another one: its scripts name it. Empty if not."""
+    """The PREFIX that an environment was made at, if that is another one: its scripts name it.
+    Empty if not.
+    """
     mark = read_mark(prefix.path)
     if (
         mark is None
@@ -130,7 +135,9 @@ def is_ours(prefix: Prefix) -> bool:
 
 
 def change_mark(prefix: Prefix, **changes: Any) -> Mark:
-    """Writes the mark of an environment with these fields changed; gives it. A folder without one becomes people's."""
+    """Writes the mark of an environment with these fields changed; gives it. A folder without one
+    becomes people's.
+    """
     mark = read_mark(prefix.path)
     if mark is None:
         mark = Mark(MadeBy.PEOPLE, State.INSTALLED, str(prefix.path))
@@ -228,7 +235,9 @@ def _drop_begun_folders(prefix: Prefix) -> None:
 
 
 def unpacked_folders(prefix: Prefix) -> list[Path]:
-    """What was unpacked to make environments of this prefix, which may be gone. Not what something is mounted in."""
+    """What was unpacked to make environments of this prefix, which may be gone. Not what something
+    is mounted in.
+    """
     found = [prefix.beside(suffix) for suffix in UNPACKED]
     if prefix.container.is_dir():
         for path in sorted(prefix.container.iterdir()):
@@ -248,7 +257,9 @@ def is_own_folder(path: Path) -> bool:
 
 
 def list_mounts(prefix: Prefix) -> list[str]:
-    """What is mounted in the environments that a rebuild would remove: the used one, others, unfinished ones."""
+    """What is mounted in the environments that a rebuild would remove: the used one, others,
+    unfinished ones.
+    """
     folders = [folder for folder, _ in prefix.environments()]
     if prefix.path not in folders and is_ours(prefix):
         folders.append(prefix.path)
@@ -263,7 +274,9 @@ def list_mounts(prefix: Prefix) -> list[str]:
 
 
 def refuse_mounted(prefix: Prefix) -> None:
-    """Raises RemovalRefused where something is mounted in an environment that a rebuild would remove."""
+    """Raises RemovalRefused where something is mounted in an environment that a rebuild would
+    remove.
+    """
     for place in list_mounts(prefix):
         raise RemovalRefused(
             f"{place} is mounted in the environment, which is to be removed; unmount it first: umount {place}"
@@ -276,8 +289,9 @@ def make_successor(
 ) -> Iterator[Prefix]:
     """The block makes a new environment in the folder that it is given, in which the mark lies.
 
-    `environment`: its name as --environment takes it. Whatever ends the block before `finish_installation` ends
-    the unfinished environment too; PREFIX leads to the old one all the time.
+    `environment`: its name as --environment takes it. Whatever ends the block before
+    `finish_installation` ends the unfinished environment too; PREFIX leads to the old one all the
+    time.
     """
     refuse_mounted(prefix)
     used = prefix.used()
@@ -325,7 +339,9 @@ def _is_newer(mark: Mark, used: Path | None) -> bool:
 
 
 def _make_folder(new: Prefix, backend: BackendName, environment: str) -> None:
-    """Makes the folder and its mark; a kill between the two leaves an empty folder, which holds nothing."""
+    """Makes the folder and its mark; a kill between the two leaves an empty folder, which holds
+    nothing.
+    """
     new.path.mkdir(mode=0o755, parents=True)
     mark = Mark(
         made_by=MadeBy.SETUP,
@@ -340,7 +356,9 @@ def _make_folder(new: Prefix, backend: BackendName, environment: str) -> None:
 
 
 def finish_installation(prefix: Prefix, environment: str, locks: str) -> None:
-    """Notes that all that is locked was installed. On a first installation PREFIX leads to it from now on."""
+    """Notes that all that is locked was installed. On a first installation PREFIX leads to it from
+    now on.
+    """
     change_mark(
         prefix,
         state=State.INSTALLED,
@@ -354,7 +372,8 @@ def finish_installation(prefix: Prefix, environment: str, locks: str) -> None:
 
 
 def settle(prefix: Prefix, passed: bool, complete: bool, say: Say) -> Prefix:
-    """After a verification of `prefix`, decides which environment is used; gives it. Removes what is given up.
+    """After a verification of `prefix`, decides which environment is used; gives it. Removes what
+    is given up.
 
     `complete`: all that was asked for is there.
     """
@@ -421,7 +440,9 @@ def links_to(prefix: Prefix, folder: Path) -> list[Path]:
 
 
 def point(prefix: Prefix, folder: Path) -> None:
-    """Makes PREFIX a link to an environment in PREFIX.d, by one rename. Raises Stop where a folder is in its place."""
+    """Makes PREFIX a link to an environment in PREFIX.d, by one rename. Raises Stop where a folder
+    is in its place.
+    """
     name = prefix.public_path
     if name.is_dir() and not name.is_symlink():
         try:
@@ -446,7 +467,8 @@ def exchange(prefix: Prefix, say: Say) -> None:
     if linked_environment(name) or not name.exists():
         point(prefix, prefix.path)
         return
-    # An environment of version 2.0: a folder at PREFIX. It gets the id of the place that it is moved to.
+    # An environment of version 2.0: a folder at PREFIX. It gets the id of the place that it is
+    # moved to.
     old = prefix.successor()
     mark = read_mark(name)
     if mark is None or not prefix.owns(name, mark):
@@ -487,9 +509,11 @@ def record_verdict(
     made: int | None,
     added: Sequence[str] = (),
 ) -> None:
-    """Notes the outcome of a whole verification, if the mark is still that of the environment `made` then.
+    """Notes the outcome of a whole verification, if the mark is still that of the environment
+    `made` then.
 
-    `added`: what was installed beyond the lock, as requirements. On a read-only disk nothing is noted.
+    `added`: what was installed beyond the lock, as requirements. On a read-only disk nothing is
+    noted.
     """
     mark = mark_or_none(folder)
     if mark is None or mark.state is not State.INSTALLED or mark.made != (made or 0):

@@ -1,4 +1,5 @@
-"""The mark of a prefix: PREFIX/maximalcai.json says who made the folder, of what, and in which state it is.
+"""The mark of a prefix: PREFIX/maximalcai.json says who made the folder, of what, and in which
+state it is.
 
 The file is validated once, when it is read. What a later version adds to it is kept in `other`.
 """
@@ -48,11 +49,12 @@ class RecordedVerdict:
 class Mark:
     """What PREFIX/maximalcai.json says.
 
-    `path`: where the folder was made. `id`: random, of this environment alone. `made`: the time in ns.
-    `locks`: the digest of the locks that it was made from. `lacking`: what was asked for and is not
-    there, as sentences to show. `missing_packages`: the list of the user's own packages that could not
-    be installed again. `clone`: the folder of the code that last worked on it. `manifest`: the sha256 of the
-    manifest that the set-up wrote, empty where it is not known. `pod`: what was found of the machine.
+    `path`: where the folder was made. `id`: random, of this environment alone. `made`: the time in
+    ns. `locks`: the digest of the locks that it was made from. `lacking`: what was asked for and is
+    not there, as sentences to show. `missing_packages`: the list of the user's own packages that
+    could not be installed again. `clone`: the folder of the code that last worked on it.
+    `manifest`: the sha256 of the manifest that the set-up wrote, empty where it is not known.
+    `pod`: what was found of the machine.
     """
 
     made_by: MadeBy

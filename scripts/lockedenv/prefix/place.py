@@ -1,10 +1,12 @@
-"""Where an environment lies. People name PREFIX; the files are in PREFIX.d/ID, and PREFIX is a link to that.
+"""Where an environment lies. People name PREFIX; the files are in PREFIX.d/ID, and PREFIX is a link
+to that.
 
     PREFIX      -> PREFIX.d/1f3a9c2e      the environment that is used
     PREFIX.d/1f3a9c2e                     made once at this path, never renamed
     PREFIX.d/77b0d4e1                     a successor that is being made, or a predecessor
 
-A folder at PREFIX itself is an environment that people made, or one of version 2.0; it is worked on in place.
+A folder at PREFIX itself is an environment that people made, or one of version 2.0; it is worked on
+in place.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ LINKS = 40  # as many as Linux follows
 
 @dataclass(frozen=True)
 class Prefix:
-    """A place for an environment. `path`: the folder of its files, absolute, without a symbolic link.
+    """A place for an environment. `path`: the folder of its files, absolute, without a symbolic
+    link.
 
-    `link`: PREFIX as people name it, where that is or will be a link to `path`; None for a plain folder.
+    `link`: PREFIX as people name it, where that is or will be a link to `path`; None for a plain
+    folder.
     """
 
     path: Path
@@ -86,7 +90,9 @@ class Prefix:
             return False  # nothing is there any more: the folder was moved
 
     def environments(self) -> list[tuple[Path, Mark]]:
-        """The environments of this prefix in PREFIX.d that the set-up made, the oldest first, with their marks."""
+        """The environments of this prefix in PREFIX.d that the set-up made, the oldest first, with
+        their marks.
+        """
         found = []
         if not self.container.is_dir():
             return []
@@ -126,7 +132,9 @@ def mark_or_none(folder: Path) -> Mark | None:
 
 
 def linked_environment(name: Path) -> Path | None:
-    """The environment in PREFIX.d that PREFIX links to, there or not; None where PREFIX is no link of ours."""
+    """The environment in PREFIX.d that PREFIX links to, there or not; None where PREFIX is no link
+    of ours.
+    """
     if not name.is_symlink():
         return None
     target = name.parent / os.readlink(name)
@@ -139,7 +147,9 @@ def linked_environment(name: Path) -> Path | None:
 
 
 def refuse_long_name(name: Path, beside: str = LONGEST_BESIDE) -> None:
-    """Raises Stop for a PREFIX whose name leaves no room for that of what lies `beside` it: NAME and more."""
+    """Raises Stop for a PREFIX whose name leaves no room for that of what lies `beside` it: NAME
+    and more.
+    """
     has = len(os.fsencode(name.name))
     longest = _longest_name(name.parent) - len(beside)
     if has > longest:
@@ -160,10 +170,11 @@ def _longest_name(folder: Path) -> int:
 
 
 def find_prefix(path: Path) -> Prefix:
-    """The place that people name with --prefix: through links of their own, to the environment to work on.
+    """The place that people name with --prefix: through links of their own, to the environment to
+    work on.
 
-    That is a successor which is installed and was not yet verified, where a run was killed; else the one
-    that PREFIX leads to. Raises Stop for links that lead in a circle.
+    That is a successor which is installed and was not yet verified, where a run was killed; else
+    the one that PREFIX leads to. Raises Stop for links that lead in a circle.
     """
     place = Path(os.path.abspath(path.expanduser()))
     if len(os.fsencode(place.name)) > NAME_MAX:

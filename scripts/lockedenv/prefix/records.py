@@ -33,7 +33,9 @@ DIST_INFO = re.compile(r"/site-packages/[^/]+\.(dist|egg)-info$")
 
 @dataclass(frozen=True)
 class CondaRecord:
-    """One conda-meta record; `sha256_here` is its own. `hashes`: path in the prefix -> sha256 in hex, empty if it has none."""
+    """One conda-meta record; `sha256_here` is its own. `hashes`: path in the prefix -> sha256 in
+    hex, empty if it has none.
+    """
 
     name: str
     version: str
@@ -60,7 +62,9 @@ class CondaRecord:
 
 @dataclass(frozen=True)
 class Dist:
-    """One dist-info (or egg-info). `manager` is conda if a conda record owns it and it is as conda left it."""
+    """One dist-info (or egg-info). `manager` is conda if a conda record owns it and it is as conda
+    left it.
+    """
 
     name: str
     version: str
@@ -87,8 +91,8 @@ class BrokenRecord:
 class RecordRow(NamedTuple):
     """A file that a RECORD lists. A named tuple, because 25,000 of them are read at each start.
 
-    `path` as it is written, relative to site-packages; `sha256` in hex, empty where there is none, "damaged" where it
-    is no hash; `size` in bytes, -1 where there is none.
+    `path` as it is written, relative to site-packages; `sha256` in hex, empty where there is none,
+    "damaged" where it is no hash; `size` in bytes, -1 where there is none.
     """
 
     path: str
@@ -152,7 +156,9 @@ def _own_sites(prefix: Path) -> list[Path]:
 
 
 def read_prefix(prefix: Path) -> Installed:
-    """Everything installed in a prefix. Broken records are listed in `problems`; nothing is imported."""
+    """Everything installed in a prefix. Broken records are listed in `problems`; nothing is
+    imported.
+    """
     problems: list[BrokenRecord] = []
     backend = find_backend(prefix)
     conda: list[CondaRecord] = []
@@ -269,7 +275,9 @@ def _read_dist(
 
 
 def _read_metadata(path: Path) -> str:
-    """The text of METADATA, or of an egg-info; empty for what is not a regular file: a pipe would be waited for."""
+    """The text of METADATA, or of an egg-info; empty for what is not a regular file: a pipe would
+    be waited for.
+    """
     file = path
     if path.is_dir():
         file = path / ("METADATA" if path.suffix == ".dist-info" else "PKG-INFO")
@@ -279,7 +287,9 @@ def _read_metadata(path: Path) -> str:
 
 
 def _is_as_recorded(info: Path, recorded: Mapping[str, str]) -> bool:
-    """Whether a dist-info is as conda left it: pip and uv replace a package in place, and leave conda's record."""
+    """Whether a dist-info is as conda left it: pip and uv replace a package in place, and leave
+    conda's record.
+    """
     for name, sha256 in recorded.items():
         if sha256 and file_sha256(info / name) != sha256:
             return False
@@ -319,7 +329,9 @@ def _decoded_or_damaged(text: str) -> str:
 
 
 def record_hashes(record: Path) -> dict[Path, str]:
-    """path -> sha256 in hex of the files that a RECORD has a hash for. Raises as `read_record_rows`."""
+    """path -> sha256 in hex of the files that a RECORD has a hash for. Raises as
+    `read_record_rows`.
+    """
     site = str(record.parent.parent)
     found = {}
     for row in read_record_rows(record):
@@ -329,7 +341,9 @@ def record_hashes(record: Path) -> dict[Path, str]:
 
 
 def decode_hash(text: str) -> str:
-    """The sha256 of a RECORD's row (sha256=URLSAFE-BASE64) in hex; empty if it has none. Raises ValueError."""
+    """The sha256 of a RECORD's row (sha256=URLSAFE-BASE64) in hex; empty if it has none. Raises
+    ValueError.
+    """
     if not text.startswith("sha256="):
         return ""
     # As base64.urlsafe_b64decode, which takes three times as long for 25,000 of them.

@@ -1,7 +1,8 @@
 """The one way to remove an environment, and to move people's files out of one.
 
-Only a path that the inventory has, or that an added package recorded, is deleted, and only while it is as it
-was installed. All else is moved to PREFIX.kept-TIME first. Nothing is deleted below a mount point.
+Only a path that the inventory has, or that an added package recorded, is deleted, and only while it
+is as it was installed. All else is moved to PREFIX.kept-TIME first. Nothing is deleted below a
+mount point.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ HISTORY_LIMIT = 10_000_000  # bytes
 # A time, a command or specification, and the packages that came and went.
 CONDA_HISTORY = re.compile(rb"((==> [^\n]* <==|[#+-][^\n]*)?(\n|\Z))*")
 VERSION_2_FIELDS = {"files", "links", "wheels", "records", "conda"}
-# Where packages put their files; only there may a link into the cache belong to one that is half installed.
+# Where packages put their files; only there may a link into the cache belong to one that is half
+# installed.
 PACKAGE_FOLDERS = (
     "bin",
     "etc",
@@ -88,7 +90,9 @@ class RemovalRefused(Stop):
 
 @dataclass(frozen=True)
 class Kept:
-    """What was moved out of an environment: the names that it had there, and the folder where it lies now."""
+    """What was moved out of an environment: the names that it had there, and the folder where it
+    lies now.
+    """
 
     folder: Path
     names: tuple[str, ...]
@@ -109,7 +113,9 @@ class Kept:
 
 @dataclass
 class _Contents:
-    """What lies in a folder: `own` is to be kept, `disposable` may be deleted, `folders` are in between, deepest first."""
+    """What lies in a folder: `own` is to be kept, `disposable` may be deleted, `folders` are in
+    between, deepest first.
+    """
 
     own: list[str] = field(default_factory=list)
     disposable: list[str] = field(default_factory=list)
@@ -119,8 +125,8 @@ class _Contents:
 def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
     """Removes an environment of this prefix; gives what was moved out of it first, or None.
 
-    Raises RemovalRefused for a folder that the set-up did not make for this prefix, or with a mount in it. A
-    killed removal goes on where it was: the inventory and the mark are the last to go.
+    Raises RemovalRefused for a folder that the set-up did not make for this prefix, or with a mount
+    in it. A killed removal goes on where it was: the inventory and the mark are the last to go.
     """
     refuse_removal(prefix, folder)
     mark = read_mark(folder)
@@ -235,7 +241,9 @@ def kept_folder(prefix: Prefix) -> Path:
 
 
 def own_paths(folder: Path) -> list[str]:
-    """What a removal of this environment would move out of it: people's files and folders, and edited files."""
+    """What a removal of this environment would move out of it: people's files and folders, and
+    edited files.
+    """
     mark = read_mark(folder)
     unfinished = mark is not None and _is_unfinished(mark)
     inventory = _whole_inventory(folder, mark) or _attributed(folder)
@@ -243,9 +251,11 @@ def own_paths(folder: Path) -> list[str]:
 
 
 def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
-    """Moves the edited files of these packages out of the environment, before they are installed again.
+    """Moves the edited files of these packages out of the environment, before they are installed
+    again.
 
-    So are links that people made in the place of a package's folder: an installer would delete through them.
+    So are links that people made in the place of a package's folder: an installer would delete
+    through them.
     """
     wanted = set(names)
     packages = []
@@ -326,7 +336,9 @@ def _whole_inventory(folder: Path, mark: Mark | None) -> Inventory | None:
 
 
 def _complete_inventory(folder: Path, mark: Mark) -> Inventory:
-    """The inventory, written if there is none: the records that it is made from are deleted before the end."""
+    """The inventory, written if there is none: the records that it is made from are deleted before
+    the end.
+    """
     inventory = _whole_inventory(folder, mark)
     if inventory is None:
         inventory = _attributed(folder)
@@ -356,7 +368,9 @@ def _attributed(folder: Path) -> Inventory:
 
 
 def _edited_or_unproven(folder: Path, taken: Inventory) -> set[str]:
-    """The paths of an inventory just taken of which nothing shows that they are as they were installed."""
+    """The paths of an inventory just taken of which nothing shows that they are as they were
+    installed.
+    """
     names = {package.name for package in taken.packages}
     paths = _unproven(folder, names)
     for entry in _edited_entries(folder, taken):
@@ -378,7 +392,9 @@ def _packages(folder: Path) -> list[Package]:
 
 
 def _edited_texts(folder: Path) -> list[str]:
-    """Of the texts that the set-up writes, those that are not as it writes them, nor as version 2.0 noted them."""
+    """Of the texts that the set-up writes, those that are not as it writes them, nor as version 2.0
+    noted them.
+    """
     mark = read_mark(folder)
     if mark is None:
         return []
@@ -397,7 +413,9 @@ def _edited_texts(folder: Path) -> list[str]:
 
 
 def _edited_entries(folder: Path, inventory: Inventory) -> list[Entry]:
-    """The entries that are not as they were recorded, by content; what is missing or not executable is not edited."""
+    """The entries that are not as they were recorded, by content; what is missing or not executable
+    is not edited.
+    """
     entries = inventory.entries_by_path()
     edited = []
     for difference in compare_full(folder, inventory):
@@ -445,7 +463,9 @@ def _is_proven(folder: Path, path: str, sha256: str) -> bool:
 
 
 def _is_made_by_conda(folder: Path, path: str) -> bool:
-    """Whether a path without a hash is a link within the environment, or the program of an entry point."""
+    """Whether a path without a hash is a link within the environment, or the program of an entry
+    point.
+    """
     place = folder / path
     if place.is_symlink():
         target = os.path.normpath(
@@ -501,7 +521,8 @@ def _classify(folder: Path, inventory: Inventory, unfinished: bool) -> _Contents
 
 
 def _notes(folder: Path, mark: Mark | None) -> set[str]:
-    """The notes of the set-up and of its tools in an environment that are as they were written, so far as that is known.
+    """The notes of the set-up and of its tools in an environment that are as they were written, so
+    far as that is known.
 
     A file of this name with something else in it is people's.
     """
@@ -541,7 +562,9 @@ def _is_note(folder: Path, name: str, mark: Mark | None) -> bool:
 
 @dataclass(frozen=True)
 class _Listing:
-    """What lies in one folder, as paths relative to the environment. `readable`: whether it could be looked into."""
+    """What lies in one folder, as paths relative to the environment. `readable`: whether it could
+    be looked into.
+    """
 
     folders: Sequence[str]
     files: Sequence[str]
@@ -625,7 +648,9 @@ def _outside(folders: set[str], paths: Iterable[str]) -> list[str]:
 
 
 def _links_to_cache(folder: Path, folders: dict[str, _Listing]) -> list[str]:
-    """The files of half installed packages: hard links that lead out of the environment, into the cache."""
+    """The files of half installed packages: hard links that lead out of the environment, into the
+    cache.
+    """
     links: Counter[tuple[int, int]] = Counter()
     found = []
     for inside, listing in folders.items():
@@ -703,7 +728,9 @@ def _free_name(path: Path) -> Path:
 
 
 def _delete(folder: Path, contents: _Contents) -> bool:
-    """Deletes what may be deleted, records last, then the folders; gives whether the folder is gone."""
+    """Deletes what may be deleted, records last, then the folders; gives whether the folder is
+    gone.
+    """
     last = [INVENTORY, MARK]
     for path in _records_last(contents.disposable):
         if path not in last:

@@ -1,6 +1,7 @@
 """What version 2.0 noted of an environment that it made: PREFIX/maximalcai-installed.json.
 
-It is read where an environment has no inventory yet, and never written. Once there is an inventory, it is removed.
+It is read where an environment has no inventory yet, and never written. Once there is an inventory,
+it is removed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Note:
-    """`files`: path -> sha256 of what no package brought; `links`: path -> target; `wheels`: name -> sha256.
+    """`files`: path -> sha256 of what no package brought; `links`: path -> target; `wheels`: name
+    -> sha256.
 
     `records`: name -> sha256 of a wheel's RECORD. `conda`: the names of conda packages.
     """

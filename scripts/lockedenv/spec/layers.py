@@ -1,4 +1,6 @@
-"""The backends and the layers of an environment, by the names that options, locks and records have for them."""
+"""The backends and the layers of an environment, by the names that options, locks and records have
+for them.
+"""
 
 from __future__ import annotations
 
