@@ -210,7 +210,19 @@ def name_in_mark(prefix: Path) -> str:
     return str(read_json(prefix / MARK).get("environment") or "default")
 
 
-_compared_with = ""
+@dataclass
+class Comparison:
+    """The environment that --environment names: every prefix of this process is compared with it.
+
+    It is set once, before a prefix is read: by the verifier, and in each child that runs a check,
+    which is told what the verifier was told. `argument` is what --environment takes; where it is
+    empty, a prefix is compared with the environment that its mark names.
+    """
+
+    argument: str = ""
+
+
+COMPARISON = Comparison()
 
 
 def compare_with(text: str) -> None:
@@ -218,8 +230,7 @@ def compare_with(text: str) -> None:
 
     Raises Stop.
     """
-    global _compared_with
-    _compared_with = find(text).argument
+    COMPARISON.argument = find(text).argument
 
 
 def find_by_prefix(prefix: Path) -> Environment:
@@ -227,7 +238,7 @@ def find_by_prefix(prefix: Path) -> Environment:
 
     The verifier may have been told to compare it with another one; then that one.
     """
-    text = _compared_with or name_in_mark(prefix)
+    text = COMPARISON.argument or name_in_mark(prefix)
     try:
         return find(text)
     except Stop:
