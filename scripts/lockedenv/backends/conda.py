@@ -26,6 +26,7 @@ from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem, size_text
 from lockedenv.host.locking import holding
 from lockedenv.host.process import ask, run
+from lockedenv.prefix.inventory import HISTORY
 from lockedenv.prefix.place import LONGER_BY
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
@@ -181,7 +182,7 @@ class Conda:
         # Without a history micromamba takes the folder for someone else's; `create` would empty it,
         # our mark included.
         (prefix / "conda-meta").mkdir()
-        (prefix / "conda-meta/history").touch()
+        (prefix / HISTORY).touch()
         with holding(job.cache / "pkgs.lock", f"the cache {job.cache}", reporter.warn):
             if together:
                 _drop_changed(job.cache, unpacked_packages, job.fresh)

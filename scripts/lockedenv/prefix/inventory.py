@@ -390,13 +390,18 @@ def _with_hashes(prefix: Path, entries: list[Entry]) -> list[Entry]:
 
 def _folders(entries: Iterable[Entry]) -> list[Entry]:
     """The folders that hold the entries: one that became a link would lead somewhere else."""
+    return [Entry(folder, Kind.FOLDER) for folder in parent_folders(entries)]
+
+
+def parent_folders(entries: Iterable[Entry]) -> set[str]:
+    """The folders in which the entries lie, at every depth, relative to the prefix."""
     folders: set[str] = set()
     for entry in entries:
         folder = os.path.dirname(entry.path)
         while folder and folder not in folders:
             folders.add(folder)
             folder = os.path.dirname(folder)
-    return [Entry(folder, Kind.FOLDER) for folder in folders]
+    return folders
 
 
 # Its file

@@ -32,6 +32,7 @@ from lockedenv.prefix.inventory import (
     compare_quick,
     is_bytecode,
     is_inside,
+    parent_folders,
     read_inventory,
     record_entries,
     times_changed_wholesale,
@@ -135,7 +136,7 @@ class Contents:
                 entries.append(noted)
             elif os.path.lexists(self.prefix / path):
                 entries.append(self._as_it_is(Entry(path, Kind.FILE)))
-        for folder in _folders(entries):
+        for folder in parent_folders(entries):
             entries.append(Entry(folder, Kind.FOLDER))
         packages: tuple[Package, ...] = ()
         interpreter = None
@@ -252,16 +253,6 @@ class Contents:
         """The added package that an unlisted path is of; empty if it is of none."""
         found = self.recorded.get(path)
         return found[1].package if found else ""
-
-
-def _folders(entries: list[Entry]) -> set[str]:
-    folders: set[str] = set()
-    for entry in entries:
-        folder = os.path.dirname(entry.path)
-        while folder and folder not in folders:
-            folders.add(folder)
-            folder = os.path.dirname(folder)
-    return folders
 
 
 def read_record(dist: Dist) -> str:
