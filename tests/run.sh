@@ -34,7 +34,7 @@ install_packages() {
 lint() {
   black --check --diff --quiet scripts tests benchmarks
   isort --check --diff --quiet scripts tests benchmarks
-  flake8 --max-line-length 130 --extend-ignore E203,E704,W503 --per-file-ignores "tests/*:E501,E128" scripts tests benchmarks
+  flake8 --max-line-length 100 --extend-ignore E203,E704,W503 --per-file-ignores "tests/*:E501,E128" scripts tests benchmarks
   mypy
   shellcheck scripts/*.sh tests/*.sh tests/*/*.sh .github/*.sh examples/slurm.sbatch .ci/run
   # What must start on an old Python; scripts/lockedenv/lock runs in conda-lock's.
