@@ -129,7 +129,10 @@ class Backend(Protocol):
         """Each origin of its own, such as a channel, to measure its rate."""
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:
-        """Brings what `create` needs into the cache; gives the program that creates. Raises Stop."""
+        """Brings what `create` needs into the cache; gives the program that creates.
+
+        Raises Stop.
+        """
 
     def create(self, job: Job, program: Path, reporter: Reporter) -> None:
         """Makes the first layer in the prefix, where our mark lies already. Raises Stop."""

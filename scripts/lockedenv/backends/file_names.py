@@ -15,7 +15,7 @@ from lockedenv.errors import Stop
 from lockedenv.spec.locks import PipPackage, canonical
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]{0,250}", re.ASCII)
-# https://packaging.python.org/en/latest/specifications/binary-distribution-format/#file-name-convention
+# https://packaging.python.org/en/latest/specifications/binary-distribution-format/#file-name-convention  # noqa: E501
 _WHEEL = re.compile(
     r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)"
     r"(?P<tags>(?:-[0-9][A-Za-z0-9_.]*)?-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+)\.whl",
@@ -30,7 +30,9 @@ _SDIST = re.compile(
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can only be a file of the folder that it is put into, and no unfinished one."""
+    """Whether a name can only be a file of the folder that it is put
+    into, and no unfinished one.
+    """
     return _PLAIN.fullmatch(name) is not None and not name.endswith(".part")
 
 

@@ -302,8 +302,8 @@ def _certificate_problem(host: str, said: str, verified: str) -> Problem:
     if verified in (str(NOT_YET_VALID), str(EXPIRED)):
         now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         return Problem(
-            f"the certificate of {host} is not valid at the time of this machine's clock, {now} UTC "
-            f"({said})",
+            f"the certificate of {host} is not valid at the time of this machine's clock, {now} "
+            f"UTC ({said})",
             "if the clock is wrong, set it (date, timedatectl)",
         )
     if verified == str(OTHER_HOST):

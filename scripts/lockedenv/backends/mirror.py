@@ -125,8 +125,8 @@ def read_index(address: str) -> dict[str, str]:
         return parse_index(document.text)
     except ValueError:
         raise Stop(
-            f"{redact(address)}/{INDEX} is not the list of a folder made by --download-only; make it "
-            "anew"
+            f"{redact(address)}/{INDEX} is not the list of a folder made by --download-only; make "
+            "it anew"
         ) from None
 
 
@@ -173,8 +173,8 @@ def read_listings(asked: Sources) -> Sources:
                 listings[address] = found
     if asked.address and not listings:
         raise Stop(
-            f"{redact(asked.address)} has no {INDEX}: it is no folder made by --download-only; check "
-            "the address"
+            f"{redact(asked.address)} has no {INDEX}: it is no folder made by --download-only; "
+            "check the address"
         )
     others = []
     for mirror in asked.mirrors:
@@ -215,8 +215,8 @@ def refuse_incomplete(job: Job, backend: BackendName) -> None:
         option = f" --environment {job.environment.argument}"
     raise Stop(
         f"{where} lacks {len(lacking)} of the {len(needed)} files of the environment "
-        f"{job.environment.name}, {backend} backend, such as {_package_name(lacking[0])}; collect them "
-        f"there with --download-only{option}"
+        f"{job.environment.name}, {backend} backend, such as {_package_name(lacking[0])}; collect "
+        f"them there with --download-only{option}"
     )
 
 
@@ -299,7 +299,8 @@ def find_python_archive(sha256: str, listed: str, python: str) -> str | None:
     uv names it by the first digits of its hash and by its version, and checks the whole hash.
     """
     place, _, name = listed.partition("/")
-    pattern = rf"{sha256[:9]}-cpython-{re.escape(python)}\.\d+[A-Za-z0-9_.+-]*\.(?:tar\.gz|tar\.zst|tgz)"
+    start = rf"{sha256[:9]}-cpython-{re.escape(python)}\.\d+[A-Za-z0-9_.+-]*"
+    pattern = rf"{start}\.(?:tar\.gz|tar\.zst|tgz)"
     if (
         not python
         or place != Place.PYTHON.value

@@ -177,9 +177,15 @@ class Transfer:
             if self._settle(sent_sha256):
                 return Outcome(Ending.RIGHT)
             if not refused_range:
-                what = f"sent {has} bytes of sha256 {sent_sha256[:16]}..., not {self.sha256[:16]}..."
+                what = (
+                    f"sent {has} bytes of sha256 {sent_sha256[:16]}..., not "
+                    f"{self.sha256[:16]}..."
+                )
                 if has >= self.limit and not self.size:
-                    what = f"sent more than {size_text(self.limit)}, the limit for a file of unknown size"
+                    what = (
+                        f"sent more than {size_text(self.limit)}, the limit for a file of unknown "
+                        "size"
+                    )
                 return Outcome(Ending.FAILED, f"{host} {what}")
         return Outcome(Ending.FAILED, f"{host}: {ended.problem}")
 

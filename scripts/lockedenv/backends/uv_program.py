@@ -353,7 +353,9 @@ def _read_addresses(text: str) -> dict[str, str]:
 
 
 def _with_password(address: str, environ: Mapping[str, str]) -> str:
-    """The address with the user and password of its index, whose page names its files without them."""
+    """The address with the user and password of its index, whose page
+    names its files without them.
+    """
     for name in INDEX_VARIABLES:
         for text in environ.get(name, "").split():
             index = urlsplit(text)

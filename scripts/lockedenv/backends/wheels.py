@@ -65,7 +65,9 @@ class NotedWheel:
 
 
 def find_damage(prefix: Path, pins: Sequence[PipPackage]) -> Damage:
-    """What the prefix holds of the locked wheels and is not as the lock has it; nothing is changed."""
+    """What the prefix holds of the locked wheels and is not as the lock
+    has it; nothing is changed.
+    """
     locked = {pin.name: pin for pin in pins}
     noted = read_noted_wheels(prefix)
     reinstall = []

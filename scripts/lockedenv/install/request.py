@@ -31,7 +31,8 @@ class FlashRequest:
 class Request:
     """One call of setup_runpod_environment.sh or post_create.sh, checked; its paths are absolute.
 
-    `backend`: None for the first that can be used here. `level`: None for what the prefix's past asks for.
+    `backend`: None for the first that can be used here. `level`: None for what
+    the prefix's past asks for.
     """
 
     prefix: Path

@@ -408,7 +408,10 @@ def parent_folders(entries: Iterable[Entry]) -> set[str]:
 
 
 def write_inventory(prefix: Path, inventory: Inventory) -> None:
-    """Writes PREFIX/maximalcai-inventory.json, one path a line. It replaces what version 2.0 noted."""
+    """Writes PREFIX/maximalcai-inventory.json, one path a line.
+
+    It replaces what version 2.0 noted.
+    """
     numbers: dict[str, int] = {}
     packages = []
     for number, package in enumerate(inventory.packages):
@@ -445,7 +448,10 @@ def write_inventory(prefix: Path, inventory: Inventory) -> None:
 
 
 def read_inventory(prefix: Path) -> Inventory | None:
-    """The inventory of a prefix; None where there is none. Raises InventoryError for a damaged one."""
+    """The inventory of a prefix; None where there is none.
+
+    Raises InventoryError for a damaged one.
+    """
     path = prefix / INVENTORY
     try:
         document = json.loads(read_regular(path, LIMIT))

@@ -40,8 +40,8 @@ def find_clone(prefix: str) -> str:
     if place:
         looked = f"{place}, which {source} names, has no {PROGRAM}"
     sys.exit(
-        f"maximalcai: the code of this environment was not found: {looked}. Say where the clone is:\n"
-        f"export {VARIABLE}=/path/to/the/clone\n"
+        f"maximalcai: the code of this environment was not found: {looked}. Say where the clone "
+        f"is:\nexport {VARIABLE}=/path/to/the/clone\n"
         "If it is gone, clone the repository again. To have the new place noted, run there:\n"
         f"scripts/post_create.sh --prefix {prefix}"
     )

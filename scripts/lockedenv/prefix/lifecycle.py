@@ -1,6 +1,7 @@
 """The life of an environment: made, installed, verified, exchanged for its successor, removed.
 
-    absent -> making -> installed -> verified; changed: made from other locks; moved: its scripts name another place
+    absent -> making -> installed -> verified
+    changed: made from other locks; moved: its scripts name another place
 
 A successor is made in PREFIX.d while PREFIX leads to the one that is used. The exchange is one
 rename of a link; a roll-back is nothing at all. The predecessor is removed only after its successor
@@ -54,7 +55,8 @@ from lockedenv.spec.environment import MARK
 from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
-WORKS_ON = "MAXIMALCAI_WORKS_ON"  # in the environment of all that a run starts: the prefix that it works on
+# In the environment of all that a run starts: the prefix that it works on.
+WORKS_ON = "MAXIMALCAI_WORKS_ON"
 AT_FDCWD = -100
 UNPACKED = (
     "maximalcai-uv",
@@ -125,7 +127,9 @@ def find_move(prefix: Prefix) -> str:
 
 
 def moved_from(folder: Path) -> str:
-    """The path that the environment in a folder was made at, if that is another one; empty if not."""
+    """The path that the environment in a folder was made at, if that is
+    another one; empty if not.
+    """
     return find_move(place_of(folder))
 
 
@@ -206,7 +210,9 @@ def _best_installed(prefix: Prefix) -> Path | None:
 
 
 def _drop_unused_links(prefix: Prefix) -> None:
-    """Removes links that a run left in PREFIX.d when it was killed between making and renaming one."""
+    """Removes links that a run left in PREFIX.d when it was killed between
+    making and renaming one.
+    """
     if not prefix.container.is_dir():
         return
     for path in prefix.container.iterdir():
@@ -279,7 +285,8 @@ def refuse_mounted(prefix: Prefix) -> None:
     """
     for place in list_mounts(prefix):
         raise RemovalRefused(
-            f"{place} is mounted in the environment, which is to be removed; unmount it first: umount {place}"
+            f"{place} is mounted in the environment, which is to be removed; unmount it first: "
+            f"umount {place}"
         )
 
 
@@ -297,7 +304,8 @@ def make_successor(
     used = prefix.used()
     if used == prefix.public_path and not is_ours(Prefix(used)):
         raise Stop(
-            f"{used} was not made by this set-up, or is a copy of what it made; move it away, or choose another --prefix"
+            f"{used} was not made by this set-up, or is a copy of what it made; move it away, or "
+            "choose another --prefix"
         )
     for folder, mark in prefix.environments():
         if mark.state is not State.INSTALLED or (
@@ -384,7 +392,8 @@ def settle(prefix: Prefix, passed: bool, complete: bool, say: Say) -> Prefix:
         used_mark = mark_or_none(used)
         if not passed and used_mark is not None and used_mark.passed:
             say(
-                f"the new environment did not verify; {prefix.public_path} is still the old one. Removing the new one"
+                f"the new environment did not verify; {prefix.public_path} is still the old one. "
+                "Removing the new one"
             )
             give_up(prefix, prefix.path, say)
             return Prefix(
@@ -449,7 +458,8 @@ def point(prefix: Prefix, folder: Path) -> None:
             name.rmdir()  # an empty folder holds nothing to lose
         except OSError:
             raise Stop(
-                f"{name} appeared while the environment was made, and is not empty: move it away, and run again"
+                f"{name} appeared while the environment was made, and is not empty: move it away, "
+                "and run again"
             ) from None
     _link(prefix, folder).rename(name)
 
@@ -534,8 +544,8 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
     bad = _unusable_characters(name)
     if bad:
         raise Stop(
-            f"{name}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a script cannot hold; "
-            "choose another --prefix"
+            f"{name}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a "
+            "script cannot hold; choose another --prefix"
         )
     if os.path.ismount(name) and not name.is_symlink():
         raise Stop(
@@ -552,14 +562,14 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
         )
     if os.path.ismount(container):
         raise Stop(
-            f"{container} is a mount point, and {name} could not lead into it; choose a folder in it, "
-            f"such as --prefix {container / 'maximalcai'}"
+            f"{container} is a mount point, and {name} could not lead into it; choose a folder in "
+            f"it, such as --prefix {container / 'maximalcai'}"
         )
     for folder in (name, container, prefix.path):
         if folder in [cache, *cache.parents]:
             raise Stop(
-                f"the cache {cache} lies in the prefix {folder}, and would be removed with it; choose another "
-                "with --cache"
+                f"the cache {cache} lies in the prefix {folder}, and would be removed with it; "
+                "choose another with --cache"
             )
     if name.exists() and not name.is_dir():
         raise Stop(f"{name} is there and is not a folder; choose another --prefix")

@@ -100,8 +100,8 @@ class MarkError(Stop):
     def __init__(self, path: Path, problem: str) -> None:
         folder = path.parent
         super().__init__(
-            f"{path} is damaged: {problem}. Nothing in {folder} will be changed; move it away and run "
-            f"again: mv {folder} {folder}.damaged"
+            f"{path} is damaged: {problem}. Nothing in {folder} will be changed; move it away and "
+            f"run again: mv {folder} {folder}.damaged"
         )
 
 

@@ -27,7 +27,8 @@ ID = re.compile("[0-9a-f]{8}")  # the name of an environment in PREFIX.d
 LONGER_BY = len(".d/") + 2 * ID_BYTES
 NAME_MAX = 255  # linux/limits.h
 LOCK = "maximalcai-lock"  # beside PREFIX
-LONGEST_BESIDE = ".maximalcai-extras-20260101-000000.txt"  # what the longest name beside PREFIX ends in
+# What the longest name beside PREFIX ends in.
+LONGEST_BESIDE = ".maximalcai-extras-20260101-000000.txt"
 LINKS = 40  # as many as Linux follows
 
 
@@ -58,7 +59,9 @@ class Prefix:
         return self.public_path.with_name(f"{self.public_path.name}.{suffix}")
 
     def used(self) -> Path | None:
-        """The folder that PREFIX is, or leads to; None where there is nothing, or an empty folder."""
+        """The folder that PREFIX is, or leads to; None where there is
+        nothing, or an empty folder.
+        """
         name = self.public_path
         folder = linked_environment(name) or name
         if not folder.is_dir():
@@ -124,7 +127,9 @@ def place_of(folder: Path) -> Prefix:
 
 
 def mark_or_none(folder: Path) -> Mark | None:
-    """The mark in a folder; None where there is none, or a damaged one: that folder is left alone."""
+    """The mark in a folder; None where there is none, or a damaged one:
+    that folder is left alone.
+    """
     try:
         return read_mark(folder)
     except MarkError:
@@ -154,8 +159,9 @@ def refuse_long_name(name: Path, beside: str = LONGEST_BESIDE) -> None:
     longest = _longest_name(name.parent) - len(beside)
     if has > longest:
         raise Stop(
-            f"the name of the prefix has {has} bytes and may have at most {longest}, because its lock and lists "
-            f"lie beside it under longer names; choose a shorter one, such as --prefix {name.with_name('maximalcai')}"
+            f"the name of the prefix has {has} bytes and may have at most {longest}, because its "
+            "lock and lists lie beside it under longer names; choose a shorter one, such as "
+            f"--prefix {name.with_name('maximalcai')}"
         )
 
 

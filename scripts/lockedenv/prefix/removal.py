@@ -79,7 +79,8 @@ PROGRAM_LIMIT = 10_000  # bytes
 # The program that conda makes of an entry point; its record has no hash of it.
 ENTRY_POINT = re.compile(
     rb"#![^\n]+\n# -\*- coding: utf-8 -\*-\nimport re\nimport sys\n+from [\w.]+ import \w+\n+"
-    rb"if __name__ == '__main__':\n[ \t]+sys\.argv\[0\] = re\.sub\(r'[^'\n]*', '', sys\.argv\[0\]\)\n"
+    rb"if __name__ == '__main__':\n"
+    rb"[ \t]+sys\.argv\[0\] = re\.sub\(r'[^'\n]*', '', sys\.argv\[0\]\)\n"
     rb"[ \t]+sys\.exit\([\w.]+\(\)\)\n?"
 )
 
@@ -205,7 +206,8 @@ def refuse_mounts(prefix: Prefix, folder: Path) -> None:
     mounted = mounts_in(folder)
     if mounted:
         raise RemovalRefused(
-            f"{mounted[0]} is mounted in the environment {folder}; unmount it first: umount {mounted[0]}"
+            f"{mounted[0]} is mounted in the environment {folder}; unmount it first: umount "
+            f"{mounted[0]}"
         )
 
 
@@ -293,8 +295,8 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
             continue  # what it leads to is people's
         if link == "bin" or link in python_folders:
             raise Stop(
-                f"{prefix.path / link} is a link, and the packages of the environment lie behind it; "
-                "move it away, and make the environment anew with --force"
+                f"{prefix.path / link} is a link, and the packages of the environment lie behind "
+                "it; move it away, and make the environment anew with --force"
             )
         paths.append(link)
     return keep(prefix, paths)
@@ -329,7 +331,9 @@ def keep(prefix: Prefix, paths: Iterable[str]) -> Kept | None:
 
 
 def _whole_inventory(folder: Path, mark: Mark | None) -> Inventory | None:
-    """The inventory of an environment; None where there is none, or only that of the first steps."""
+    """The inventory of an environment; None where there is none, or only
+    that of the first steps.
+    """
     if mark is not None and mark.state is State.MAKING:
         return None
     return inventory_or_none(folder)
@@ -456,7 +460,10 @@ def _unproven(folder: Path, names: set[str]) -> set[str]:
 
 
 def _is_proven(folder: Path, path: str, sha256: str) -> bool:
-    """Whether a hash says what a file should be. A file is compared with it elsewhere, a link here."""
+    """Whether a hash says what a file should be.
+
+    A file is compared with it elsewhere, a link here.
+    """
     if not sha256:
         return False
     return not (folder / path).is_symlink() or file_sha256(folder / path) == sha256
@@ -572,7 +579,9 @@ class _Listing:
 
 
 def _list_folders(folder: Path) -> dict[str, _Listing]:
-    """Every folder of an environment ("" is itself) with what lies in it, each before those in it."""
+    """Every folder of an environment ("" is itself) with what lies in it,
+    each before those in it.
+    """
     listings = {}
     pending = [""]
     while pending:
@@ -743,7 +752,8 @@ def _delete(folder: Path, contents: _Contents) -> bool:
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise RemovalRefused(
-                    f"{folder / path} is mounted in the environment; unmount it first: umount {folder / path}"
+                    f"{folder / path} is mounted in the environment; unmount it first: umount "
+                    f"{folder / path}"
                 ) from None
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise

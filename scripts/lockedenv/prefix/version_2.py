@@ -38,7 +38,10 @@ class Note:
 
 
 def read_note(prefix: Path) -> Note:
-    """The note in a prefix; an empty one where there is none. What is not of its form is left out."""
+    """The note in a prefix; an empty one where there is none.
+
+    What is not of its form is left out.
+    """
     document = read_json(prefix / NOTE)
     return Note(
         files=_hashes(document.get("files")),
