@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from lockedenv.errors import Stop
 from lockedenv.lock.resolve import list_wheel_files, pin, rank_wheel
-from lockedenv.lock.solve import _wrap_solver, read_problems, read_solver_sizes
+from lockedenv.lock.solve import (
+    _wrap_solver,
+    name_packages,
+    read_problems,
+    read_solver_sizes,
+)
 from lockedenv.lock.tools import run_tool
 
 
@@ -141,3 +146,11 @@ def test_a_tool_that_fails_is_told_with_its_reason_and_without_its_traceback() -
         Stop, match=r"no-such-tool x failed \(None\):\nNo such file or directory"
     ):
         run_tool("no-such-tool", "x")
+
+
+def test_a_solver_that_names_no_package_is_given_the_names() -> None:
+    names = ["python", "no-such-package"]
+    said = name_packages("unsupported request", names)
+    assert said == "unsupported request (asked for: python, no-such-package)"
+    named = "nothing provides no-such-package"
+    assert name_packages(named, names) == named

@@ -86,8 +86,9 @@ def _run_conda_lock(
             problems += read_problems(output)
         if not problems:
             raise
+        cause = name_packages("; ".join(problems), list(asked.conda))
         raise Stop(
-            f"{asked.path}: the solver finds no packages for it: {'; '.join(problems)}; mend the "
+            f"{asked.path}: the solver finds no packages for it: {cause}; mend the "
             "names and bounds of the conda packages, or add the channel that has them"
         ) from error
     sizes: dict[str, int] = {}
@@ -118,6 +119,17 @@ def read_problems(output: str) -> list[str]:
         if problem:
             texts.append(" ".join(str(problem).split()))
     return texts
+
+
+def name_packages(cause: str, names: list[str]) -> str:
+    """A solver's problems, with the packages that were asked for where it names none of them.
+
+    micromamba may say no more than "unsupported request".
+    """
+    for name in names:
+        if name in cause:
+            return cause
+    return f"{cause} (asked for: {', '.join(names)})"
 
 
 def _wrap_solver(folder: Path, solver: str) -> Path:
