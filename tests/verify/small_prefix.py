@@ -26,6 +26,9 @@ from lockedenv.verify.checks import Context
 
 SITE = "lib/python3.11/site-packages"
 WHEEL_SHA = "a" * 64
+# Tags of a dynamic section, of ELF.
+RPATH = 15
+RUNPATH = 29
 FILES = {
     "demo/__init__.py": b"one\n",
     "demo/core.py": b"two\n",
@@ -140,7 +143,7 @@ class SmallPrefix:
 
 
 def elf(needed: str, rpath: str, tag: int) -> bytes:
-    """A 64-bit ELF file that is nothing but a dynamic section. `tag`: 15 for RPATH, 29 for RUNPATH."""
+    """A 64-bit ELF file that is nothing but a dynamic section. `tag`: RPATH or RUNPATH."""
     strings = b"\0" + needed.encode() + b"\0" + rpath.encode() + b"\0"
     rows = [
         (1, 1),
