@@ -34,21 +34,25 @@ INSTALLED = {
 }
 # The longest files begin first, so that all workers end together (tests/run.sh: --no-loadscope-reorder).
 LONGEST = (
+    "test_checks_logic",
     "test_pip_backend",
-    "test_killed",
-    "test_rebuild",
-    "test_added",
-    "test_verifier",
-    "test_flash_cuda",
-    "test_flash_build",
-    "test_conda_backend",
     "test_conda_faults",
+    "test_flash_cuda",
     "test_ranks_under_torchrun",
+    "test_conda_backend",
+    "test_added",
+    "test_flash_commands",
+    "test_reinstalled",
+    "test_rebuild",
+    "test_remedies",
     "test_mirror",
+    "test_places",
+    "test_lost_files",
+    "test_killed",
 )
 collect_ignore = [
     "in_environment"
-]  # run by test_pip_backend.py with the environment's own python
+]  # run by test_checks_logic.py with the environment's own python
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -163,43 +163,6 @@ def test_the_whole_verifier_on_the_real_environment(
     assert "\033" not in done.stdout
 
 
-def test_the_checks_logic_on_the_cpu(real_prefix: Path) -> None:
-    """tests/in_environment runs in the environment itself: what the numerical checks say of kernels that are wrong.
-
-    What they decide is the same code in both; `current` runs what its own libraries may break.
-    """
-    python, tests = real_prefix / "bin/python", ROOT / "tests/in_environment"
-    options = [
-        "-q",
-        "--rootdir",
-        tests,
-        "--confcutdir",
-        tests,
-        "-c",
-        "/dev/null",
-        "-p",
-        "no:cacheprovider",
-    ]
-    options += (
-        []
-        if environment.find_by_prefix(real_prefix).name == "default"
-        else [
-            "-k",
-            "documents or fork or bit_for_bit or see_ or flash_attention_4 or triton or system_cuda",
-        ]
-    )
-    done = sh(
-        python,
-        "-m",
-        "pytest",
-        *options,
-        tests,
-        check=False,
-        env=clean_environ(PYTHONPATH=str(ROOT / "scripts")),
-    )
-    assert done.returncode == 0, done.stdout
-
-
 def test_what_people_install_leaves_what_is_locked_or_stops(
     real_prefix: Path, tmp_path: Path
 ) -> None:
