@@ -164,7 +164,8 @@ def test_a_third_environment_costs_no_code(
     """Specified over the local channel, locked by lock.sh, set up, verified, broken; beside the default one."""
     for name in ("pytorch", "nvidia", "conda-forge"):
         asyncio.run(index_fs(channel.root / name))
-    mine, mapping = tmp_path / "mine", tmp_path / "mapping.json"
+    mine = tmp_path / "mine"
+    mapping = tmp_path / "mapping.json"
     mine.mkdir()
     (mine / "environment.yml").write_text(SPEC.format(address=machine.address))
     mapping.write_text("{}")

@@ -80,7 +80,8 @@ def kill_and_run_again(machine: Machine, kills: int) -> int:
     started = time.monotonic()
     machine.assert_verified(machine.setup())
     whole = time.monotonic() - started
-    chance, killed = random.Random(1), 0
+    chance = random.Random(1)
+    killed = 0
     while killed < kills:
         sh(
             "rm",
@@ -132,7 +133,8 @@ def test_a_changed_lock_makes_the_environment_anew_and_a_failed_one_leaves_the_o
     mine = machine.prefix / "mine.txt"
     mine.write_text("the old one")
     relock(machine)
-    failing, real = machine.folder / "micromamba", machine.micromamba / "micromamba"
+    failing = machine.folder / "micromamba"
+    real = machine.micromamba / "micromamba"
     for said, script in (
         ("micromamba install failed (exit 1)", "echo boom; exit 1"),
         ("micromamba said it was done, and 13 packages are missing", "exit 0"),

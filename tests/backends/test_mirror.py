@@ -279,7 +279,8 @@ def test_python_comes_from_the_archive_that_was_collected(
             )
         )
     )
-    archive, target = tmp_path / "python.tar.gz", Prefix(tmp_path / "env")
+    archive = tmp_path / "python.tar.gz"
+    target = Prefix(tmp_path / "env")
     leave_out = "site-packages test __pycache__ lib-dynload config-3.11-x86_64-linux-gnu sitecustomize.py".split()  # Debian's is a link
 
     def slim(info: tarfile.TarInfo) -> Any:

@@ -34,9 +34,8 @@ def real_prefix(request: pytest.FixtureRequest) -> Path:
 
 
 def test_one_command_ends_in_a_verified_environment(real_prefix: Path) -> None:
-    said, of = (real_prefix / "said.txt").read_text(), environment.find_by_prefix(
-        real_prefix
-    )
+    said = (real_prefix / "said.txt").read_text()
+    of = environment.find_by_prefix(real_prefix)
     assert [f"[{n}/6]" in said for n in range(1, 7)] == [True] * 6
     assert f"{of.name}, pip backend: as asked; " in said
     assert f"  {real_prefix}: torch {of.torch('pip')}, transformers " in said
@@ -53,7 +52,8 @@ def test_one_command_ends_in_a_verified_environment(real_prefix: Path) -> None:
         program,
         env=clean_environ(CUDA_VISIBLE_DEVICES=""),
     )
-    cuda, transformers = of.cuda("pip"), of.version("pip", "transformers")
+    cuda = of.cuda("pip")
+    transformers = of.version("pip", "transformers")
     assert (
         done.stdout.splitlines()[-1]
         == f"{of.torch('pip')}+cu{cuda.replace('.', '')} {cuda} {transformers}"
@@ -82,10 +82,8 @@ def test_an_environment_without_its_pyvenv_cfg_is_not_taken_for_the_machines_pyt
     pip_environment: Path, tmp_path: Path
 ) -> None:
     """uv installed into the Python that the environment was made of, even once the file was back: it had kept what it knew."""
-    env, cache = (
-        copy_environment(pip_environment, tmp_path / "env", links=True),
-        tmp_path / "cache",
-    )
+    env = copy_environment(pip_environment, tmp_path / "env", links=True)
+    cache = tmp_path / "cache"
     uv = default_cache() / f"bin/uv-{uv_program.uv_pin().sha256[:12]}"
     (env / "pyvenv.cfg").rename(tmp_path / "pyvenv.cfg")
     command = [
@@ -168,7 +166,8 @@ def test_what_people_install_leaves_what_is_locked_or_stops(
 ) -> None:
     """`pip install trl` took transformers and torch away in silence."""
     env = copy_environment(real_prefix, tmp_path / "my env", links=True)
-    of, python = environment.find_by_prefix(env), env / "bin/python"
+    of = environment.find_by_prefix(env)
+    python = env / "bin/python"
     copied = Prefix(env)
     written = write_guard(copied, of.wheels("pip"), "pip", True)  # in its own place
     complete_inventory(env, [], written + write_activate(copied, "pip"))

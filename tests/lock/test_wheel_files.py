@@ -56,12 +56,14 @@ class Index:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", handler.headers.get("Range", ""))
-        first, last = 0, len(self.wheel) - 1
+        first = 0
+        last = len(self.wheel) - 1
         if match and self.ranges:
             if not match[1]:
                 first = max(0, len(self.wheel) - int(match[2]))
             else:
-                first, last = int(match[1]), int(match[2])
+                first = int(match[1])
+                last = int(match[2])
         body = self.change(self.wheel[first : last + 1])
         handler.send_response(206 if match and self.ranges else 200)
         handler.send_header("Content-Range", f"bytes {first}-{last}/{len(self.wheel)}")

@@ -138,7 +138,8 @@ def test_what_would_lead_an_installation_elsewhere_is_cleared_and_given_back(
     shown = "; ".join(f'echo "{name}=${{{name}-}}"' for name in MISLEADING)
     script = f"source {prefix.public_path}/activate; {shown}; deactivate; {shown}"
     said = run(shell, script, **MISLEADING)
-    inside, after = said[: len(MISLEADING)], said[len(MISLEADING) :]
+    inside = said[: len(MISLEADING)]
+    after = said[len(MISLEADING) :]
     assert inside == [
         f"{name}={'0' if name == 'PIP_USER' else ''}" for name in MISLEADING
     ]

@@ -90,7 +90,8 @@ def test_what_people_write_into_our_own_files_is_not_lost(
     machine: Machine, installed: None
 ) -> None:
     """pip.conf was written over by post_create.sh, and went with a rebuild."""
-    conf, activate = machine.prefix / "pip.conf", machine.prefix / "activate"
+    conf = machine.prefix / "pip.conf"
+    activate = machine.prefix / "activate"
     for path, text in (
         (conf, "[global]\nindex-url = https://mine.example/simple\n"),
         (activate, "export MINE=1\n"),

@@ -24,11 +24,9 @@ def kill_and_recover(machine: Machine, kills: int) -> int:
     foreign = machine.folder / "env.making"
     foreign.mkdir()
     (foreign / "results.csv").write_text("years of work")
-    good, chance, killed = (
-        (machine.project / "conda-lock.yml").read_text(),
-        random.Random(3),
-        0,
-    )
+    good = (machine.project / "conda-lock.yml").read_text()
+    chance = random.Random(3)
+    killed = 0
     started = time.monotonic()
     machine.assert_verified(machine.setup("--force"))
     whole = time.monotonic() - started

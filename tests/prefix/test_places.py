@@ -28,7 +28,8 @@ from one_command import change_mark, set_up_with
 def test_a_place_where_nothing_can_work_is_refused_first(
     name: str, said: str, machine: Machine
 ) -> None:
-    machine.prefix, before = machine.folder / name, sorted(machine.folder.rglob("*"))
+    machine.prefix = machine.folder / name
+    before = sorted(machine.folder.rglob("*"))
     done = machine.setup()
     assert done.returncode == 1, done.stdout
     assert said in done.stdout, done.stdout

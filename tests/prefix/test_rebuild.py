@@ -99,7 +99,8 @@ def test_from_inside_the_activated_environment_through_a_link_and_with_another_b
     machine.assert_verified(machine.setup("--force", **inside))
     relock(machine)
     machine.assert_verified(machine.setup(**inside))
-    link, real = machine.folder / "link", machine.prefix
+    link = machine.folder / "link"
+    real = machine.prefix
     link.symlink_to(real)
     machine.prefix = link
     machine.assert_verified(machine.setup("--force", **inside))
@@ -187,9 +188,8 @@ def test_a_dry_run_tells_the_whole_plan_and_changes_nothing(machine: Machine) ->
     nvcc.parent.mkdir(parents=True)
     nvcc.write_text("#!/bin/sh\necho release 11.8\n")
     nvcc.chmod(0o755)
-    options, environ = ["--dry-run", "--arch", "90", "--backend", "pip"], {
-        "CUDA_HOME": str(machine.folder / "cuda-11.8")
-    }
+    options = ["--dry-run", "--arch", "90", "--backend", "pip"]
+    environ = {"CUDA_HOME": str(machine.folder / "cuda-11.8")}
     assert (
         "flash-attn   flash-attn needs a torch that is built for CUDA"
         in machine.setup(*options, **environ).stdout

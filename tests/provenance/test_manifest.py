@@ -136,7 +136,8 @@ def test_the_same_lock_in_another_place_and_order_has_the_same_fingerprint(
             wanted,
         ]
         sh(*command, env=clean_environ())
-    project, cache = conda_environment.project, conda_environment.cache
+    project = conda_environment.project
+    cache = conda_environment.cache
     second = write(CondaEnvironment(project, other, cache, ""), tmp_path / "b.json")
     differences = find_differences(
         read_manifest(tmp_path / "a.json"), read_manifest(tmp_path / "b.json")

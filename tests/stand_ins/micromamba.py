@@ -97,18 +97,17 @@ def main() -> None:
         or sys.argv[6] != "-f"
     ):
         sys.exit(f"stand-in micromamba: does not know {sys.argv[1:]}")
-    prefix, lock, cache = (
-        Path(sys.argv[5]),
-        Path(sys.argv[7]),
-        Path(os.environ["CONDA_PKGS_DIRS"]),
-    )
+    prefix = Path(sys.argv[5])
+    lock = Path(sys.argv[7])
+    cache = Path(os.environ["CONDA_PKGS_DIRS"])
     if sys.argv[1] == "create":
         shutil.rmtree(prefix, ignore_errors=True)
     elif not (prefix / "conda-meta/history").exists():
         sys.exit("critical libmamba Expected environment not found at prefix")
     if not lock.name.endswith(("-lock.yml", "-lock.yaml")):
         return  # as micromamba does: an empty environment, exit status 0
-    records, urls = [], {}
+    records = []
+    urls = {}
     for package in yaml.safe_load(lock.read_text())["package"]:
         archive = cache / package["url"].rsplit("/", 1)[1]
         if not archive.exists():
@@ -118,9 +117,8 @@ def main() -> None:
             archive.unlink()
             sys.exit("critical libmamba Found incorrect downloads. Aborting")
         index = rattler.IndexJson.from_package_archive(archive)
-        sha, md5 = bytes.fromhex(package["hash"]["sha256"]), bytes.fromhex(
-            package["hash"]["md5"]
-        )
+        sha = bytes.fromhex(package["hash"]["sha256"])
+        md5 = bytes.fromhex(package["hash"]["md5"])
         subdir = package["url"].split("/")[-2]
         record = rattler.PackageRecord(
             index.name,

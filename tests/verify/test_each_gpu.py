@@ -50,7 +50,8 @@ class Torch(types.ModuleType):
 def test_a_check_runs_on_each_gpu_in_a_folder_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch, seen = Torch(3), []
+    torch = Torch(3)
+    seen = []
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
