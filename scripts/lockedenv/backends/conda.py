@@ -26,7 +26,7 @@ from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem, size_text
 from lockedenv.host.locking import holding
 from lockedenv.host.process import ask, run
-from lockedenv.prefix.inventory import HISTORY
+from lockedenv.prefix.conda_files import CONDA_META, HISTORY
 from lockedenv.prefix.place import LONGER_BY
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
@@ -181,7 +181,7 @@ class Conda:
         (job.cache / "mamba").mkdir(parents=True, exist_ok=True)
         # Without a history micromamba takes the folder for someone else's; `create` would empty it,
         # our mark included.
-        (prefix / "conda-meta").mkdir()
+        (prefix / CONDA_META).mkdir()
         (prefix / HISTORY).touch()
         with holding(job.cache / "pkgs.lock", f"the cache {job.cache}", reporter.warn):
             if together:
@@ -295,7 +295,7 @@ def _refuse_incomplete(
     """Raises Stop where micromamba ended well and packages are missing."""
     missing = []
     for package in packages:
-        if not (prefix / f"conda-meta/{package.stem}.json").exists():
+        if not (prefix / f"{CONDA_META}/{package.stem}.json").exists():
             missing.append(package.name)
     if missing or not (prefix / "bin/python").exists():
         raise Stop(

@@ -25,6 +25,7 @@ from typing import Any, Iterable, Iterator, Mapping, NamedTuple
 
 from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
+from lockedenv.prefix.conda_files import HISTORY, is_in_conda_meta, record_path
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
 from lockedenv.prefix.mark import MadeBy
 from lockedenv.prefix.place import find_name, mark_or_none
@@ -46,7 +47,6 @@ from lockedenv.spec.layers import BackendName, Layer
 
 INVENTORY = "maximalcai-inventory.json"
 MANIFEST = "maximalcai-manifest.json"
-HISTORY = "conda-meta/history"
 LIMIT = 64_000_000  # bytes; 25,000 paths take about 4,000,000
 TEXT_LIMIT = 1_000_000  # bytes of a text that people may edit
 SCHEMA = 1
@@ -301,7 +301,7 @@ def _conda_entries(
     for record in installed.conda:
         if record.name not in names:
             continue
-        meta = f"conda-meta/{record.name}-{record.version}-{record.build}.json"
+        meta = record_path(record.name, record.version, record.build)
         yield Entry(meta, Kind.FILE, sha256=record.sha256_here, package=record.name)
         for path, sha256 in record.hashes.items():
             if is_inside(path) and not is_bytecode(path):
@@ -687,7 +687,7 @@ def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
     """
     reinstalled = set()
     for entry in inventory.entries:
-        if entry.package and entry.path.startswith("conda-meta/"):
+        if entry.package and is_in_conda_meta(entry.path):
             if file_sha256(prefix / entry.path) != entry.sha256:
                 reinstalled.add(entry.package)
     packages = []

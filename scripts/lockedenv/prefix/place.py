@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockedenv.errors import Stop
+from lockedenv.prefix.conda_files import CONDA_META, HISTORY
 from lockedenv.prefix.mark import MadeBy, Mark, MarkError, State, read_mark
 from lockedenv.spec.layers import BackendName
 
@@ -239,12 +240,12 @@ def find_backend(folder: Path) -> BackendName:
     mark = mark_or_none(folder)
     if mark is not None and mark.backend:
         return mark.backend
-    records = list((folder / "conda-meta").glob("*.json"))
+    records = list((folder / CONDA_META).glob("*.json"))
     for record in records:
         if record.name.startswith("python-3"):
             return BackendName.CONDA
     if (folder / "pyvenv.cfg").exists():
         return BackendName.PIP
-    if records or (folder / "conda-meta/history").is_file():
+    if records or (folder / HISTORY).is_file():
         return BackendName.CONDA
     return BackendName.PIP

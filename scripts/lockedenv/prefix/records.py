@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from lockedenv.host.files import LARGEST_JSON, FileRefused, read_regular
+from lockedenv.prefix.conda_files import CONDA_META
 from lockedenv.prefix.place import find_backend
 from lockedenv.spec.layers import BackendName, Layer
 from lockedenv.spec.locks import canonical
@@ -178,7 +179,7 @@ def _read_conda_records(
     for folder in _own_sites(prefix)[:1]:
         site = folder.relative_to(prefix).as_posix()
     records = []
-    for path in sorted((prefix / "conda-meta").glob("*.json")):
+    for path in sorted((prefix / CONDA_META).glob("*.json")):
         try:
             document = json.loads(read_regular(path, LARGEST_JSON))
             records.append(_parse_conda_record(document, site, file_sha256(path)))

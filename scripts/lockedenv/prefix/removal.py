@@ -23,8 +23,8 @@ from typing import Iterable, Iterator, Sequence
 from lockedenv.errors import Stop, disk_text, printable
 from lockedenv.host.files import FileRefused, read_json, read_regular
 from lockedenv.prefix.activation import activate_text, guard_text
+from lockedenv.prefix.conda_files import HISTORY, is_in_conda_meta
 from lockedenv.prefix.inventory import (
-    HISTORY,
     INVENTORY,
     MANIFEST,
     NOTES,
@@ -772,7 +772,7 @@ def _records_last(paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         if path.endswith(
             (".dist-info/RECORD", ".dist-info/METADATA")
-        ) or path.startswith("conda-meta/"):
+        ) or is_in_conda_meta(path):
             records.append(path)
         else:
             yield path

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lockedenv.errors import printable
 from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.prefix.conda_files import record_path
 from lockedenv.prefix.inventory import (
     NOTES,
     VENV,
@@ -93,7 +94,7 @@ class Contents:
         for record in self.installed.conda:
             owner = Owner(record.name, record.name in self.locked)
             found = locked if owner.locked else added
-            meta = f"conda-meta/{record.name}-{record.version}-{record.build}.json"
+            meta = record_path(record.name, record.version, record.build)
             found[meta] = (Entry(meta, Kind.FILE, package=record.name), owner)
             for path, sha256 in record.hashes.items():
                 if is_inside(path) and not is_bytecode(path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lockedenv.errors import printable
 from lockedenv.host.files import read_json
+from lockedenv.prefix.conda_files import CONDA_META, record_path
 from lockedenv.prefix.inventory import Inventory
 from lockedenv.prefix.records import (
     BrokenRecord,
@@ -86,7 +87,7 @@ def conda_findings(
     found = []
     for broken in installed.problems:
         if broken.manager == Layer.CONDA:
-            found.append(conda_finding("conda-meta", Kind.UNREADABLE, str(broken)))
+            found.append(conda_finding(CONDA_META, Kind.UNREADABLE, str(broken)))
     for package in locked:
         records = [record for record in installed.conda if record.name == package.name]
         if not records:
@@ -116,7 +117,7 @@ def _changed_records(
     noted = {entry.path: entry.sha256 for entry in inventory.entries}
     found = []
     for record in installed.conda:
-        path = f"conda-meta/{record.name}-{record.version}-{record.build}.json"
+        path = record_path(record.name, record.version, record.build)
         if noted.get(path, record.sha256_here) != record.sha256_here:
             problem = "its conda record is not the one that the installation left"
             found.append(conda_finding(record.name, Kind.RECORD, problem))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from lockedenv.host.files import read_json
 from lockedenv.host.versions import version_tuple
+from lockedenv.prefix.conda_files import STATE
 from lockedenv.spec.variables import TRITON_TOOLS
 from lockedenv.verify.search_path import HWCAPS
 
@@ -118,7 +119,7 @@ def activation_variables(prefix: Path) -> Iterator[tuple[str, dict[str, str]]]:
     https://docs.conda.io/projects/conda/en/latest/dev-guide/deep-dives/activation.html
     """
     folder = prefix / "etc/conda/env_vars.d"
-    for path in [*sorted(folder.glob("*.json")), prefix / "conda-meta/state"]:
+    for path in [*sorted(folder.glob("*.json")), prefix / STATE]:
         document = read_json(path)
         if path.name == "state":
             document = document.get("env_vars", {})
