@@ -16,7 +16,7 @@ from lockedenv.backends import uv_program
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.activation import write_activate, write_guard
 from lockedenv.prefix.extras import list_added
-from lockedenv.prefix.inventory import complete_inventory
+from lockedenv.prefix.make_inventory import complete_inventory
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment, locks
 

@@ -14,8 +14,8 @@ from fixtures.commands import ROOT, VERIFIED, clean_environ, sh
 from fixtures.conda_environment import copy_environment
 from lockedenv.host.pythons import find_python
 from lockedenv.prefix.activation import write_command
-from lockedenv.prefix.inventory import take_inventory
 from lockedenv.prefix.lifecycle import change_mark
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import MadeBy
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import COMMAND

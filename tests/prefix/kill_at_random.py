@@ -23,12 +23,8 @@ from enum import IntEnum
 from mmap import mmap
 from pathlib import Path
 
-from lockedenv.prefix.inventory import (
-    compare_quick,
-    read_inventory,
-    take_inventory,
-    write_inventory,
-)
+from lockedenv.prefix.compare_inventory import compare_quick
+from lockedenv.prefix.inventory import read_inventory, write_inventory
 from lockedenv.prefix.lifecycle import (
     finish_installation,
     hold,
@@ -37,6 +33,7 @@ from lockedenv.prefix.lifecycle import (
     recover,
     settle,
 )
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import State, read_mark
 from lockedenv.prefix.place import find_prefix
 from lockedenv.prefix.removal import RemovalRefused

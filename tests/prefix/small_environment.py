@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-from lockedenv.prefix.inventory import Package, take_inventory, write_inventory
+from lockedenv.prefix.inventory import Package, write_inventory
 from lockedenv.prefix.lifecycle import (
     finish_installation,
     make_successor,
     record_verdict,
 )
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.layers import Layer

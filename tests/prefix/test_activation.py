@@ -12,8 +12,9 @@ import pytest
 from fixtures.commands import ROOT, sh
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.activation import restore_activate, write_activate, write_guard
-from lockedenv.prefix.inventory import INVENTORY, take_inventory, write_inventory
+from lockedenv.prefix.inventory import INVENTORY, write_inventory
 from lockedenv.prefix.lifecycle import finish_installation, make_successor, settle
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import RecordedVerdict, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.spec.level import Level

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lockedenv.prefix.inventory import take_inventory
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
 from lockedenv.prefix.place import find_backend, find_prefix
 from lockedenv.prefix.records import read_prefix

@@ -11,26 +11,27 @@ import time
 from pathlib import Path
 
 import pytest
-from lockedenv.prefix import inventory as inventory_module
+from lockedenv.prefix import make_inventory
+from lockedenv.prefix.compare_inventory import (
+    Difference,
+    Problem,
+    compare_full,
+    compare_quick,
+    times_changed_wholesale,
+    unlisted_paths,
+)
 from lockedenv.prefix.interpreter import hash_library, read_interpreter
 from lockedenv.prefix.inventory import (
     INVENTORY,
-    Difference,
     Entry,
     Inventory,
     InventoryError,
     Kind,
     Package,
-    Problem,
-    compare_full,
-    compare_quick,
     read_inventory,
-    take_inventory,
-    times_changed_wholesale,
-    unlisted_paths,
-    without_reinstalled,
     write_inventory,
 )
+from lockedenv.prefix.make_inventory import take_inventory, without_reinstalled
 from lockedenv.spec.layers import Layer
 from small_environment import IDNA, SITE, add_wheel, fill
 
@@ -74,14 +75,14 @@ def test_only_files_without_a_recorded_hash_are_read(
     prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    hashes = inventory_module.hashes
+    hashes = make_inventory.hashes
 
     def noting(paths: object) -> dict[Path, str]:
         listed = list(paths)  # type: ignore[call-overload]
         read.extend(path.name for path in listed)
         return hashes(listed)
 
-    monkeypatch.setattr(inventory_module, "hashes", noting)
+    monkeypatch.setattr(make_inventory, "hashes", noting)
     take_inventory(prefix, [IDNA])
     assert sorted(read) == ["RECORD", "activate", "pip.conf", "pyvenv.cfg"]
 

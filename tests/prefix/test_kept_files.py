@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from lockedenv.errors import Stop
 from lockedenv.prefix import removal
-from lockedenv.prefix.inventory import take_inventory, write_inventory
+from lockedenv.prefix.inventory import write_inventory
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.removal import keep_edited
 from small_environment import IDNA, SITE, contents, put_own_files, record_without_hash

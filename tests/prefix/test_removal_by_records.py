@@ -7,8 +7,9 @@ import json
 import os
 from pathlib import Path
 
-from lockedenv.prefix.inventory import INVENTORY, take_inventory, write_inventory
+from lockedenv.prefix.inventory import INVENTORY, write_inventory
 from lockedenv.prefix.lifecycle import change_mark, make_successor
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.prefix.removal import own_paths, remove_environment

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from lockedenv.prefix.inventory import take_inventory, write_inventory
+from lockedenv.prefix.inventory import write_inventory
 from lockedenv.prefix.lifecycle import make_successor
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.place import Prefix, find_prefix
 from small_environment import SITE, contents, fill, put_own_files
 

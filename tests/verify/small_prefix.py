@@ -12,12 +12,8 @@ import types
 from pathlib import Path
 from typing import Any
 
-from lockedenv.prefix.inventory import (
-    INVENTORY,
-    Package,
-    take_inventory,
-    write_inventory,
-)
+from lockedenv.prefix.inventory import INVENTORY, Package, write_inventory
+from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.records import read_prefix
 from lockedenv.spec.layers import Layer
 from lockedenv.spec.locks import PipPackage

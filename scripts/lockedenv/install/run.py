@@ -32,15 +32,7 @@ from lockedenv.prefix.activation import (
     write_command,
     write_guard,
 )
-from lockedenv.prefix.inventory import (
-    MANIFEST,
-    complete_inventory,
-    earlier_inventory,
-    locked_packages,
-    take_inventory,
-    without_reinstalled,
-    write_inventory,
-)
+from lockedenv.prefix.inventory import MANIFEST, write_inventory
 from lockedenv.prefix.lifecycle import (
     change_mark,
     finish_installation,
@@ -48,6 +40,13 @@ from lockedenv.prefix.lifecycle import (
     is_own_folder,
     make_successor,
     settle,
+)
+from lockedenv.prefix.make_inventory import (
+    complete_inventory,
+    earlier_inventory,
+    locked_packages,
+    take_inventory,
+    without_reinstalled,
 )
 from lockedenv.prefix.place import Prefix, find_backend
 from lockedenv.prefix.records import COMMAND, CONSTRAINTS, file_sha256, read_prefix

@@ -13,7 +13,8 @@ from typing import Iterable
 
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.places import default_cache
-from lockedenv.prefix.inventory import inventory_or_none, keeps_content
+from lockedenv.prefix.compare_inventory import keeps_content
+from lockedenv.prefix.inventory import inventory_or_none
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import COMMAND, CONSTRAINTS
 from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER

@@ -23,6 +23,7 @@ from typing import Iterable, Iterator, Sequence
 from lockedenv.errors import Stop, disk_text, printable
 from lockedenv.host.files import FileRefused, read_json, read_regular
 from lockedenv.prefix.activation import activate_text, guard_text
+from lockedenv.prefix.compare_inventory import Problem, compare_full, compare_quick
 from lockedenv.prefix.conda_files import HISTORY, is_in_conda_meta
 from lockedenv.prefix.inventory import (
     INVENTORY,
@@ -32,16 +33,15 @@ from lockedenv.prefix.inventory import (
     Inventory,
     Kind,
     Package,
-    Problem,
-    compare_full,
-    compare_quick,
-    earlier_inventory,
     inventory_or_none,
     is_bytecode,
     is_inside,
+    write_inventory,
+)
+from lockedenv.prefix.make_inventory import (
+    earlier_inventory,
     record_entries,
     take_inventory,
-    write_inventory,
 )
 from lockedenv.prefix.mark import MadeBy, Mark, State, mark_text, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_backend, mark_or_none, place_of

@@ -17,28 +17,30 @@ from pathlib import Path
 
 from lockedenv.errors import printable
 from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.prefix.compare_inventory import (
+    Difference,
+    Problem,
+    compare_full,
+    compare_quick,
+    times_changed_wholesale,
+    walk,
+)
 from lockedenv.prefix.conda_files import record_path
 from lockedenv.prefix.inventory import (
     NOTES,
     VENV,
     WRITTEN,
-    Difference,
     Entry,
     Inventory,
     InventoryError,
     Kind,
     Package,
-    Problem,
-    compare_full,
-    compare_quick,
     is_bytecode,
     is_inside,
     parent_folders,
     read_inventory,
-    record_entries,
-    times_changed_wholesale,
-    walk,
 )
+from lockedenv.prefix.make_inventory import record_entries
 from lockedenv.prefix.records import RECORD_LIMIT, Dist, Installed
 from lockedenv.spec.layers import BackendName, Layer
 

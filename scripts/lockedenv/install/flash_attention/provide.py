@@ -40,12 +40,8 @@ from lockedenv.install.flash_attention.target import (
     probe_torch,
 )
 from lockedenv.install.request import Installation
-from lockedenv.prefix.inventory import (
-    Package,
-    read_inventory,
-    with_package,
-    write_inventory,
-)
+from lockedenv.prefix.inventory import Package, read_inventory, write_inventory
+from lockedenv.prefix.make_inventory import with_package
 from lockedenv.prefix.records import read_prefix, read_record_rows
 from lockedenv.reporter import Reporter
 from lockedenv.spec.layers import BackendName, Layer

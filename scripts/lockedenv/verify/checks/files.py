@@ -10,17 +10,13 @@ from pathlib import Path
 from lockedenv.errors import printable
 from lockedenv.host.disks import size_text
 from lockedenv.prefix.activation import has_guard
-from lockedenv.prefix.inventory import (
-    INVENTORY,
-    WRITTEN,
+from lockedenv.prefix.compare_inventory import (
     Difference,
-    Entry,
-    Inventory,
-    Kind,
     Problem,
     compare_full,
     keeps_content,
 )
+from lockedenv.prefix.inventory import INVENTORY, WRITTEN, Entry, Inventory, Kind
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.layers import Layer
 from lockedenv.spec.level import Level

@@ -1,0 +1,177 @@
+"""Compares a prefix with its inventory: which paths differ, and which ones it does not have.
+
+It reads, and changes nothing. What a difference means is decided by those who ask: a removal keeps
+what was edited, a check reports it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Iterable, Iterator
+
+from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.prefix.inventory import NOTES, Entry, Inventory, Kind, is_bytecode
+from lockedenv.prefix.records import hashes
+
+TEXT_LIMIT = 1_000_000  # bytes of a text that people may edit
+READABLE = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+
+class Problem(Enum):
+    """How a path differs from its entry."""
+
+    MISSING = "missing"
+    KIND = "kind"
+    SIZE = "size"
+    TIME = "time"
+    TARGET = "target"
+    EXECUTABLE = "executable"
+    CONTENT = "content"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A path of the inventory that is not as it was recorded."""
+
+    path: str
+    problem: Problem
+    package: str = ""
+
+
+def compare_quick(prefix: Path, inventory: Inventory) -> list[Difference]:
+    """Every path whose type, size, modification time, link target or executable bit is not as
+    recorded.
+    """
+    differences = []
+    root = f"{prefix}/"
+    for entry in inventory.entries:
+        problem = _compare_status(root, entry, times=True)
+        if problem:
+            differences.append(Difference(entry.path, problem, entry.package))
+    return differences
+
+
+def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
+    """Every path whose type, size, content, link target or executable bit is not as recorded.
+
+    The modification time does not count: the content was read.
+    """
+    differences = []
+    to_read = []
+    root = f"{prefix}/"
+    for entry in inventory.entries:
+        problem = _compare_status(root, entry, times=False)
+        if problem:
+            differences.append(Difference(entry.path, problem, entry.package))
+        elif entry.kind is Kind.FILE and entry.sha256:
+            to_read.append(entry)
+    found = hashes(prefix / entry.path for entry in to_read)
+    for entry in to_read:
+        sha256 = found[prefix / entry.path]
+        if not sha256:
+            differences.append(
+                Difference(entry.path, Problem.UNREADABLE, entry.package)
+            )
+        elif sha256 != entry.sha256:
+            differences.append(Difference(entry.path, Problem.CONTENT, entry.package))
+    return differences
+
+
+def keeps_content(prefix: Path, entry: Entry) -> bool:
+    """Whether what was recorded of a text is still in it, with lines that people put before or
+    after it.
+    """
+    try:
+        content = read_regular(prefix / entry.path, TEXT_LIMIT)
+    except (OSError, FileRefused):
+        return False
+    for part in (content[: entry.size], content[-entry.size :]):
+        if hashlib.sha256(part).hexdigest() == entry.sha256:
+            return True
+    return False
+
+
+def times_changed_wholesale(
+    inventory: Inventory, differences: Iterable[Difference]
+) -> bool:
+    """Whether most files have another modification time, as after a copy or in the layer of an
+    image.
+    """
+    problems = Counter(difference.problem for difference in differences)
+    if not problems[Problem.TIME]:
+        return False
+    kinds = Counter(entry.kind for entry in inventory.entries)
+    return problems[Problem.TIME] * 2 > kinds[Kind.FILE]
+
+
+def _compare_status(root: str, entry: Entry, times: bool) -> Problem | None:
+    path = root + entry.path
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return Problem.MISSING
+    mode = status.st_mode
+    if entry.kind is Kind.FILE:
+        if not stat.S_ISREG(mode):
+            return Problem.KIND
+        if status.st_size != entry.size and entry.size >= 0:
+            return Problem.SIZE
+        if not mode & READABLE:
+            return Problem.UNREADABLE
+        if times and status.st_mtime_ns != entry.mtime_ns:
+            return Problem.TIME
+        if entry.executable and not mode & stat.S_IXUSR:
+            return Problem.EXECUTABLE
+    elif entry.kind is Kind.LINK:
+        if not stat.S_ISLNK(mode):
+            return Problem.KIND
+        if os.readlink(path) != entry.target:
+            return Problem.TARGET
+    elif not stat.S_ISDIR(mode):
+        return Problem.KIND
+    return None
+
+
+def unlisted_paths(prefix: Path, inventory: Inventory) -> list[str]:
+    """What lies in the prefix and is not in the inventory: files, links and empty folders,
+    relative, sorted.
+
+    Without bytecode in __pycache__ and our own notes. What added packages brought is among them.
+    """
+    listed = {entry.path for entry in inventory.entries}
+    listed.update(NOTES)
+    return sorted(path for path in walk(prefix) if path not in listed)
+
+
+def walk(prefix: Path) -> Iterator[str]:
+    """Every file, link and empty folder below a folder, relative to it, without bytecode in
+    __pycache__.
+
+    A folder that cannot be looked into is given as an empty one: without permission, or deeper than
+    a path can be long.
+    """
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        empty = True
+        try:
+            with os.scandir(f"{prefix}/{folder}") as found:
+                for entry in found:
+                    empty = False
+                    path = f"{folder}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{path}/")
+                    elif not is_bytecode(path):
+                        yield path
+        except OSError:
+            if not folder:
+                raise
+        if empty and folder:
+            yield folder.rstrip("/")

@@ -1,0 +1,341 @@
+"""Makes the inventory of a prefix, and brings one up to date after a repair.
+
+Hashes come from the packages' own records (RECORD, conda-meta): only files without one are read.
+It writes no file but that of the inventory. What differs from one is found by
+`compare_inventory.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Iterable, Iterator, Mapping
+
+from lockedenv.prefix.conda_files import is_in_conda_meta, record_path
+from lockedenv.prefix.interpreter import read_interpreter
+from lockedenv.prefix.inventory import (
+    NOTES,
+    VENV,
+    WRITTEN,
+    Entry,
+    Inventory,
+    Kind,
+    Package,
+    inventory_or_none,
+    is_bytecode,
+    is_inside,
+    parent_folders,
+    write_inventory,
+)
+from lockedenv.prefix.mark import MadeBy
+from lockedenv.prefix.place import mark_or_none
+from lockedenv.prefix.records import (
+    Dist,
+    Installed,
+    file_sha256,
+    hashes,
+    read_prefix,
+    read_record_rows,
+)
+from lockedenv.prefix.version_2 import read_note
+from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName, Layer
+
+
+def locked_packages(environment: Environment, backend: BackendName) -> list[Package]:
+    """What the locks of an environment name for a backend."""
+    packages = []
+    if backend == BackendName.CONDA:
+        for archive in environment.conda():
+            packages.append(
+                Package(archive.name, archive.version, archive.sha256, Layer.CONDA)
+            )
+    for wheel in environment.wheels(backend):
+        packages.append(Package(wheel.name, wheel.version, wheel.sha256, Layer.PIP))
+    return packages
+
+
+def take_inventory(
+    prefix: Path,
+    packages: Iterable[Package],
+    with_interpreter: bool = True,
+    earlier: Inventory | None = None,
+    written: Iterable[str] = (),
+) -> Inventory:
+    """The inventory of a prefix in which these packages were installed. Reads no file that has a
+    recorded hash.
+
+    What was added by people is not in it, whether it is a package, a file or a folder. What
+    `earlier` says of files that no wheel brought stays, so that an edit of one is not taken for
+    ours; but for the paths that the set-up has `written` since.
+    """
+    locked = tuple(packages)
+    installed = read_prefix(prefix)
+    found: dict[str, Entry] = {}
+    for path in [*_written_paths(prefix), *_venv_paths(installed)]:
+        found[path] = Entry(path, Kind.FILE)
+    for entry in _conda_entries(installed, locked):
+        found[entry.path] = entry
+    for entry in _wheel_entries(installed, locked):
+        found[entry.path] = entry
+    kept = _kept_entries(earlier, locked, found, set(written))
+    taken = []
+    for entry in found.values():
+        if entry.path not in kept:
+            taken.append(_with_status(prefix, entry))
+    entries = [*_with_hashes(prefix, taken), *kept.values()]
+    entries += _folders(entries)
+    interpreter = None
+    if with_interpreter and installed.backend == BackendName.PIP:
+        interpreter = read_interpreter(prefix / "bin/python")
+    entries.sort()
+    return Inventory(locked, tuple(entries), interpreter, time.time_ns())
+
+
+def _kept_entries(
+    earlier: Inventory | None,
+    locked: tuple[Package, ...],
+    found: Mapping[str, Entry],
+    rewritten: set[str],
+) -> dict[str, Entry]:
+    """What an earlier inventory says of the files that a repair of the wheels does not touch."""
+    if earlier is None:
+        return {}
+    unchanged = {""}
+    for package in locked:
+        if package.layer is Layer.CONDA and package in earlier.packages:
+            unchanged.add(package.name)
+    kept = {}
+    for entry in earlier.entries:
+        if entry.kind is Kind.FOLDER or entry.package not in unchanged:
+            continue
+        if entry.path in rewritten:
+            continue
+        if not entry.package and entry.path in found and found[entry.path].package:
+            continue  # a package brings it now
+        kept[entry.path] = entry
+    return kept
+
+
+def _written_paths(prefix: Path) -> Iterator[str]:
+    for path in WRITTEN:
+        if os.path.lexists(prefix / path):
+            yield path
+
+
+def _venv_paths(installed: Installed) -> Iterator[str]:
+    prefix = installed.prefix
+    if installed.backend == BackendName.CONDA:
+        return
+    for site in sorted(prefix.glob("lib/python3.*/site-packages")):
+        names = {
+            "python": site.parent.name,
+            "site": site.relative_to(prefix).as_posix(),
+        }
+        for template in VENV:
+            path = template.format(**names)
+            if os.path.lexists(prefix / path):
+                yield path
+
+
+def _names_in_layer(packages: Iterable[Package], layer: Layer) -> set[str]:
+    names = set()
+    for package in packages:
+        if package.layer is layer:
+            names.add(package.name)
+    return names
+
+
+def _conda_entries(
+    installed: Installed, locked: tuple[Package, ...]
+) -> Iterator[Entry]:
+    names = _names_in_layer(locked, Layer.CONDA)
+    for record in installed.conda:
+        if record.name not in names:
+            continue
+        meta = record_path(record.name, record.version, record.build)
+        yield Entry(meta, Kind.FILE, sha256=record.sha256_here, package=record.name)
+        for path, sha256 in record.hashes.items():
+            if is_inside(path) and not is_bytecode(path):
+                yield Entry(path, Kind.FILE, sha256=sha256, package=record.name)
+
+
+def _wheel_entries(
+    installed: Installed, locked: tuple[Package, ...]
+) -> Iterator[Entry]:
+    names = _names_in_layer(locked, Layer.PIP)
+    for dist in installed.dists:
+        if (
+            dist.name in names
+            and dist.manager == Layer.PIP
+            and installed.prefix in dist.path.parents
+        ):
+            yield from record_entries(installed.prefix, dist)
+
+
+def record_entries(prefix: Path, dist: Dist) -> Iterator[Entry]:
+    """What the RECORD of a wheel lists, with its hashes and sizes; RECORD itself has none.
+
+    Gives nothing for a RECORD that cannot be read: the checks name that package.
+    """
+    site = dist.path.parent.relative_to(prefix).as_posix()
+    try:
+        rows = read_record_rows(dist.path / "RECORD")
+    except (OSError, ValueError):
+        return
+    for row in rows:
+        path = f"{site}/{row.path}"
+        if row.path[0] in "./" or "//" in path or "/." in path:
+            path = os.path.normpath(os.path.join(site, row.path))
+            if not is_inside(path):
+                continue
+        if path.endswith(".pyc") and is_bytecode(path):
+            continue
+        yield Entry(
+            path, Kind.FILE, size=row.size, sha256=row.sha256, package=dist.name
+        )
+
+
+def _with_status(prefix: Path, entry: Entry) -> Entry:
+    """The entry with what lies there now. What its package recorded stays: the size of a file, its
+    hash.
+    """
+    try:
+        status = os.lstat(prefix / entry.path)
+    except OSError:
+        return entry
+    if stat.S_ISLNK(status.st_mode):
+        target = os.readlink(prefix / entry.path)
+        return entry._replace(kind=Kind.LINK, size=-1, sha256="", target=target)
+    size = entry.size if entry.size >= 0 else status.st_size
+    executable = bool(status.st_mode & stat.S_IXUSR)
+    return entry._replace(size=size, mtime_ns=status.st_mtime_ns, executable=executable)
+
+
+def _with_hashes(prefix: Path, entries: list[Entry]) -> list[Entry]:
+    unknown = []
+    for entry in entries:
+        if entry.kind is Kind.FILE and not entry.sha256:
+            unknown.append(prefix / entry.path)
+    found = hashes(unknown)
+    completed = []
+    for entry in entries:
+        sha256 = found.get(prefix / entry.path, entry.sha256)
+        completed.append(entry._replace(sha256=sha256))
+    return completed
+
+
+def _folders(entries: Iterable[Entry]) -> list[Entry]:
+    """The folders that hold the entries: one that became a link would lead somewhere else."""
+    return [Entry(folder, Kind.FOLDER) for folder in parent_folders(entries)]
+
+
+# A later one
+
+
+def earlier_inventory(prefix: Path) -> Inventory | None:
+    """The inventory of a prefix; where version 2.0 made it, what that noted of its files; else
+    None.
+
+    Of a folder that people made, version 2.0 noted their files too: there its note says nothing.
+    """
+    inventory = inventory_or_none(prefix)
+    if inventory is not None:
+        return inventory
+    mark = mark_or_none(prefix)
+    if mark is None or mark.made_by is not MadeBy.SETUP:
+        return None
+    note = read_note(prefix)
+    found = hashes(prefix / path for path in note.files)
+    entries = []
+    for path, sha256 in note.files.items():
+        entry = Entry(path, Kind.FILE, sha256=sha256)
+        if found[prefix / path] == sha256:
+            entry = _with_status(prefix, entry)
+        entries.append(entry)
+    for path, target in note.links.items():
+        entries.append(Entry(path, Kind.LINK, target=target))
+    inside = []
+    for entry in entries:
+        if is_inside(entry.path) and entry.path not in NOTES:
+            inside.append(entry)
+    return Inventory((), tuple(inside))
+
+
+def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
+    """The inventory without the conda packages whose record is another one now: they were installed
+    again.
+    """
+    reinstalled = set()
+    for entry in inventory.entries:
+        if entry.package and is_in_conda_meta(entry.path):
+            if file_sha256(prefix / entry.path) != entry.sha256:
+                reinstalled.add(entry.package)
+    packages = []
+    for package in inventory.packages:
+        if package.name not in reinstalled:
+            packages.append(package)
+    return replace(inventory, packages=tuple(packages))
+
+
+def complete_inventory(
+    prefix: Path, locked: Iterable[Package], written: Iterable[str] = ()
+) -> None:
+    """Brings the inventory up to what the set-up has `written` since it was taken; nothing else is
+    looked at.
+
+    An inventory that is missing or damaged is taken anew.
+    """
+    inventory = inventory_or_none(prefix)
+    if inventory is None:
+        write_inventory(
+            prefix, take_inventory(prefix, locked, earlier=earlier_inventory(prefix))
+        )
+        return
+    changed = [Entry(path, Kind.FILE) for path in written]
+    if changed:
+        write_inventory(
+            prefix, _renewed(inventory, prefix, inventory.packages, changed)
+        )
+
+
+def with_package(inventory: Inventory, package: Package, prefix: Path) -> Inventory:
+    """The inventory with one more wheel, which was just installed, in place of an earlier one of
+    its name.
+    """
+    packages = [known for known in inventory.packages if known.name != package.name]
+    packages.append(package)
+    changed: list[Entry] = []
+    for dist in read_prefix(prefix).dists:
+        if dist.name == package.name and dist.manager == Layer.PIP:
+            changed += record_entries(prefix, dist)
+    # Which wheel it is.
+    for path in WRITTEN:
+        if path.endswith(package.name) and os.path.lexists(prefix / path):
+            changed.append(Entry(path, Kind.FILE))
+    others = [entry for entry in inventory.entries if entry.package != package.name]
+    return _renewed(
+        replace(inventory, entries=tuple(others)), prefix, packages, changed
+    )
+
+
+def _renewed(
+    inventory: Inventory,
+    prefix: Path,
+    packages: Iterable[Package],
+    changed: Iterable[Entry],
+) -> Inventory:
+    """The inventory with some entries taken anew, as they lie there now."""
+    found: dict[str, Entry] = {}
+    for entry in inventory.entries:
+        if entry.kind is not Kind.FOLDER:
+            found[entry.path] = entry
+    taken = [_with_status(prefix, entry) for entry in changed]
+    for entry in _with_hashes(prefix, taken):
+        found[entry.path] = entry
+    entries = [*found.values(), *_folders(found.values())]
+    entries.sort()
+    return replace(inventory, packages=tuple(packages), entries=tuple(entries))
