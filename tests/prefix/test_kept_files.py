@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from lockedenv.errors import Stop
-from lockedenv.prefix import removal
 from lockedenv.prefix.inventory import write_inventory
+from lockedenv.prefix.kept_files import keep_edited, kept_folder
 from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.place import Prefix
-from lockedenv.prefix.removal import keep_edited
 from small_environment import IDNA, SITE, contents, put_own_files, record_without_hash
 
 
@@ -30,9 +29,9 @@ def test_edited_files_of_a_package_that_is_installed_again_are_kept(
 
 def test_no_list_of_kept_files_is_written_over(prefix: Prefix) -> None:
     put_own_files(prefix.path)
-    first = removal.kept_folder(prefix)
+    first = kept_folder(prefix)
     first.mkdir()
-    second = removal.kept_folder(prefix)
+    second = kept_folder(prefix)
     assert second != first
 
 

@@ -14,8 +14,9 @@ from lockedenv.prefix import removal
 from lockedenv.prefix.inventory import INVENTORY
 from lockedenv.prefix.lifecycle import change_mark, give_up
 from lockedenv.prefix.mark import MadeBy, State, read_mark, write_mark
+from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import Prefix
-from lockedenv.prefix.removal import RemovalRefused, own_paths, remove_environment
+from lockedenv.prefix.removal import RemovalRefused, remove_environment
 from lockedenv.spec.environment import MARK
 from small_environment import SITE, add_wheel, contents, put_own_files
 

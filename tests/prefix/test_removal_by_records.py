@@ -11,8 +11,9 @@ from lockedenv.prefix.inventory import INVENTORY, write_inventory
 from lockedenv.prefix.lifecycle import change_mark, make_successor
 from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
+from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import Prefix, find_prefix
-from lockedenv.prefix.removal import own_paths, remove_environment
+from lockedenv.prefix.removal import remove_environment
 from small_environment import SITE, add_wheel, contents, fill, record_without_hash
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from lockedenv.prefix.lifecycle import change_mark
+from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import Prefix, find_prefix
-from lockedenv.prefix.removal import own_paths, remove_environment
+from lockedenv.prefix.removal import remove_environment
 from small_environment import contents, install
 
 HISTORY = (

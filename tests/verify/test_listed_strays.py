@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from lockedenv.prefix.removal import own_paths
+from lockedenv.prefix.ownership import own_paths
 from lockedenv.verify.checks import files
 from small_prefix import SITE, SmallPrefix, add_package
 from strays import read_text

@@ -23,6 +23,7 @@ from lockedenv.host.disks import same_filesystem
 from lockedenv.host.files import read_regular
 from lockedenv.host.locking import holding
 from lockedenv.prefix.inventory import inventory_or_none
+from lockedenv.prefix.kept_files import keep, keep_edited
 from lockedenv.prefix.records import (
     RECORD_LIMIT,
     Dist,
@@ -32,7 +33,6 @@ from lockedenv.prefix.records import (
     read_prefix,
     record_hashes,
 )
-from lockedenv.prefix.removal import keep, keep_edited
 from lockedenv.prefix.version_2 import read_note
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks

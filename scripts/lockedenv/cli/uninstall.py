@@ -23,6 +23,7 @@ from lockedenv.prefix.lifecycle import (
     links_to,
     unpacked_folders,
 )
+from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import (
     LOCK,
     Prefix,
@@ -30,12 +31,7 @@ from lockedenv.prefix.place import (
     linked_environment,
     refuse_long_name,
 )
-from lockedenv.prefix.removal import (
-    mounts_in,
-    own_paths,
-    refuse_removal,
-    remove_environment,
-)
+from lockedenv.prefix.removal import mounts_in, refuse_removal, remove_environment
 from lockedenv.spec.environment import list_environments
 from lockedenv.spec.locks import canonical
 

@@ -20,8 +20,8 @@ from lockedenv.install.flash_attention import provide
 from lockedenv.install.request import Installation, Request
 from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.lifecycle import Status, find_move, list_mounts, read_status
+from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import Prefix, find_backend, find_prefix, mark_or_none
-from lockedenv.prefix.removal import own_paths
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName

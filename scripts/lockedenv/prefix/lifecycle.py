@@ -26,6 +26,7 @@ from typing import Any, Callable, Iterator, Sequence
 from lockedenv.errors import Stop
 from lockedenv.host.locking import holding
 from lockedenv.host.orphans import end_orphans
+from lockedenv.prefix.kept_files import Kept
 from lockedenv.prefix.mark import (
     MadeBy,
     Mark,
@@ -44,7 +45,6 @@ from lockedenv.prefix.place import (
     refuse_long_name,
 )
 from lockedenv.prefix.removal import (
-    Kept,
     RemovalRefused,
     mounts_in,
     refuse_mounts,

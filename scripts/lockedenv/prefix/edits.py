@@ -1,0 +1,152 @@
+"""What of an environment was edited: which files are not as their package, or the set-up, made
+them.
+
+It reads, and changes nothing. A file of which nothing shows that it is as it was installed is named
+too: it is not taken for the package's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.prefix.activation import activate_text, guard_text
+from lockedenv.prefix.compare_inventory import Problem, compare_full, compare_quick
+from lockedenv.prefix.inventory import Entry, Inventory, is_inside
+from lockedenv.prefix.make_inventory import record_entries
+from lockedenv.prefix.mark import read_mark
+from lockedenv.prefix.place import find_backend, place_of
+from lockedenv.prefix.records import file_sha256, hashes, read_prefix
+from lockedenv.spec.layers import Layer
+
+# What installers write into a package's dist-info, in most cases without a hash.
+GENERATED = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
+PROGRAM_LIMIT = 10_000  # bytes
+# The program that conda makes of an entry point; its record has no hash of it.
+ENTRY_POINT = re.compile(
+    rb"#![^\n]+\n# -\*- coding: utf-8 -\*-\nimport re\nimport sys\n+from [\w.]+ import \w+\n+"
+    rb"if __name__ == '__main__':\n"
+    rb"[ \t]+sys\.argv\[0\] = re\.sub\(r'[^'\n]*', '', sys\.argv\[0\]\)\n"
+    rb"[ \t]+sys\.exit\([\w.]+\(\)\)\n?"
+)
+
+
+def edited_or_unproven(folder: Path, taken: Inventory) -> set[str]:
+    """The paths of an inventory just taken of which nothing shows that they are as they were
+    installed.
+    """
+    names = {package.name for package in taken.packages}
+    paths = unproven_paths(folder, names)
+    for entry in edited_entries(folder, taken):
+        paths.add(entry.path)
+    return paths
+
+
+def edited_entries(folder: Path, inventory: Inventory) -> list[Entry]:
+    """The entries that are not as they were recorded, by content; what is missing or not executable
+    is not edited.
+    """
+    entries = inventory.entries_by_path()
+    edited = []
+    for difference in compare_full(folder, inventory):
+        if difference.problem not in (Problem.MISSING, Problem.EXECUTABLE):
+            edited.append(entries[difference.path])
+    return edited
+
+
+def edited_since(folder: Path, inventory: Inventory) -> set[str]:
+    """The same by sizes and times; a file whose time alone changed is read."""
+    entries = inventory.entries_by_path()
+    edited = set()
+    touched = []
+    for difference in compare_quick(folder, inventory):
+        if difference.problem is Problem.TIME:
+            touched.append(difference.path)
+        elif difference.problem not in (Problem.MISSING, Problem.EXECUTABLE):
+            edited.add(difference.path)
+    found = hashes(folder / path for path in touched)
+    for path in touched:
+        if found[folder / path] != entries[path].sha256:
+            edited.add(path)
+    return edited
+
+
+def unproven_paths(folder: Path, names: set[str]) -> set[str]:
+    """What these packages list without a hash, and is there: nothing shows that it is not edited.
+
+    Without what is generated beyond doubt. A link is only as good as what it leads to.
+    """
+    installed = read_prefix(folder)
+    found = set()
+    for record in installed.conda:
+        if record.name not in names:
+            continue
+        for path, sha256 in record.hashes.items():
+            if not _is_proven(folder, path, sha256) and not _is_made_by_conda(
+                folder, path
+            ):
+                found.add(path)
+    for dist in installed.dists:
+        if (
+            dist.name not in names
+            or dist.manager != Layer.PIP
+            or folder not in dist.path.parents
+        ):
+            continue
+        info = dist.path.relative_to(folder).as_posix()
+        for entry in record_entries(folder, dist):
+            place, _, name = entry.path.rpartition("/")
+            generated = place == info and name in GENERATED
+            if not generated and not _is_proven(folder, entry.path, entry.sha256):
+                found.add(entry.path)
+    return {path for path in found if os.path.lexists(folder / path)}
+
+
+def _is_proven(folder: Path, path: str, sha256: str) -> bool:
+    """Whether a hash says what a file should be.
+
+    A file is compared with it elsewhere, a link here.
+    """
+    if not sha256:
+        return False
+    return not (folder / path).is_symlink() or file_sha256(folder / path) == sha256
+
+
+def _is_made_by_conda(folder: Path, path: str) -> bool:
+    """Whether a path without a hash is a link within the environment, or the program of an entry
+    point.
+    """
+    place = folder / path
+    if place.is_symlink():
+        target = os.path.normpath(
+            os.path.join(os.path.dirname(path), os.readlink(place))
+        )
+        return is_inside(target)
+    try:
+        return ENTRY_POINT.fullmatch(read_regular(place, PROGRAM_LIMIT)) is not None
+    except (OSError, FileRefused):
+        return False
+
+
+def edited_texts(folder: Path) -> list[str]:
+    """Of the texts that the set-up writes, those that are not as it writes them, nor as version 2.0
+    noted them.
+    """
+    mark = read_mark(folder)
+    if mark is None:
+        return []
+    prefix = place_of(folder)
+    texts = {
+        "activate": activate_text(prefix, find_backend(folder)),
+        "pip.conf": guard_text(prefix),
+    }
+    edited = []
+    for path, text in texts.items():
+        has = file_sha256(folder / path)
+        wanted = {hashlib.sha256(text.encode()).hexdigest(), str(mark.other.get(path))}
+        if has and has not in wanted:
+            edited.append(path)
+    return edited

@@ -1,0 +1,314 @@
+"""What in an environment is whose: what a removal would keep, and what it may delete.
+
+A path that the inventory has, or that an added package recorded, may be deleted while it is as it
+was installed. All else is people's. It reads, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Iterable, Sequence
+
+from lockedenv.host.files import FileRefused, read_json, read_regular
+from lockedenv.prefix.conda_files import HISTORY
+from lockedenv.prefix.edits import edited_or_unproven, edited_since, edited_texts
+from lockedenv.prefix.inventory import (
+    INVENTORY,
+    MANIFEST,
+    NOTES,
+    Inventory,
+    Kind,
+    Package,
+    inventory_or_none,
+    is_bytecode,
+)
+from lockedenv.prefix.make_inventory import earlier_inventory, take_inventory
+from lockedenv.prefix.mark import Mark, State, read_mark
+from lockedenv.prefix.place import find_backend, mark_or_none
+from lockedenv.prefix.records import file_sha256, read_prefix
+from lockedenv.prefix.version_2 import NOTE as NOTE_OF_VERSION_2
+from lockedenv.spec.environment import MARK
+from lockedenv.spec.layers import BackendName, Layer
+
+TAG_LIMIT = 10_000  # bytes
+# https://bford.info/cachedir/, with the comments that tools write.
+CACHE_TAG = re.compile(rb"Signature: 8a477f597d28d172789f06886806bc55(\n(#[^\n]*)?)*")
+HISTORY_LIMIT = 10_000_000  # bytes
+# A time, a command or specification, and the packages that came and went.
+CONDA_HISTORY = re.compile(rb"((==> [^\n]* <==|[#+-][^\n]*)?(\n|\Z))*")
+VERSION_2_FIELDS = {"files", "links", "wheels", "records", "conda"}
+# Where packages put their files; only there may a link into the cache belong to one that is half
+# installed.
+PACKAGE_FOLDERS = (
+    "bin",
+    "etc",
+    "include",
+    "lib",
+    "lib64",
+    "libexec",
+    "share",
+    "ssl",
+    "x86_64-conda-linux-gnu",
+)
+
+
+@dataclass
+class Contents:
+    """What lies in a folder: `own` is to be kept, `disposable` may be deleted, `folders` are in
+    between, deepest first.
+    """
+
+    own: list[str] = field(default_factory=list)
+    disposable: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+
+def own_paths(folder: Path) -> list[str]:
+    """What a removal of this environment would move out of it: people's files and folders, and
+    edited files.
+    """
+    mark = read_mark(folder)
+    unfinished = mark is not None and is_unfinished(mark)
+    inventory = whole_inventory(folder, mark) or attributed_inventory(folder)
+    return sorted(classify(folder, inventory, unfinished).own)
+
+
+def is_unfinished(mark: Mark) -> bool:
+    """Whether an environment was not whole when its removal began."""
+    if mark.state is State.REMOVING:
+        return mark.other.get("unfinished") is True
+    return mark.state is State.MAKING
+
+
+def whole_inventory(folder: Path, mark: Mark | None) -> Inventory | None:
+    """The inventory of an environment; None where there is none, or only
+    that of the first steps.
+    """
+    if mark is not None and mark.state is State.MAKING:
+        return None
+    return inventory_or_none(folder)
+
+
+def attributed_inventory(folder: Path) -> Inventory:
+    """An inventory of a folder without one, as far as records tell; without what was edited."""
+    taken = take_inventory(
+        folder,
+        recorded_packages(folder),
+        with_interpreter=False,
+        earlier=earlier_inventory(folder),
+    )
+    edited = edited_or_unproven(folder, taken)
+    edited.update(edited_texts(folder))
+    entries = []
+    for entry in taken.entries:
+        if entry.path not in edited:
+            entries.append(entry)
+    return replace(taken, entries=tuple(entries))
+
+
+def recorded_packages(folder: Path) -> list[Package]:
+    """Every package that has a record in a folder, locked or added."""
+    installed = read_prefix(folder)
+    packages = []
+    for record in installed.conda:
+        packages.append(
+            Package(record.name, record.version, record.sha256, Layer.CONDA)
+        )
+    for dist in installed.dists:
+        packages.append(Package(dist.name, dist.version, "", Layer.PIP))
+    return packages
+
+
+def classify(folder: Path, inventory: Inventory, unfinished: bool) -> Contents:
+    """What lies in an environment, by whose it is."""
+    listed = set()
+    for entry in inventory.entries:
+        if entry.kind is not Kind.FOLDER:
+            listed.add(entry.path)
+    listed -= edited_since(folder, inventory)
+    listed |= intact_notes(folder, mark_or_none(folder))
+    locked = {package.name for package in inventory.packages}
+    added = []
+    for package in recorded_packages(folder):
+        if package.name not in locked:
+            added.append(package)
+    if added:
+        taken = take_inventory(folder, added, with_interpreter=False)
+        edited = edited_or_unproven(folder, taken)
+        for entry in taken.entries:
+            if entry.package and entry.path not in edited:
+                listed.add(entry.path)
+    folders = _list_folders(folder)
+    if unfinished:
+        listed.update(_links_to_cache(folder, folders))
+    return _sort(folders, listed)
+
+
+# Notes
+
+
+def intact_notes(folder: Path, mark: Mark | None) -> set[str]:
+    """The notes of the set-up and of its tools in an environment that are as they were written, so
+    far as that is known.
+
+    A file of this name with something else in it is people's.
+    """
+    found = {MARK}
+    for name in NOTES:
+        try:
+            path = folder / name
+            if stat.S_ISREG(path.lstat().st_mode) and _is_note(folder, name, mark):
+                found.add(name)
+        except (OSError, FileRefused, ValueError, RecursionError):
+            continue
+    return found
+
+
+def _is_note(folder: Path, name: str, mark: Mark | None) -> bool:
+    path = folder / name
+    if name == INVENTORY:
+        return inventory_or_none(folder) is not None
+    if name == MANIFEST:
+        if mark is not None and mark.manifest:
+            return file_sha256(path) == mark.manifest
+        return {"schema_version", "fingerprint"} <= set(read_json(path))
+    if name == NOTE_OF_VERSION_2:
+        return bool(VERSION_2_FIELDS & set(read_json(path)))
+    if name == ".lock":
+        return path.lstat().st_size == 0
+    if name == "CACHEDIR.TAG":
+        return CACHE_TAG.fullmatch(read_regular(path, TAG_LIMIT)) is not None
+    if name == HISTORY:
+        is_conda = find_backend(folder) == BackendName.CONDA
+        return (
+            is_conda
+            and CONDA_HISTORY.fullmatch(read_regular(path, HISTORY_LIMIT)) is not None
+        )
+    return False
+
+
+# Sorting what lies there
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What lies in one folder, as paths relative to the environment. `readable`: whether it could
+    be looked into.
+    """
+
+    folders: Sequence[str]
+    files: Sequence[str]
+    readable: bool = True
+
+
+def _list_folders(folder: Path) -> dict[str, _Listing]:
+    """Every folder of an environment ("" is itself) with what lies in it,
+    each before those in it.
+    """
+    listings = {}
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        folders = []
+        files = []
+        try:
+            with os.scandir(folder / inside) as found:
+                for entry in found:
+                    path = f"{inside}/{entry.name}" if inside else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(path)
+                    else:
+                        files.append(path)
+        except OSError:
+            # Without permission, or deeper than a path can be long: nothing of it is known.
+            if not inside:
+                raise
+            listings[inside] = _Listing((), (), readable=False)
+            continue
+        listings[inside] = _Listing(folders, files)
+        pending += folders
+    return listings
+
+
+def _sort(folders: dict[str, _Listing], listed: set[str]) -> Contents:
+    """Sorts what lies in an environment by whose it is.
+
+    A folder in which all is people's is kept whole; an empty one and bytecode are nobody's.
+    """
+    contents = Contents()
+    own: dict[str, list[str]] = {}
+    shared = set()  # the folders below which something is not people's
+    for inside in reversed(list(folders)):
+        own[inside] = []
+        for path in folders[inside].folders:
+            below = own.pop(path)
+            whole = not folders[path].readable or (below and path not in shared)
+            if whole:
+                own[inside].append(path)
+                continue
+            own[inside] += below
+            contents.folders.append(path)
+            if path in shared:
+                shared.add(inside)
+        for path in folders[inside].files:
+            if path in listed:
+                contents.disposable.append(path)
+                shared.add(inside)
+            elif is_bytecode(path):
+                contents.disposable.append(path)
+            else:
+                own[inside].append(path)
+    contents.own = sorted(own[""])
+    _forget_inside(contents)
+    return contents
+
+
+def _forget_inside(contents: Contents) -> None:
+    """Leaves what lies in a folder that is kept whole out of what is deleted."""
+    whole = set(contents.own)
+    contents.disposable = _outside(whole, contents.disposable)
+    contents.folders = _outside(whole, contents.folders)
+
+
+def _outside(folders: set[str], paths: Iterable[str]) -> list[str]:
+    """The paths that lie in none of these folders, at any depth."""
+    outside = []
+    for path in paths:
+        if folders.isdisjoint(with_parents(os.path.dirname(path))):
+            outside.append(path)
+    return outside
+
+
+def with_parents(path: str) -> list[str]:
+    """A relative path and the folders that it lies in."""
+    found = []
+    while path:
+        found.append(path)
+        path = os.path.dirname(path)
+    return found
+
+
+def _links_to_cache(folder: Path, folders: dict[str, _Listing]) -> list[str]:
+    """The files of half installed packages: hard links that lead out of the environment, into the
+    cache.
+    """
+    links: Counter[tuple[int, int]] = Counter()
+    found = []
+    for inside, listing in folders.items():
+        for path in listing.files:
+            status = os.lstat(folder / path)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink < 2:
+                continue
+            links[status.st_dev, status.st_ino] += 1
+            if inside.split("/", 1)[0] in PACKAGE_FOLDERS:
+                found.append((path, status))
+    paths = []
+    for path, status in found:
+        if links[status.st_dev, status.st_ino] < status.st_nlink:
+            paths.append(path)
+    return paths
