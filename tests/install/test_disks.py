@@ -16,8 +16,8 @@ from lockedenv.host.disks import has_links_and_locks
 from lockedenv.install.facts import Disk, Disks, Facts, PrefixFacts, read_disk
 from lockedenv.install.plan import DiskNeed, Purpose, disk_problems, needed_disks
 from lockedenv.install.request import Request
-from lockedenv.prefix.lifecycle import Status
 from lockedenv.prefix.place import Prefix
+from lockedenv.prefix.status import Status
 from lockedenv.spec import environment
 from lockedenv.spec.layers import BackendName
 

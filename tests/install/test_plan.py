@@ -19,8 +19,8 @@ from lockedenv.install.plan import (
     plan_verification,
 )
 from lockedenv.install.request import Request
-from lockedenv.prefix.lifecycle import Status
 from lockedenv.prefix.place import Prefix
+from lockedenv.prefix.status import Status
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName

@@ -30,12 +30,12 @@ from lockedenv.prefix.lifecycle import (
     hold,
     make_successor,
     record_verdict,
-    recover,
     settle,
 )
 from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import State, read_mark
 from lockedenv.prefix.place import find_prefix
+from lockedenv.prefix.recovery import recover
 from lockedenv.prefix.removal import RemovalRefused
 from lockedenv.spec.level import Level
 from small_environment import IDNA, SITE, add_wheel, fill

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 from fixtures.commands import ROOT, apart, sh
 from lockedenv.install.run import dropping_unpacked
-from lockedenv.prefix.lifecycle import Status, is_ours, read_status, recover, settle
+from lockedenv.prefix.lifecycle import settle
 from lockedenv.prefix.place import Prefix, find_prefix
+from lockedenv.prefix.recovery import recover
+from lockedenv.prefix.status import Status, is_ours, read_status
 from lockedenv.spec.environment import MARK
 from small_environment import install, verified
 
 RECOVER_BESIDE_A_MOUNT = """\
 import subprocess, sys
 from pathlib import Path
-from lockedenv.prefix.lifecycle import recover
+from lockedenv.prefix.recovery import recover
 from lockedenv.prefix.place import find_prefix
 
 place = Path(sys.argv[1])

@@ -7,20 +7,17 @@ from pathlib import Path
 
 import pytest
 from lockedenv.errors import Stop
+from lockedenv.prefix.exchange import exchange, point
 from lockedenv.prefix.lifecycle import (
-    Status,
     change_mark,
-    exchange,
     finish_installation,
-    is_ours,
     make_successor,
-    point,
-    read_status,
-    recover,
     settle,
 )
 from lockedenv.prefix.mark import MadeBy, Mark, RecordedVerdict, State, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
+from lockedenv.prefix.recovery import recover
+from lockedenv.prefix.status import Status, is_ours, read_status
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.level import Level
 from small_environment import fill, install, verified
@@ -171,7 +168,7 @@ def test_where_a_disk_cannot_exchange_names_the_old_folder_is_emptied_first(
     old = made_by_version_2_0(place)
     (place / "mine.txt").write_text("mine")
     new = verified(install(old))
-    monkeypatch.setattr("lockedenv.prefix.lifecycle._swap", lambda *_: False)
+    monkeypatch.setattr("lockedenv.prefix.exchange._swap", lambda *_: False)
     settle(new, True, True, print)
     assert place.resolve() == new.path
     assert (next(place.parent.glob("env.kept-*")) / "mine.txt").read_text() == "mine"

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from lockedenv.errors import Stop
 from lockedenv.host.files import write_atomically
-from lockedenv.prefix.lifecycle import exchange, hold, refuse_place
+from lockedenv.prefix.exchange import exchange
+from lockedenv.prefix.lifecycle import hold
 from lockedenv.prefix.place import Prefix, find_prefix
+from lockedenv.prefix.refused_places import refuse_place
 from small_environment import install
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from lockedenv.errors import Stop
-from lockedenv.prefix.lifecycle import Status, find_move, read_status, record_verdict
+from lockedenv.prefix.lifecycle import record_verdict
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
+from lockedenv.prefix.status import Status, find_move, read_status
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.level import Level
 from small_environment import install

@@ -8,7 +8,7 @@ from typing import Any
 
 from lockedenv.host.disks import size_text
 from lockedenv.install.plan import Action, Plan
-from lockedenv.prefix.lifecycle import Status
+from lockedenv.prefix.status import Status
 from lockedenv.redaction import redact_document
 
 SHOWN = 20  # lines of packages or files; the rest is counted

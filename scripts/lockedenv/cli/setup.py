@@ -40,8 +40,10 @@ from lockedenv.install.plan import (
 )
 from lockedenv.install.request import Request
 from lockedenv.install.run import SETUP_STEPS, VERIFY_STEPS, carry_out, verify_read_only
-from lockedenv.prefix.lifecycle import hold, recover, refuse_place
+from lockedenv.prefix.lifecycle import hold
 from lockedenv.prefix.place import find_prefix
+from lockedenv.prefix.recovery import recover
+from lockedenv.prefix.refused_places import refuse_place
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName
 from lockedenv.spec.platform_tags import GLIBC

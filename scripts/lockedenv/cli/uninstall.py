@@ -16,13 +16,7 @@ from lockedenv.errors import Stop, printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.host.places import default_cache
 from lockedenv.install.extras import write_list
-from lockedenv.prefix.lifecycle import (
-    hold,
-    is_ours,
-    is_own_folder,
-    links_to,
-    unpacked_folders,
-)
+from lockedenv.prefix.lifecycle import hold, links_to
 from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import (
     LOCK,
@@ -31,7 +25,9 @@ from lockedenv.prefix.place import (
     linked_environment,
     refuse_long_name,
 )
+from lockedenv.prefix.recovery import is_own_folder, unpacked_folders
 from lockedenv.prefix.removal import mounts_in, refuse_removal, remove_environment
+from lockedenv.prefix.status import is_ours
 from lockedenv.spec.environment import list_environments
 from lockedenv.spec.locks import canonical
 

@@ -15,8 +15,8 @@ from lockedenv.errors import Stop
 from lockedenv.host.files import write_atomically
 from lockedenv.host.process import run
 from lockedenv.prefix.extras import list_added
-from lockedenv.prefix.lifecycle import is_ours
 from lockedenv.prefix.place import Prefix, mark_or_none
+from lockedenv.prefix.status import is_ours
 from lockedenv.reporter import Reporter
 from lockedenv.spec.environment import REQUIREMENTS
 

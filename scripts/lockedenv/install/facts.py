@@ -19,9 +19,10 @@ from lockedenv.host.places import POD_VOLUME
 from lockedenv.install.flash_attention import provide
 from lockedenv.install.request import Installation, Request
 from lockedenv.prefix.extras import list_added
-from lockedenv.prefix.lifecycle import Status, find_move, list_mounts, read_status
+from lockedenv.prefix.lifecycle import list_mounts
 from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import Prefix, find_backend, find_prefix, mark_or_none
+from lockedenv.prefix.status import Status, find_move, read_status
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName

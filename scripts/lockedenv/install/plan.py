@@ -21,7 +21,7 @@ from lockedenv.install.facts import (
     make_job,
 )
 from lockedenv.install.request import Installation, Request
-from lockedenv.prefix.lifecycle import Status
+from lockedenv.prefix.status import Status
 from lockedenv.spec import environment, gpu_support
 from lockedenv.spec.commands import setup_command
 from lockedenv.spec.cuda import find_cuda

@@ -36,8 +36,6 @@ from lockedenv.prefix.inventory import MANIFEST, write_inventory
 from lockedenv.prefix.lifecycle import (
     change_mark,
     finish_installation,
-    is_ours,
-    is_own_folder,
     make_successor,
     settle,
 )
@@ -50,6 +48,8 @@ from lockedenv.prefix.make_inventory import (
 )
 from lockedenv.prefix.place import Prefix, find_backend
 from lockedenv.prefix.records import COMMAND, CONSTRAINTS, file_sha256, read_prefix
+from lockedenv.prefix.recovery import is_own_folder
+from lockedenv.prefix.status import is_ours
 from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.commands import post_create_command

@@ -14,7 +14,7 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
+from typing import Callable, Iterable
 
 from lockedenv.errors import Stop, printable
 from lockedenv.prefix.edits import edited_entries, edited_since, unproven_paths
@@ -26,6 +26,8 @@ from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.records import read_prefix
 
 SHOWN = 20
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Kept:
         if len(self.names) > SHOWN:
             lines.append(f"  and {len(self.names) - SHOWN} more")
         return lines
+
+
+def tell_kept(kept: Kept | None, say: Say) -> None:
+    """Says what was moved out of an environment, and where it lies; nothing where nothing was."""
+    if kept:
+        for line in kept.lines():
+            say(line)
 
 
 def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:

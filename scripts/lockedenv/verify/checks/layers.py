@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lockedenv.host.process import ask
-from lockedenv.prefix.lifecycle import moved_from
 from lockedenv.prefix.mark import MadeBy, MarkError, State, read_mark
 from lockedenv.prefix.place import find_name
 from lockedenv.prefix.records import CONSTRAINTS
+from lockedenv.prefix.status import moved_from
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.layers import BackendName
 from lockedenv.spec.variables import clean
