@@ -130,6 +130,24 @@ def test_a_passed_quick_level_does_not_end_a_failure_of_the_full_one() -> None:
     assert not mark.with_verdict(Level.QUICK, RecordedVerdict(True)).verified
 
 
+def test_what_passed_at_a_level_is_what_passed_at_it_or_at_one_that_includes_it() -> (
+    None
+):
+    mark = Mark(MadeBy.SETUP, State.INSTALLED)
+    good = RecordedVerdict(True, "now", ("six==1.16.0",))
+    bad = RecordedVerdict(False)
+    assert mark.passed_at(Level.QUICK) is None
+    full = mark.with_verdict(Level.FULL, good)
+    assert full.passed_at(Level.FULL) == good
+    assert full.passed_at(Level.QUICK) == good
+    assert full.with_verdict(Level.FULL, bad).passed_at(Level.QUICK) is None
+    quick = mark.with_verdict(Level.QUICK, good)
+    assert quick.passed_at(Level.FULL) is None
+    failed_later = full.with_verdict(Level.QUICK, bad)
+    assert failed_later.passed_at(Level.QUICK) is None
+    assert failed_later.passed_at(Level.FULL) == good
+
+
 def test_what_lacks_something_is_not_verified() -> None:
     mark = Mark(MadeBy.SETUP, State.INSTALLED).with_verdict(
         Level.FULL, RecordedVerdict(True)

@@ -22,7 +22,7 @@ from lockedenv.prefix.lifecycle import change_mark, hold
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import find_backend, find_prefix
 from lockedenv.spec.environment import name_in_mark
-from lockedenv.spec.level import Level
+from lockedenv.spec.level import USUAL
 
 DESCRIPTION = """\
 Installs the pip layer into a created environment, provides flash-attn, and verifies. Run again, it
@@ -72,7 +72,7 @@ def work(arguments: argparse.Namespace) -> int:
         sources = mirror.read_listings(asked_sources(request))
         job = make_job(request, prefix, sources)
         mirror.bring(job, backend, steps, archives=False)
-        return finish(job, backend, request.level or Level.FULL, steps)
+        return finish(job, backend, request.level or USUAL, steps)
 
 
 def refuse_other_environment(request: Request) -> None:

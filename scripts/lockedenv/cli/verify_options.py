@@ -10,7 +10,7 @@ from pathlib import Path
 from lockedenv.cli.parser import Parser
 from lockedenv.cli.script import ShowVersion
 from lockedenv.errors import UsageError
-from lockedenv.spec.level import LEVEL_NAMES, Level
+from lockedenv.spec.level import LEVEL_NAMES, USUAL, Level
 
 PROGRAM = "verify_environment.py"
 STDOUT = "-"
@@ -70,7 +70,7 @@ def parser() -> Parser:
     add(
         "--level",
         choices=LEVEL_NAMES,
-        default=Level.FULL.value,
+        default=USUAL.value,
         help="quick: the locked packages; full: all (default)",
     )
     add("--only", metavar="NAME,...", default="", help="run these checks alone")

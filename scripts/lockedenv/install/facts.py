@@ -135,11 +135,9 @@ def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
             prefix, state, backend=backend, is_clone=is_clone, mounts=mounts
         )
     added = list_added(prefix.path, shown=True)
-    verdict = mark.verdicts.get(Level.FULL)
+    verdict = mark.passed_at(Level.FULL)
     # A verdict holds for what there was to be verified.
-    fully_verified = (
-        verdict is not None and verdict.passed and list(verdict.added) == added
-    )
+    fully_verified = verdict is not None and list(verdict.added) == added
     return PrefixFacts(
         place=prefix,
         state=state,

@@ -28,7 +28,7 @@ from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.drivers import find_old_driver
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName
-from lockedenv.spec.level import Level
+from lockedenv.spec.level import USUAL, Level
 
 # Installed bytes per downloaded byte of a wheel: 6.0 GB of 3.2 GB, measured.
 UNPACKED_PER_WHEEL = 1.9
@@ -103,7 +103,7 @@ class Plan:
 def plan_verification(request: Request, prefix: PrefixFacts) -> Plan:
     """The plan for a finished environment. Raises Stop where nothing may be done at the prefix."""
     refuse_prefix(request, prefix)
-    usual_level = Level.FULL
+    usual_level = USUAL
     if prefix.fully_verified:
         usual_level = Level.QUICK
     return Plan(
@@ -133,7 +133,7 @@ def plan_installation(request: Request, facts: Facts) -> Plan:
         state=facts.prefix.state,
         action=action,
         backend=backend,
-        level=request.level or Level.FULL,
+        level=request.level or USUAL,
         backend_reason=backend_reason(facts, backend),
         disks=disks,
         links_and_locks=facts.links_and_locks,

@@ -84,6 +84,18 @@ class Mark:
         """The same, and whether all that was asked for is there."""
         return self.passed and not self.lacking and not self.missing_packages
 
+    def passed_at(self, level: Level) -> RecordedVerdict | None:
+        """The verdict that says that all of a level passed; None where none says so.
+
+        It is the one of the level itself, or else of the next level that includes it and was
+        verified: a level that passed has replaced those that it includes.
+        """
+        for other in Level:
+            verdict = self.verdicts.get(other)
+            if verdict is not None and other.includes(level):
+                return verdict if verdict.passed else None
+        return None
+
     def with_verdict(self, level: Level, verdict: RecordedVerdict) -> "Mark":
         """The mark after a verification; one that passed replaces those that looked at less."""
         verdicts = {**self.verdicts, level: verdict}

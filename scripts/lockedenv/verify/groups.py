@@ -93,7 +93,7 @@ class Section:
         return summaries or reasons
 
     def _passed(self) -> list[str]:
-        """The names of what passed and does not speak: at the full level,
+        """The names of what passed and does not speak: of the full level and what includes it,
         or where nothing speaks."""
         spoken = self._spoken()
         names = []
@@ -102,7 +102,7 @@ class Section:
             if (
                 result.verdict is PASS
                 and not check.speaks
-                and (check.level is Level.FULL or not spoken)
+                and (check.level.includes(Level.FULL) or not spoken)
             ):
                 names.append(result.check)
         if names:

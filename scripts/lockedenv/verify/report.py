@@ -21,7 +21,7 @@ from lockedenv import ROOT
 from lockedenv.errors import printable
 from lockedenv.host.places import default_cache
 from lockedenv.redaction import redact
-from lockedenv.spec.level import Level
+from lockedenv.spec.level import USUAL, Level
 from lockedenv.verify.checks import Context
 from lockedenv.verify.groups import Section, Sections
 from lockedenv.verify.progress import Progress
@@ -222,8 +222,8 @@ class Report:
             )
         if counts[PASS]:
             text = "verified: no check failed"
-            if scope and scope.level is Level.QUICK:
-                text += f" ({scope.level} level{_describe_comparison(results)})"
+            if scope and scope.level is not USUAL:
+                text += f" ({scope.level} level{_describe_comparison(scope.level, results)})"
             return self._paint(PASS, text)
         if counts[COMPILED]:
             return "nothing was run: machine code for a GPU was compiled, and no check passed"
@@ -260,8 +260,10 @@ def _printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.expandtabs().split("\n"))
 
 
-def _describe_comparison(results: Sequence[Result]) -> str:
-    """How the quick level compared the files of the prefix."""
+def _describe_comparison(level: Level, results: Sequence[Result]) -> str:
+    """How the files of the prefix were compared, at a level that does not read them."""
+    if level.includes(Level.FULL):
+        return ""
     for result in results:
         if result.check == PRESENT and result.verdict is PASS:
             return f"; {result.summary}"

@@ -294,6 +294,7 @@ def check(
 def child_check(
     name: str,
     proves: str,
+    level: Level = Level.FULL,
     *,
     remedy: str = COMPARE_WITH_LOCK,
     gpu: bool = False,
@@ -309,7 +310,7 @@ def child_check(
             name,
             proves,
             function,
-            Level.FULL,
+            level,
             remedy,
             child=True,
             gpu=gpu,
@@ -326,6 +327,7 @@ def child_check(
 def check_each_gpu(
     name: str,
     proves: str,
+    level: Level = Level.FULL,
     *,
     remedy: str = COMPARE_WITH_LOCK,
     compile_timeout: int = 0,
@@ -338,7 +340,7 @@ def check_each_gpu(
             name,
             proves,
             function,
-            Level.FULL,
+            level,
             remedy,
             child=True,
             each_gpu=True,
