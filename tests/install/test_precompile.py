@@ -13,6 +13,8 @@ from fixtures.listener import Listener
 from lockedenv.errors import Stop
 from lockedenv.install.flash_attention import precompile
 from lockedenv.install.flash_attention.precompile import precompile_kernels
+from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
+from lockedenv.prefix.place import Prefix
 from lockedenv.spec.flash_attention_kernels import COMMON, Kernel
 from lockedenv.spec.gpu_target import H100, GpuTarget
 from lockedenv.spec.locks import PipPackage
@@ -106,15 +108,10 @@ def wait_until_it_ends(pid: int) -> None:
     raise AssertionError(f"process {pid} still runs")
 
 
-def run_step(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    gpus: list[str],
-    arch: str,
-    program: str,
-) -> list[str]:
-    """What the set-up's step says, with a cache in tmp_path."""
-    monkeypatch.setattr(precompile, "default_cache", lambda: tmp_path / "cache")
+def run_step(tmp_path: Path, gpus: list[str], arch: str, program: str) -> list[str]:
+    """What the set-up's step says, in an environment that was made with a cache in tmp_path."""
+    cache = str(tmp_path / "cache")
+    write_mark(tmp_path, Mark(MadeBy.SETUP, State.INSTALLED, cache=cache))
     (tmp_path / "bin").mkdir(exist_ok=True)
     make_python(tmp_path / "bin", program)
     wheels = [
@@ -124,7 +121,7 @@ def run_step(
     environment = SimpleNamespace(python="3.12", wheels=lambda backend: wheels)
     job: Any = SimpleNamespace(
         environment=environment,
-        prefix=SimpleNamespace(path=tmp_path),
+        prefix=Prefix(tmp_path),
         flash=SimpleNamespace(arch=arch),
     )
     notes = Listener()
@@ -133,30 +130,41 @@ def run_step(
     return notes.lines
 
 
-def test_the_step_compiles_once_for_each_kind_of_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_step_compiles_once_for_each_kind_of_gpu(tmp_path: Path) -> None:
     good = ANSWERS.replace("RuntimeError: no", "").replace("exit 1", "exit 0")
-    first, second = run_step(tmp_path, monkeypatch, ["90", "90", "120"], "", good)
+    first, second = run_step(tmp_path, ["90", "90", "120"], "", good)
     assert first.startswith("2 kernels compiled for sm_120 in ")
     assert "not run" in first
     assert second.startswith("2 kernels compiled for sm_90 in ")
-    again = run_step(tmp_path, monkeypatch, ["90"], "", good)
+    again = run_step(tmp_path, ["90"], "", good)
     folder = tmp_path / "cache/flash-attention-kernels"
     assert again == [f"its common kernels for sm_90 are in {folder}"]
 
 
-def test_the_step_without_a_gpu_compiles_for_what_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (line,) = run_step(tmp_path, monkeypatch, [], "", ANSWERS)
+def test_the_step_without_a_gpu_compiles_for_what_is_asked_for(tmp_path: Path) -> None:
+    (line,) = run_step(tmp_path, [], "", ANSWERS)
     assert "compiled at first use: no GPU is here" in line
-    failure, success = run_step(tmp_path, monkeypatch, [], "90", ANSWERS)
+    failure, success = run_step(tmp_path, [], "90", ANSWERS)
     assert failure == "not compiled for sm_90: second: RuntimeError: no"
     assert success.startswith("1 kernels compiled for sm_90")
-    assert (
-        len(run_step(tmp_path, monkeypatch, [], "90", ANSWERS)) == 2
-    ), "what failed is tried again"
+    assert len(run_step(tmp_path, [], "90", ANSWERS)) == 2, "what failed is tried again"
+
+
+def test_one_gpu_whose_compiler_cannot_start_leaves_the_others_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_one = precompile.precompile_kernels
+
+    def fail_for_one(python: Path, folder: Path, targets: Any, *others: Any) -> Any:
+        if targets == [GpuTarget(120)]:
+            raise OSError("Cannot allocate memory")
+        return compile_one(python, folder, targets, *others)
+
+    monkeypatch.setattr(precompile, "precompile_kernels", fail_for_one)
+    good = ANSWERS.replace("RuntimeError: no", "").replace("exit 1", "exit 0")
+    first, second = run_step(tmp_path, ["120", "90"], "", good)
+    assert first.startswith("its kernels for sm_120 are compiled at first use: Cannot")
+    assert second.startswith("2 kernels compiled for sm_90")
 
 
 @pytest.mark.parametrize(

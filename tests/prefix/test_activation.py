@@ -11,9 +11,19 @@ from pathlib import Path
 import pytest
 from fixtures.commands import ROOT, sh
 from lockedenv.host.places import default_cache
-from lockedenv.prefix.activation import restore_activate, write_activate, write_guard
+from lockedenv.prefix.activation import (
+    find_kernel_folder,
+    restore_activate,
+    write_activate,
+    write_guard,
+)
 from lockedenv.prefix.inventory import INVENTORY, write_inventory
-from lockedenv.prefix.lifecycle import finish_installation, make_successor, settle
+from lockedenv.prefix.lifecycle import (
+    change_mark,
+    finish_installation,
+    make_successor,
+    settle,
+)
 from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import RecordedVerdict, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
@@ -23,13 +33,14 @@ from lockedenv.spec.locks import PipPackage
 LOCKED = [PipPackage("numpy", "2.4.6", "a" * 64), PipPackage("hf-xet", "1.0", "b" * 64)]
 
 
-def make(tmp_path: Path, backend: str, name: str = "env") -> Prefix:
+def make(tmp_path: Path, backend: str, name: str = "env", cache: str = "") -> Prefix:
     """An environment with nothing but the ways into it."""
     with make_successor(find_prefix(tmp_path / name), backend, "default", print) as new:
         (new.path / "bin").mkdir()
         (new.path / "bin/python").symlink_to(
             shutil.which("python3") or "/usr/bin/python3"
         )
+        change_mark(new, cache=cache)
         write_activate(new, backend)
         write_guard(new, LOCKED, backend, True)
         finish_installation(new, "default", "a")
@@ -331,6 +342,20 @@ def test_compiled_kernels_are_kept_and_none_is_taken_from_the_hub(
     assert run(shell, script) == ["   ", f"1 {folder} NO 1", "   "]
     own = {"FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "0", "USE_HUB_KERNELS": "YES"}
     assert run(shell, script, **own) == ["0  YES ", "0  YES 1", "0  YES "]
+
+
+@pytest.mark.parametrize("backend", ["pip", "conda"])
+def test_the_kernels_are_looked_for_in_the_cache_of_the_run_that_made_it(
+    backend: str, shell: str, tmp_path: Path
+) -> None:
+    """They were compiled into the usual cache, and looked for there, whatever --cache said."""
+    cache = tmp_path / "a cache"
+    prefix = make(tmp_path, backend, cache=str(cache))
+    folder = cache / "flash-attention-kernels"
+    folder.mkdir(parents=True)
+    assert find_kernel_folder(prefix) == folder
+    script = f'. {prefix.path}/activate; echo "$FLASH_ATTENTION_CUTE_DSL_CACHE_DIR"'
+    assert run(shell, script) == [str(folder)]
 
 
 def test_an_activate_that_lost_lines_is_written_again_and_the_edited_one_stays(

@@ -33,6 +33,7 @@ def test_a_mark_comes_back_as_it_was_written(tmp_path: Path) -> None:
         backend="pip",
         made=7,
         locks="d",
+        cache="/cache",
         verdicts={Level.QUICK: RecordedVerdict(True, "now", ("six==1.16.0",))},
         lacking=("flash-attn is missing",),
         missing_packages="/env.txt",

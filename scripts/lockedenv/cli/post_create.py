@@ -67,7 +67,11 @@ def work(arguments: argparse.Namespace) -> int:
     with hold(prefix, steps.warn):
         # A folder that is not the set-up's is marked as one that may never be removed.
         if read_mark(prefix.path) is None:
-            change_mark(prefix, environment=request.environment.argument)
+            change_mark(
+                prefix,
+                environment=request.environment.argument,
+                cache=str(request.cache),
+            )
         change_mark(prefix, backend=backend, verdicts={})
         sources = mirror.read_listings(asked_sources(request))
         job = make_job(request, prefix, sources)

@@ -106,8 +106,9 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
         job = replace(job, prefix=prefix)
         with reporter.step("Create the environment"):
             backend.create(job, program, reporter)
+            # `activate` names the cache that the mark has.
+            change_mark(prefix, pod=tuple(plan.pod), cache=str(job.cache))
             write_activate(prefix, plan.backend)
-            change_mark(prefix, pod=tuple(plan.pod))
             # What no package records: an edit of it is known if the run ends here.
             write_inventory(
                 prefix.path, take_inventory(prefix.path, [], with_interpreter=False)

@@ -15,7 +15,7 @@ from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.places import default_cache
 from lockedenv.prefix.compare_inventory import keeps_content
 from lockedenv.prefix.inventory import inventory_or_none
-from lockedenv.prefix.place import Prefix
+from lockedenv.prefix.place import Prefix, mark_or_none
 from lockedenv.prefix.records import COMMAND, CONSTRAINTS
 from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER
 from lockedenv.spec.layers import BackendName
@@ -104,6 +104,17 @@ def activate_text(prefix: Prefix, backend: BackendName) -> str:
     return _fill("activate.sh", prefix, VARIABLE=variable, ENTER=enter, LEAVE=indented)
 
 
+def find_kernel_folder(prefix: Prefix) -> Path:
+    """Where the kernels of FlashAttention 4 lie: in the cache that the mark names, else the usual.
+
+    The set-up compiles into it and the ways in name it, also when a later run has another cache.
+    """
+    mark = mark_or_none(prefix.path)
+    if mark is not None and mark.cache:
+        return Path(mark.cache) / KERNEL_FOLDER
+    return default_cache() / KERNEL_FOLDER
+
+
 def _fill(name: str, prefix: Prefix, **values: str) -> str:
     """A shell text with its @WORDS@ filled in."""
     text = (SHELL / name).read_text(encoding="utf-8")
@@ -116,7 +127,7 @@ def _fill(name: str, prefix: Prefix, **values: str) -> str:
         "TITLE": shlex.quote(prefix.public_path.name),
         "CONSTRAINTS": shlex.quote(constraints.as_uri()),
         "CONSTRAINTS_FILE": shlex.quote(str(constraints)),
-        "KERNELS": shlex.quote(str(default_cache() / KERNEL_FOLDER)),
+        "KERNELS": shlex.quote(str(find_kernel_folder(prefix))),
     }
     for word, value in known.items():
         text = text.replace(f"@{word}@", value)

@@ -53,6 +53,7 @@ class Mark:
     ns. `locks`: the digest of the locks that it was made from. `lacking`: what was asked for and is
     not there, as sentences to show. `missing_packages`: the list of the user's own packages that
     could not be installed again. `clone`: the folder of the code that last worked on it.
+    `cache`: that of the run that made it, where compiled kernels lie; empty for the usual one.
     `manifest`: the sha256 of the manifest that the set-up wrote, empty where it is not known.
     `pod`: what was found of the machine.
     """
@@ -69,6 +70,7 @@ class Mark:
     lacking: tuple[str, ...] = ()
     missing_packages: str = ""
     clone: str = ""
+    cache: str = ""
     manifest: str = ""
     pod: tuple[Mapping[str, Any], ...] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
@@ -166,6 +168,7 @@ def parse_mark(document: object) -> Mark:
         lacking=_take_texts(fields, "lacking"),
         missing_packages=_take(fields, "missing_packages", str, ""),
         clone=_take(fields, "clone", str, ""),
+        cache=_take(fields, "cache", str, ""),
         manifest=_take(fields, "manifest", str, ""),
         pod=tuple(_take(fields, "pod", list, [])),
         other=fields,
@@ -195,6 +198,7 @@ def mark_document(mark: Mark) -> dict[str, Any]:
         "lacking": list(mark.lacking),
         "missing_packages": mark.missing_packages,
         "clone": mark.clone,
+        "cache": mark.cache,
         "manifest": mark.manifest,
         "pod": list(mark.pod),
     }

@@ -19,12 +19,11 @@ from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
-from lockedenv.host.places import default_cache
 from lockedenv.install.request import Installation
+from lockedenv.prefix.activation import find_kernel_folder
 from lockedenv.reporter import Reporter
 from lockedenv.spec.flash_attention_kernels import (
     COMMON,
-    KERNEL_FOLDER,
     OLDEST_MAJOR,
     Kernel,
     cache_variables,
@@ -93,7 +92,7 @@ def compile_common_kernels(
             "its kernels are compiled at first use: no GPU is here, and no --arch given"
         )
         return
-    folder = default_cache() / KERNEL_FOLDER
+    folder = find_kernel_folder(job.prefix)
     for target in targets:
         done = folder / f"compiled-{target.name}-{describe_wheels(job)}"
         if done.exists():
@@ -108,8 +107,10 @@ def compile_common_kernels(
                 clean(dict(os.environ)),
             )
         except OSError as error:
-            reporter.outcome(f"its kernels are compiled at first use: {error}")
-            return
+            reporter.outcome(
+                f"its kernels for {target.name} are compiled at first use: {error}"
+            )
+            continue
         for line in result.errors:
             reporter.say(f"not compiled for {target.name}: {line}")
         if result.compiled:
