@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,16 @@ def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
     assert (plan.backend, plan.backend_reason) == ("pip", "the channel does not answer")
 
 
+def test_each_backend_that_cannot_be_used_says_why() -> None:
+    offers = {
+        "pixi": Offer(False, "no pixi here"),
+        "conda": Offer(False, "the channel does not answer"),
+        "pip": Offer(True, "as ever"),
+    }
+    plan = plan_installation(request_of(), facts_of(offers=offers))
+    assert plan.backend_reason == "no pixi here; the channel does not answer"
+
+
 @pytest.mark.parametrize(
     "prefix, said",
     [
@@ -167,6 +177,38 @@ def test_a_gpu_too_old_for_current_is_refused_there(name: str, capability: str) 
     )
     assert f"{name} has compute capability {capability}" in said
     assert "use --environment default, which has them" in said
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An environment that is not in this repository: its CUDA and its torch."""
+
+    name: str
+    locked_cuda: str
+    locked_torch: str
+
+    def cuda(self, backend: BackendName) -> str:
+        return self.locked_cuda
+
+    def torch(self, backend: BackendName) -> str:
+        return self.locked_torch
+
+
+def test_an_environment_for_the_cpu_is_no_remedy_and_the_one_for_this_driver_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last one that was looked at was named, and one for the CPU has no kernels for a GPU."""
+    others = [
+        Candidate("later", "13.2", "2.15.0"),
+        Candidate("fitting", "12.8", "2.7.1"),
+        Candidate("for-the-cpu", "", "2.15.0"),
+    ]
+    monkeypatch.setattr(environment, "list_environments", lambda: others)
+    facts = facts_of(gpus=[gpu_of("B200", "10.0", "570.86.15")])
+    said = remedies(plan_installation(request_of(), facts))
+    assert "use --environment fitting, which has them" in said
+    assert "for-the-cpu" not in said
+    assert "on a pod whose driver" not in said
 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.0", "8.6", "8.9", "9.0"])

@@ -170,12 +170,7 @@ def work(arguments: argparse.Namespace) -> int:
     request = make_setup_request(arguments, prefix)
     quiet = arguments.quiet or arguments.json
     verbose = arguments.verbose or arguments.dry_run
-    refuse_place(find_prefix(request.prefix), request.cache)
-    if request.backend is not None:
-        # Before anything is written: the lock beside the prefix is the first.
-        problem = BACKENDS[request.backend].prefix_problem(request.prefix)
-        if problem:
-            raise Stop(str(problem))
+    refuse_places(request)
     if not arguments.check_pod and is_read_only(request.prefix):
         place = read_prefix_facts(request, ROOT)
         if is_finished(request, place):
@@ -185,13 +180,24 @@ def work(arguments: argparse.Namespace) -> int:
         refuse_unusable(folder)
     if arguments.check_pod:
         return check_pod.work(request)
-    if request.dry_run:
-        return set_up(request, arguments.json, Steps(SETUP_STEPS, quiet, verbose))
-    prefix = find_prefix(request.prefix)
     steps = Steps(SETUP_STEPS, quiet, verbose)
+    if request.dry_run:
+        return set_up(request, arguments.json, steps)
+    # Nothing that was written before this line is left (`refuse_unusable` tries a file and removes
+    # it). From here the lock is held, and whatever changes the prefix or what is beside it follows.
+    prefix = find_prefix(request.prefix)
     with hold(prefix, steps.warn):
         recover(prefix, steps.warn)
         return set_up(request, arguments.json, steps)
+
+
+def refuse_places(request: Request) -> None:
+    """Raises Stop for a prefix or a cache that cannot be used, before a file is written there."""
+    refuse_place(find_prefix(request.prefix), request.cache)
+    if request.backend is not None:
+        problem = BACKENDS[request.backend].prefix_problem(request.prefix)
+        if problem:
+            raise Stop(str(problem))
 
 
 def make_setup_request(arguments: argparse.Namespace, prefix: Path) -> Request:
@@ -247,8 +253,8 @@ def say_if_edited(environment: Environment, steps: Steps) -> None:
 
 def show_plan(plan: Plan, steps: Steps) -> None:
     """Prints what is going to be done. Raises Stop for what is in the way."""
-    for problem in plan.early_problems:
-        raise Stop(str(problem))
+    if plan.early_problems:
+        raise Stop(str(plan.early_problems[0]))
     with steps.step("Look at the machine"):
         if steps.verbose or plan.problems:
             for line in plan_lines(plan):
@@ -257,8 +263,8 @@ def show_plan(plan: Plan, steps: Steps) -> None:
             steps.outcome(plan_summary(plan))
             for line in rebuild_lines(plan):
                 steps.say(line)
-        for problem in plan.problems:
-            raise Stop(str(problem))
+        if plan.problems:
+            raise Stop(str(plan.problems[0]))
 
 
 def verify_in_place(

@@ -134,7 +134,8 @@ def finish(
 
     Raises Stop for the wheels.
 
-    `listed`: the packages to install besides the lock's.
+    `listed`: the packages to install besides the lock's; None for those that an earlier run could
+    not install again.
     """
     lock = BACKENDS[backend].lock(job.environment)
     shown = lock.relative_to(ROOT) if ROOT in lock.parents else lock
@@ -145,6 +146,9 @@ def finish(
             )
             wheels.install(job, lock, uv, reporter)
             reporter.outcome(f"{len(locks.read_pip_lock(lock))} wheels of {shown}")
+            # This order: each file that the set-up writes is in the inventory, and the mark says
+            # "installed" only where an inventory says of what. A run that is killed in between is
+            # done again.
             written = write_guard(
                 job.prefix, guarded(job), backend, is_ours(job.prefix)
             )
@@ -154,10 +158,10 @@ def finish(
             note_inventory(job, backend, written)
             digest = job.environment.digest(backend)
             finish_installation(job.prefix, job.environment.argument, digest)
+        if listed is None:
+            listed = extras.not_restored(job.prefix)
         with reporter.step("flash-attn"):
-            lacking = complete(
-                job, uv, listed or extras.not_restored(job.prefix), reporter
-            )
+            lacking = complete(job, uv, listed, reporter)
     return conclude(job, level, lacking, reporter)
 
 
