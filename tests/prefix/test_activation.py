@@ -87,6 +87,18 @@ def test_it_enters_and_leaves(
     ]
 
 
+def test_a_shell_that_may_not_change_its_prompt_enters_and_leaves(
+    tmp_path: Path,
+) -> None:
+    prefix = make(tmp_path, "pip")
+    script = f"""
+    readonly PS1=fixed
+    source {prefix.public_path}/activate; command -v python
+    deactivate; echo "${{VIRTUAL_ENV-gone}} $PS1"
+    """
+    assert run("bash", script) == [f"{prefix.public_path}/bin/python", "gone fixed"]
+
+
 def test_entering_twice_is_entering_once(shell: str, tmp_path: Path) -> None:
     prefix = make(tmp_path, "pip")
     script = f"""

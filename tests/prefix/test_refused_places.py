@@ -15,7 +15,7 @@ from lockedenv.prefix.refused_places import refuse_place
 from small_environment import install
 
 
-@pytest.mark.parametrize("name", ["with:colon", "with'quote", "a\nb"])
+@pytest.mark.parametrize("name", ["with:colon", "with'quote", "a\nb", "a b"])
 def test_names_that_path_cannot_hold_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(Stop, match="in its name"):
         refuse_place(Prefix(tmp_path / name), tmp_path / "cache")

@@ -102,14 +102,6 @@ class Conda:
                 f"{LONGEST_PREFIX}",
                 "choose a shorter --prefix",
             )
-        # A script's first line, "#!PREFIX/bin/python", ends at the first space.
-        if any(character.isspace() for character in str(path)):
-            better = "-".join(str(path).split())
-            return Problem(
-                f"{path}: the prefix has a space in its name, and the scripts of conda packages do "
-                "not start there",
-                f"choose another, such as --prefix {better}, or use --backend pip",
-            )
         return None
 
     def tool_problem(self, job: Job) -> Problem | None:

@@ -20,8 +20,8 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
     bad = _unusable_characters(name)
     if bad:
         raise Stop(
-            f"{name}: the prefix has {' '.join(map(repr, bad))} in its name, which PATH or a "
-            "script cannot hold; choose another --prefix"
+            f"{name}: the prefix has {' '.join(bad)} in its name, which PATH, a "
+            "script or triton's compiler cannot hold; choose another --prefix"
         )
     if os.path.ismount(name) and not name.is_symlink():
         raise Stop(
@@ -56,9 +56,13 @@ def refuse_place(prefix: Prefix, cache: Path) -> None:
 
 
 def _unusable_characters(path: Path) -> list[str]:
-    """The characters of a path that PATH or a script cannot hold, sorted."""
+    """The characters of a path that PATH, a script or a compiler cannot hold, in words, sorted.
+
+    A space is among them: triton 3.1 gives the path of its ptxas to a shell without quotes, and
+    the first line of a conda script cannot hold one.
+    """
     found = set()
     for character in str(path):
-        if character in ":'\"\\$`;&|<>*?" or not character.isprintable():
-            found.add(character)
+        if character in " :'\"\\$`;&|<>*?" or not character.isprintable():
+            found.add("a space" if character == " " else repr(character))
     return sorted(found)

@@ -13,7 +13,8 @@ for _maximalcai_name in VIRTUAL_ENV CONDA_PREFIX; do
 done
 unset VIRTUAL_ENV
 export @VARIABLE@=@PREFIX@ PATH=@PREFIX@/bin:$PATH
-PS1="("@TITLE@") ${PS1-}"
+# A hardened shell may forbid it to change its prompt.
+if (PS1=) 2>/dev/null; then PS1="("@TITLE@") ${PS1-}"; fi
 @ENTER@
 deactivate() {
   # venv's `activate` calls it so, and then defines its own.
@@ -36,7 +37,7 @@ deactivate() {
       export PATH="${_maximalcai_value%:}"
       ;;
   esac
-  PS1=$_maximalcai_ps1
+  if (PS1=) 2>/dev/null; then PS1=$_maximalcai_ps1; fi
   unset -f deactivate
   if [ -n "$_maximalcai_outer" ]; then eval "$_maximalcai_outer"; fi
   unset _maximalcai_name _maximalcai_value _maximalcai_active _maximalcai_ps1 _maximalcai_outer
