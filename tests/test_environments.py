@@ -14,6 +14,7 @@ from fixtures.machine import Machine
 from lockedenv.errors import Stop
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from rattler.index import index_fs
 
 
@@ -188,11 +189,11 @@ def test_a_third_environment_costs_no_code(
         in sh(lock, "--environment", mine, "--check", env=environ).stdout
     )
     locked = Environment(mine)
-    assert (locked.torch("pip"), locked.cuda("conda"), locked.flash_attn()) == (
-        "2.5.1",
-        "12.4",
-        None,
-    )
+    assert (
+        locked.torch(BackendName.PIP),
+        locked.cuda(BackendName.CONDA),
+        locked.flash_attn(),
+    ) == ("2.5.1", "12.4", None)
     done = machine.setup("--environment", mine)
     assert done.returncode == 0, done.stdout
     assert VERIFIED in done.stdout, done.stdout

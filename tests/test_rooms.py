@@ -71,3 +71,37 @@ def test_cli_alone_imports_the_certificate_and_the_ranks(part: str) -> None:
         if any(f"{name}.".startswith(f"{part}.") for name in imported_modules(module)):
             importing.add(".".join(module.relative_to(PACKAGE).parts[:-1]))
     assert importing == {"cli", part}
+
+
+def compares_backends_name(node: ast.AST) -> bool:
+    """Whether code asks which backend it has to do with, by its name."""
+    if not isinstance(node, ast.Compare):
+        return False
+    texts = [ast.unparse(side) for side in (node.left, *node.comparators)]
+    named = any(re.match(r"[(\[{]?BackendName\.", text) for text in texts)
+    written = any(text in ("'conda'", "'pip'") for text in texts)
+    of_backend = any(text.split(".")[-1] == "backend" for text in texts)
+    return named or (written and of_backend)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "backend == BackendName.CONDA",
+        "installed.backend != 'conda'",
+        "a and b.backend is not BackendName.PIP",
+        "backend in (BackendName.CONDA, BackendName.PIP)",
+    ],
+)
+def test_a_comparison_with_a_backends_name_is_seen(code: str) -> None:
+    assert any(map(compares_backends_name, ast.walk(ast.parse(code))))
+
+
+def test_what_a_backend_has_is_asked_and_not_its_name() -> None:
+    """A backend more would have to be added at each place that compares a name."""
+    comparing = []
+    for module in PACKAGE.rglob("*.py"):
+        tree = ast.parse(module.read_text())
+        if any(map(compares_backends_name, ast.walk(tree))):
+            comparing.append(module.relative_to(PACKAGE).as_posix())
+    assert comparing == ["spec/layers.py"]

@@ -20,6 +20,7 @@ from lockedenv.backends.mirror import (
 )
 from lockedenv.errors import Stop
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import CondaPackage, PipPackage
 
 SHA = "a1b2c3d4e" + "0" * 55
@@ -156,13 +157,13 @@ def test_which_archive_of_python_is_taken(listed: str, python: str, fits: bool) 
 
 def test_what_an_installation_needs() -> None:
     environment = Environment(ROOT)
-    wheels = list_needed_files(environment, "pip")
-    conda = list_needed_files(environment, "conda")
+    wheels = list_needed_files(environment, BackendName.PIP)
+    conda = list_needed_files(environment, BackendName.CONDA)
     both = list_needed_files(environment, "")
     assert set(both) < set(wheels)
     assert set(both) < set(conda)
     places = {file.place for file in conda.values()}
     assert places == {Place.ARCHIVES, Place.WHEELS}
-    without_archives = list_needed_files(environment, "conda", archives=False)
+    without_archives = list_needed_files(environment, BackendName.CONDA, archives=False)
     assert {file.place for file in without_archives.values()} == {Place.WHEELS}
     assert all(len(sha256) == 64 for sha256 in wheels)

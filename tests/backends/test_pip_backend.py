@@ -19,6 +19,7 @@ from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.make_inventory import complete_inventory
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec import environment, locks
+from lockedenv.spec.layers import BackendName
 
 SETUP = ROOT / "scripts/setup_runpod_environment.sh"
 SCHEMAS = ROOT / "scripts/lockedenv/schemas"
@@ -38,7 +39,7 @@ def test_one_command_ends_in_a_verified_environment(real_prefix: Path) -> None:
     of = environment.find_by_prefix(real_prefix)
     assert [f"[{n}/6]" in said for n in range(1, 7)] == [True] * 6
     assert f"{of.name}, pip backend: as asked; " in said
-    assert f"  {real_prefix}: torch {of.torch('pip')}, transformers " in said
+    assert f"  {real_prefix}: torch {of.torch(BackendName.PIP)}, transformers " in said
     assert len(said.splitlines()) <= 20
     assert f"enter it with:  source {real_prefix}/activate" in said
     assert "Activate with" not in said
@@ -52,11 +53,11 @@ def test_one_command_ends_in_a_verified_environment(real_prefix: Path) -> None:
         program,
         env=clean_environ(CUDA_VISIBLE_DEVICES=""),
     )
-    cuda = of.cuda("pip")
-    transformers = of.version("pip", "transformers")
+    cuda = of.cuda(BackendName.PIP)
+    transformers = of.version(BackendName.PIP, "transformers")
     assert (
         done.stdout.splitlines()[-1]
-        == f"{of.torch('pip')}+cu{cuda.replace('.', '')} {cuda} {transformers}"
+        == f"{of.torch(BackendName.PIP)}+cu{cuda.replace('.', '')} {cuda} {transformers}"
     )
 
 
@@ -169,8 +170,9 @@ def test_what_people_install_leaves_what_is_locked_or_stops(
     of = environment.find_by_prefix(env)
     python = env / "bin/python"
     copied = Prefix(env)
-    written = write_guard(copied, of.wheels("pip"), "pip", True)  # in its own place
-    complete_inventory(env, [], written + write_activate(copied, "pip"))
+    # In its own place.
+    written = write_guard(copied, of.wheels(BackendName.PIP), BackendName.PIP, True)
+    complete_inventory(env, [], written + write_activate(copied, BackendName.PIP))
     before = sorted(
         path.name for path in env.glob("lib/python*/site-packages/*.dist-info")
     )

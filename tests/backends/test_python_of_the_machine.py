@@ -17,6 +17,7 @@ from lockedenv.install.facts import make_job
 from lockedenv.install.request import Request
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 
 
 def job_of(folder: Path, offline: Path | None = None) -> Job:
@@ -74,7 +75,7 @@ def test_without_a_python_the_one_command_ends_and_leaves_nothing(
     assert not os.path.lexists(prefix)
     folder = tmp_path / "offline"
     (folder / "wheels").mkdir(parents=True)
-    for pin in Environment(ROOT).wheels("pip"):
+    for pin in Environment(ROOT).wheels(BackendName.PIP):
         name = pin.name.replace("-", "_")
         (folder / "wheels" / f"{name}-{pin.version}-py3-none-any.whl").touch()
     for wheel in default_cache().glob("wheels/uv-*.whl"):

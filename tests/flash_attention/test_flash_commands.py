@@ -26,6 +26,7 @@ from lockedenv.install.flash_attention.target import GLIBC
 from lockedenv.prefix.records import file_sha256
 from lockedenv.spec import locks
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 
 ENCODED = PREBUILT.replace("+", "%2B")
 NO_GPU = "skipped: no GPU. Use --arch 90 to build for an H100 anyway"
@@ -181,7 +182,7 @@ def test_the_prebuilt_wheel_end_to_end(
     shutil.rmtree(tmp_path / "cache")
     offline = tmp_path / "served"
     (offline / "wheels" / ENCODED).rename(offline / "wheels" / PREBUILT)
-    for pin in [*Environment(ROOT).wheels("pip"), uv_pin()]:
+    for pin in [*Environment(ROOT).wheels(BackendName.PIP), uv_pin()]:
         pattern = f"{pin.name.replace('-', '_')}-*"
         found = find_by_hash(default_cache() / "wheels", pattern, pin.sha256)
         if found:

@@ -37,6 +37,7 @@ from lockedenv.install.flash_attention.target import GLIBC
 from lockedenv.install.request import FlashRequest, Installation
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 
 DEFAULT = Environment(ROOT)
 CURRENT = Environment(ROOT / "environments/current")
@@ -111,7 +112,7 @@ def test_the_plan_names_the_source(
     tmp_path: Path,
 ) -> None:
     job = make_job(tmp_path, environment, **flash)
-    text = provide.describe_outlook(job, "conda", gpus)
+    text = provide.describe_outlook(job, BackendName.CONDA, gpus)
     assert said in text, text
     assert not text.startswith(","), text
 
@@ -120,7 +121,7 @@ def test_the_plan_hides_the_secrets_of_a_given_address(tmp_path: Path) -> None:
     """The password and the signature of --wheel were printed, also in --dry-run --json."""
     address = f"https://me:hunter2@h.example/{PREBUILT}?X-Amz-Signature=abcdef#access_token=ghi"
     job = make_job(tmp_path, wheel=address, sha256="0" * 64)
-    text = provide.describe_outlook(job, "conda", H100)
+    text = provide.describe_outlook(job, BackendName.CONDA, H100)
     assert text == f"https://***@h.example/{PREBUILT}?***, as given"
 
 

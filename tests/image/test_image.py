@@ -11,10 +11,11 @@ import pytest
 from engine import Engine, Image
 from fixtures.commands import ROOT, VERIFIED
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.layers import BackendName
 
 pytestmark = pytest.mark.long
 PREFIX = "/opt/environment/maximalcai"
-LOCK = Environment(ROOT).digest("pip")
+LOCK = Environment(ROOT).digest(BackendName.PIP)
 NEEDED = 25e9  # bytes of disk
 # Reasons for which a check may be skipped on a machine without a GPU.
 USUAL = ("no NVIDIA GPU", "not a conda prefix", "wheels")

@@ -20,6 +20,7 @@ from lockedenv.provenance.certificate.document import (
 )
 from lockedenv.provenance.certificate.judge import compare_certificates, find_deviations
 from lockedenv.provenance.certificate.words import describe_judgement, describe_place
+from lockedenv.spec.layers import BackendName
 
 EAGER_FP32 = RowName("full", "eager", Precision.FP32)
 SDPA_FP32 = RowName("full", "sdpa", Precision.FP32)
@@ -46,7 +47,7 @@ def certificate(**made_with: str) -> Certificate:
         task=Task(task.TASK, STEPS),
         made="",
         environment="default",
-        backend="pip",
+        backend=BackendName.PIP,
         fingerprint="0" * 64,
         device="cpu",
         made_with=made_with,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from lockedenv.spec import environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.verify.checks import compute
 
-CUDA = environment.find_by_prefix(Path(sys.prefix)).cuda("pip")
+CUDA = environment.find_by_prefix(Path(sys.prefix)).cuda(BackendName.PIP)
 
 
 def test_torch_check_fails_a_wrong_product_and_a_wrong_sum(

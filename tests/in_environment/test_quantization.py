@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from lockedenv.spec import environment
+from lockedenv.spec.layers import BackendName
 from lockedenv.verify.checks import quantization
 
-CUDA = environment.find_by_prefix(Path(sys.prefix)).cuda("pip")
+CUDA = environment.find_by_prefix(Path(sys.prefix)).cuda(BackendName.PIP)
 
 
 def test_bitsandbytes_check_names_the_wrong_library(

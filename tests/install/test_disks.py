@@ -35,7 +35,7 @@ def needed(request: Request) -> List[Tuple[int, str]]:
     )
     return [
         (need.needed, need.purpose.value)
-        for need in needed_disks(request, found, "pip")
+        for need in needed_disks(request, found, BackendName.PIP)
     ]
 
 
@@ -60,7 +60,7 @@ def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
         ),
     ]
     pod_volume = Disk(tmp_path / "volume", device=2, free=volume * 10**9)
-    [problem] = disk_problems(request, "pip", needs, pod_volume)
+    [problem] = disk_problems(request, BackendName.PIP, needs, pod_volume)
     said = f"room for the environment is about 6.2 GB at {tmp_path}/env, 5.0 GB are free; free 1.2 GB, or choose another disk with "
     assert str(problem).endswith(said + option.format(tmp_path / "volume"))
 
@@ -74,7 +74,7 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
         tmp_path / "env", environment.Environment(ROOT), tmp_path / "cache"
     )
     before = needed(request)
-    total = sum(pin.size for pin in request.environment.wheels("pip"))
+    total = sum(pin.size for pin in request.environment.wheels(BackendName.PIP))
     has_links_and_locks.cache_clear()
 
     real = {"os.link": os.link, "fcntl.flock": fcntl.flock}[lacking]

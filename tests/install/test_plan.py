@@ -40,7 +40,7 @@ def facts_of(**changes: object) -> Facts:
     made = Facts(
         prefix=PrefixFacts(PLACE, Status.ABSENT, BackendName.PIP),
         disks=Disks(prefix=disk, cache=disk, temporary=disk),
-        offers={"pip": Offer(True, "as asked")},
+        offers={BackendName.PIP: Offer(True, "as asked")},
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -80,7 +80,7 @@ def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
     assert plan_verification(request_of(level=Level.FULL), passed).level is Level.FULL
 
 
-@pytest.mark.parametrize("change", [{"force": True}, {"backend": "pip"}])
+@pytest.mark.parametrize("change", [{"force": True}, {"backend": BackendName.PIP}])
 def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(
     change: dict[str, object],
 ) -> None:
@@ -95,8 +95,8 @@ def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(
 
 def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
     offers = {
-        "conda": Offer(False, "the channel does not answer"),
-        "pip": Offer(True, "as ever"),
+        BackendName.CONDA: Offer(False, "the channel does not answer"),
+        BackendName.PIP: Offer(True, "as ever"),
     }
     plan = plan_installation(request_of(), facts_of(offers=offers))
     assert (plan.backend, plan.backend_reason) == ("pip", "the channel does not answer")
@@ -105,8 +105,8 @@ def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:
 def test_each_backend_that_cannot_be_used_says_why() -> None:
     offers = {
         "pixi": Offer(False, "no pixi here"),
-        "conda": Offer(False, "the channel does not answer"),
-        "pip": Offer(True, "as ever"),
+        BackendName.CONDA: Offer(False, "the channel does not answer"),
+        BackendName.PIP: Offer(True, "as ever"),
     }
     plan = plan_installation(request_of(), facts_of(offers=offers))
     assert plan.backend_reason == "no pixi here; the channel does not answer"
@@ -155,9 +155,9 @@ def test_the_remedy_of_another_environment_names_this_prefix_and_this_environmen
 @pytest.mark.parametrize(
     "name, capability", [("B200", "10.0"), ("B300", "10.3"), ("RTX PRO 6000", "12.0")]
 )
-@pytest.mark.parametrize("backend", ["conda", "pip"])
+@pytest.mark.parametrize("backend", list(BackendName))
 def test_a_blackwell_gpu_is_refused_in_the_default_environment(
-    name: str, capability: str, backend: str
+    name: str, capability: str, backend: BackendName
 ) -> None:
     """Everything was installed, and the quick level said verified."""
     facts = facts_of(gpus=[gpu_of(name, capability)], offers={backend: Offer(True, "")})

@@ -20,6 +20,7 @@ from lockedenv.errors import Stop
 from lockedenv.lock import audit, version_table
 from lockedenv.spec import vulnerabilities
 from lockedenv.spec.environment import list_environments
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.vulnerabilities import find_vulnerabilities, read_entries
 
 REPORTS = Path(__file__).with_name("pip_audit")
@@ -44,7 +45,7 @@ def test_the_repositorys_list_is_complete_and_in_order() -> None:
 
 def test_the_current_environment_has_no_known_vulnerability() -> None:
     [current] = [env for env in list_environments() if env.name == "current"]
-    versions = {pin.name: pin.version for pin in current.wheels("pip")}
+    versions = {pin.name: pin.version for pin in current.wheels(BackendName.PIP)}
     assert find_vulnerabilities(versions.get) == []
 
 

@@ -17,7 +17,7 @@ from lockedenv.lock.specification import pypi_name
 from lockedenv.spec import environment, locks
 from lockedenv.spec.cuda import find_cuda
 from lockedenv.spec.environment import Environment
-from lockedenv.spec.layers import Layer
+from lockedenv.spec.layers import BackendName, Layer
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -123,11 +123,11 @@ def what_follows_fits(root: Path) -> list[str]:
     """The compilers and CUDA of the conda layer are those that torch and the table of CUDA versions ask for."""
     env = Environment(root)
     packages = {p.name: p for p in env.conda()}
-    cuda = env.cuda("conda")
+    cuda = env.cuda(BackendName.CONDA)
     newest_gcc = find_cuda(cuda).gcc
     wrong = []
     wanted = {"python": env.python}
-    if env.torch_layer("conda") is Layer.CONDA:
+    if env.torch_layer(BackendName.CONDA) is Layer.CONDA:
         wanted["cuda-nvcc"] = cuda
         wanted["cuda-cudart-dev"] = cuda
         wanted["gcc"] = str(newest_gcc)
@@ -138,8 +138,8 @@ def what_follows_fits(root: Path) -> list[str]:
     for name, version in wanted.items():
         if name not in packages or not packages[name].version.startswith(f"{version}."):
             wrong.append(f"{name} is {packages.get(name)}, not {version}")
-    wheels = {p.name: p.version for p in env.wheels("pip")}
-    if not cuda or wheels["torch"] != env.torch("conda"):
+    wheels = {p.name: p.version for p in env.wheels(BackendName.PIP)}
+    if not cuda or wheels["torch"] != env.torch(BackendName.CONDA):
         wrong.append("no CUDA, or another torch from PyPI")
     for p in packages.values():
         other = wheels.get(pypi_name(p.name), p.version)

@@ -13,7 +13,7 @@ from fixtures.channel import LocalChannel
 from fixtures.commands import ROOT, VERIFIED, clean_environ, sh
 from fixtures.machine import Machine
 from lockedenv.spec.environment import Environment
-from lockedenv.spec.layers import Layer
+from lockedenv.spec.layers import BackendName, Layer
 from rattler.index import index_fs
 
 
@@ -82,8 +82,8 @@ def test_torch_from_pypi_is_the_same_on_both_backends(
         ).stdout
     )
     env = Environment(mine)
-    assert env.torch_layer("conda") is Layer.PIP
-    assert env.cuda("conda") == env.cuda("pip")
+    assert env.torch_layer(BackendName.CONDA) is Layer.PIP
+    assert env.cuda(BackendName.CONDA) == env.cuda(BackendName.PIP)
 
     prefixes = [set_up(machine, mine, backend) for backend in ("conda", "pip")]
     manifests = [
@@ -92,7 +92,8 @@ def test_torch_from_pypi_is_the_same_on_both_backends(
     ]
     by_conda, by_pip = [wheels_of(manifest) for manifest in manifests]
     assert by_conda == {
-        (pin.name, pin.version, pin.record_sha256) for pin in env.wheels("conda")
+        (pin.name, pin.version, pin.record_sha256)
+        for pin in env.wheels(BackendName.CONDA)
     }
     assert by_conda < by_pip, "PyPI gives the same wheels, and Python's tools as well"
     certificates = [describe(machine, prefix, "--certificate") for prefix in prefixes]

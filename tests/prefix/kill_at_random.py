@@ -37,6 +37,7 @@ from lockedenv.prefix.mark import State, read_mark
 from lockedenv.prefix.place import find_prefix
 from lockedenv.prefix.recovery import recover
 from lockedenv.prefix.removal import RemovalRefused
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 from small_environment import IDNA, SITE, add_wheel, fill
 
@@ -96,7 +97,7 @@ def run(place: Path, passes: bool) -> None:
     with hold(prefix, print):
         recover(prefix, said_by_nobody)
         with make_successor(
-            find_prefix(place), "pip", "default", said_by_nobody
+            find_prefix(place), BackendName.PIP, "default", said_by_nobody
         ) as new:
             enter(Phase.INSTALL)
             time.sleep(SLOWLY)

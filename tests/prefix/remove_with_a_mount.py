@@ -8,6 +8,7 @@ from lockedenv.prefix.lifecycle import make_successor, refuse_mounted
 from lockedenv.prefix.mark import State
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.prefix.removal import RemovalRefused, remove_environment
+from lockedenv.spec.layers import BackendName
 from small_environment import fill, install
 
 
@@ -35,7 +36,7 @@ try_to_remove(finished)
 
 unfinished = find_prefix(base / "unfinished")
 try:
-    with make_successor(unfinished, "pip", "default", print) as new:
+    with make_successor(unfinished, BackendName.PIP, "default", print) as new:
         fill(new.path)
         mount_volume(new.path, "my data")
         raise KeyboardInterrupt

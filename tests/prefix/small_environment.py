@@ -18,7 +18,7 @@ from lockedenv.prefix.lifecycle import (
 from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import Prefix
-from lockedenv.spec.layers import Layer
+from lockedenv.spec.layers import BackendName, Layer
 from lockedenv.spec.level import Level
 
 SITE = "lib/python3.11/site-packages"
@@ -66,7 +66,7 @@ def install(
     prefix: Prefix, say: Callable[[str], None] = print, locks: str = "a"
 ) -> Prefix:
     """Makes an environment at a prefix, installed and not yet verified, as the set-up does."""
-    with make_successor(prefix, "pip", "default", say) as new:
+    with make_successor(prefix, BackendName.PIP, "default", say) as new:
         fill(new.path)
         taken = take_inventory(new.path, [IDNA], with_interpreter=False)
         write_inventory(new.path, taken)

@@ -27,13 +27,16 @@ from lockedenv.prefix.lifecycle import (
 from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import RecordedVerdict, read_mark, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 from lockedenv.spec.locks import PipPackage
 
 LOCKED = [PipPackage("numpy", "2.4.6", "a" * 64), PipPackage("hf-xet", "1.0", "b" * 64)]
 
 
-def make(tmp_path: Path, backend: str, name: str = "env", cache: str = "") -> Prefix:
+def make(
+    tmp_path: Path, backend: BackendName, name: str = "env", cache: str = ""
+) -> Prefix:
     """An environment with nothing but the ways into it."""
     with make_successor(find_prefix(tmp_path / name), backend, "default", print) as new:
         (new.path / "bin").mkdir()
@@ -60,12 +63,12 @@ def run(shell: str, script: str, **environ: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["env", "my own env"])
-@pytest.mark.parametrize("backend", ["pip", "conda"])
+@pytest.mark.parametrize("backend", list(BackendName))
 def test_it_enters_and_leaves(
-    backend: str, name: str, shell: str, tmp_path: Path
+    backend: BackendName, name: str, shell: str, tmp_path: Path
 ) -> None:
     prefix = make(tmp_path, backend, name)
-    variable = "CONDA_PREFIX" if backend == "conda" else "VIRTUAL_ENV"
+    variable = "CONDA_PREFIX" if backend.has_conda_layer else "VIRTUAL_ENV"
     script = f"""
     before=$PATH
     source "{prefix.public_path}/activate"
@@ -100,7 +103,7 @@ def test_a_shell_that_may_not_change_its_prompt_enters_and_leaves(
 
 
 def test_entering_twice_is_entering_once(shell: str, tmp_path: Path) -> None:
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     script = f"""
     before=$PATH
     source {prefix.public_path}/activate; source {prefix.public_path}/activate; source {prefix.public_path}/bin/activate
@@ -113,7 +116,7 @@ def test_entering_twice_is_entering_once(shell: str, tmp_path: Path) -> None:
 def test_an_environment_that_was_active_before_is_so_again(
     shell: str, tmp_path: Path
 ) -> None:
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     sh("python3", "-m", "venv", "--without-pip", tmp_path / "outer")
     script = f"""
     before=$PATH
@@ -135,7 +138,7 @@ def test_an_environment_that_was_active_before_is_so_again(
 def test_a_virtual_env_that_an_image_sets_is_given_back(
     shell: str, tmp_path: Path
 ) -> None:
-    prefix = make(tmp_path, "conda")
+    prefix = make(tmp_path, BackendName.CONDA)
     script = f'source {prefix.public_path}/activate; echo "${{VIRTUAL_ENV-gone}}"; deactivate; echo "$VIRTUAL_ENV"'
     assert run(shell, script, VIRTUAL_ENV="/opt/venv") == ["gone", "/opt/venv"]
 
@@ -153,9 +156,9 @@ MISLEADING = {
 }
 
 
-@pytest.mark.parametrize("backend", ["pip", "conda"])
+@pytest.mark.parametrize("backend", list(BackendName))
 def test_what_would_lead_an_installation_elsewhere_is_cleared_and_given_back(
-    backend: str, shell: str, tmp_path: Path
+    backend: BackendName, shell: str, tmp_path: Path
 ) -> None:
     """With UV_SYSTEM_PYTHON=1, which images set, `uv pip install` went to the machine's Python."""
     prefix = make(tmp_path, backend)
@@ -174,7 +177,7 @@ def test_constraints_that_contradict_the_lock_are_left_out(
     shell: str, tmp_path: Path
 ) -> None:
     """An NGC image's PIP_CONSTRAINT: every install ended in ResolutionImpossible."""
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     image = tmp_path / "constraint.txt"
     image.write_text("# of the image\ntorch==2.6.0a0\nHF_Xet==1.1\n")
     fits = tmp_path / "company.txt"
@@ -205,7 +208,7 @@ def test_every_form_of_a_constraint_is_compared_with_the_lock(
     line: str, fits: bool, tmp_path: Path
 ) -> None:
     """A range, a marker or a comment was not understood: installs failed, or a file that fits was left out."""
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     file = tmp_path / "of the image.txt"
     file.write_text(f"{line}\n")
     ours = (prefix.public_path / "maximalcai-constraints.txt").as_uri()
@@ -216,7 +219,7 @@ def test_every_form_of_a_constraint_is_compared_with_the_lock(
 
 
 def test_a_constraint_that_is_not_there_is_left_to_pip_to_name(tmp_path: Path) -> None:
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     script = f'source {prefix.public_path}/activate; echo "$PIP_CONSTRAINT"'
     (said,) = run("bash", script, PIP_CONSTRAINT="/nowhere/c.txt")
     assert said.startswith("/nowhere/c.txt file://")
@@ -228,7 +231,7 @@ def test_pips_own_file_leads_no_installation_elsewhere(
     section: str, setting: str, tmp_path: Path
 ) -> None:
     """As PIP_TARGET does, which `activate` clears: a pip.conf of the user's said the same, and was followed."""
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     (prefix.path / "pyvenv.cfg").write_text(
         f"home = {Path(sys.executable).resolve().parent}\n"
     )
@@ -243,7 +246,7 @@ def test_pips_own_file_leads_no_installation_elsewhere(
 
 
 def test_hooks_are_sourced_in_conda_prefixes_alone(shell: str, tmp_path: Path) -> None:
-    for backend, expected in (("pip", "none"), ("conda", "hook")):
+    for backend, expected in ((BackendName.PIP, "none"), (BackendName.CONDA, "hook")):
         prefix = make(tmp_path, backend, f"env-{backend}")
         hooks = prefix.path / "etc/conda/activate.d"
         hooks.mkdir(parents=True, exist_ok=True)
@@ -256,7 +259,7 @@ def test_hooks_are_sourced_in_conda_prefixes_alone(shell: str, tmp_path: Path) -
 
 def test_micromamba_activate_sets_the_guard_of_uv(shell: str, tmp_path: Path) -> None:
     """It sources the hooks; uv had no guard there."""
-    prefix = make(tmp_path, "conda")
+    prefix = make(tmp_path, BackendName.CONDA)
     hooks = prefix.public_path / "etc/conda"
     script = f"""
     . {hooks}/activate.d/maximalcai.sh; echo "$UV_CONSTRAINT" "${{UV_SYSTEM_PYTHON-gone}}"
@@ -267,7 +270,7 @@ def test_micromamba_activate_sets_the_guard_of_uv(shell: str, tmp_path: Path) ->
 
 
 def test_without_pip_conf_nothing_is_held(shell: str, tmp_path: Path) -> None:
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     (prefix.path / "pip.conf").unlink()
     assert run(
         shell, f"source {prefix.public_path}/activate; echo ${{UV_CONSTRAINT-none}}"
@@ -275,7 +278,7 @@ def test_without_pip_conf_nothing_is_held(shell: str, tmp_path: Path) -> None:
 
 
 def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None:
-    old = make(tmp_path, "pip")
+    old = make(tmp_path, BackendName.PIP)
     (old.path / "bin/program").write_text("#!/bin/sh\necho old\n")
     (old.path / "bin/program").chmod(0o755)
     process = subprocess.Popen(
@@ -287,7 +290,7 @@ def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "old\n"
-    new = make(tmp_path, "pip")
+    new = make(tmp_path, BackendName.PIP)
     (new.path / "bin/program").write_text("#!/bin/sh\necho new\n")
     (new.path / "bin/program").chmod(0o755)
     mark = read_mark(new.path)
@@ -298,7 +301,7 @@ def test_a_running_shell_follows_an_exchange(shell: str, tmp_path: Path) -> None
 
 
 def test_one_that_was_moved_says_so(shell: str, tmp_path: Path) -> None:
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     (tmp_path / "elsewhere").mkdir()
     prefix.public_path.rename(tmp_path / "elsewhere/env")
     (tmp_path / "env.d").rename(tmp_path / "elsewhere/env.d")
@@ -311,15 +314,15 @@ def test_one_that_was_moved_says_so(shell: str, tmp_path: Path) -> None:
 
 
 def test_pip_conf_old_is_never_written_over(tmp_path: Path) -> None:
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     for number in range(3):
         (prefix.path / "pip.conf").write_text(f"[global]\ntimeout = {number}\n")
-        write_guard(prefix, LOCKED, "pip", True)
+        write_guard(prefix, LOCKED, BackendName.PIP, True)
     names = ["pip.conf.old", "pip.conf.old.2", "pip.conf.old.3"]
     texts = [(prefix.path / name).read_text() for name in names]
     assert [text[-2] for text in texts] == ["0", "1", "2"]
     (prefix.path / "pip.conf").write_text("[global]\n")
-    write_guard(prefix, LOCKED, "pip", ours=False)
+    write_guard(prefix, LOCKED, BackendName.PIP, ours=False)
     assert (
         prefix.path / "pip.conf"
     ).read_text() == "[global]\n", "an environment that people made"
@@ -335,9 +338,9 @@ def test_the_texts_are_good_shell() -> None:
     ]
 
 
-@pytest.mark.parametrize("backend", ["pip", "conda"])
+@pytest.mark.parametrize("backend", list(BackendName))
 def test_compiled_kernels_are_kept_and_none_is_taken_from_the_hub(
-    backend: str, shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: BackendName, shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the set-up has compiled kernels. Who has set these variables has them as they were."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -356,9 +359,9 @@ def test_compiled_kernels_are_kept_and_none_is_taken_from_the_hub(
     assert run(shell, script, **own) == ["0  YES ", "0  YES 1", "0  YES "]
 
 
-@pytest.mark.parametrize("backend", ["pip", "conda"])
+@pytest.mark.parametrize("backend", list(BackendName))
 def test_the_kernels_are_looked_for_in_the_cache_of_the_run_that_made_it(
-    backend: str, shell: str, tmp_path: Path
+    backend: BackendName, shell: str, tmp_path: Path
 ) -> None:
     """They were compiled into the usual cache, and looked for there, whatever --cache said."""
     cache = tmp_path / "a cache"
@@ -373,25 +376,25 @@ def test_the_kernels_are_looked_for_in_the_cache_of_the_run_that_made_it(
 def test_an_activate_that_lost_lines_is_written_again_and_the_edited_one_stays(
     tmp_path: Path,
 ) -> None:
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     (prefix.path / "lib/python3.11/site-packages").mkdir(parents=True)
     write_inventory(
         prefix.path, take_inventory(prefix.path, [], with_interpreter=False)
     )
     activate = prefix.path / "activate"
     whole = activate.read_text()
-    assert restore_activate(prefix, "pip") == []
+    assert restore_activate(prefix, BackendName.PIP) == []
     activate.write_text(f"export FIRST=1\n{whole}")
-    assert restore_activate(prefix, "pip") == [], "lines that people add stay"
+    assert restore_activate(prefix, BackendName.PIP) == [], "lines that people add stay"
     edited = whole.replace("deactivate() {", "leave() {")
     activate.write_text(edited)
     (prefix.path / "bin/activate").write_text("")
-    assert restore_activate(prefix, "pip") == ["activate", "bin/activate"]
+    assert restore_activate(prefix, BackendName.PIP) == ["activate", "bin/activate"]
     assert activate.read_text() == whole
     assert (prefix.path / "activate.old").read_text() == edited
     assert not (prefix.path / "bin/activate.old").exists(), "it was empty"
     activate.unlink()
-    assert restore_activate(prefix, "pip") == ["activate", "bin/activate"]
+    assert restore_activate(prefix, BackendName.PIP) == ["activate", "bin/activate"]
     (prefix.path / INVENTORY).unlink()
     activate.write_text(edited)
-    assert restore_activate(prefix, "pip") == [], "nobody knows whose it is"
+    assert restore_activate(prefix, BackendName.PIP) == [], "nobody knows whose it is"

@@ -11,6 +11,7 @@ from lockedenv.prefix.place import find_backend, find_prefix
 from lockedenv.prefix.records import read_prefix
 from lockedenv.prefix.removal import remove_environment
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.layers import BackendName
 from small_environment import IDNA, install
 
 
@@ -61,6 +62,6 @@ def test_an_environment_of_condas_without_a_mark_is_known_by_its_records(
 def test_the_mark_decides_which_backend_it_was(tmp_path: Path) -> None:
     stray_conda_meta(tmp_path, "history")
     (tmp_path / "conda-meta/python-3.11.7-0.json").write_text("{}")
-    for backend in ("pip", "conda"):
+    for backend in BackendName:
         write_mark(tmp_path, Mark(MadeBy.SETUP, State.INSTALLED, backend=backend))
         assert find_backend(tmp_path) == read_prefix(tmp_path).backend == backend

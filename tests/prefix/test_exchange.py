@@ -19,12 +19,13 @@ from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.prefix.recovery import recover
 from lockedenv.prefix.status import Status, is_ours, read_status
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 from small_environment import fill, install, verified
 
 
 def test_the_link_appears_once_the_environment_is_installed(place: Path) -> None:
-    with make_successor(find_prefix(place), "pip", "default", print) as new:
+    with make_successor(find_prefix(place), BackendName.PIP, "default", print) as new:
         fill(new.path)
         assert not os.path.lexists(place)
         assert read_status(find_prefix(place)) is Status.MAKING
@@ -109,7 +110,9 @@ def test_an_unfinished_one_is_removed_and_the_old_one_never_left_its_place(
     used: Prefix, place: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        with make_successor(find_prefix(place), "pip", "default", print) as new:
+        with make_successor(
+            find_prefix(place), BackendName.PIP, "default", print
+        ) as new:
             fill(new.path)
             (new.path / "results").mkdir()
             (new.path / "results/loss.csv").write_text("years of work")
@@ -175,7 +178,7 @@ def test_where_a_disk_cannot_exchange_names_the_old_folder_is_emptied_first(
 
 
 def test_a_folder_that_appeared_meanwhile_is_not_touched(place: Path) -> None:
-    with make_successor(find_prefix(place), "pip", "default", print) as new:
+    with make_successor(find_prefix(place), BackendName.PIP, "default", print) as new:
         fill(new.path)
         place.mkdir()
         (place / "results.csv").write_text("years of work")

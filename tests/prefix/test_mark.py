@@ -21,6 +21,7 @@ from lockedenv.prefix.mark import (
     write_mark,
 )
 from lockedenv.spec.environment import MARK
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 
 
@@ -30,7 +31,7 @@ def test_a_mark_comes_back_as_it_was_written(tmp_path: Path) -> None:
         state=State.INSTALLED,
         path="/env",
         id="a1",
-        backend="pip",
+        backend=BackendName.PIP,
         made=7,
         locks="d",
         cache="/cache",

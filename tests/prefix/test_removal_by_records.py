@@ -14,6 +14,7 @@ from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
 from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.prefix.removal import remove_environment
+from lockedenv.spec.layers import BackendName
 from small_environment import SITE, add_wheel, contents, fill, record_without_hash
 
 
@@ -108,7 +109,7 @@ def test_of_what_conda_lists_without_a_hash_links_and_generated_programs_go(
     tmp_path: Path,
 ) -> None:
     with make_successor(
-        find_prefix(tmp_path / "env"), "conda", "default", print
+        find_prefix(tmp_path / "env"), BackendName.CONDA, "default", print
     ) as new:
         write_inventory(new.path, take_inventory(new.path, [], with_interpreter=False))
         change_mark(new, state=State.INSTALLED)

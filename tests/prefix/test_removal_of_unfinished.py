@@ -10,6 +10,7 @@ from lockedenv.prefix.inventory import write_inventory
 from lockedenv.prefix.lifecycle import make_successor
 from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.place import Prefix, find_prefix
+from lockedenv.spec.layers import BackendName
 from small_environment import SITE, contents, fill, put_own_files
 
 
@@ -25,7 +26,7 @@ def test_an_unfinished_environment_gives_back_what_people_put_in(
     """kill -9 in step 4, a file put into results, run again: it was gone."""
     place = find_prefix(tmp_path / "env")
     with pytest.raises(KeyboardInterrupt):
-        with make_successor(place, "pip", "default", print) as new:
+        with make_successor(place, BackendName.PIP, "default", print) as new:
             fill(new.path)
             theirs = put_own_files(new.path)
             half = new.path / SITE / "torch"
@@ -47,7 +48,7 @@ def test_two_links_in_an_unfinished_environment_are_not_links_into_the_cache(
     """Both were taken for files of a half installed package, and no third was anywhere."""
     with pytest.raises(KeyboardInterrupt):
         with make_successor(
-            find_prefix(tmp_path / "env"), "pip", "default", print
+            find_prefix(tmp_path / "env"), BackendName.PIP, "default", print
         ) as new:
             fill(new.path)
             (new.path / "lib/loss.csv").write_text("years of work")
@@ -64,7 +65,7 @@ def test_a_file_of_the_installer_that_was_edited_in_an_unfinished_environment_is
     """No package records it: the set-up notes what lies there after the first steps."""
     with pytest.raises(KeyboardInterrupt):
         with make_successor(
-            find_prefix(tmp_path / "env"), "pip", "default", print
+            find_prefix(tmp_path / "env"), BackendName.PIP, "default", print
         ) as new:
             fill(new.path)
             first = take_inventory(new.path, [], with_interpreter=False)

@@ -18,6 +18,7 @@ from lockedenv.provenance.certificate.document import (
 from lockedenv.provenance.documents import read_document
 from lockedenv.provenance.manifest import SCHEMA_VERSION, Manifest
 from lockedenv.provenance.packages import InstalledPackage, fingerprint_of
+from lockedenv.spec.layers import BackendName
 
 RELEASED = ROOT / "certificates/default-cpu.json"
 OF_DEBIAN = Interpreter(
@@ -46,7 +47,7 @@ def make_manifest(
         modified=False,
         environment="default",
         locks={"requirements.txt": "e" * 64, "conda-lock.yml": None},
-        backend="pip",
+        backend=BackendName.PIP,
         prefix="/root/maximalcai",
         interpreter=interpreter,
         packages=packages,

@@ -16,6 +16,7 @@ from lockedenv.provenance.certificate.task import STEPS, TASK
 from lockedenv.provenance.certificate.words import describe_judgement
 from lockedenv.provenance.documents import DocumentError, read_document
 from lockedenv.spec.environment import Environment, list_environments
+from lockedenv.spec.layers import BackendName
 from sample_documents import RELEASED, make_manifest, write_manifest
 from test_documents import refused
 
@@ -42,7 +43,8 @@ def test_the_released_environments_have_certificates_of_their_locks() -> None:
         assert made.environment == wanted.name
         assert (made.task.version, made.task.steps) == (TASK, STEPS)
         pins = {
-            pin.name: pin.version for pin in Environment(wanted.folder).wheels("pip")
+            pin.name: pin.version
+            for pin in Environment(wanted.folder).wheels(BackendName.PIP)
         }
         versions = {
             name: made.made_with[name]

@@ -14,6 +14,7 @@ from lockedenv.provenance.difference import Agreement, Group, find_differences, 
 from lockedenv.provenance.documents import DocumentError
 from lockedenv.provenance.gather import make_manifest as gather_manifest
 from lockedenv.provenance.manifest import read_manifest
+from lockedenv.spec.layers import BackendName
 from sample_documents import (
     OF_DEBIAN,
     OF_PYENV,
@@ -99,7 +100,7 @@ def test_a_manifest_of_a_conda_prefix_needs_no_python_beside_its_packages(
     tmp_path: Path,
 ) -> None:
     """Version 1 had all of it: Python is one of the packages."""
-    made = make_manifest(interpreter=None, backend="conda")
+    made = make_manifest(interpreter=None, backend=BackendName.CONDA)
     old = tmp_path / "old.json"
     old.write_text(json.dumps(version_1(made)))
     assert judge(read_manifest(old), made) is Agreement.SAME

@@ -12,7 +12,7 @@ from fixtures.commands import ROOT
 from lockedenv.spec import environment
 from lockedenv.spec.cuda import VERSIONS, find_cuda
 from lockedenv.spec.environment import Environment
-from lockedenv.spec.layers import Layer
+from lockedenv.spec.layers import BackendName, Layer
 from lockedenv.spec.platform_tags import GLIBC
 
 TABLES = {
@@ -24,7 +24,7 @@ TABLES = {
 
 def versions(env: Environment) -> Iterator[str]:
     """What the locks of an environment could change, as a program would spell it."""
-    for backend in ("conda", "pip"):
+    for backend in BackendName:
         cuda = env.cuda(backend)
         digits = cuda.replace(".", "")
         yield from (
@@ -38,7 +38,7 @@ def versions(env: Environment) -> Iterator[str]:
     yield from (
         env.python,
         f"cp{env.python.replace('.', '')}",
-        env.version("conda", "gcc"),
+        env.version(BackendName.CONDA, "gcc"),
     )
 
 
@@ -63,9 +63,9 @@ def test_no_module_knows_a_version_by_heart(tmp_path: Path) -> None:
     for env in environment.list_environments():
         known.update(version for version in versions(env) if version)
         assert {
-            env.torch("pip"),
-            env.cuda("pip"),
-            env.cudnn("conda"),
+            env.torch(BackendName.PIP),
+            env.cuda(BackendName.PIP),
+            env.cudnn(BackendName.CONDA),
             env.python,
         } <= known
     alternatives = "|".join(
@@ -91,16 +91,19 @@ def test_the_default_environment() -> None:
     env = Environment(ROOT)
     assert env.python == "3.11"
     assert env.mkl
-    for backend, layer in (("conda", Layer.CONDA), ("pip", Layer.PIP)):
+    for backend, layer in (
+        (BackendName.CONDA, Layer.CONDA),
+        (BackendName.PIP, Layer.PIP),
+    ):
         assert env.torch(backend) == "2.5.1"
         assert env.torch_layer(backend) is layer
         assert env.cuda(backend) == "12.4"
         assert env.cudnn(backend).split(".")[:3] == ["9", "1", "0"]
         assert env.cxx11abi(backend) is False
-    assert find_cuda(env.cuda("pip")).archs == ("80", "90")
+    assert find_cuda(env.cuda(BackendName.PIP)).archs == ("80", "90")
     assert env.flash_attn()
     assert env.flash_wheel()
-    assert env.digest("conda") != env.digest("pip")
+    assert env.digest(BackendName.CONDA) != env.digest(BackendName.PIP)
 
 
 def test_the_current_environment_is_the_same_on_both_backends() -> None:
@@ -112,17 +115,21 @@ def test_the_current_environment_is_the_same_on_both_backends() -> None:
         for name in conda_names
         if re.search("torch|cuda|^lib(cu|np)|blas|numpy", name)
     ]
-    assert env.torch_layer("conda") is env.torch_layer("pip") is Layer.PIP
+    assert (
+        env.torch_layer(BackendName.CONDA)
+        is env.torch_layer(BackendName.PIP)
+        is Layer.PIP
+    )
     for ask in (env.torch, env.cuda, env.cudnn, env.cxx11abi):
-        assert ask("conda") == ask("pip") != ""
-    assert env.cxx11abi("pip") is True
+        assert ask(BackendName.CONDA) == ask(BackendName.PIP) != ""
+    assert env.cxx11abi(BackendName.PIP) is True
     assert env.mkl is False
     source = env.flash_attn()  # for --flash-attn build alone
     assert source
     assert source.version == "2.8.3.post2"
     assert env.flash_wheel() is None
-    conda_layer = {package.name: package for package in env.wheels("conda")}
-    both = {package.name: package for package in env.wheels("pip")}
+    conda_layer = {package.name: package for package in env.wheels(BackendName.CONDA)}
+    both = {package.name: package for package in env.wheels(BackendName.PIP)}
     assert {"torch", "triton", "numpy", "scipy", "flash-attn-4"} <= set(conda_layer)
     assert all(both[name] == package for name, package in conda_layer.items())
 
@@ -154,11 +161,11 @@ def test_what_a_build_string_says(
     monkeypatch.setattr(Environment, "conda", locked_archive(build, channel))
     monkeypatch.setattr(Environment, "wheels", lambda env, backend: [])
     env = Environment(Path())
-    assert env.torch_layer("conda") is Layer.CONDA
-    assert env.torch("conda") == "2.9.0"
-    assert env.cuda("conda") == cuda
-    assert env.cudnn("conda") == cudnn
-    assert env.cxx11abi("conda") is abi
+    assert env.torch_layer(BackendName.CONDA) is Layer.CONDA
+    assert env.torch(BackendName.CONDA) == "2.9.0"
+    assert env.cuda(BackendName.CONDA) == cuda
+    assert env.cudnn(BackendName.CONDA) == cudnn
+    assert env.cxx11abi(BackendName.CONDA) is abi
 
 
 def test_the_facts_of_a_cuda_between_two_rows() -> None:

@@ -12,6 +12,7 @@ from fixtures.commands import clean_environ, sh
 from fixtures.conda_environment import CondaEnvironment
 from lockedenv.prefix.inventory import INVENTORY, InventoryError, read_inventory
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
+from lockedenv.spec.layers import BackendName
 from lockedenv.verify.remedies import (
     Action,
     rebuild_command,
@@ -65,7 +66,9 @@ def marked(tmp_path: Path) -> Callable[[Mark], Path]:
 def test_the_set_ups_prefix_is_rebuilt_where_it_is_of_its_environment_and_backend(
     marked: Callable[[Mark], Path],
 ) -> None:
-    mark = Mark(MadeBy.SETUP, State.INSTALLED, backend="pip", environment="current")
+    mark = Mark(
+        MadeBy.SETUP, State.INSTALLED, backend=BackendName.PIP, environment="current"
+    )
     prefix = marked(mark)
     command = rebuild_command(prefix)
     options = f"--prefix {prefix} --environment current --force --backend pip"
@@ -102,7 +105,12 @@ def made_beside(
     folder = place.with_name(f"{place.name}.d") / name
     folder.mkdir(parents=True)
     mark = Mark(
-        MadeBy.SETUP, state, path=str(folder), id=name, backend="pip", made=made
+        MadeBy.SETUP,
+        state,
+        path=str(folder),
+        id=name,
+        backend=BackendName.PIP,
+        made=made,
     )
     write_mark(folder, mark)
     return folder

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fixtures.commands import ROOT, clean_environ, sh
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 from lockedenv.verify import progress as console
 from lockedenv.verify import report as reporting
@@ -99,7 +100,7 @@ def grouped(*results: Result, level: Level = Level.QUICK) -> list[str]:
     out = io.StringIO()
     report = Report(out, grouped=True)
     scope = Scope(level, tuple(result.check for result in results), True)
-    installed = types.SimpleNamespace(prefix=Path("/env"), backend="pip")
+    installed = types.SimpleNamespace(prefix=Path("/env"), backend=BackendName.PIP)
     context: Any = types.SimpleNamespace(
         installed=installed,
         environment=types.SimpleNamespace(name="default"),

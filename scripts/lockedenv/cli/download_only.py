@@ -52,9 +52,10 @@ def work(arguments: argparse.Namespace) -> int:
 def say_plan(
     wanted: Environment, folder: Path, unreachable: str | None, steps: Steps
 ) -> None:
-    needed = mirror.list_needed_files(wanted, BackendName.PIP)
-    if not unreachable:
-        needed.update(mirror.list_needed_files(wanted, BackendName.CONDA))
+    needed = {}
+    for backend in BackendName:
+        if not (unreachable and backend.has_conda_layer):
+            needed.update(mirror.list_needed_files(wanted, backend))
     total = sum(file.size for file in needed.values())
     steps.say(
         f"{len(needed)} files, about {size_text(total)}, and Python {wanted.python} would go to "

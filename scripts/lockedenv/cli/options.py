@@ -207,9 +207,7 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
     wanted = _environment(arguments.environment, path)
     flash = _flash(arguments)
     # Wrong architectures are refused now, and not after the downloads.
-    choose_architectures(
-        [], wanted.cuda(BackendName.CONDA) or wanted.cuda(BackendName.PIP), flash.arch
-    )
+    choose_architectures([], _find_cuda(wanted), flash.arch)
     return Request(
         prefix=path,
         environment=wanted,
@@ -220,6 +218,15 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
         level=_level(arguments.level),
         any_disk=bool(os.environ.get("MAXIMALCAI_ANY_DISK")),
     )
+
+
+def _find_cuda(wanted: Environment) -> str:
+    """The CUDA of the first backend whose torch is built for one; empty for CPU builds."""
+    for backend in BackendName:
+        cuda = wanted.cuda(backend)
+        if cuda:
+            return cuda
+    return ""
 
 
 def _level(name: str | None) -> Level | None:

@@ -26,7 +26,6 @@ from lockedenv.prefix.records import read_prefix
 from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
 from lockedenv.spec.environment import MARK
-from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 from lockedenv.verify.checklist import CHECKS, find_check, select_checks
 from lockedenv.verify.checks import AnyCheck, Context
@@ -214,7 +213,7 @@ def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
         environ=dict(os.environ),
     )
     try:
-        if installed.backend == BackendName.CONDA:
+        if installed.backend.has_conda_layer:
             context.conda_lock = context.environment.conda()
         context.pip_lock = context.environment.wheels(installed.backend)
     except locks.LockError as error:

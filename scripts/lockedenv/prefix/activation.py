@@ -58,7 +58,7 @@ def write_activate(prefix: Prefix, backend: BackendName) -> list[str]:
     write_atomically(prefix.path / "activate", activate_text(prefix, backend))
     # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way
     # in.
-    if backend == BackendName.PIP:
+    if backend.is_venv:
         text = f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.public_path / 'activate'))}\n"
         write_atomically(prefix.path / "bin/activate", text)
         return ["activate", "bin/activate"]
@@ -91,7 +91,7 @@ def restore_activate(prefix: Prefix, backend: BackendName) -> list[str]:
 
 def activate_text(prefix: Prefix, backend: BackendName) -> str:
     """What enters an environment, in bash and zsh."""
-    if backend == BackendName.CONDA:
+    if backend.has_conda_layer:
         # The guard is one of the hooks, for `micromamba activate` too.
         enter = _fill("hooks.sh", prefix, HOOKS="activate.d")
         leave = _fill("hooks.sh", prefix, HOOKS="deactivate.d")
@@ -159,7 +159,7 @@ def write_guard(
             conf.rename(_free_name(conf))
         write_atomically(conf, guard_text(prefix))
         written.append("pip.conf")
-    if backend == BackendName.CONDA:
+    if backend.has_conda_layer:
         hooks = {"activate.d": "guard_on.sh", "deactivate.d": "guard_off.sh"}
         for name, text in hooks.items():
             path = f"etc/conda/{name}/maximalcai.sh"

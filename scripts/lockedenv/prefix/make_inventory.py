@@ -48,7 +48,7 @@ from lockedenv.spec.layers import BackendName, Layer
 def locked_packages(environment: Environment, backend: BackendName) -> list[Package]:
     """What the locks of an environment name for a backend."""
     packages = []
-    if backend == BackendName.CONDA:
+    if backend.has_conda_layer:
         for archive in environment.conda():
             packages.append(
                 Package(archive.name, archive.version, archive.sha256, Layer.CONDA)
@@ -89,7 +89,7 @@ def take_inventory(
     entries = [*_with_hashes(prefix, taken), *kept.values()]
     entries += _folders(entries)
     interpreter = None
-    if with_interpreter and installed.backend == BackendName.PIP:
+    if with_interpreter and installed.backend.is_venv:
         interpreter = read_interpreter(prefix / "bin/python")
     entries.sort()
     return Inventory(locked, tuple(entries), interpreter, time.time_ns())
@@ -128,7 +128,7 @@ def _written_paths(prefix: Path) -> Iterator[str]:
 
 def _venv_paths(installed: Installed) -> Iterator[str]:
     prefix = installed.prefix
-    if installed.backend == BackendName.CONDA:
+    if installed.backend.has_conda_layer:
         return
     for site in sorted(prefix.glob("lib/python3.*/site-packages")):
         names = {

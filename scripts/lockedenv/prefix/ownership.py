@@ -33,7 +33,7 @@ from lockedenv.prefix.place import find_backend, mark_or_none
 from lockedenv.prefix.records import file_sha256, read_prefix
 from lockedenv.prefix.version_2 import NOTE as NOTE_OF_VERSION_2
 from lockedenv.spec.environment import MARK
-from lockedenv.spec.layers import BackendName, Layer
+from lockedenv.spec.layers import Layer
 
 TAG_LIMIT = 10_000  # bytes
 # https://bford.info/cachedir/, with the comments that tools write.
@@ -184,7 +184,7 @@ def _is_note(folder: Path, name: str, mark: Mark | None) -> bool:
     if name == "CACHEDIR.TAG":
         return CACHE_TAG.fullmatch(read_regular(path, TAG_LIMIT)) is not None
     if name == HISTORY:
-        is_conda = find_backend(folder) == BackendName.CONDA
+        is_conda = find_backend(folder).has_conda_layer
         return (
             is_conda
             and CONDA_HISTORY.fullmatch(read_regular(path, HISTORY_LIMIT)) is not None

@@ -163,7 +163,7 @@ def read_prefix(prefix: Path) -> Installed:
     problems: list[BrokenRecord] = []
     backend = find_backend(prefix)
     conda: list[CondaRecord] = []
-    if backend == BackendName.CONDA:
+    if backend.has_conda_layer:
         conda = _read_conda_records(prefix, problems)
     dists = _read_dists(prefix, conda, problems)
     return Installed(prefix, backend, conda, dists, problems)

@@ -22,7 +22,6 @@ from lockedenv.prefix.records import Installed, file_sha256
 from lockedenv.provenance.manifest import SCHEMA_VERSION, Manifest
 from lockedenv.provenance.packages import fingerprint_of, list_packages
 from lockedenv.spec import environment
-from lockedenv.spec.layers import BackendName
 from lockedenv.spec.vulnerabilities import find_vulnerabilities
 
 # The variables that change what a run computes or how fast. By name, never by pattern: a pattern
@@ -139,7 +138,7 @@ def _read_variables() -> dict[str, str]:
 
 def machine_python(installed: Installed) -> Interpreter | None:
     """The machine's Python that the prefix runs; None where Python is a package of the prefix."""
-    if installed.backend == BackendName.CONDA:
+    if not installed.backend.is_venv:
         return None
     return read_interpreter(installed.python)
 

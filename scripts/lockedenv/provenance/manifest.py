@@ -64,7 +64,7 @@ class Manifest:
     @property
     def lacks_python(self) -> bool:
         """Whether nothing in it says which Python was used: version 1, on the PyPI backend."""
-        return self.interpreter is None and self.backend != BackendName.CONDA
+        return self.interpreter is None and self.backend.is_venv
 
     def document(self, with_uuids: bool = False) -> dict[str, Any]:
         """Its JSON; the GPUs' UUIDs only where they were asked for."""
@@ -131,7 +131,7 @@ def _parse_manifest(name: str, fields: Fields) -> Manifest:
         )
     backend = BackendName(fields.choice("backend", tuple(BackendName)))
     interpreter = None
-    if version != WITHOUT_PYTHON and backend != BackendName.CONDA:
+    if version != WITHOUT_PYTHON and backend.is_venv:
         interpreter = _parse_interpreter(fields.object("interpreter"))
     packages = []
     for package in fields.objects("packages"):

@@ -43,7 +43,8 @@ class Environment:
 
     Its methods raise LockError for a lock that cannot be read.
 
-    On the backend CONDA it is archives and the pip layer over them, on PIP both layers are wheels.
+    A backend with a conda layer has archives and the pip layer over them; on one without, both
+    layers are wheels.
     """
 
     folder: Path
@@ -65,7 +66,7 @@ class Environment:
         return locks.read_pip_lock(self.lock(backend))
 
     def lock(self, backend: BackendName) -> Path:
-        return self.folder / (PIP if backend == BackendName.CONDA else REQUIREMENTS)
+        return self.folder / (PIP if backend.has_conda_layer else REQUIREMENTS)
 
     def flash_attn(self) -> PipPackage | None:
         """The source of flash-attn 2, if this environment has it."""
@@ -80,7 +81,7 @@ class Environment:
     def digest(self, backend: BackendName) -> str:
         """One sha256 over what the locks of a backend name, whatever their comments say."""
         packages: list[CondaPackage | PipPackage] = [*self.wheels(backend)]
-        if backend == BackendName.CONDA:
+        if backend.has_conda_layer:
             packages += self.conda()
         lines = sorted(f"{package.name} {package.sha256}" for package in packages)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -97,7 +98,7 @@ class Environment:
         Empty if there is none.
         """
         packages: list[CondaPackage | PipPackage] = []
-        if backend == BackendName.CONDA:
+        if backend.has_conda_layer:
             packages += self.conda()
         packages += self.wheels(backend)
         for package in packages:
@@ -129,26 +130,32 @@ class Environment:
                 return package
         return None
 
+    def _find_torch_archive(self, backend: BackendName) -> CondaPackage | None:
+        """torch as conda's archive; None where a backend takes torch from PyPI's wheel."""
+        if backend.has_conda_layer:
+            return self.torch_archive()
+        return None
+
     def torch_layer(self, backend: BackendName) -> Layer:
         """The layer that torch comes from on a backend."""
-        if backend == BackendName.CONDA and self.torch_archive():
+        if self._find_torch_archive(backend):
             return Layer.CONDA
         return Layer.PIP
 
     def torch(self, backend: BackendName) -> str:
-        archive = self.torch_archive() if backend == BackendName.CONDA else None
+        archive = self._find_torch_archive(backend)
         return archive.version if archive else self.version(BackendName.PIP, "torch")
 
     def cxx11abi(self, backend: BackendName) -> bool:
         """Whether torch is built with the new C++ ABI."""
-        archive = self.torch_archive() if backend == BackendName.CONDA else None
+        archive = self._find_torch_archive(backend)
         if archive:
             return archive.channel != "pytorch"
         return version_tuple(self.torch(BackendName.PIP)) >= FIRST_WHEEL_WITH_NEW_ABI
 
     def cuda(self, backend: BackendName) -> str:
         """The CUDA that torch is built for, such as "12.0"; empty for a CPU build."""
-        archive = self.torch_archive() if backend == BackendName.CONDA else None
+        archive = self._find_torch_archive(backend)
         if (
             archive
         ):  # in the build string: cuda12.0 on the pytorch channel, cuda120 on conda-forge
@@ -165,7 +172,7 @@ class Environment:
 
         The pytorch channel's torch has cuDNN inside, and names its version in the build string.
         """
-        archive = self.torch_archive() if backend == BackendName.CONDA else None
+        archive = self._find_torch_archive(backend)
         if not archive:
             return self.version(BackendName.PIP, r"nvidia-cudnn(-cu\d+)?")
         match = re.search(r"cudnn([\d.]+)", archive.build)

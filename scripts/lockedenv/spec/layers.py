@@ -16,6 +16,19 @@ class BackendName(str, Enum):
     def __str__(self) -> str:
         return str(self.value)
 
+    @property
+    def has_conda_layer(self) -> bool:
+        """Whether archives of conda channels lie under its wheels: compilers, and mostly CUDA.
+
+        It has conda's records and hooks then, and its wheels are those of the lock over conda.
+        """
+        return self is BackendName.CONDA
+
+    @property
+    def is_venv(self) -> bool:
+        """Whether it is a virtual environment: Python and its standard library lie elsewhere."""
+        return self is BackendName.PIP
+
 
 class Layer(str, Enum):
     """What a package comes from. The values stand in the inventory and in JSON."""

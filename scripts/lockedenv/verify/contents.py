@@ -42,7 +42,7 @@ from lockedenv.prefix.inventory import (
 )
 from lockedenv.prefix.make_inventory import record_entries
 from lockedenv.prefix.records import RECORD_LIMIT, Dist, Installed
-from lockedenv.spec.layers import BackendName, Layer
+from lockedenv.spec.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Contents:
     def unrecorded_parts(self) -> list[str]:
         """The paths that may lie in the prefix without a package: the venv's, and the set-up's."""
         paths = list(WRITTEN)
-        if self.installed.backend == BackendName.PIP:
+        if self.installed.backend.is_venv:
             for site in sorted(self.prefix.glob("lib/python3.*/site-packages")):
                 names = {
                     "python": site.parent.name,

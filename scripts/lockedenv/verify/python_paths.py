@@ -44,7 +44,7 @@ def is_start_file(contents: Contents, path: str) -> bool:
     folder, slash, name = path.rpartition("/")
     if folder + slash in contents.sites:
         return name.endswith(".pth") or name.partition(".")[0] in START_MODULES
-    if contents.installed.backend != "conda":
+    if contents.installed.backend.is_venv:
         return False
     return bool(
         re.fullmatch(r"lib/python3\.\d+(/lib-dynload)?/[^/]+\.(py|so|pyc|pth)", path)
@@ -63,8 +63,8 @@ class PythonPaths:
         self.sites = contents.sites
         self.folders = folders
         self.modules = _find_locked_modules(files)
-        # On the other backend the standard library is the machine's.
-        self.has_standard_library = contents.installed.backend == "conda"
+        # A virtual environment's standard library is the machine's.
+        self.has_standard_library = not contents.installed.backend.is_venv
 
     def find_site(self, path: str) -> str:
         """The site-packages folder that a path lies in; empty if it lies in none."""

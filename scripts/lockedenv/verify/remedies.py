@@ -14,7 +14,6 @@ from lockedenv.prefix.mark import MadeBy, Mark, MarkError, read_mark
 from lockedenv.prefix.place import find_backend, find_name
 from lockedenv.spec.commands import DEFAULT, post_create_command, setup_command
 from lockedenv.spec.environment import CONDA_LOCK, REQUIREMENTS, find
-from lockedenv.spec.layers import BackendName
 
 
 class Action(str, Enum):
@@ -49,7 +48,7 @@ def rebuild_command(prefix: Path) -> str:
             options += ["--backend", mark.backend]
         return setup_command(find_name(prefix), mark.environment, *options)
     folder = find(_environment(mark)).folder
-    if find_backend(prefix) == BackendName.CONDA:
+    if find_backend(prefix).has_conda_layer:
         lock = folder / CONDA_LOCK
         create = shlex.join(
             ["micromamba", "create", "-y", "-p", str(prefix), "-f", str(lock)]

@@ -20,6 +20,7 @@ from lockedenv.prefix.mark import (
     read_mark,
     write_mark,
 )
+from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 from lockedenv.verify import checklist
 from lockedenv.verify.checks import check, check_each_gpu, child_check, passed
@@ -47,7 +48,7 @@ def describe_report(level: Level) -> list[str]:
     names = ("present", "files", "deep-child")
     scope = Scope(level, names, True)
     context = types.SimpleNamespace(
-        installed=types.SimpleNamespace(prefix=Path("/env"), backend="pip"),
+        installed=types.SimpleNamespace(prefix=Path("/env"), backend=BackendName.PIP),
         environment=types.SimpleNamespace(name="default"),
         device="cpu",
     )

@@ -50,13 +50,13 @@ class Wanted:
     """What flash-attn is wanted for: the job, and the torch and the GPU
     architectures that it must fit.
 
-    `backend` is known before there is a prefix: conda's brings a compiler.
+    `backend` is given where there is no prefix yet: the conda layer brings a compiler.
     """
 
     job: Installation
     torch: Torch
     archs: tuple[str, ...]
-    backend: str = ""
+    backend: BackendName | None = None
     glibc: str = GLIBC
 
     @property
@@ -308,7 +308,7 @@ class BuiltFromSource:
         if wanted.mode not in ("auto", "build") or not wanted.key:
             return Prospect(False)
         tools = "the lock's nvcc and g++"
-        if wanted.backend != BackendName.CONDA:
+        if wanted.backend is None or not wanted.backend.has_conda_layer:
             try:
                 found = self._find_tools(wanted)
             except Stop as error:

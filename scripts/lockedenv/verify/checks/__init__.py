@@ -20,7 +20,6 @@ from lockedenv.host.disks import GIB
 from lockedenv.host.gpus import Gpu
 from lockedenv.prefix.records import Installed
 from lockedenv.spec.environment import DEV, Environment
-from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 from lockedenv.spec.locks import CondaPackage, LockError, PipPackage, read_pip_lock
 from lockedenv.spec.variables import handed_on
@@ -165,7 +164,7 @@ class Context:
 
     def _find_locked_tools(self) -> set[str]:
         """The packages of requirements-dev.txt that are installed as it locks them."""
-        if self.installed.backend != BackendName.PIP:
+        if self.installed.backend.has_conda_layer:
             return set()
         try:
             locked = read_pip_lock(self.environment.folder / DEV)

@@ -7,7 +7,6 @@ from pathlib import Path
 from lockedenv.errors import Stop
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.interpreter import Interpreter, read_interpreter
-from lockedenv.spec.layers import BackendName
 from lockedenv.verify.checks import (
     Context,
     Result,
@@ -38,7 +37,7 @@ else:
     "PyPI backend: the machine's Python is the recorded one, and starts nothing else",
 )
 def interpreter(context: Context) -> Result:
-    if context.installed.backend == BackendName.CONDA:
+    if not context.installed.backend.is_venv:
         return skipped("Python is a package of the lock")
     prefix = context.installed.prefix
     try:

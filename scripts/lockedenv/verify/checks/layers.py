@@ -14,7 +14,6 @@ from lockedenv.prefix.place import find_name
 from lockedenv.prefix.records import CONSTRAINTS
 from lockedenv.prefix.status import moved_from
 from lockedenv.spec.environment import MARK
-from lockedenv.spec.layers import BackendName
 from lockedenv.spec.variables import clean
 from lockedenv.verify.checks import (
     Context,
@@ -138,7 +137,7 @@ def _path_in_scripts(prefix: Path) -> str:
 )
 def conda_layer(context: Context) -> Result:
     installed = context.installed
-    if installed.backend != BackendName.CONDA:
+    if not installed.backend.has_conda_layer:
         return skipped("not a conda prefix: both layers are wheels")
     if context.lock_error:
         return failed(NO_LOCK, "see the check `locks`")

@@ -29,7 +29,7 @@ OPENMP = ("libgomp.so.1", "libiomp5.so", "libomp.so")
 
 def _action(context: Context) -> Action:
     """On the PyPI backend all libraries are wheels, which are put right one by one."""
-    if context.installed.backend == BackendName.CONDA:
+    if context.installed.backend.has_conda_layer:
         return Action.REBUILD
     return Action.REPAIR
 
@@ -91,7 +91,7 @@ def cuda_libraries(context: Context) -> Result:
     if (
         wrong
         and len(added) == len(wrong)
-        and context.installed.backend == BackendName.PIP
+        and not context.installed.backend.has_conda_layer
     ):
         return verdict(
             wrong, pip_uninstall_command(context.installed.prefix, added), ""
@@ -102,7 +102,7 @@ def cuda_libraries(context: Context) -> Result:
 
 
 def _why_not_locked(context: Context) -> str:
-    if context.installed.backend == BackendName.CONDA:
+    if context.installed.backend.has_conda_layer:
         return "pip's CUDA library beside conda's"
     return "not in the lock"
 
@@ -114,7 +114,7 @@ def _why_not_locked(context: Context) -> str:
 )
 def blas(context: Context) -> Result:
     installed = context.installed
-    if installed.backend != BackendName.CONDA:
+    if not installed.backend.has_conda_layer:
         return skipped("wheels bring their own BLAS: numpy OpenBLAS, torch MKL")
     if context.lock_error:
         return skipped(context.lock_error)
@@ -152,7 +152,7 @@ def blas(context: Context) -> Result:
     "one OpenMP runtime in the prefix's lib: two in one process hang or compute wrongly",
 )
 def openmp(context: Context) -> Result:
-    if context.installed.backend != BackendName.CONDA:
+    if not context.installed.backend.has_conda_layer:
         return skipped("wheels carry private copies of their OpenMP runtime")
     runtimes = set()
     for name in OPENMP:

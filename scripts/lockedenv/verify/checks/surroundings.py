@@ -13,7 +13,6 @@ from pathlib import Path
 from lockedenv.host.versions import version_tuple
 from lockedenv.prefix.inventory import Kind
 from lockedenv.prefix.records import site_folders
-from lockedenv.spec.layers import BackendName
 from lockedenv.spec.vulnerabilities import Vulnerability, find_vulnerabilities
 from lockedenv.verify.checks import (
     Context,
@@ -72,7 +71,7 @@ def variables(context: Context) -> Result:
         others.append(
             Misleading(problem, "take that line out while you install into this one")
         )
-    if context.installed.backend == BackendName.CONDA:
+    if context.installed.backend.has_conda_layer:
         for path, values in activation_variables(context.installed.prefix):
             remedy = f"remove it from {context.installed.prefix / path}"
             replacing, beside = _judge_variables(context, values)
