@@ -21,7 +21,10 @@ from one_command import change_mark, set_up_with
     "name, said",
     [
         ("with:colon", "has ':' in its name"),
-        ("with'quote", "in its name, which PATH or a script cannot hold"),
+        (
+            "with'quote",
+            "in its name, which PATH, a script or triton's compiler cannot hold",
+        ),
         ("x" * 120 + "/" + "y" * 140, "conda packages have room for 255"),
     ],
 )
