@@ -14,14 +14,14 @@ from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host.places import default_cache
 from lockedenv.install.facts import make_job
-from lockedenv.install.request import Request
+from lockedenv.install.request import SetupRequest
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName
 
 
 def job_of(folder: Path, offline: Path | None = None) -> Job:
-    request = Request(folder / "env", Environment(ROOT), folder / "cache")
+    request = SetupRequest(folder / "env", Environment(ROOT), folder / "cache")
     return make_job(request, Prefix(request.prefix), Sources(offline=offline))
 
 

@@ -15,14 +15,14 @@ from lockedenv.errors import Stop
 from lockedenv.host.disks import has_links_and_locks
 from lockedenv.install.facts import Disk, Disks, Facts, PrefixFacts, read_disk
 from lockedenv.install.plan import DiskNeed, Purpose, disk_problems, needed_disks
-from lockedenv.install.request import Request
+from lockedenv.install.request import SetupRequest
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.status import Status
 from lockedenv.spec import environment
 from lockedenv.spec.layers import BackendName
 
 
-def needed(request: Request) -> List[Tuple[int, str]]:
+def needed(request: SetupRequest) -> List[Tuple[int, str]]:
     """Bytes and purpose of each disk, for the pip backend."""
     found = Facts(
         PrefixFacts(Prefix(request.prefix), Status.ABSENT, BackendName.PIP),
@@ -47,7 +47,7 @@ def needed(request: Request) -> List[Tuple[int, str]]:
 def test_a_root_disk_of_5_gb_is_refused_with_the_option_that_works(
     tmp_path: Path, volume: int, option: str
 ) -> None:
-    request = Request(
+    request = SetupRequest(
         tmp_path / "env", environment.Environment(ROOT), tmp_path / "volume/cache"
     )
     small = Disk(tmp_path / "env", device=1, free=5 * 10**9)
@@ -70,7 +70,7 @@ def test_on_a_disk_without_links_or_locks_uv_unpacks_elsewhere_and_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     """uv stopped: it could not lock its cache, and that was told as a Python that is not there."""
-    request = Request(
+    request = SetupRequest(
         tmp_path / "env", environment.Environment(ROOT), tmp_path / "cache"
     )
     before = needed(request)

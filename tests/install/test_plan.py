@@ -18,7 +18,7 @@ from lockedenv.install.plan import (
     plan_installation,
     plan_verification,
 )
-from lockedenv.install.request import Request
+from lockedenv.install.request import SetupRequest
 from lockedenv.prefix.place import Prefix
 from lockedenv.prefix.status import Status
 from lockedenv.spec import environment
@@ -30,8 +30,10 @@ LARGE = 10**12
 PLACE = Prefix(Path("/somewhere/env"))
 
 
-def request_of(**changes: object) -> Request:
-    made = Request(Path("/somewhere/env"), Environment(ROOT), Path("/somewhere/cache"))
+def request_of(**changes: object) -> SetupRequest:
+    made = SetupRequest(
+        Path("/somewhere/env"), Environment(ROOT), Path("/somewhere/cache")
+    )
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from lockedenv.host.places import default_cache
 from lockedenv.install import run
 from lockedenv.install.facts import Disk, Disks, Facts, PrefixFacts
 from lockedenv.install.plan import plan_installation
-from lockedenv.install.request import Installation, Request
+from lockedenv.install.request import Installation, SetupRequest
 from lockedenv.prefix.activation import find_kernel_folder
 from lockedenv.prefix.place import find_prefix
 from lockedenv.prefix.status import Status
@@ -26,7 +26,7 @@ def test_a_new_environment_looks_for_kernels_in_the_cache_that_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "my cache"
-    request = Request(tmp_path / "env", Environment(ROOT), cache, any_disk=True)
+    request = SetupRequest(tmp_path / "env", Environment(ROOT), cache, any_disk=True)
     place = find_prefix(request.prefix)
     disk = Disk(tmp_path, device=1, free=10**12)
     facts = Facts(

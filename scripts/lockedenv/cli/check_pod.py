@@ -20,7 +20,7 @@ from lockedenv.install.facts import (
     read_offers,
 )
 from lockedenv.install.plan import UNPACKED_PER_WHEEL
-from lockedenv.install.request import Installation, Request
+from lockedenv.install.request import Installation, SetupRequest
 from lockedenv.pod import verdict as pod
 from lockedenv.pod.rates import measure_rates
 from lockedenv.prefix.place import find_prefix
@@ -30,7 +30,7 @@ from lockedenv.verify.checks.gpu import as_result
 from lockedenv.verify.report import Report
 
 
-def work(request: Request) -> int:
+def work(request: SetupRequest) -> int:
     """Prints the verdict; 1 if the machine is to be given back."""
     report = Report(sys.stdout)
     sources = mirror.read_listings(asked_sources(request))

@@ -77,7 +77,7 @@ def check_ranks(
     target = None
     if certificate:
         target = Path(certificate)
-    request = run.Request(
+    request = run.RankRequest(
         timeout=timeout,
         on_gpu=bool(subject.gpus),
         problem=problem,

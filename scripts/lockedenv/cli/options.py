@@ -1,4 +1,4 @@
-"""The options of the two scripts that install: the words on the command line become a Request."""
+"""The options of the two scripts that install: the command line becomes a SetupRequest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lockedenv.cli.script import ShowVersion, run_script
 from lockedenv.errors import UsageError
 from lockedenv.host.places import default_cache, home
 from lockedenv.install.flash_attention.target import choose_architectures
-from lockedenv.install.request import FlashRequest, Request
+from lockedenv.install.request import FlashRequest, SetupRequest
 from lockedenv.prefix.place import find_prefix
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
@@ -192,7 +192,7 @@ def usual_prefix(name: str | None) -> Path:
     return home() / f"maximalcai-{found.name}"
 
 
-def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
+def make_request(arguments: argparse.Namespace, prefix: Path) -> SetupRequest:
     """The request that the options of both scripts make, for a prefix.
 
     Raises UsageError or Stop.
@@ -208,7 +208,7 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> Request:
     flash = _flash(arguments)
     # Wrong architectures are refused now, and not after the downloads.
     choose_architectures([], _find_cuda(wanted), flash.arch)
-    return Request(
+    return SetupRequest(
         prefix=path,
         environment=wanted,
         cache=cache,

@@ -16,7 +16,7 @@ from lockedenv.cli.parser import Parser
 from lockedenv.cli.surroundings import refuse_misleading_variables
 from lockedenv.errors import Stop
 from lockedenv.install.facts import asked_sources, make_job
-from lockedenv.install.request import Request
+from lockedenv.install.request import SetupRequest
 from lockedenv.install.run import FINISH_STEPS, finish
 from lockedenv.prefix.lifecycle import change_mark, hold
 from lockedenv.prefix.mark import read_mark
@@ -79,7 +79,7 @@ def work(arguments: argparse.Namespace) -> int:
         return finish(job, backend, request.level or USUAL, steps)
 
 
-def refuse_other_environment(request: Request) -> None:
+def refuse_other_environment(request: SetupRequest) -> None:
     """Raises Stop for a prefix of another environment, or of another Python than the locked one."""
     other = name_in_mark(request.prefix)
     wanted = request.environment

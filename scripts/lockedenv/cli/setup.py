@@ -38,7 +38,7 @@ from lockedenv.install.plan import (
     plan_verification,
     refuse_prefix,
 )
-from lockedenv.install.request import Request
+from lockedenv.install.request import SetupRequest
 from lockedenv.install.run import SETUP_STEPS, VERIFY_STEPS, carry_out, verify_read_only
 from lockedenv.prefix.lifecycle import hold
 from lockedenv.prefix.place import find_prefix
@@ -191,7 +191,7 @@ def work(arguments: argparse.Namespace) -> int:
         return set_up(request, arguments.json, steps)
 
 
-def refuse_places(request: Request) -> None:
+def refuse_places(request: SetupRequest) -> None:
     """Raises Stop for a prefix or a cache that cannot be used, before a file is written there."""
     refuse_place(find_prefix(request.prefix), request.cache)
     if request.backend is not None:
@@ -200,7 +200,7 @@ def refuse_places(request: Request) -> None:
             raise Stop(str(problem))
 
 
-def make_setup_request(arguments: argparse.Namespace, prefix: Path) -> Request:
+def make_setup_request(arguments: argparse.Namespace, prefix: Path) -> SetupRequest:
     """The request of both scripts' options, and of those that this script alone has.
 
     Raises UsageError or Stop.
@@ -219,7 +219,7 @@ def make_setup_request(arguments: argparse.Namespace, prefix: Path) -> Request:
     )
 
 
-def set_up(request: Request, as_json: bool, steps: Steps) -> int:
+def set_up(request: SetupRequest, as_json: bool, steps: Steps) -> int:
     """Plans, and does what the plan says unless only the plan was asked
     for; gives the exit status.
     """
@@ -268,7 +268,7 @@ def show_plan(plan: Plan, steps: Steps) -> None:
 
 
 def verify_in_place(
-    request: Request, place: PrefixFacts, as_json: bool, steps: Steps
+    request: SetupRequest, place: PrefixFacts, as_json: bool, steps: Steps
 ) -> int:
     """A finished environment on a read-only disk: it is verified, and nothing is written."""
     plan = plan_verification(request, place)

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lockedenv.cli.script import run_script
-from lockedenv.cli.verify_options import PROGRAM, STDOUT, Request, make_request, parser
+from lockedenv.cli.verify_options import (
+    PROGRAM,
+    STDOUT,
+    VerifyRequest,
+    make_request,
+    parser,
+)
 from lockedenv.errors import Stop, UsageError
 from lockedenv.host.files import write_atomically
 from lockedenv.host.gpus import GpuError, find_gpus
@@ -44,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # What only one mode needs is imported there: the quick level is asked for most, and takes a second.
 
 
-def work(request: Request) -> int:
+def work(request: VerifyRequest) -> int:
     """Does what is asked for, one function a mode; gives the exit status."""
     if request.list:
         return list_checks(request.json)
@@ -71,7 +77,7 @@ def work(request: Request) -> int:
     return verify(request)
 
 
-def compare(request: Request) -> int:
+def compare(request: VerifyRequest) -> int:
     """Says what differs between documents. Raises UsageError for what is none."""
     from lockedenv.cli.compare import compare_documents
     from lockedenv.provenance.documents import DocumentError
@@ -82,7 +88,7 @@ def compare(request: Request) -> int:
         raise UsageError(str(error)) from None
 
 
-def _targets(request: Request) -> list[str]:
+def _targets(request: VerifyRequest) -> list[str]:
     """The files that will be written: of a certificate on many ranks, by the first rank alone."""
     targets = [request.manifest, request.report]
     if request.json != STDOUT:
@@ -126,7 +132,7 @@ def list_checks(target: str | None) -> int:
 # Verifying
 
 
-def verify(request: Request) -> int:
+def verify(request: VerifyRequest) -> int:
     """Runs the checks, and writes what was asked for; gives the exit status."""
     checks = choose_checks(request)
     out = sys.stderr if request.json == STDOUT else sys.stdout
@@ -176,7 +182,7 @@ def as_utf8(text: str) -> str:
 
 
 def describe_session(
-    request: Request, context: Context, results: Sequence[Result]
+    request: VerifyRequest, context: Context, results: Sequence[Result]
 ) -> dict[str, Any]:
     """The session manifest, with the results of the checks that ran."""
     from lockedenv.provenance.gather import make_manifest
@@ -187,7 +193,7 @@ def describe_session(
     )
 
 
-def choose_checks(request: Request) -> list[AnyCheck]:
+def choose_checks(request: VerifyRequest) -> list[AnyCheck]:
     """The checks to run, in order.
 
     Raises UsageError for an unknown name, and where none is left.
@@ -235,7 +241,7 @@ def is_environment(context: Context) -> bool:
     return installed.version("torch") is not None
 
 
-def refuse_other_python(request: Request, context: Context) -> NoReturn:
+def refuse_other_python(request: VerifyRequest, context: Context) -> NoReturn:
     """Says that this is no environment of a lock; --report is written nevertheless. Raises Stop."""
     text = (
         f"this is {sys.executable}, where no lock was installed; run the environment's own: "

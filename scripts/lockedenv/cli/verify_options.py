@@ -28,7 +28,7 @@ exit status: 0 all good, 1 a check failed or --compare found a difference that i
 
 
 @dataclass(frozen=True)
-class Request:
+class VerifyRequest:
     """What the command line asks for; `prefix` is the environment of the Python that runs this."""
 
     prefix: Path
@@ -144,7 +144,7 @@ def parser() -> Parser:
     return p
 
 
-def make_request(args: argparse.Namespace) -> Request:
+def make_request(args: argparse.Namespace) -> VerifyRequest:
     """The request of a command line. Raises UsageError for options that do not go together."""
     run_no_check = args.certificate or args.distributed
     if args.compare and (run_no_check or args.manifest or args.report):
@@ -164,7 +164,7 @@ def make_request(args: argparse.Namespace) -> Request:
     fields["only"] = _split_names("--only", args.only)
     fields["skip"] = _split_names("--skip", args.skip)
     fields["compare"] = tuple(args.compare)
-    return Request(prefix=Path(sys.prefix), **fields)
+    return VerifyRequest(prefix=Path(sys.prefix), **fields)
 
 
 def _split_names(option: str, text: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from lockedenv.host.disks import existing_parent, free_bytes, has_links_and_lock
 from lockedenv.host.gpus import Gpu, read_gpu_facts
 from lockedenv.host.places import POD_VOLUME
 from lockedenv.install.flash_attention import provide
-from lockedenv.install.request import Installation, Request
+from lockedenv.install.request import Installation, SetupRequest
 from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.lifecycle import list_mounts
 from lockedenv.prefix.ownership import own_paths
@@ -105,12 +105,12 @@ class Facts:
     flash_attention: str = ""
 
 
-def asked_sources(request: Request) -> Sources:
+def asked_sources(request: SetupRequest) -> Sources:
     """Where a request wants files to come from; what is served there is not known yet."""
     return Sources(request.offline, request.address, request.mirrors)
 
 
-def make_job(request: Request, prefix: Prefix, sources: Sources) -> Installation:
+def make_job(request: SetupRequest, prefix: Prefix, sources: Sources) -> Installation:
     """The job that a request makes for a prefix, with the sources as they were found."""
     return Installation(
         environment=request.environment,
@@ -122,7 +122,7 @@ def make_job(request: Request, prefix: Prefix, sources: Sources) -> Installation
     )
 
 
-def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
+def read_prefix_facts(request: SetupRequest, clone: Path) -> PrefixFacts:
     """What lies at the prefix. `clone`: the folder of this repository."""
     prefix = find_prefix(request.prefix)
     mark = mark_or_none(prefix.path)
@@ -152,7 +152,7 @@ def read_prefix_facts(request: Request, clone: Path) -> PrefixFacts:
 
 
 def read_facts(
-    request: Request,
+    request: SetupRequest,
     prefix: PrefixFacts,
     read_surroundings: Callable[[Path, Environment, BackendName], Surroundings],
 ) -> Facts:
@@ -178,7 +178,7 @@ def read_facts(
     )
 
 
-def read_gpus(request: Request) -> list[Gpu]:
+def read_gpus(request: SetupRequest) -> list[Gpu]:
     """The GPUs that the set-up is for. Raises GpuError where they are not known.
 
     With --any-pod it goes on without them: the verdict on the pod has told what is wrong.
@@ -189,7 +189,7 @@ def read_gpus(request: Request) -> list[Gpu]:
     return list(facts.gpus)
 
 
-def read_offers(request: Request, job: Job) -> dict[BackendName, Offer]:
+def read_offers(request: SetupRequest, job: Job) -> dict[BackendName, Offer]:
     """What the backends offer, by name, up to the first that is usable; the
     one that was asked for is.
     """
@@ -208,7 +208,7 @@ def choose_backend(offers: Mapping[BackendName, Offer]) -> BackendName:
     return next(name for name, offer in offers.items() if offer.usable)
 
 
-def read_disks(request: Request) -> Disks:
+def read_disks(request: SetupRequest) -> Disks:
     return Disks(
         prefix=read_disk(request.prefix),
         cache=read_disk(request.cache),

@@ -20,7 +20,7 @@ from lockedenv.install.facts import (
     choose_backend,
     make_job,
 )
-from lockedenv.install.request import Installation, Request
+from lockedenv.install.request import Installation, SetupRequest
 from lockedenv.prefix.status import Status
 from lockedenv.spec import environment, gpu_support
 from lockedenv.spec.commands import setup_command
@@ -84,7 +84,7 @@ class Plan:
     `early_problems` and `problems` are in the way of it; the early ones are shown without the plan.
     """
 
-    request: Request
+    request: SetupRequest
     job: Installation
     state: Status
     action: Action
@@ -103,7 +103,7 @@ class Plan:
     problems: Sequence[Problem] = ()
 
 
-def plan_verification(request: Request, prefix: PrefixFacts) -> Plan:
+def plan_verification(request: SetupRequest, prefix: PrefixFacts) -> Plan:
     """The plan for a finished environment. Raises Stop where nothing may be done at the prefix."""
     refuse_prefix(request, prefix)
     usual_level = USUAL
@@ -119,7 +119,7 @@ def plan_verification(request: Request, prefix: PrefixFacts) -> Plan:
     )
 
 
-def plan_installation(request: Request, facts: Facts) -> Plan:
+def plan_installation(request: SetupRequest, facts: Facts) -> Plan:
     """The plan for an environment that is made. `problems` has what is in the way.
 
     Raises Stop where nothing may be done at the prefix.
@@ -151,7 +151,7 @@ def plan_installation(request: Request, facts: Facts) -> Plan:
     )
 
 
-def is_finished(request: Request, prefix: PrefixFacts) -> bool:
+def is_finished(request: SetupRequest, prefix: PrefixFacts) -> bool:
     """Whether there is nothing to install: the environment is there, of these
     locks, and is verified again.
     """
@@ -160,7 +160,7 @@ def is_finished(request: Request, prefix: PrefixFacts) -> bool:
     return request.backend in (None, prefix.backend)
 
 
-def refuse_prefix(request: Request, prefix: PrefixFacts) -> None:
+def refuse_prefix(request: SetupRequest, prefix: PrefixFacts) -> None:
     """Raises Stop where the prefix is somebody's, was moved, or is of another environment."""
     if prefix.state is Status.FOREIGN:
         remedy = "choose another --prefix, or move it away"
@@ -199,7 +199,7 @@ def backend_reason(facts: Facts, chosen: BackendName) -> str:
 
 
 def needed_disks(
-    request: Request, facts: Facts, backend: BackendName
+    request: SetupRequest, facts: Facts, backend: BackendName
 ) -> list[DiskNeed]:
     """What each disk must have room for; what the cache already has is not counted."""
     space = facts.space
@@ -245,7 +245,7 @@ def find_early_problems(facts: Facts) -> list[Problem]:
 
 
 def find_problems(
-    request: Request, facts: Facts, backend: BackendName, disks: Sequence[DiskNeed]
+    request: SetupRequest, facts: Facts, backend: BackendName, disks: Sequence[DiskNeed]
 ) -> list[Problem]:
     """What is in the way, the most telling first."""
     problems: list[Problem] = []
@@ -272,7 +272,7 @@ def find_problems(
 
 
 def gpu_problems(
-    request: Request, gpus: Sequence[Gpu], backend: BackendName
+    request: SetupRequest, gpus: Sequence[Gpu], backend: BackendName
 ) -> list[Problem]:
     """A driver too old for the locked CUDA, and GPUs for which the locked torch has no kernels."""
     if not request.environment.cuda(backend):
@@ -287,7 +287,9 @@ def gpu_problems(
     return problems
 
 
-def _driver_problem(request: Request, gpu: Gpu, backend: BackendName) -> Problem | None:
+def _driver_problem(
+    request: SetupRequest, gpu: Gpu, backend: BackendName
+) -> Problem | None:
     old = find_old_driver([gpu], request.environment.cuda(backend))
     if old is None:
         return None
@@ -314,7 +316,7 @@ class _Alternative:
 
 
 def _find_alternatives(
-    request: Request, gpu: Gpu, backend: BackendName
+    request: SetupRequest, gpu: Gpu, backend: BackendName
 ) -> list[_Alternative]:
     """The other environments that a GPU can run: first those for which its driver is new enough.
 
@@ -342,7 +344,9 @@ def _has_kernels(candidate: Environment, backend: BackendName, gpu: Gpu) -> bool
     return build is None or gpu_support.has_kernels(build, gpu.capability)
 
 
-def _kernel_problem(request: Request, gpu: Gpu, backend: BackendName) -> Problem | None:
+def _kernel_problem(
+    request: SetupRequest, gpu: Gpu, backend: BackendName
+) -> Problem | None:
     wanted = request.environment
     if _has_kernels(wanted, backend, gpu):
         return None
@@ -363,7 +367,7 @@ def _kernel_problem(request: Request, gpu: Gpu, backend: BackendName) -> Problem
 
 
 def disk_problems(
-    request: Request,
+    request: SetupRequest,
     backend: BackendName,
     disks: Sequence[DiskNeed],
     volume: Disk | None,

@@ -28,7 +28,7 @@ class FlashRequest:
 
 
 @dataclass(frozen=True)
-class Request:
+class SetupRequest:
     """One call of setup_runpod_environment.sh or post_create.sh, checked; its paths are absolute.
 
     `backend`: None for the first that can be used here. `level`: None for what

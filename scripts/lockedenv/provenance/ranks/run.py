@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class RankRequest:
     """What to check on this rank.
 
     `timeout`: seconds for each stage. `make_manifest` and `look_at_pod` are called when the ranks
@@ -64,7 +64,7 @@ class Request:
     certificate: Path | None
 
 
-def check_ranks(request: Request, say: Say, complain: Say) -> int:
+def check_ranks(request: RankRequest, say: Say, complain: Say) -> int:
     """The check on this rank; gives the exit status, the same on every living rank.
 
     Rank 0 alone calls `say`, with a line. `complain` is for what ends this rank. Raises Stop if the
@@ -85,7 +85,9 @@ def check_ranks(request: Request, say: Say, complain: Say) -> int:
 class RankCheck:
     """The stages on one rank. `stage`: where it is, to name it when it fails."""
 
-    def __init__(self, request: Request, launch: Launch, store: Any, say: Say) -> None:
+    def __init__(
+        self, request: RankRequest, launch: Launch, store: Any, say: Say
+    ) -> None:
         self.request = request
         self.launch = launch
         self.store = store
