@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.commands import ROOT
-from lockedenv.backends.base import Offer, Problem
+from lockedenv.backends.base import Obstacle, Offer
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
 from lockedenv.install.facts import Disk, Disks, Facts, PrefixFacts, Surroundings
@@ -252,9 +252,9 @@ def test_a_driver_that_no_environment_runs_on_has_no_such_remedy() -> None:
 
 
 def test_what_is_in_the_way_is_told_with_the_plan() -> None:
-    refusal = Problem("give this pod back", "--any-pod goes on all the same")
+    refusal = Obstacle("give this pod back", "--any-pod goes on all the same")
     surroundings = Surroundings(
-        pod_refusal=refusal, misleading=[Problem("PYTHONPATH", "unset it")]
+        pod_refusal=refusal, misleading=[Obstacle("PYTHONPATH", "unset it")]
     )
     facts = facts_of(surroundings=surroundings)
     assert refusal in plan_installation(request_of(), facts).problems

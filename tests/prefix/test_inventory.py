@@ -14,7 +14,7 @@ import pytest
 from lockedenv.prefix import make_inventory
 from lockedenv.prefix.compare_inventory import (
     Difference,
-    Problem,
+    PathProblem,
     compare_full,
     compare_quick,
     times_changed_wholesale,
@@ -107,20 +107,20 @@ def test_what_people_add_is_not_listed(prefix: Path) -> None:
     ]
 
 
-def damage(prefix: Path, path: str, problem: Problem) -> None:
+def damage(prefix: Path, path: str, problem: PathProblem) -> None:
     place = prefix / path
-    if problem is Problem.MISSING:
+    if problem is PathProblem.MISSING:
         place.unlink()
-    elif problem is Problem.KIND:
+    elif problem is PathProblem.KIND:
         place.unlink()
         place.symlink_to("elsewhere.py")
-    elif problem is Problem.SIZE:
+    elif problem is PathProblem.SIZE:
         place.write_bytes(b"another size\n")
-    elif problem is Problem.TIME:
+    elif problem is PathProblem.TIME:
         os.utime(place, ns=(0, 0))
-    elif problem is Problem.EXECUTABLE:
+    elif problem is PathProblem.EXECUTABLE:
         place.chmod(0o644)
-    elif problem is Problem.TARGET:
+    elif problem is PathProblem.TARGET:
         place.unlink()
         place.symlink_to("elsewhere")
 
@@ -128,17 +128,17 @@ def damage(prefix: Path, path: str, problem: Problem) -> None:
 @pytest.mark.parametrize(
     "path, problem",
     [
-        (f"{SITE}/idna/core.py", Problem.MISSING),
-        (f"{SITE}/idna/core.py", Problem.KIND),
-        (f"{SITE}/idna/core.py", Problem.SIZE),
-        (f"{SITE}/idna/core.py", Problem.TIME),
-        ("bin/idna", Problem.EXECUTABLE),
-        ("lib64", Problem.TARGET),
-        ("activate", Problem.SIZE),
+        (f"{SITE}/idna/core.py", PathProblem.MISSING),
+        (f"{SITE}/idna/core.py", PathProblem.KIND),
+        (f"{SITE}/idna/core.py", PathProblem.SIZE),
+        (f"{SITE}/idna/core.py", PathProblem.TIME),
+        ("bin/idna", PathProblem.EXECUTABLE),
+        ("lib64", PathProblem.TARGET),
+        ("activate", PathProblem.SIZE),
     ],
 )
 def test_the_quick_comparison_names_each_damage(
-    prefix: Path, path: str, problem: Problem
+    prefix: Path, path: str, problem: PathProblem
 ) -> None:
     taken = take_inventory(prefix, [IDNA])
     assert compare_quick(prefix, taken) == []
@@ -153,7 +153,7 @@ def test_a_folder_that_became_a_link_is_named(prefix: Path) -> None:
     taken = take_inventory(prefix, [IDNA])
     (prefix / SITE).rename(prefix.parent / "elsewhere")
     (prefix / SITE).symlink_to(prefix.parent / "elsewhere")
-    assert compare_quick(prefix, taken) == [Difference(SITE, Problem.KIND)]
+    assert compare_quick(prefix, taken) == [Difference(SITE, PathProblem.KIND)]
 
 
 def test_a_file_that_is_shorter_than_its_record_when_it_is_listed_is_named(
@@ -162,7 +162,7 @@ def test_a_file_that_is_shorter_than_its_record_when_it_is_listed_is_named(
     (prefix / SITE / "idna/core.py").write_bytes(b"")
     taken = take_inventory(prefix, [IDNA])
     found = compare_quick(prefix, taken)
-    assert found == [Difference(f"{SITE}/idna/core.py", Problem.SIZE, "idna")]
+    assert found == [Difference(f"{SITE}/idna/core.py", PathProblem.SIZE, "idna")]
 
 
 def test_the_full_comparison_reads_the_content_and_leaves_the_time(
@@ -174,9 +174,9 @@ def test_the_full_comparison_reads_the_content_and_leaves_the_time(
     os.utime(prefix / "pip.conf", ns=(0, 0))
     path.write_bytes(b"odd\n")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert [d.problem for d in compare_quick(prefix, taken)] == [Problem.TIME]
+    assert [d.problem for d in compare_quick(prefix, taken)] == [PathProblem.TIME]
     assert compare_full(prefix, taken) == [
-        Difference(f"{SITE}/idna/core.py", Problem.CONTENT, "idna")
+        Difference(f"{SITE}/idna/core.py", PathProblem.CONTENT, "idna")
     ]
 
 

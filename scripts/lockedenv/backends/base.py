@@ -14,7 +14,7 @@ from lockedenv.spec.locks import CondaPackage
 
 
 @dataclass(frozen=True)
-class Problem:
+class Obstacle:
     """Something that is in the way, and what to do about it."""
 
     what: str
@@ -113,10 +113,10 @@ class Backend(Protocol):
     def offer(self, job: Job) -> Offer:
         """Whether it can be used here. It may ask the network."""
 
-    def prefix_problem(self, path: Path) -> Problem | None:
+    def prefix_problem(self, path: Path) -> Obstacle | None:
         """Why no environment of this backend can work at a path, or None."""
 
-    def tool_problem(self, job: Job) -> Problem | None:
+    def tool_problem(self, job: Job) -> Obstacle | None:
         """What is missing on this machine before anything can be fetched, or None."""
 
     def space(self, job: Job) -> Space:

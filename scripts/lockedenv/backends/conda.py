@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Sequence
 
 from lockedenv.backends import download as fetch
-from lockedenv.backends.base import Job, Offer, Origin, Problem, Space
+from lockedenv.backends.base import Job, Obstacle, Offer, Origin, Space
 from lockedenv.backends.cache import (
     Program,
     extract_program,
@@ -93,18 +93,18 @@ class Conda:
             return Offer(False, problem)
         return Offer(True, "its channels answer")
 
-    def prefix_problem(self, path: Path) -> Problem | None:
+    def prefix_problem(self, path: Path) -> Obstacle | None:
         # The environment is in PREFIX.d/ID.
         length = len(os.fsencode(path)) + LONGER_BY
         if length > LONGEST_PREFIX:
-            return Problem(
+            return Obstacle(
                 f"the prefix has {length} characters, and conda packages have room for "
                 f"{LONGEST_PREFIX}",
                 "choose a shorter --prefix",
             )
         return None
 
-    def tool_problem(self, job: Job) -> Problem | None:
+    def tool_problem(self, job: Job) -> Obstacle | None:
         return None  # its environment brings a uv of its own
 
     def space(self, job: Job) -> Space:

@@ -23,7 +23,7 @@ from urllib.request import (  # type: ignore[attr-defined]  # not in typeshed
     proxy_bypass_environment,
 )
 
-from lockedenv.backends.base import Problem
+from lockedenv.backends.base import Obstacle
 from lockedenv.backends.private_folders import refuse_foreign, temporary
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.process import ask
@@ -205,7 +205,7 @@ def pip_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return translated
 
 
-def socks_problem(environ: Mapping[str, str]) -> Problem | None:
+def socks_problem(environ: Mapping[str, str]) -> Obstacle | None:
     """Why pip cannot use the proxy that is set, or None: it needs the package PySocks for a SOCKS
     proxy.
     """
@@ -216,7 +216,7 @@ def socks_problem(environ: Mapping[str, str]) -> Problem | None:
         return None
     if ask([pip_command()[0], "-c", "import socks"]).status == 0:
         return None
-    return Problem(
+    return Obstacle(
         f"the proxy is {redact(proxy)}, and pip needs the package PySocks for a SOCKS proxy",
         "install it (apt-get install python3-socks), put a uv 0.5 or newer on PATH, which needs "
         "none, or set HTTPS_PROXY to an http:// proxy",
@@ -248,7 +248,7 @@ def default_index() -> str:
     return match[1] if match else ""
 
 
-def index_problem(environ: Mapping[str, str]) -> Problem | None:
+def index_problem(environ: Mapping[str, str]) -> Obstacle | None:
     """Why the package index gives nothing, asked with curl; None if it seems well, or cannot be
     asked.
 
@@ -275,12 +275,12 @@ def index_problem(environ: Mapping[str, str]) -> Problem | None:
         return _certificate_problem(host, said, verified)
     proxy = _find_proxy(address)
     if proxy and status in (CURL_PROXY, CURL_SOCKS, CURL_CONNECT, CURL_TIMEOUT):
-        return Problem(
+        return Obstacle(
             f"the package index {host} does not answer through the proxy {redact(proxy)} ({said})",
             "check HTTPS_PROXY and ALL_PROXY, or unset them",
         )
     if status in (CURL_HOST, CURL_CONNECT, CURL_TIMEOUT):
-        return Problem(
+        return Obstacle(
             f"the package index {host} does not answer ({said})",
             "check the network, or name an index that this machine reaches: export "
             "UV_DEFAULT_INDEX=https://..., or a proxy: export HTTPS_PROXY=http://...",
@@ -297,37 +297,37 @@ def _find_proxy(address: str) -> str:
     return proxies.get(parts.scheme, proxies.get("all", ""))
 
 
-def _certificate_problem(host: str, said: str, verified: str) -> Problem:
+def _certificate_problem(host: str, said: str, verified: str) -> Obstacle:
     """Why a certificate is not accepted. `verified`: OpenSSL's number, as curl gives it."""
     if verified in (str(NOT_YET_VALID), str(EXPIRED)):
         now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
-        return Problem(
+        return Obstacle(
             f"the certificate of {host} is not valid at the time of this machine's clock, {now} "
             f"UTC ({said})",
             "if the clock is wrong, set it (date, timedatectl)",
         )
     if verified == str(OTHER_HOST):
-        return Problem(
+        return Obstacle(
             f"the certificate that came is not that of {host}, as from a login page ({said})",
             "log in with a browser, or check the address and the proxy",
         )
-    return Problem(
+    return Obstacle(
         f"the certificate of {host} is signed by an authority that this machine does not "
         f"believe, as behind a proxy that inspects TLS ({said})",
         "ask for the authority's file, and name it: export SSL_CERT_FILE=/path/to/company-ca.pem",
     )
 
 
-def _page_problem(host: str, page: str, code: str) -> Problem | None:
+def _page_problem(host: str, page: str, code: str) -> Obstacle | None:
     """Why a page is not the list of a package's files, or None."""
     if code in ("401", "403", "407"):
-        return Problem(
+        return Obstacle(
             f"the package index {host} wants a user and a password (HTTP {code})",
             "put them into its address or into ~/.netrc",
         )
     is_list = "<a " in page.lower() or '"files"' in page
     if code == "200" and not is_list:
-        return Problem(
+        return Obstacle(
             f"{host} answers with a page that is no package index, as a login page of a network "
             "does",
             "log in with a browser, or name an index that this machine reaches: export "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockedenv.backends import uv_program
-from lockedenv.backends.base import Job, Offer, Origin, Problem, Space
+from lockedenv.backends.base import Job, Obstacle, Offer, Origin, Space
 from lockedenv.backends.cache import Place
 from lockedenv.errors import Stop
 from lockedenv.host.process import run
@@ -36,10 +36,10 @@ class Pip:
     def offer(self, job: Job) -> Offer:
         return Offer(True, "PyPI has wheels of the same versions")
 
-    def prefix_problem(self, path: Path) -> Problem | None:
+    def prefix_problem(self, path: Path) -> Obstacle | None:
         return None
 
-    def tool_problem(self, job: Job) -> Problem | None:
+    def tool_problem(self, job: Job) -> Obstacle | None:
         if job.sources.offline or job.sources.has(uv_program.uv_pin().sha256):
             return None
         return uv_program.uv_problem(job.cache)

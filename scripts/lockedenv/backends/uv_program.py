@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from lockedenv import ROOT
 from lockedenv.backends import download as fetch
-from lockedenv.backends.base import Problem
+from lockedenv.backends.base import Obstacle
 from lockedenv.backends.cache import (
     Program,
     extract_program,
@@ -222,7 +222,7 @@ def _own_uv(prefix: Path | None) -> str:
     return ""
 
 
-def uv_problem(cache: Path, prefix: Path | None = None) -> Problem | None:
+def uv_problem(cache: Path, prefix: Path | None = None) -> Obstacle | None:
     """Why nothing could bring uv, or None: no pip that can, no uv of the machine's, none in the
     cache.
     """
@@ -233,7 +233,7 @@ def uv_problem(cache: Path, prefix: Path | None = None) -> Problem | None:
         return None
     if socks:
         return socks
-    return Problem(
+    return Obstacle(
         "no pip here to fetch uv with", "install it with: apt-get install python3-pip"
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lockedenv.backends.base import Problem
+from lockedenv.backends.base import Obstacle
 from lockedenv.errors import Stop
 from lockedenv.host.finding import FindingOutcome, select
 from lockedenv.install.facts import Surroundings
@@ -19,7 +19,7 @@ from lockedenv.spec.variables import handed_on
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.variables import misleading
 
-NO_COMPILER = Problem(
+NO_COMPILER = Obstacle(
     "there is no g++ for torch.compile, and CXX is not set",
     "apt-get update && apt-get install -y g++",
 )
@@ -38,7 +38,7 @@ def read_surroundings(
     refusal = None
     if conclusion.verdict is FindingOutcome.FAIL:
         worst = select(findings, FindingOutcome.FAIL)[0]
-        refusal = Problem(
+        refusal = Obstacle(
             f"{conclusion.text}: {worst.summary}",
             "--check-pod tells more, and --any-pod goes on all the same",
         )
@@ -56,7 +56,7 @@ def read_surroundings(
 
 def misleading_variables(
     prefix: Path, environment: Environment, backend: BackendName
-) -> list[Problem]:
+) -> list[Obstacle]:
     """The variables for which the verifier would fail at the end, and a
     TMPDIR that is of no use.
     """
@@ -65,11 +65,11 @@ def misleading_variables(
     cudnn = environment.cudnn(backend)
     environ = {**callers_variables(), **handed_on(os.environ)}
     for what, remedy in misleading(prefix, environ, cuda, cudnn):
-        problems.append(Problem(what, f"{remedy}, and run it again"))
+        problems.append(Obstacle(what, f"{remedy}, and run it again"))
     folder = os.environ.get("TMPDIR")
     if folder and not os.access(folder, os.W_OK):
         problems.append(
-            Problem(
+            Obstacle(
                 f"TMPDIR={folder} is not a folder that you may write to",
                 "make it or unset TMPDIR, and run it again",
             )

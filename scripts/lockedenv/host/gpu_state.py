@@ -104,7 +104,7 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True)
-class Problem:
+class GpuProblem:
     severity: Severity
     text: str
 
@@ -119,7 +119,7 @@ def read_state() -> dict[str, Answer]:
 
 def judge_state(answers: Mapping[str, Answer]) -> Finding:
     """The verdict on the answers of `read_state`."""
-    problems: list[Problem] = []
+    problems: list[GpuProblem] = []
     for selector, answer in answers.items():
         if answer.status is Status.ANSWERED:
             problems += _list_problems(QUERIES[selector], answer)
@@ -138,21 +138,21 @@ def judge_state(answers: Mapping[str, Answer]) -> Finding:
     return warned(lines, worst.value)
 
 
-def _list_problems(fields: Sequence[Field], answer: Answer) -> list[Problem]:
+def _list_problems(fields: Sequence[Field], answer: Answer) -> list[GpuProblem]:
     problems = []
     for index, row in enumerate(answer.rows):
         for field in fields:
             severity = judge_value(field, row.get(field.name, ""))
             if severity is not None:
                 text = f"GPU {index}: {field.meaning}: {row[field.name]}"
-                problems.append(Problem(severity, text))
+                problems.append(GpuProblem(severity, text))
         now = parse_whole(row.get(LANES_NOW.name, ""))
         most = parse_whole(row.get(LANES_MOST.name, ""))
         if now is not None and most is not None and now < most:
             text = f"GPU {index}: PCIe link has {now} of {most} lanes"
-            problems.append(Problem(Severity.SLOW, text))
+            problems.append(GpuProblem(Severity.SLOW, text))
     for warning in answer.warnings:
-        problems.append(Problem(Severity.WARNED, f"nvidia-smi warns: {warning}"))
+        problems.append(GpuProblem(Severity.WARNED, f"nvidia-smi warns: {warning}"))
     return problems
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from lockedenv.backends import mirror
-from lockedenv.backends.base import Job, Offer, Problem, Sources, Space
+from lockedenv.backends.base import Job, Obstacle, Offer, Sources, Space
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.host.disks import existing_parent, free_bytes, has_links_and_locks
 from lockedenv.host.gpus import Gpu, read_gpu_facts
@@ -37,11 +37,11 @@ class Surroundings:
     `pod`: each result as the mark keeps it. `notes`: lines about it for people.
     """
 
-    misleading: Sequence[Problem] = ()
-    compiler: Problem | None = None
+    misleading: Sequence[Obstacle] = ()
+    compiler: Obstacle | None = None
     pod: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
-    pod_refusal: Problem | None = None
+    pod_refusal: Obstacle | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Facts:
     sources: Sources = Sources()
     offers: Mapping[BackendName, Offer] = field(default_factory=dict)
     space: Space = Space(0, 0, 0)
-    tool_problem: Problem | None = None
-    prefix_problem: Problem | None = None
+    tool_problem: Obstacle | None = None
+    prefix_problem: Obstacle | None = None
     gpus: Sequence[Gpu] = ()
     surroundings: Surroundings = Surroundings()
     links_and_locks: bool = True

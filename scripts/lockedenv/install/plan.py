@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Mapping, Sequence
 
-from lockedenv.backends.base import Problem
+from lockedenv.backends.base import Obstacle
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.errors import Stop
 from lockedenv.host.disks import size_text
@@ -99,8 +99,8 @@ class Plan:
     files_added: Sequence[str] = ()
     notes: Sequence[str] = ()
     pod: Sequence[Mapping[str, Any]] = ()
-    early_problems: Sequence[Problem] = ()
-    problems: Sequence[Problem] = ()
+    early_problems: Sequence[Obstacle] = ()
+    problems: Sequence[Obstacle] = ()
 
 
 def plan_verification(request: SetupRequest, prefix: PrefixFacts) -> Plan:
@@ -235,7 +235,7 @@ def needed_disks(
     return needs
 
 
-def find_early_problems(facts: Facts) -> list[Problem]:
+def find_early_problems(facts: Facts) -> list[Obstacle]:
     """What is in the way and needs no look at the rest of the plan to be understood."""
     problems = []
     for problem in (facts.prefix_problem, facts.tool_problem):
@@ -246,12 +246,12 @@ def find_early_problems(facts: Facts) -> list[Problem]:
 
 def find_problems(
     request: SetupRequest, facts: Facts, backend: BackendName, disks: Sequence[DiskNeed]
-) -> list[Problem]:
+) -> list[Obstacle]:
     """What is in the way, the most telling first."""
-    problems: list[Problem] = []
+    problems: list[Obstacle] = []
     for mounted in facts.prefix.mounts:
         problems.append(
-            Problem(
+            Obstacle(
                 f"{mounted} is mounted in the environment, which is to be removed",
                 f"unmount it first: umount {mounted}",
             )
@@ -273,7 +273,7 @@ def find_problems(
 
 def gpu_problems(
     request: SetupRequest, gpus: Sequence[Gpu], backend: BackendName
-) -> list[Problem]:
+) -> list[Obstacle]:
     """A driver too old for the locked CUDA, and GPUs for which the locked torch has no kernels."""
     if not request.environment.cuda(backend):
         return []  # a torch for the CPU runs beside any GPU
@@ -289,7 +289,7 @@ def gpu_problems(
 
 def _driver_problem(
     request: SetupRequest, gpu: Gpu, backend: BackendName
-) -> Problem | None:
+) -> Obstacle | None:
     old = find_old_driver([gpu], request.environment.cuda(backend))
     if old is None:
         return None
@@ -300,7 +300,7 @@ def _driver_problem(
                 f"; or use --environment {other.name}, which runs on the driver "
                 f"{other.driver} and newer"
             )
-    return Problem(old.problem, remedy)
+    return Obstacle(old.problem, remedy)
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ def _has_kernels(candidate: Environment, backend: BackendName, gpu: Gpu) -> bool
 
 def _kernel_problem(
     request: SetupRequest, gpu: Gpu, backend: BackendName
-) -> Problem | None:
+) -> Obstacle | None:
     wanted = request.environment
     if _has_kernels(wanted, backend, gpu):
         return None
@@ -359,7 +359,7 @@ def _kernel_problem(
         remedy = f"use --environment {best.name}, which has them"
         if not best.fits:
             remedy += f", on a pod whose driver is {best.driver} or newer"
-    return Problem(
+    return Obstacle(
         f"{gpu.name} has compute capability {gpu.capability}, and torch {wanted.torch(backend)} of "
         f"the environment {wanted.name} has kernels for {gpu_support.support_text(build)} alone",
         remedy,
@@ -371,7 +371,7 @@ def disk_problems(
     backend: BackendName,
     disks: Sequence[DiskNeed],
     volume: Disk | None,
-) -> list[Problem]:
+) -> list[Obstacle]:
     """The disks with too little room; names what helps, with the pod's
     volume where that has room.
     """
@@ -388,7 +388,7 @@ def disk_problems(
         if holds_environment and volume and volume.free >= needed:
             option = f"--prefix {volume.folder / request.prefix.name}"
         problems.append(
-            Problem(
+            Obstacle(
                 f"too little disk for the {backend} backend: room for {need.purpose.value} is "
                 f"about {size_text(needed)} at {disk.folder}, {size_text(disk.free)} are free",
                 f"free {size_text(needed - disk.free)}, or choose another disk with {option}",

@@ -23,7 +23,7 @@ TEXT_LIMIT = 1_000_000  # bytes of a text that people may edit
 READABLE = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
-class Problem(Enum):
+class PathProblem(Enum):
     """How a path differs from its entry."""
 
     MISSING = "missing"
@@ -41,7 +41,7 @@ class Difference:
     """A path of the inventory that is not as it was recorded."""
 
     path: str
-    problem: Problem
+    problem: PathProblem
     package: str = ""
 
 
@@ -77,10 +77,12 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
         sha256 = found[prefix / entry.path]
         if not sha256:
             differences.append(
-                Difference(entry.path, Problem.UNREADABLE, entry.package)
+                Difference(entry.path, PathProblem.UNREADABLE, entry.package)
             )
         elif sha256 != entry.sha256:
-            differences.append(Difference(entry.path, Problem.CONTENT, entry.package))
+            differences.append(
+                Difference(entry.path, PathProblem.CONTENT, entry.package)
+            )
     return differences
 
 
@@ -105,37 +107,37 @@ def times_changed_wholesale(
     image.
     """
     problems = Counter(difference.problem for difference in differences)
-    if not problems[Problem.TIME]:
+    if not problems[PathProblem.TIME]:
         return False
     kinds = Counter(entry.kind for entry in inventory.entries)
-    return problems[Problem.TIME] * 2 > kinds[Kind.FILE]
+    return problems[PathProblem.TIME] * 2 > kinds[Kind.FILE]
 
 
-def _compare_status(root: str, entry: Entry, times: bool) -> Problem | None:
+def _compare_status(root: str, entry: Entry, times: bool) -> PathProblem | None:
     path = root + entry.path
     try:
         status = os.lstat(path)
     except OSError:
-        return Problem.MISSING
+        return PathProblem.MISSING
     mode = status.st_mode
     if entry.kind is Kind.FILE:
         if not stat.S_ISREG(mode):
-            return Problem.KIND
+            return PathProblem.KIND
         if status.st_size != entry.size and entry.size >= 0:
-            return Problem.SIZE
+            return PathProblem.SIZE
         if not mode & READABLE:
-            return Problem.UNREADABLE
+            return PathProblem.UNREADABLE
         if times and status.st_mtime_ns != entry.mtime_ns:
-            return Problem.TIME
+            return PathProblem.TIME
         if entry.executable and not mode & stat.S_IXUSR:
-            return Problem.EXECUTABLE
+            return PathProblem.EXECUTABLE
     elif entry.kind is Kind.LINK:
         if not stat.S_ISLNK(mode):
-            return Problem.KIND
+            return PathProblem.KIND
         if os.readlink(path) != entry.target:
-            return Problem.TARGET
+            return PathProblem.TARGET
     elif not stat.S_ISDIR(mode):
-        return Problem.KIND
+        return PathProblem.KIND
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.activation import activate_text, guard_text
-from lockedenv.prefix.compare_inventory import Problem, compare_full, compare_quick
+from lockedenv.prefix.compare_inventory import PathProblem, compare_full, compare_quick
 from lockedenv.prefix.inventory import Entry, Inventory, is_inside
 from lockedenv.prefix.make_inventory import record_entries
 from lockedenv.prefix.mark import read_mark
@@ -52,7 +52,7 @@ def edited_entries(folder: Path, inventory: Inventory) -> list[Entry]:
     entries = inventory.entries_by_path()
     edited = []
     for difference in compare_full(folder, inventory):
-        if difference.problem not in (Problem.MISSING, Problem.EXECUTABLE):
+        if difference.problem not in (PathProblem.MISSING, PathProblem.EXECUTABLE):
             edited.append(entries[difference.path])
     return edited
 
@@ -63,9 +63,9 @@ def edited_since(folder: Path, inventory: Inventory) -> set[str]:
     edited = set()
     touched = []
     for difference in compare_quick(folder, inventory):
-        if difference.problem is Problem.TIME:
+        if difference.problem is PathProblem.TIME:
             touched.append(difference.path)
-        elif difference.problem not in (Problem.MISSING, Problem.EXECUTABLE):
+        elif difference.problem not in (PathProblem.MISSING, PathProblem.EXECUTABLE):
             edited.add(difference.path)
     found = hashes(folder / path for path in touched)
     for path in touched:

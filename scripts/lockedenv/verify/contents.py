@@ -19,7 +19,7 @@ from lockedenv.errors import printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.compare_inventory import (
     Difference,
-    Problem,
+    PathProblem,
     compare_full,
     compare_quick,
     times_changed_wholesale,
@@ -200,7 +200,7 @@ class Contents:
         differences = []
         touched = {}
         for difference in self._status_differences:
-            if difference.problem is Problem.TIME:
+            if difference.problem is PathProblem.TIME:
                 touched[difference.path] = difference
             else:
                 differences.append(difference)
@@ -270,14 +270,14 @@ def describe(prefix: Path, difference: Difference) -> str:
     """A difference in words, with its path."""
     path = prefix / difference.path
     texts = {
-        Problem.MISSING: "missing",
-        Problem.KIND: _describe_kind(path),
-        Problem.SIZE: _describe_size(path),
-        Problem.TIME: "changed since it was installed (its modification time)",
-        Problem.TARGET: _describe_target(path),
-        Problem.EXECUTABLE: "no program any more; chmod +x makes it one",
-        Problem.CONTENT: "changed since it was installed",
-        Problem.UNREADABLE: "cannot be read",
+        PathProblem.MISSING: "missing",
+        PathProblem.KIND: _describe_kind(path),
+        PathProblem.SIZE: _describe_size(path),
+        PathProblem.TIME: "changed since it was installed (its modification time)",
+        PathProblem.TARGET: _describe_target(path),
+        PathProblem.EXECUTABLE: "no program any more; chmod +x makes it one",
+        PathProblem.CONTENT: "changed since it was installed",
+        PathProblem.UNREADABLE: "cannot be read",
     }
     return printable(f"{difference.path}: {texts[difference.problem]}")
 

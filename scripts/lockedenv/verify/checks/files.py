@@ -12,7 +12,7 @@ from lockedenv.host.disks import size_text
 from lockedenv.prefix.activation import has_guard
 from lockedenv.prefix.compare_inventory import (
     Difference,
-    Problem,
+    PathProblem,
     compare_full,
     keeps_content,
 )
@@ -143,7 +143,7 @@ def startup(context: Context) -> Result:
     changed = compare_full(contents.prefix, Inventory((), tuple(entries)))
     lines = []
     for difference in changed:
-        if difference.problem is not Problem.MISSING:
+        if difference.problem is not PathProblem.MISSING:
             text = describe(contents.prefix, difference)
             lines.append(f"{text}, and may run at every start of Python")
     if lines:
@@ -217,7 +217,7 @@ def _split(
     damage = []
     personal = []
     for difference in differences:
-        changed = difference.problem in (Problem.SIZE, Problem.CONTENT)
+        changed = difference.problem in (PathProblem.SIZE, PathProblem.CONTENT)
         if (
             difference.path in PERSONAL
             and changed
