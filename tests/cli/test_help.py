@@ -6,7 +6,7 @@ import re
 
 import pytest
 from lockedenv.cli import post_create, setup
-from lockedenv.cli.options import Group
+from lockedenv.cli.options import OptionGroup
 from lockedenv.cli.parser import Parser
 
 
@@ -46,5 +46,10 @@ def test_help_all_lists_every_option_in_a_group(
     for action in parser._actions:
         if "--help" not in action.option_strings:
             assert action.option_strings[-1] in list_options(text)
-    for group in (Group.PLACES, Group.FLASH, Group.VERIFYING, Group.OUTPUT):
+    for group in (
+        OptionGroup.PLACES,
+        OptionGroup.FLASH,
+        OptionGroup.VERIFYING,
+        OptionGroup.OUTPUT,
+    ):
         assert f"\n{group.value}:\n" in text

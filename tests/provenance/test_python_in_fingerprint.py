@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from fixtures.commands import ROOT, clean_environ, sh
 from lockedenv.prefix.records import read_prefix
-from lockedenv.provenance.difference import Agreement, Group, find_differences, judge
+from lockedenv.provenance.difference import (
+    Agreement,
+    DifferenceGroup,
+    find_differences,
+    judge,
+)
 from lockedenv.provenance.documents import DocumentError
 from lockedenv.provenance.gather import make_manifest as gather_manifest
 from lockedenv.provenance.manifest import read_manifest
@@ -93,7 +98,7 @@ def test_of_version_1_other_packages_are_still_found(tmp_path: Path) -> None:
     groups = {
         difference.group for difference in find_differences(first, make_manifest())
     }
-    assert groups == {Group.PACKAGES}
+    assert groups == {DifferenceGroup.PACKAGES}
 
 
 def test_a_manifest_of_a_conda_prefix_needs_no_python_beside_its_packages(

@@ -17,7 +17,7 @@ from lockedenv.verify import progress as console
 from lockedenv.verify import report as reporting
 from lockedenv.verify.checklist import CHECKS
 from lockedenv.verify.checks import (
-    Group,
+    CheckGroup,
     Result,
     compiled,
     exit_status,
@@ -210,7 +210,7 @@ def test_known_vulnerabilities_are_one_line() -> None:
 
 
 def test_every_check_has_a_group_with_one_that_speaks_or_names() -> None:
-    assert {check.group for check in CHECKS} == set(Group)
+    assert {check.group for check in CHECKS} == set(CheckGroup)
     names = {check.name for check in CHECKS}
     for check in CHECKS:
         assert not check.yields_to or check.yields_to in names

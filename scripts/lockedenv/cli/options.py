@@ -36,7 +36,7 @@ class HelpAll(argparse.Action):
         parser.exit()
 
 
-class Group(Enum):
+class OptionGroup(Enum):
     """Where --help-all lists an option; the usual ones are all that --help lists."""
 
     USUAL = ""
@@ -72,11 +72,11 @@ class ScriptParser(Parser):
             add_help=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self._added_groups: dict[Group, argparse._ArgumentGroup] = {}
+        self._added_groups: dict[OptionGroup, argparse._ArgumentGroup] = {}
 
-    def add_option(self, group: Group, *names: str, **settings: Any) -> None:
+    def add_option(self, group: OptionGroup, *names: str, **settings: Any) -> None:
         """Adds an option; --help leaves out what is not usual."""
-        if group is Group.USUAL:
+        if group is OptionGroup.USUAL:
             self.add_argument(*names, **settings)
             return
         if group not in self._added_groups:
@@ -93,44 +93,44 @@ def make_parser(script: Script) -> ScriptParser:
     parser = ScriptParser(script)
     add = parser.add_option
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--environment",
         metavar="NAME|DIR",
         help="default, current, or a folder of your own with an environment.yml and its locks "
         "(default: the one that the prefix is of)",
     )
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--prefix",
         type=Path,
         metavar="DIR",
         help="the environment (default: see below)",
     )
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--offline",
         metavar="DIR|URL",
         help="take everything from a folder made by --download-only, here or at an address",
     )
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--verbose",
         action="store_true",
         help="print every detail and every check",
     )
-    add(Group.USUAL, "--help-all", action=HelpAll, nargs=0, help="all options")
+    add(OptionGroup.USUAL, "--help-all", action=HelpAll, nargs=0, help="all options")
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     add(
-        Group.PLACES,
+        OptionGroup.PLACES,
         "--cache",
         type=Path,
         metavar="DIR",
         help="where downloads and built wheels are kept (default: /workspace/.cache/maximalcai on "
         "a pod, otherwise ~/.cache/maximalcai)",
     )
-    flash_group = Group.FLASH
+    flash_group = OptionGroup.FLASH
     if "--flash-attn" in script.usual:
-        flash_group = Group.USUAL
+        flash_group = OptionGroup.USUAL
     add(
         flash_group,
         "--flash-attn",
@@ -140,7 +140,7 @@ def make_parser(script: Script) -> ScriptParser:
         "(default: the cache's, else the wheel if it fits, else built)",
     )
     add(
-        Group.FLASH,
+        OptionGroup.FLASH,
         "--arch",
         default="",
         metavar="LIST",
@@ -148,34 +148,40 @@ def make_parser(script: Script) -> ScriptParser:
         "without a GPU it is left out)",
     )
     add(
-        Group.FLASH,
+        OptionGroup.FLASH,
         "--jobs",
         type=int,
         metavar="N",
         help="compile jobs at a time (default: by CPUs and free memory)",
     )
     add(
-        Group.FLASH,
+        OptionGroup.FLASH,
         "--wheel",
         default="",
         metavar="FILE|URL",
         help="install this flash-attn wheel; FILE#sha256=HEX names its hash too",
     )
-    add(Group.FLASH, "--sha256", default="", metavar="HEX", help="the hash of --wheel")
     add(
-        Group.VERIFYING,
+        OptionGroup.FLASH,
+        "--sha256",
+        default="",
+        metavar="HEX",
+        help="the hash of --wheel",
+    )
+    add(
+        OptionGroup.VERIFYING,
         "--level",
         choices=LEVEL_NAMES,
         help="how much is verified (default: full, until that has passed)",
     )
     add(
-        Group.OUTPUT,
+        OptionGroup.OUTPUT,
         "--quiet",
         action="store_true",
         help="print the verdict and errors only",
     )
     add(
-        Group.OUTPUT,
+        OptionGroup.OUTPUT,
         "--version",
         action=ShowVersion,
         nargs=0,

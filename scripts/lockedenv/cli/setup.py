@@ -15,7 +15,7 @@ from lockedenv import ROOT
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli import check_pod, download_only, uninstall
 from lockedenv.cli.options import (
-    Group,
+    OptionGroup,
     Script,
     main,
     make_parser,
@@ -72,46 +72,46 @@ def parser() -> Parser:
     )
     add = made.add_option
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--force",
         action="store_true",
         help="rebuild a finished environment; the old one stays until it is verified",
     )
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--check-pod",
         action="store_true",
         help="say what this machine is worth, its disks and network too; 20 s, and nothing is kept "
         "but uv",
     )
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--download-only",
         type=Path,
         metavar="DIR",
         help="collect everything in DIR, and install nothing",
     )
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--uninstall",
         action="store_true",
         help="remove the environment and what was made for it; what is yours is moved or left",
     )
     add(
-        Group.USUAL,
+        OptionGroup.USUAL,
         "--dry-run",
         action="store_true",
         help="say what would be done, and do nothing",
     )
     add(
-        Group.PLACES,
+        OptionGroup.PLACES,
         "--backend",
         choices=["auto", *map(str, BACKENDS)],
         default="auto",
         help="auto: conda where its channels answer, otherwise PyPI's wheels of the same versions",
     )
     add(
-        Group.PLACES,
+        OptionGroup.PLACES,
         "--mirror",
         default=os.environ.get("MAXIMALCAI_MIRROR", ""),
         metavar="URL,...",
@@ -121,31 +121,31 @@ def parser() -> Parser:
         "--download-only is served (default: $MAXIMALCAI_MIRROR); any is safe",
     )
     add(
-        Group.VERIFYING,
+        OptionGroup.VERIFYING,
         "--any-pod",
         action="store_true",
         help="go on where the machine should be given back",
     )
     add(
-        Group.REMOVING,
+        OptionGroup.REMOVING,
         "--drop-extras",
         action="store_true",
         help="in a rebuild: leave out the packages that you added; their list is kept",
     )
     add(
-        Group.REMOVING,
+        OptionGroup.REMOVING,
         "--keep-extras",
         action="store_true",
         help="the default, and needs no naming",
     )
     add(
-        Group.REMOVING,
+        OptionGroup.REMOVING,
         "--cache-too",
         action="store_true",
         help="with --uninstall: the cache too, which other environments may be made from",
     )
     add(
-        Group.OUTPUT,
+        OptionGroup.OUTPUT,
         "--json",
         action="store_true",
         help="with --dry-run: the plan as JSON on standard output",

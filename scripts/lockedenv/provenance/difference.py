@@ -12,7 +12,7 @@ from lockedenv.provenance.packages import FLASH_ATTN, InstalledPackage
 SHORT = 12  # characters of a hash that are shown
 
 
-class Group(Enum):
+class DifferenceGroup(Enum):
     """What kind of thing differs; in the order in which it is shown."""
 
     PYTHON = "Python"
@@ -37,7 +37,7 @@ class Agreement(Enum):
 class Difference:
     """One thing that differs; None where a manifest does not have it."""
 
-    group: Group
+    group: DifferenceGroup
     name: str
     first: str | None
     second: str | None
@@ -69,8 +69,10 @@ def find_differences(first: Manifest, second: Manifest) -> list[Difference]:
     found = []
     first_facts = facts_of(first)
     second_facts = facts_of(second)
-    for group in Group:
-        if group is Group.PYTHON and (first.lacks_python or second.lacks_python):
+    for group in DifferenceGroup:
+        if group is DifferenceGroup.PYTHON and (
+            first.lacks_python or second.lacks_python
+        ):
             continue
         left = first_facts[group]
         right = second_facts[group]
@@ -80,7 +82,7 @@ def find_differences(first: Manifest, second: Manifest) -> list[Difference]:
     return found
 
 
-def facts_of(manifest: Manifest) -> dict[Group, dict[str, str]]:
+def facts_of(manifest: Manifest) -> dict[DifferenceGroup, dict[str, str]]:
     """What can differ, as name -> value by group."""
     gpus = {}
     drivers = {}
@@ -106,13 +108,13 @@ def facts_of(manifest: Manifest) -> dict[Group, dict[str, str]]:
     for name, value in manifest.locks.items():
         locks[name] = str(value)[:SHORT]
     return {
-        Group.PYTHON: python,
-        Group.PACKAGES: packages,
-        Group.GPU: gpus,
-        Group.DRIVER: drivers,
-        Group.VARIABLES: dict(manifest.variables),
-        Group.MACHINE: machine,
-        Group.LOCKS: locks,
+        DifferenceGroup.PYTHON: python,
+        DifferenceGroup.PACKAGES: packages,
+        DifferenceGroup.GPU: gpus,
+        DifferenceGroup.DRIVER: drivers,
+        DifferenceGroup.VARIABLES: dict(manifest.variables),
+        DifferenceGroup.MACHINE: machine,
+        DifferenceGroup.LOCKS: locks,
     }
 
 

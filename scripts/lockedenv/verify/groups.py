@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lockedenv.spec.level import Level
 from lockedenv.verify.checklist import find_check
-from lockedenv.verify.checks import AnyCheck, Group
+from lockedenv.verify.checks import AnyCheck, CheckGroup
 from lockedenv.verify.result import (
     COMPILED,
     FAIL,
@@ -27,7 +27,7 @@ WORDS = {FAIL: "failed", WARN: "warned", PASS: "passed", **NOT_RUN}
 class Section:
     """The checks of one group that are run, and their results so far."""
 
-    group: Group
+    group: CheckGroup
     checks: list[AnyCheck]
     results: list[Result] = field(default_factory=list)
 
@@ -115,11 +115,11 @@ class Sections:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.waiting: list[Section] = []
-        members: dict[Group, list[AnyCheck]] = {}
+        members: dict[CheckGroup, list[AnyCheck]] = {}
         for name in names:
             check = find_check(name)
             members.setdefault(check.group, []).append(check)
-        for group in Group:
+        for group in CheckGroup:
             if group in members:
                 self.waiting.append(Section(group, members[group]))
 

@@ -6,7 +6,11 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from lockedenv.provenance.difference import Difference, Group, find_differences
+from lockedenv.provenance.difference import (
+    Difference,
+    DifferenceGroup,
+    find_differences,
+)
 from lockedenv.provenance.documents import Fields
 from lockedenv.provenance.manifest import Manifest, manifest_from
 from lockedenv.provenance.ranks.meeting import SHOWN, Meeting
@@ -14,7 +18,12 @@ from lockedenv.provenance.ranks.meeting import SHOWN, Meeting
 ARRIVED = "arrived"
 MANIFEST = "manifest"
 # What is shown of ranks that are not like the others: the rest differs between healthy nodes too.
-SHOWN_GROUPS = (Group.PYTHON, Group.PACKAGES, Group.GPU, Group.DRIVER)
+SHOWN_GROUPS = (
+    DifferenceGroup.PYTHON,
+    DifferenceGroup.PACKAGES,
+    DifferenceGroup.GPU,
+    DifferenceGroup.DRIVER,
+)
 
 
 @dataclass(frozen=True)

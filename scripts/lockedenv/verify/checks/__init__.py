@@ -57,7 +57,7 @@ __all__ = [
     "Check",
     "CheckOutcome",
     "Context",
-    "Group",
+    "CheckGroup",
     "Result",
     "check",
     "check_each_gpu",
@@ -86,7 +86,7 @@ COMPARE_WITH_LOCK = (
 )
 
 
-class Group(Enum):
+class CheckGroup(Enum):
     """What a check is about: the report has one line for each group, in this order."""
 
     PACKAGES = "packages"
@@ -250,7 +250,7 @@ class Check(Generic[About]):
     speaks: bool = False
     yields_to: str = ""
     brief: bool = False
-    group: Group = Group.MACHINE
+    group: CheckGroup = CheckGroup.MACHINE
 
     def __call__(self, about: About) -> Result:
         """Runs it here: on a device, or a Context."""
