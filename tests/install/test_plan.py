@@ -12,8 +12,8 @@ from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
 from lockedenv.install.facts import Disk, Disks, Facts, PrefixFacts, Surroundings
 from lockedenv.install.plan import (
-    Action,
     Plan,
+    PlanAction,
     is_finished,
     plan_installation,
     plan_verification,
@@ -58,7 +58,7 @@ def remedies(plan: Plan) -> str:
 def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
     plan = plan_installation(request_of(), facts_of())
     assert (plan.action, plan.backend, plan.level) == (
-        Action.INSTALL,
+        PlanAction.INSTALL,
         "pip",
         Level.FULL,
     )
@@ -73,7 +73,7 @@ def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
     assert is_finished(request_of(), finished)
     plan = plan_verification(request_of(), finished)
     assert (plan.action, plan.backend, plan.level) == (
-        Action.VERIFY,
+        PlanAction.VERIFY,
         "conda",
         Level.FULL,
     )
@@ -92,7 +92,7 @@ def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(
     request = request_of(**change)
     assert not is_finished(request, finished)
     plan = plan_installation(request, facts_of(prefix=finished))
-    assert plan.action is Action.REBUILD
+    assert plan.action is PlanAction.REBUILD
 
 
 def test_pip_is_taken_with_the_reason_why_conda_cannot_be() -> None:

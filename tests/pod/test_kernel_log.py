@@ -8,7 +8,13 @@ import pytest
 from fixtures.gpu_stand_ins import make_smi
 from lockedenv.host.finding import FindingOutcome
 from lockedenv.pod.kernel_log import LoggedGpu, check_kernel_log, judge_log
-from lockedenv.spec.xids import CATALOGUE, Action, Fault, read_switch_errors, read_xids
+from lockedenv.spec.xids import (
+    CATALOGUE,
+    Fault,
+    XidAction,
+    read_switch_errors,
+    read_xids,
+)
 
 OURS = LoggedGpu("0000:01:00")
 FATAL_149 = (
@@ -166,9 +172,9 @@ def test_the_catalogue_has_each_code_once_with_what_to_do() -> None:
         assert row.code == code
         assert row.name
         assert isinstance(row.fault, Fault)
-    assert CATALOGUE[79].action is Action.RESTART_HOST
+    assert CATALOGUE[79].action is XidAction.RESTART_HOST
     for code in (64, 95, 119, 140):
-        assert CATALOGUE[code].action is Action.RESET_GPU
+        assert CATALOGUE[code].action is XidAction.RESET_GPU
     programs = [13, 31, 32, 43, 69]
     assert {CATALOGUE[code].fault for code in programs} == {Fault.PROGRAM}
     for code in (1, 91, 122):  # unused

@@ -14,7 +14,7 @@ from lockedenv.prefix.inventory import INVENTORY, InventoryError, read_inventory
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
 from lockedenv.spec.layers import BackendName
 from lockedenv.verify.remedies import (
-    Action,
+    RemedyKind,
     rebuild_command,
     remove_command,
     repair_command,
@@ -95,7 +95,11 @@ def test_a_prefix_that_people_made_is_made_again_as_they_made_it(
 
 
 def test_the_least_destructive_action_comes_first() -> None:
-    assert list(Action) == [Action.REMOVE, Action.REPAIR, Action.REBUILD]
+    assert list(RemedyKind) == [
+        RemedyKind.REMOVE,
+        RemedyKind.REPAIR,
+        RemedyKind.REBUILD,
+    ]
 
 
 def made_beside(

@@ -7,7 +7,7 @@ import tempfile
 from typing import Any
 
 from lockedenv.host.disks import size_text
-from lockedenv.install.plan import Action, Plan
+from lockedenv.install.plan import Plan, PlanAction
 from lockedenv.prefix.status import Status
 from lockedenv.redaction import redact_document
 
@@ -63,7 +63,7 @@ def rebuild_lines(plan: Plan) -> list[str]:
     """What a reader has to know before it happens: what comes back, what is
     moved, what is odd here.
     """
-    if plan.action is not Action.REBUILD:
+    if plan.action is not PlanAction.REBUILD:
         return list(plan.notes)
     path = plan.job.prefix.public_path
     lines = [f"{path} stays the old environment until the new one is verified"]
@@ -95,7 +95,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "action": plan.action.value,
         "backend": plan.backend,
     }
-    if plan.action is Action.VERIFY:
+    if plan.action is PlanAction.VERIFY:
         return document
     disks = []
     for need in plan.disks:

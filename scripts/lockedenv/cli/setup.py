@@ -31,8 +31,8 @@ from lockedenv.errors import Stop, UsageError
 from lockedenv.host.versions import version_tuple
 from lockedenv.install.facts import PrefixFacts, read_facts, read_prefix_facts
 from lockedenv.install.plan import (
-    Action,
     Plan,
+    PlanAction,
     is_finished,
     plan_installation,
     plan_verification,
@@ -287,7 +287,7 @@ def end_dry_run(plan: Plan, as_json: bool, steps: Steps) -> None:
 
 
 def say_finished(plan: Plan, steps: Steps) -> None:
-    assert plan.action is Action.VERIFY
+    assert plan.action is PlanAction.VERIFY
     steps.say(
         f"{plan.job.prefix.public_path} is installed, from these locks: it is verified again "
         "(--force rebuilds it)"

@@ -37,7 +37,7 @@ UNPACKED_PER_WHEEL = 1.9
 NOT_LINKED = 0.25
 
 
-class Action(Enum):
+class PlanAction(Enum):
     """What is done at the prefix."""
 
     INSTALL = "install"
@@ -87,7 +87,7 @@ class Plan:
     request: SetupRequest
     job: Installation
     state: Status
-    action: Action
+    action: PlanAction
     backend: BackendName
     level: Level
     backend_reason: str = ""
@@ -113,7 +113,7 @@ def plan_verification(request: SetupRequest, prefix: PrefixFacts) -> Plan:
         request=request,
         job=make_job(request, prefix.place, asked_sources(request)),
         state=prefix.state,
-        action=Action.VERIFY,
+        action=PlanAction.VERIFY,
         backend=prefix.backend,
         level=request.level or usual_level,
     )
@@ -126,9 +126,9 @@ def plan_installation(request: SetupRequest, facts: Facts) -> Plan:
     """
     refuse_prefix(request, facts.prefix)
     backend = choose_backend(facts.offers)
-    action = Action.REBUILD
+    action = PlanAction.REBUILD
     if facts.prefix.state in (Status.ABSENT, Status.MAKING):
-        action = Action.INSTALL
+        action = PlanAction.INSTALL
     disks = needed_disks(request, facts, backend)
     return Plan(
         request=request,

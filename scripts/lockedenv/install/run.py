@@ -22,7 +22,7 @@ from lockedenv.host.gpus import find_gpus
 from lockedenv.host.places import POD_VOLUME
 from lockedenv.install import extras
 from lockedenv.install.flash_attention import provide
-from lockedenv.install.plan import Action, Plan
+from lockedenv.install.plan import Plan, PlanAction
 from lockedenv.install.request import Installation
 from lockedenv.install.verification import VerificationOutcome, verify
 from lockedenv.prefix.activation import (
@@ -93,7 +93,7 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
 
     Until the new prefix is installed, the old one can come back.
     """
-    if plan.action is Action.VERIFY:
+    if plan.action is PlanAction.VERIFY:
         return verify_again(plan, reporter)
     job = plan.job
     backend = BACKENDS[plan.backend]

@@ -14,10 +14,10 @@ from lockedenv.pod.words import BACK
 from lockedenv.spec.xids import (
     RECOVERED,
     RECOVERY_CHANGED,
-    Action,
     Fault,
     SwitchLine,
     SwitchSeverity,
+    XidAction,
     XidLine,
     read_switch_errors,
     read_xids,
@@ -122,7 +122,7 @@ def _judge_gpu(gpu: LoggedGpu, lines: Sequence[XidLine]) -> list[LogProblem]:
         problem = _judge_line(line, is_recovered_now or number <= last_recovery)
         if problem is None:
             continue
-        if line.row is not None and line.row.action is Action.FOLLOW_OTHER:
+        if line.row is not None and line.row.action is XidAction.FOLLOW_OTHER:
             followers.append(problem)
         else:
             problems.append(problem)
@@ -137,15 +137,15 @@ def _judge_line(line: XidLine, recovered: bool) -> LogProblem | None:
             Severity.WATCH, f"{where}, which is not in the catalogue: {line.text}"
         )
     text = f"{where}: {row.name} (fault of {row.fault.value}; {row.action.value})"
-    if row.action is Action.IGNORE:
+    if row.action is XidAction.IGNORE:
         return None
-    if row.action is Action.AS_IT_SAYS:
+    if row.action is XidAction.AS_IT_SAYS:
         return _judge_by_its_words(line, where, recovered)
-    if row.action is Action.RESTART_HOST:
+    if row.action is XidAction.RESTART_HOST:
         return LogProblem(Severity.HOST, text)
-    if row.action is Action.RESET_GPU and not recovered:
+    if row.action is XidAction.RESET_GPU and not recovered:
         return LogProblem(Severity.HOST, text)
-    if row.action is Action.RESET_GPU:
+    if row.action is XidAction.RESET_GPU:
         return LogProblem(Severity.WATCH, f"{text}, since recovered")
     if row.fault is Fault.PROGRAM:
         return LogProblem(Severity.PROGRAM, text)

@@ -24,7 +24,7 @@ from lockedenv.spec.layers import Layer
 from lockedenv.spec.locks import CondaPackage, PipPackage, canonical
 from lockedenv.spec.wheel_record import record_digest
 from lockedenv.verify.contents import read_record
-from lockedenv.verify.remedies import Action
+from lockedenv.verify.remedies import RemedyKind
 
 
 class Kind(Enum):
@@ -47,8 +47,8 @@ class Kind(Enum):
 
 
 # What mends a package of the pip layer; one of the conda layer needs a rebuild.
-PIP_ACTIONS = {kind: Action.REPAIR for kind in Kind}
-PIP_ACTIONS[Kind.ADDED_TWICE] = Action.REMOVE
+PIP_ACTIONS = {kind: RemedyKind.REPAIR for kind in Kind}
+PIP_ACTIONS[Kind.ADDED_TWICE] = RemedyKind.REMOVE
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Finding:
     package: str
     kind: Kind
     problem: str
-    action: Action
+    action: RemedyKind
     path: Path | None = None
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ def pip_finding(package: str, kind: Kind, problem: str) -> Finding:
 
 
 def conda_finding(package: str, kind: Kind, problem: str) -> Finding:
-    return Finding(package, kind, problem, Action.REBUILD)
+    return Finding(package, kind, problem, RemedyKind.REBUILD)
 
 
 # The conda layer
@@ -248,7 +248,7 @@ def _broken_dist_info(
     if broken.package in known and broken.package not in readable:
         problem = f"{broken}; reinstall {broken.package}"
         return pip_finding(name, Kind.UNREADABLE, problem)
-    return Finding(name, Kind.UNREADABLE, str(broken), Action.REMOVE, broken.path)
+    return Finding(name, Kind.UNREADABLE, str(broken), RemedyKind.REMOVE, broken.path)
 
 
 def _compare_wheel(

@@ -16,7 +16,7 @@ from lockedenv.spec.commands import DEFAULT, post_create_command, setup_command
 from lockedenv.spec.environment import CONDA_LOCK, REQUIREMENTS, find
 
 
-class Action(str, Enum):
+class RemedyKind(str, Enum):
     """What has to be done about a failure, the least destructive first."""
 
     REMOVE = "remove"
@@ -84,9 +84,9 @@ def pip_uninstall_command(prefix: Path, names: Iterable[str]) -> str:
     return f"{python} -m pip uninstall -y {' '.join(names)}"
 
 
-def command_for(action: Action, prefix: Path) -> str:
+def command_for(action: RemedyKind, prefix: Path) -> str:
     """The command of an action that is one and the same for a whole prefix."""
-    if action is Action.REBUILD:
+    if action is RemedyKind.REBUILD:
         return rebuild_command(prefix)
     return repair_command(prefix)
 

@@ -25,7 +25,7 @@ from lockedenv.spec.level import USUAL, Level
 from lockedenv.verify.checks import Context
 from lockedenv.verify.groups import Section, Sections
 from lockedenv.verify.progress import Progress
-from lockedenv.verify.remedies import Action, command_for
+from lockedenv.verify.remedies import RemedyKind, command_for
 from lockedenv.verify.result import (
     COMPILED,
     FAIL,
@@ -188,14 +188,14 @@ class Report:
             if result.action and not result.follows_from:
                 causes.append(result)
                 actions.add(result.action)
-        if Action.REBUILD in actions:
-            return command_for(Action.REBUILD, self.prefix)
+        if RemedyKind.REBUILD in actions:
+            return command_for(RemedyKind.REBUILD, self.prefix)
         commands: dict[str, None] = {}
         for result in causes:
-            if result.action is Action.REMOVE:
+            if result.action is RemedyKind.REMOVE:
                 commands[result.remedy] = None
-        if Action.REPAIR in actions:
-            commands[command_for(Action.REPAIR, self.prefix)] = None
+        if RemedyKind.REPAIR in actions:
+            commands[command_for(RemedyKind.REPAIR, self.prefix)] = None
         return " && ".join(commands)
 
     def _verdict(

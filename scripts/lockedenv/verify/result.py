@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from lockedenv.verify.remedies import Action, command_for
+from lockedenv.verify.remedies import RemedyKind, command_for
 
 
 class CheckOutcome(str, Enum):
@@ -54,13 +54,13 @@ class Result:
     check: str = ""
     seconds: float = 0.0
     follows_from: str = ""
-    action: Action | None = None
+    action: RemedyKind | None = None
 
     def __post_init__(self) -> None:
         # A child's result was JSON: ValueError for what is no verdict and no action.
         self.verdict = CheckOutcome(self.verdict)
         if self.action is not None:
-            self.action = Action(self.action)
+            self.action = RemedyKind(self.action)
 
 
 def passed(summary: str, **measured: Any) -> Result:
@@ -78,7 +78,7 @@ def failed(
 
 
 def damaged(
-    prefix: Path, action: Action, lines: Sequence[str], **measured: Any
+    prefix: Path, action: RemedyKind, lines: Sequence[str], **measured: Any
 ) -> Result:
     """A failure that the set-up can mend: its remedy is the command of `action` for this prefix."""
     result = failed(first(lines), command_for(action, prefix), lines[1:], **measured)

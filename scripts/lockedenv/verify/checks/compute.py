@@ -23,7 +23,7 @@ from lockedenv.verify.checks import (
     verdict,
     within,
 )
-from lockedenv.verify.remedies import Action, repair_command
+from lockedenv.verify.remedies import RemedyKind, repair_command
 
 MODULES = (
     "torch",
@@ -92,7 +92,7 @@ def torch_build(device: str) -> Result:
     name = f"torch {torch.__version__}"
     if built != locked:
         text = f"{name} is built for CUDA {built or 'none'}, not {locked or 'none'}"
-        return damaged(Path(sys.prefix), Action.REBUILD, [text])
+        return damaged(Path(sys.prefix), RemedyKind.REBUILD, [text])
     if device == "cpu":
         return passed(f"{name}, CUDA {built}; no GPU to match its kernels with")
     if not torch.cuda.is_available():

@@ -34,7 +34,7 @@ from lockedenv.verify.checks import (
 from lockedenv.verify.contents import Contents, describe
 from lockedenv.verify.python_paths import is_start_file
 from lockedenv.verify.remedies import (
-    Action,
+    RemedyKind,
     pip_uninstall_command,
     remove_command,
     repair_command,
@@ -60,7 +60,7 @@ REMOVED = 5  # strays that are named in a command
 def present(context: Context) -> Result:
     contents = context.contents
     if contents.inventory_error:
-        return damaged(contents.prefix, Action.REPAIR, [contents.inventory_error])
+        return damaged(contents.prefix, RemedyKind.REPAIR, [contents.inventory_error])
     differences, personal = _split(contents, contents.quick_differences)
     lines = _describe_all(contents, differences) + contents.forged
     if lines:
@@ -120,7 +120,7 @@ def files(context: Context) -> Result:
         result = failed(
             first(lines), _remove(contents.prefix, paths), lines[1:], **measured
         )
-        result.action = Action.REMOVE
+        result.action = RemedyKind.REMOVE
         return result
     if personal:
         return _personal_change(contents, personal)
@@ -265,7 +265,7 @@ def _stray_failure(contents: Contents, found: list[Stray]) -> Result:
     if packages:
         commands.append(pip_uninstall_command(contents.prefix, sorted(packages)))
     result = failed(first(lines), " && ".join(commands), lines[1:])
-    result.action = Action.REMOVE
+    result.action = RemedyKind.REMOVE
     return result
 
 
@@ -277,7 +277,7 @@ def _remove(prefix: Path, paths: list[str]) -> str:
     )
 
 
-def _action(contents: Contents, differences: Iterable[Difference]) -> Action:
+def _action(contents: Contents, differences: Iterable[Difference]) -> RemedyKind:
     """post_create.sh puts wheels right and writes what is the set-up's own;
     the rest needs a rebuild."""
     wheels = set()
@@ -291,8 +291,8 @@ def _action(contents: Contents, differences: Iterable[Difference]) -> Action:
     mendable = {*WRITTEN, *PERSONAL, INVENTORY}
     for difference in differences:
         if difference.package not in wheels and difference.path not in mendable:
-            return Action.REBUILD
-    return Action.REPAIR
+            return RemedyKind.REBUILD
+    return RemedyKind.REPAIR
 
 
 def _failed_layer(context: Context, differences: Iterable[Difference]) -> str:

@@ -17,7 +17,7 @@ from lockedenv.verify.checks import (
     skipped,
     warned,
 )
-from lockedenv.verify.remedies import Action
+from lockedenv.verify.remedies import RemedyKind
 
 START_MODULES = ("sitecustomize", "usercustomize")
 # The sitecustomize.py of Ubuntu's python3-minimal, which reports crashes to the distribution.
@@ -43,7 +43,7 @@ def interpreter(context: Context) -> Result:
     try:
         found = read_interpreter(prefix / "bin/python")
     except Stop as error:
-        return damaged(prefix, Action.REBUILD, [str(error)])
+        return damaged(prefix, RemedyKind.REBUILD, [str(error)])
     lines = _differences(context, found)
     noted = context.contents.inventory
     recorded = noted is not None and noted.interpreter is not None
@@ -51,7 +51,7 @@ def interpreter(context: Context) -> Result:
     if start_files and not recorded:
         lines += start_files
     if lines:
-        return damaged(prefix, Action.REBUILD, lines)
+        return damaged(prefix, RemedyKind.REBUILD, lines)
     text = f"Python {found.version} {found.build}"
     if start_files:  # it was there when the environment was made, and has not changed
         remedy = "look at it; a Python of uv's has none: uv python install"

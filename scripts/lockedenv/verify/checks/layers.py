@@ -28,7 +28,7 @@ from lockedenv.verify.checks import (
 )
 from lockedenv.verify.drift import Finding, extras
 from lockedenv.verify.remedies import (
-    Action,
+    RemedyKind,
     command_for,
     pip_uninstall_command,
     rebuild_command,
@@ -49,16 +49,16 @@ def _verdict(context: Context, findings: Sequence[Finding], good: str) -> Result
     for finding in findings:
         lines.append(str(finding))
         actions.append(finding.action)
-    action = max(actions, key=list(Action).index)
+    action = max(actions, key=list(RemedyKind).index)
     remedy = _remedy(context, action, findings)
     result = failed(first(lines), remedy, lines[1:])
     result.action = action
     return result
 
 
-def _remedy(context: Context, action: Action, findings: Sequence[Finding]) -> str:
+def _remedy(context: Context, action: RemedyKind, findings: Sequence[Finding]) -> str:
     prefix = context.installed.prefix
-    if action is not Action.REMOVE:
+    if action is not RemedyKind.REMOVE:
         return command_for(action, prefix)
     paths = []
     names = set()
@@ -113,7 +113,7 @@ def place(context: Context) -> Result:
                     f"{prefix / name} is missing, "
                     "which enters the environment or holds its packages"
                 )
-                return damaged(prefix, Action.REPAIR, [text])
+                return damaged(prefix, RemedyKind.REPAIR, [text])
     return passed(f"it was made at {prefix}")
 
 

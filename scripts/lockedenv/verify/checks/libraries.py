@@ -17,7 +17,7 @@ from lockedenv.verify.checks import (
     skipped,
     verdict,
 )
-from lockedenv.verify.remedies import Action, pip_uninstall_command, repair_command
+from lockedenv.verify.remedies import RemedyKind, pip_uninstall_command, repair_command
 
 # What conda's packages of NVIDIA's libraries are called.
 NVIDIA = re.compile(
@@ -27,11 +27,11 @@ NVIDIA = re.compile(
 OPENMP = ("libgomp.so.1", "libiomp5.so", "libomp.so")
 
 
-def _action(context: Context) -> Action:
+def _action(context: Context) -> RemedyKind:
     """On the PyPI backend all libraries are wheels, which are put right one by one."""
     if context.installed.backend.has_conda_layer:
-        return Action.REBUILD
-    return Action.REPAIR
+        return RemedyKind.REBUILD
+    return RemedyKind.REPAIR
 
 
 def _broken(context: Context, *lines: str) -> Result:
