@@ -52,7 +52,7 @@ PIP_ACTIONS[Kind.ADDED_TWICE] = RemedyKind.REMOVE
 
 
 @dataclass(frozen=True)
-class Finding:
+class PackageFinding:
     """One difference: the package, the kind of problem, the problem in words, and what mends it.
 
     `path`: what is to be removed, where that mends it and nothing else does.
@@ -68,12 +68,12 @@ class Finding:
         return printable(f"{self.package}: {self.problem}")
 
 
-def pip_finding(package: str, kind: Kind, problem: str) -> Finding:
-    return Finding(package, kind, problem, PIP_ACTIONS[kind])
+def pip_finding(package: str, kind: Kind, problem: str) -> PackageFinding:
+    return PackageFinding(package, kind, problem, PIP_ACTIONS[kind])
 
 
-def conda_finding(package: str, kind: Kind, problem: str) -> Finding:
-    return Finding(package, kind, problem, RemedyKind.REBUILD)
+def conda_finding(package: str, kind: Kind, problem: str) -> PackageFinding:
+    return PackageFinding(package, kind, problem, RemedyKind.REBUILD)
 
 
 # The conda layer
@@ -81,7 +81,7 @@ def conda_finding(package: str, kind: Kind, problem: str) -> Finding:
 
 def conda_findings(
     locked: Iterable[CondaPackage], installed: Installed, inventory: Inventory | None
-) -> list[Finding]:
+) -> list[PackageFinding]:
     """Missing, twice, another version, build, channel or archive; replaced by pip;
     another record."""
     found = []
@@ -110,7 +110,7 @@ def conda_findings(
 
 def _changed_records(
     installed: Installed, inventory: Inventory | None
-) -> list[Finding]:
+) -> list[PackageFinding]:
     """The conda records that are not those which the installation left."""
     if inventory is None:
         return []
@@ -124,7 +124,7 @@ def _changed_records(
     return found
 
 
-def _missing_from_conda(package: CondaPackage, installed: Installed) -> Finding:
+def _missing_from_conda(package: CondaPackage, installed: Installed) -> PackageFinding:
     name = canonical(package.name)
     for dist in installed.dists:
         if dist.name == name and dist.manager == Layer.PIP:
@@ -133,7 +133,9 @@ def _missing_from_conda(package: CondaPackage, installed: Installed) -> Finding:
     return conda_finding(package.name, Kind.MISSING, "missing")
 
 
-def _compare_archive(package: CondaPackage, record: CondaRecord) -> Finding | None:
+def _compare_archive(
+    package: CondaPackage, record: CondaRecord
+) -> PackageFinding | None:
     compared = (
         (Kind.VERSION, "version", record.version, package.version),
         (Kind.BUILD, "build", record.build, package.build),
@@ -155,7 +157,7 @@ def _compare_archive(package: CondaPackage, record: CondaRecord) -> Finding | No
     return None
 
 
-def _replaced_by_pip(record: CondaRecord, installed: Installed) -> list[Finding]:
+def _replaced_by_pip(record: CondaRecord, installed: Installed) -> list[PackageFinding]:
     found = []
     for folder in record.infos:
         name = info_name(folder)
@@ -175,7 +177,7 @@ def _replaced_by_pip(record: CondaRecord, installed: Installed) -> list[Finding]
 
 def pip_findings(
     locked: Iterable[PipPackage], installed: Installed, inventory: Inventory | None
-) -> list[Finding]:
+) -> list[PackageFinding]:
     """Wheels: missing, twice, another version, put there by conda, or not the locked wheel."""
     packages = list(locked)
     names = {package.name for package in packages}
@@ -230,7 +232,7 @@ def _find_other_version(dists: Iterable[Dist], version: str) -> str | None:
 
 def _broken_dist_info(
     broken: BrokenRecord, installed: Installed, known: set[str]
-) -> Finding:
+) -> PackageFinding:
     """A dist-info that describes nothing.
 
     No installation replaces one that is of no locked package, or beside its own.
@@ -248,12 +250,14 @@ def _broken_dist_info(
     if broken.package in known and broken.package not in readable:
         problem = f"{broken}; reinstall {broken.package}"
         return pip_finding(name, Kind.UNREADABLE, problem)
-    return Finding(name, Kind.UNREADABLE, str(broken), RemedyKind.REMOVE, broken.path)
+    return PackageFinding(
+        name, Kind.UNREADABLE, str(broken), RemedyKind.REMOVE, broken.path
+    )
 
 
 def _compare_wheel(
     package: PipPackage, dist: Dist, inventory: Inventory | None
-) -> Finding | None:
+) -> PackageFinding | None:
     name = package.name
     if dist.manager == Layer.CONDA:
         return pip_finding(
@@ -278,7 +282,7 @@ def _compare_wheel(
     return None
 
 
-def _added_twice(dists: Iterable[Dist], locked: set[str]) -> list[Finding]:
+def _added_twice(dists: Iterable[Dist], locked: set[str]) -> list[PackageFinding]:
     """Distributions that are there twice and that no lock names."""
     counts: Counter[str] = Counter()
     for dist in dists:

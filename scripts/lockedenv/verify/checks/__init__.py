@@ -25,7 +25,7 @@ from lockedenv.spec.locks import CondaPackage, LockError, PipPackage, read_pip_l
 from lockedenv.spec.variables import handed_on
 from lockedenv.spec.wheel_record import record_digest
 from lockedenv.verify.contents import Contents, read_record
-from lockedenv.verify.drift import Finding, conda_findings, pip_findings
+from lockedenv.verify.drift import PackageFinding, conda_findings, pip_findings
 from lockedenv.verify.remedies import verify_command
 from lockedenv.verify.result import (
     COMPILED,
@@ -187,12 +187,12 @@ class Context:
         return Contents(self.installed, self.locked)
 
     @cached_property
-    def conda_findings(self) -> list[Finding]:
+    def conda_findings(self) -> list[PackageFinding]:
         """What differs between the conda layer and its lock."""
         return conda_findings(self.conda_lock, self.installed, self.contents.inventory)
 
     @cached_property
-    def pip_findings(self) -> list[Finding]:
+    def pip_findings(self) -> list[PackageFinding]:
         """What differs between the wheels and their lock."""
         return pip_findings(self.pip_lock, self.installed, self.contents.inventory)
 

@@ -26,7 +26,7 @@ from lockedenv.verify.checks import (
     skipped,
     warned,
 )
-from lockedenv.verify.drift import Finding, extras
+from lockedenv.verify.drift import PackageFinding, extras
 from lockedenv.verify.remedies import (
     RemedyKind,
     command_for,
@@ -41,7 +41,7 @@ NAMED = 4  # added packages that are named in one line
 NO_LOCK = "there is no lock to compare with"
 
 
-def _verdict(context: Context, findings: Sequence[Finding], good: str) -> Result:
+def _verdict(context: Context, findings: Sequence[PackageFinding], good: str) -> Result:
     if not findings:
         return passed(good)
     lines = []
@@ -56,7 +56,9 @@ def _verdict(context: Context, findings: Sequence[Finding], good: str) -> Result
     return result
 
 
-def _remedy(context: Context, action: RemedyKind, findings: Sequence[Finding]) -> str:
+def _remedy(
+    context: Context, action: RemedyKind, findings: Sequence[PackageFinding]
+) -> str:
     prefix = context.installed.prefix
     if action is not RemedyKind.REMOVE:
         return command_for(action, prefix)
