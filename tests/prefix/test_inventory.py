@@ -26,8 +26,8 @@ from lockedenv.prefix.inventory import (
     Entry,
     Inventory,
     InventoryError,
-    Kind,
     Package,
+    PathKind,
     read_inventory,
     write_inventory,
 )
@@ -50,7 +50,7 @@ def test_every_path_of_the_set_up_is_listed_with_its_package(prefix: Path) -> No
     entries = take_inventory(prefix, [IDNA]).entries_by_path()
     assert entries[f"{SITE}/idna/core.py"] == Entry(
         f"{SITE}/idna/core.py",
-        Kind.FILE,
+        PathKind.FILE,
         4,
         (prefix / SITE / "idna/core.py").stat().st_mtime_ns,
         False,
@@ -61,13 +61,13 @@ def test_every_path_of_the_set_up_is_listed_with_its_package(prefix: Path) -> No
     assert entries["bin/idna"].executable
     assert entries["bin/idna"].package == "idna"
     assert entries["lib64"].target == "lib"
-    assert entries["lib64"].kind is Kind.LINK
+    assert entries["lib64"].kind is PathKind.LINK
     assert entries["bin/python"].target == sys.executable
     assert entries["activate"].sha256 == digest(b"export A=1\n")
     assert entries["pip.conf"].sha256
     assert entries["pyvenv.cfg"].sha256
     assert entries[f"{SITE}/idna-3.10.dist-info/RECORD"].sha256
-    assert entries[SITE].kind is Kind.FOLDER
+    assert entries[SITE].kind is PathKind.FOLDER
     assert unlisted_paths(prefix, take_inventory(prefix, [IDNA])) == []
 
 
@@ -262,7 +262,12 @@ def test_25_000_paths_are_read_and_compared_in_less_than_half_a_second(
         (folder / path).touch()
         entries.append(
             Entry(
-                path, Kind.FILE, 0, (folder / path).stat().st_mtime_ns, False, "0" * 64
+                path,
+                PathKind.FILE,
+                0,
+                (folder / path).stat().st_mtime_ns,
+                False,
+                "0" * 64,
             )
         )
     write_inventory(folder, Inventory((IDNA,), tuple(entries)))

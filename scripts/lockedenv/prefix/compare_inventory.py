@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.prefix.inventory import NOTES, Entry, Inventory, Kind, is_bytecode
+from lockedenv.prefix.inventory import NOTES, Entry, Inventory, PathKind, is_bytecode
 from lockedenv.prefix.records import hashes
 
 TEXT_LIMIT = 1_000_000  # bytes of a text that people may edit
@@ -70,7 +70,7 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
         problem = _compare_status(root, entry, times=False)
         if problem:
             differences.append(Difference(entry.path, problem, entry.package))
-        elif entry.kind is Kind.FILE and entry.sha256:
+        elif entry.kind is PathKind.FILE and entry.sha256:
             to_read.append(entry)
     found = hashes(prefix / entry.path for entry in to_read)
     for entry in to_read:
@@ -110,7 +110,7 @@ def times_changed_wholesale(
     if not problems[PathProblem.TIME]:
         return False
     kinds = Counter(entry.kind for entry in inventory.entries)
-    return problems[PathProblem.TIME] * 2 > kinds[Kind.FILE]
+    return problems[PathProblem.TIME] * 2 > kinds[PathKind.FILE]
 
 
 def _compare_status(root: str, entry: Entry, times: bool) -> PathProblem | None:
@@ -120,7 +120,7 @@ def _compare_status(root: str, entry: Entry, times: bool) -> PathProblem | None:
     except OSError:
         return PathProblem.MISSING
     mode = status.st_mode
-    if entry.kind is Kind.FILE:
+    if entry.kind is PathKind.FILE:
         if not stat.S_ISREG(mode):
             return PathProblem.KIND
         if status.st_size != entry.size and entry.size >= 0:
@@ -131,7 +131,7 @@ def _compare_status(root: str, entry: Entry, times: bool) -> PathProblem | None:
             return PathProblem.TIME
         if entry.executable and not mode & stat.S_IXUSR:
             return PathProblem.EXECUTABLE
-    elif entry.kind is Kind.LINK:
+    elif entry.kind is PathKind.LINK:
         if not stat.S_ISLNK(mode):
             return PathProblem.KIND
         if os.readlink(path) != entry.target:

@@ -81,7 +81,7 @@ VENV = (
 )
 
 
-class Kind(Enum):
+class PathKind(Enum):
     """What a path is; the value stands in the file."""
 
     FILE = "f"
@@ -98,7 +98,7 @@ class Entry(NamedTuple):
     """
 
     path: str
-    kind: Kind
+    kind: PathKind
     size: int = -1
     mtime_ns: int = 0
     executable: bool = False
@@ -258,7 +258,7 @@ def _parse(document: Any) -> Inventory:
         packages.append(Package(str(name), str(version), str(sha256), Layer(layer)))
     names = [package.name for package in packages]
     names.append("")  # -1: of no package
-    kinds = {kind.value: kind for kind in Kind}
+    kinds = {kind.value: kind for kind in PathKind}
     entries = []
     for path, kind, size, mtime_ns, executable, sha256, target, number in document[
         "entries"

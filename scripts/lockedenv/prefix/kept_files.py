@@ -18,7 +18,7 @@ from typing import Callable, Iterable
 
 from lockedenv.errors import Stop, printable
 from lockedenv.prefix.edits import edited_entries, edited_since, unproven_paths
-from lockedenv.prefix.inventory import Kind
+from lockedenv.prefix.inventory import PathKind
 from lockedenv.prefix.make_inventory import take_inventory
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.ownership import recorded_packages, whole_inventory, with_parents
@@ -76,7 +76,7 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
     edited = edited_entries(prefix.path, taken)
     links = []
     for entry in edited:
-        if entry.kind is Kind.FOLDER and (prefix.path / entry.path).is_symlink():
+        if entry.kind is PathKind.FOLDER and (prefix.path / entry.path).is_symlink():
             links.append(entry.path)
     unproven = unproven_paths(prefix.path, wanted)
     whole = whole_inventory(prefix.path, read_mark(prefix.path))

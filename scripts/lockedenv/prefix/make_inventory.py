@@ -22,8 +22,8 @@ from lockedenv.prefix.inventory import (
     WRITTEN,
     Entry,
     Inventory,
-    Kind,
     Package,
+    PathKind,
     inventory_or_none,
     is_bytecode,
     is_inside,
@@ -76,7 +76,7 @@ def take_inventory(
     installed = read_prefix(prefix)
     found: dict[str, Entry] = {}
     for path in [*_written_paths(prefix), *_venv_paths(installed)]:
-        found[path] = Entry(path, Kind.FILE)
+        found[path] = Entry(path, PathKind.FILE)
     for entry in _conda_entries(installed, locked):
         found[entry.path] = entry
     for entry in _wheel_entries(installed, locked):
@@ -110,7 +110,7 @@ def _kept_entries(
             unchanged.add(package.name)
     kept = {}
     for entry in earlier.entries:
-        if entry.kind is Kind.FOLDER or entry.package not in unchanged:
+        if entry.kind is PathKind.FOLDER or entry.package not in unchanged:
             continue
         if entry.path in rewritten:
             continue
@@ -157,10 +157,10 @@ def _conda_entries(
         if record.name not in names:
             continue
         meta = record_path(record.name, record.version, record.build)
-        yield Entry(meta, Kind.FILE, sha256=record.sha256_here, package=record.name)
+        yield Entry(meta, PathKind.FILE, sha256=record.sha256_here, package=record.name)
         for path, sha256 in record.hashes.items():
             if is_inside(path) and not is_bytecode(path):
-                yield Entry(path, Kind.FILE, sha256=sha256, package=record.name)
+                yield Entry(path, PathKind.FILE, sha256=sha256, package=record.name)
 
 
 def _wheel_entries(
@@ -195,7 +195,7 @@ def record_entries(prefix: Path, dist: Dist) -> Iterator[Entry]:
         if path.endswith(".pyc") and is_bytecode(path):
             continue
         yield Entry(
-            path, Kind.FILE, size=row.size, sha256=row.sha256, package=dist.name
+            path, PathKind.FILE, size=row.size, sha256=row.sha256, package=dist.name
         )
 
 
@@ -209,7 +209,7 @@ def _with_status(prefix: Path, entry: Entry) -> Entry:
         return entry
     if stat.S_ISLNK(status.st_mode):
         target = os.readlink(prefix / entry.path)
-        return entry._replace(kind=Kind.LINK, size=-1, sha256="", target=target)
+        return entry._replace(kind=PathKind.LINK, size=-1, sha256="", target=target)
     size = entry.size if entry.size >= 0 else status.st_size
     executable = bool(status.st_mode & stat.S_IXUSR)
     return entry._replace(size=size, mtime_ns=status.st_mtime_ns, executable=executable)
@@ -218,7 +218,7 @@ def _with_status(prefix: Path, entry: Entry) -> Entry:
 def _with_hashes(prefix: Path, entries: list[Entry]) -> list[Entry]:
     unknown = []
     for entry in entries:
-        if entry.kind is Kind.FILE and not entry.sha256:
+        if entry.kind is PathKind.FILE and not entry.sha256:
             unknown.append(prefix / entry.path)
     found = hashes(unknown)
     completed = []
@@ -230,7 +230,7 @@ def _with_hashes(prefix: Path, entries: list[Entry]) -> list[Entry]:
 
 def _folders(entries: Iterable[Entry]) -> list[Entry]:
     """The folders that hold the entries: one that became a link would lead somewhere else."""
-    return [Entry(folder, Kind.FOLDER) for folder in parent_folders(entries)]
+    return [Entry(folder, PathKind.FOLDER) for folder in parent_folders(entries)]
 
 
 # A later one
@@ -252,12 +252,12 @@ def earlier_inventory(prefix: Path) -> Inventory | None:
     found = hashes(prefix / path for path in note.files)
     entries = []
     for path, sha256 in note.files.items():
-        entry = Entry(path, Kind.FILE, sha256=sha256)
+        entry = Entry(path, PathKind.FILE, sha256=sha256)
         if found[prefix / path] == sha256:
             entry = _with_status(prefix, entry)
         entries.append(entry)
     for path, target in note.links.items():
-        entries.append(Entry(path, Kind.LINK, target=target))
+        entries.append(Entry(path, PathKind.LINK, target=target))
     inside = []
     for entry in entries:
         if is_inside(entry.path) and entry.path not in NOTES:
@@ -295,7 +295,7 @@ def complete_inventory(
             prefix, take_inventory(prefix, locked, earlier=earlier_inventory(prefix))
         )
         return
-    changed = [Entry(path, Kind.FILE) for path in written]
+    changed = [Entry(path, PathKind.FILE) for path in written]
     if changed:
         write_inventory(
             prefix, _renewed(inventory, prefix, inventory.packages, changed)
@@ -315,7 +315,7 @@ def with_package(inventory: Inventory, package: Package, prefix: Path) -> Invent
     # Which wheel it is.
     for path in WRITTEN:
         if path.endswith(package.name) and os.path.lexists(prefix / path):
-            changed.append(Entry(path, Kind.FILE))
+            changed.append(Entry(path, PathKind.FILE))
     others = [entry for entry in inventory.entries if entry.package != package.name]
     return _renewed(
         replace(inventory, entries=tuple(others)), prefix, packages, changed
@@ -331,7 +331,7 @@ def _renewed(
     """The inventory with some entries taken anew, as they lie there now."""
     found: dict[str, Entry] = {}
     for entry in inventory.entries:
-        if entry.kind is not Kind.FOLDER:
+        if entry.kind is not PathKind.FOLDER:
             found[entry.path] = entry
     taken = [_with_status(prefix, entry) for entry in changed]
     for entry in _with_hashes(prefix, taken):

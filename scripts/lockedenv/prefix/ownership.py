@@ -22,8 +22,8 @@ from lockedenv.prefix.inventory import (
     MANIFEST,
     NOTES,
     Inventory,
-    Kind,
     Package,
+    PathKind,
     inventory_or_none,
     is_bytecode,
 )
@@ -128,7 +128,7 @@ def classify(folder: Path, inventory: Inventory, unfinished: bool) -> Contents:
     """What lies in an environment, by whose it is."""
     listed = set()
     for entry in inventory.entries:
-        if entry.kind is not Kind.FOLDER:
+        if entry.kind is not PathKind.FOLDER:
             listed.add(entry.path)
     listed -= edited_since(folder, inventory)
     listed |= intact_notes(folder, mark_or_none(folder))

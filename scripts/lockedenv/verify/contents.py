@@ -33,8 +33,8 @@ from lockedenv.prefix.inventory import (
     Entry,
     Inventory,
     InventoryError,
-    Kind,
     Package,
+    PathKind,
     is_bytecode,
     is_inside,
     parent_folders,
@@ -97,10 +97,12 @@ class Contents:
             owner = Owner(record.name, record.name in self.locked)
             found = locked if owner.locked else added
             meta = record_path(record.name, record.version, record.build)
-            found[meta] = (Entry(meta, Kind.FILE, package=record.name), owner)
+            found[meta] = (Entry(meta, PathKind.FILE, package=record.name), owner)
             for path, sha256 in record.hashes.items():
                 if is_inside(path) and not is_bytecode(path):
-                    entry = Entry(path, Kind.FILE, sha256=sha256, package=record.name)
+                    entry = Entry(
+                        path, PathKind.FILE, sha256=sha256, package=record.name
+                    )
                     found[path] = (entry, owner)
         for dist in self._wheels():
             owner = Owner(dist.name, dist.name in self.locked)
@@ -138,9 +140,9 @@ class Contents:
             if noted:
                 entries.append(noted)
             elif os.path.lexists(self.prefix / path):
-                entries.append(self._as_it_is(Entry(path, Kind.FILE)))
+                entries.append(self._as_it_is(Entry(path, PathKind.FILE)))
         for folder in parent_folders(entries):
-            entries.append(Entry(folder, Kind.FOLDER))
+            entries.append(Entry(folder, PathKind.FOLDER))
         packages: tuple[Package, ...] = ()
         interpreter = None
         if self.inventory:
@@ -156,13 +158,13 @@ class Contents:
             return noted._replace(package=entry.package)
         size = entry.size if entry.size >= 0 else noted.size
         if (
-            noted.kind is Kind.FILE
+            noted.kind is PathKind.FILE
             and noted.size == size
             and noted.sha256 == entry.sha256
         ):
             return noted
         return noted._replace(
-            kind=Kind.FILE, size=size, sha256=entry.sha256, package=entry.package
+            kind=PathKind.FILE, size=size, sha256=entry.sha256, package=entry.package
         )
 
     def _as_it_is(self, entry: Entry) -> Entry:
@@ -170,7 +172,7 @@ class Contents:
         whatever it is."""
         path = self.prefix / entry.path
         if path.is_symlink():
-            return entry._replace(kind=Kind.LINK, target=os.readlink(path))
+            return entry._replace(kind=PathKind.LINK, target=os.readlink(path))
         return entry
 
     def unrecorded_parts(self) -> list[str]:
@@ -187,7 +189,7 @@ class Contents:
             # A conda package's files that its record names otherwise, such as links made by the
             # set-up.
             for entry in self.inventory.entries:
-                if entry.kind is Kind.LINK and entry.path not in self.recorded:
+                if entry.kind is PathKind.LINK and entry.path not in self.recorded:
                     paths.append(entry.path)
         return paths
 
@@ -233,7 +235,7 @@ class Contents:
         own = set(self.unrecorded_parts())
         for path, noted in self._noted.items():
             found = self.recorded.get(path)
-            if noted.kind is Kind.FOLDER or path in own:
+            if noted.kind is PathKind.FOLDER or path in own:
                 continue
             if found is None and os.path.lexists(self.prefix / path):
                 lines.append(f"{path}: is in the inventory, and no package has it")

@@ -27,7 +27,7 @@ from lockedenv.verify.contents import read_record
 from lockedenv.verify.remedies import RemedyKind
 
 
-class Kind(Enum):
+class DriftKind(Enum):
     """What is wrong with a package."""
 
     MISSING = "missing"
@@ -47,8 +47,8 @@ class Kind(Enum):
 
 
 # What mends a package of the pip layer; one of the conda layer needs a rebuild.
-PIP_ACTIONS = {kind: RemedyKind.REPAIR for kind in Kind}
-PIP_ACTIONS[Kind.ADDED_TWICE] = RemedyKind.REMOVE
+PIP_ACTIONS = {kind: RemedyKind.REPAIR for kind in DriftKind}
+PIP_ACTIONS[DriftKind.ADDED_TWICE] = RemedyKind.REMOVE
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PackageFinding:
     """
 
     package: str
-    kind: Kind
+    kind: DriftKind
     problem: str
     action: RemedyKind
     path: Path | None = None
@@ -68,11 +68,11 @@ class PackageFinding:
         return printable(f"{self.package}: {self.problem}")
 
 
-def pip_finding(package: str, kind: Kind, problem: str) -> PackageFinding:
+def pip_finding(package: str, kind: DriftKind, problem: str) -> PackageFinding:
     return PackageFinding(package, kind, problem, PIP_ACTIONS[kind])
 
 
-def conda_finding(package: str, kind: Kind, problem: str) -> PackageFinding:
+def conda_finding(package: str, kind: DriftKind, problem: str) -> PackageFinding:
     return PackageFinding(package, kind, problem, RemedyKind.REBUILD)
 
 
@@ -87,7 +87,7 @@ def conda_findings(
     found = []
     for broken in installed.problems:
         if broken.manager == Layer.CONDA:
-            found.append(conda_finding(CONDA_META, Kind.UNREADABLE, str(broken)))
+            found.append(conda_finding(CONDA_META, DriftKind.UNREADABLE, str(broken)))
     for package in locked:
         records = [record for record in installed.conda if record.name == package.name]
         if not records:
@@ -98,7 +98,7 @@ def conda_findings(
             for record in records:
                 builds.append(f"{record.version} {record.build}")
             problem = f"has {len(records)} conda records: {' and '.join(builds)}"
-            found.append(conda_finding(package.name, Kind.TWICE, problem))
+            found.append(conda_finding(package.name, DriftKind.TWICE, problem))
         difference = _compare_archive(package, records[0])
         if difference:
             found.append(difference)
@@ -120,7 +120,7 @@ def _changed_records(
         path = record_path(record.name, record.version, record.build)
         if noted.get(path, record.sha256_here) != record.sha256_here:
             problem = "its conda record is not the one that the installation left"
-            found.append(conda_finding(record.name, Kind.RECORD, problem))
+            found.append(conda_finding(record.name, DriftKind.RECORD, problem))
     return found
 
 
@@ -129,21 +129,21 @@ def _missing_from_conda(package: CondaPackage, installed: Installed) -> PackageF
     for dist in installed.dists:
         if dist.name == name and dist.manager == Layer.PIP:
             problem = f"installed by pip ({dist.version}), locked from conda"
-            return conda_finding(package.name, Kind.OTHER_LAYER, problem)
-    return conda_finding(package.name, Kind.MISSING, "missing")
+            return conda_finding(package.name, DriftKind.OTHER_LAYER, problem)
+    return conda_finding(package.name, DriftKind.MISSING, "missing")
 
 
 def _compare_archive(
     package: CondaPackage, record: CondaRecord
 ) -> PackageFinding | None:
     compared = (
-        (Kind.VERSION, "version", record.version, package.version),
-        (Kind.BUILD, "build", record.build, package.build),
-        (Kind.CHANNEL, "channel", record.channel, package.channel),
+        (DriftKind.VERSION, "version", record.version, package.version),
+        (DriftKind.BUILD, "build", record.build, package.build),
+        (DriftKind.CHANNEL, "channel", record.channel, package.channel),
     )
     hashes = (
-        (Kind.ARCHIVE, "archive sha256", record.sha256, package.sha256),
-        (Kind.ARCHIVE, "archive md5", record.md5, package.md5),
+        (DriftKind.ARCHIVE, "archive sha256", record.sha256, package.sha256),
+        (DriftKind.ARCHIVE, "archive md5", record.md5, package.md5),
     )
     recorded_hashes = [row for row in hashes if row[2]]
     for kind, name, has, wants in (*compared, *recorded_hashes):
@@ -153,7 +153,7 @@ def _compare_archive(
             )
     if not recorded_hashes:
         problem = "its conda record has no hash to compare with the lock's"
-        return conda_finding(package.name, Kind.NO_HASH, problem)
+        return conda_finding(package.name, DriftKind.NO_HASH, problem)
     return None
 
 
@@ -164,11 +164,13 @@ def _replaced_by_pip(record: CondaRecord, installed: Installed) -> list[PackageF
         dists = _find_dists(installed.dists, name)
         if not dists:
             found.append(
-                conda_finding(record.name, Kind.NO_DIST_INFO, "its dist-info is gone")
+                conda_finding(
+                    record.name, DriftKind.NO_DIST_INFO, "its dist-info is gone"
+                )
             )
         elif all(dist.manager != Layer.CONDA for dist in dists):
             problem = f"pip put {dists[0].version} over conda's {record.version}"
-            found.append(conda_finding(record.name, Kind.OVERWRITTEN, problem))
+            found.append(conda_finding(record.name, DriftKind.OVERWRITTEN, problem))
     return found
 
 
@@ -197,18 +199,18 @@ def pip_findings(
         dists = _find_dists(whole, package.name)
         if not dists:
             problem = f"missing, locked is {package.version}"
-            found.append(pip_finding(package.name, Kind.MISSING, problem))
+            found.append(pip_finding(package.name, DriftKind.MISSING, problem))
             continue
         if len(dists) > 1:
             places = []
             for dist in dists:
                 places.append(str(dist.path))
             problem = f"installed {len(dists)} times: {', '.join(places)}"
-            found.append(pip_finding(package.name, Kind.TWICE, problem))
+            found.append(pip_finding(package.name, DriftKind.TWICE, problem))
         other = _find_other_version(dists, package.version)
         if other is not None:
             problem = f"version is {other}, locked is {package.version}"
-            found.append(pip_finding(package.name, Kind.VERSION, problem))
+            found.append(pip_finding(package.name, DriftKind.VERSION, problem))
             continue
         difference = _compare_wheel(package, dists[0], inventory)
         if difference:
@@ -241,7 +243,7 @@ def _broken_dist_info(
     for record in installed.conda:
         for folder in record.infos:
             if installed.prefix / folder == broken.path:
-                return conda_finding(name, Kind.UNREADABLE, str(broken))
+                return conda_finding(name, DriftKind.UNREADABLE, str(broken))
     unreadable = {other.path for other in installed.problems}
     readable = set()
     for dist in installed.dists:
@@ -249,9 +251,9 @@ def _broken_dist_info(
             readable.add(dist.name)
     if broken.package in known and broken.package not in readable:
         problem = f"{broken}; reinstall {broken.package}"
-        return pip_finding(name, Kind.UNREADABLE, problem)
+        return pip_finding(name, DriftKind.UNREADABLE, problem)
     return PackageFinding(
-        name, Kind.UNREADABLE, str(broken), RemedyKind.REMOVE, broken.path
+        name, DriftKind.UNREADABLE, str(broken), RemedyKind.REMOVE, broken.path
     )
 
 
@@ -261,24 +263,26 @@ def _compare_wheel(
     name = package.name
     if dist.manager == Layer.CONDA:
         return pip_finding(
-            name, Kind.OTHER_LAYER, "installed by conda, locked from PyPI"
+            name, DriftKind.OTHER_LAYER, "installed by conda, locked from PyPI"
         )
     url = read_json(dist.path / "direct_url.json").get("url")
     if url:
         problem = f"installed from {redact(str(url))}, not from the locked wheel"
-        return pip_finding(name, Kind.OTHER_SOURCE, problem)
+        return pip_finding(name, DriftKind.OTHER_SOURCE, problem)
     record = read_record(dist)
     if "sha256=" not in record:
-        return pip_finding(name, Kind.RECORD, f"{dist.path / 'RECORD'} lists no files")
+        return pip_finding(
+            name, DriftKind.RECORD, f"{dist.path / 'RECORD'} lists no files"
+        )
     noted = inventory.package(name) if inventory else None
     if noted and noted.sha256 != package.sha256:
         problem = "was installed from another wheel than the one that is locked now"
-        return pip_finding(name, Kind.ARCHIVE, problem)
+        return pip_finding(name, DriftKind.ARCHIVE, problem)
     if package.record_sha256 and record_digest(record) != package.record_sha256:
         problem = (
             "its RECORD is not the locked wheel's: another build, or it was edited"
         )
-        return pip_finding(name, Kind.RECORD, problem)
+        return pip_finding(name, DriftKind.RECORD, problem)
     return None
 
 
@@ -292,7 +296,7 @@ def _added_twice(dists: Iterable[Dist], locked: set[str]) -> list[PackageFinding
     for name, count in counts.items():
         if count > 1:
             found.append(
-                pip_finding(name, Kind.ADDED_TWICE, f"installed {count} times")
+                pip_finding(name, DriftKind.ADDED_TWICE, f"installed {count} times")
             )
     return found
 

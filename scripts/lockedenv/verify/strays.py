@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from lockedenv.errors import printable
-from lockedenv.prefix.inventory import Kind
+from lockedenv.prefix.inventory import PathKind
 from lockedenv.verify.contents import Contents
 from lockedenv.verify.library_folders import LibraryFolders
 from lockedenv.verify.python_paths import PythonPaths
@@ -94,8 +94,10 @@ class _Index:
         self.prefix = contents.prefix
         self.contents = contents
         entries = contents.expected.entries
-        files = {entry.path for entry in entries if entry.kind is not Kind.FOLDER}
-        self.folders = {entry.path for entry in entries if entry.kind is Kind.FOLDER}
+        files = {entry.path for entry in entries if entry.kind is not PathKind.FOLDER}
+        self.folders = {
+            entry.path for entry in entries if entry.kind is PathKind.FOLDER
+        }
         self.python = PythonPaths(contents, files, self.folders)
         self.libraries = LibraryFolders(contents.prefix, files)
 

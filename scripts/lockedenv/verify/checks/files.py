@@ -16,7 +16,7 @@ from lockedenv.prefix.compare_inventory import (
     compare_full,
     keeps_content,
 )
-from lockedenv.prefix.inventory import INVENTORY, WRITTEN, Entry, Inventory, Kind
+from lockedenv.prefix.inventory import INVENTORY, WRITTEN, Entry, Inventory, PathKind
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.layers import Layer
 from lockedenv.spec.level import Level
@@ -95,10 +95,10 @@ def files(context: Context) -> Result:
     links = 0
     size = 0
     for entry in contents.expected.entries:
-        if entry.kind is Kind.FILE and entry.sha256:
+        if entry.kind is PathKind.FILE and entry.sha256:
             hashed += 1
             size += max(entry.size, 0)
-        elif entry.kind is Kind.LINK:
+        elif entry.kind is PathKind.LINK:
             links += 1
     measured = {"files": hashed, "links": links, "bytes": size}
     differences, personal = _split(contents, contents.full_differences)
@@ -311,7 +311,7 @@ def _failed_layer(context: Context, differences: Iterable[Difference]) -> str:
 
 
 def _runs_at_start(contents: Contents, entry: Entry) -> bool:
-    return entry.kind is Kind.FILE and is_start_file(contents, entry.path)
+    return entry.kind is PathKind.FILE and is_start_file(contents, entry.path)
 
 
 def _unknown_venv_file(contents: Contents) -> Stray | None:

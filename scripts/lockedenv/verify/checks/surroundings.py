@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from lockedenv.host.versions import version_tuple
-from lockedenv.prefix.inventory import Kind
+from lockedenv.prefix.inventory import PathKind
 from lockedenv.prefix.records import site_folders
 from lockedenv.spec.vulnerabilities import Vulnerability, find_vulnerabilities
 from lockedenv.verify.checks import (
@@ -119,7 +119,7 @@ def _locked_libraries(context: Context) -> list[str]:
     a compiler's sysroot and stubs are only linked with."""
     libraries = []
     for entry in context.contents.expected.entries:
-        if entry.kind is Kind.FOLDER or ".so" not in entry.path:
+        if entry.kind is PathKind.FOLDER or ".so" not in entry.path:
             continue
         if "/sysroot/" not in entry.path and "/stubs/" not in entry.path:
             libraries.append(entry.path)
