@@ -23,8 +23,8 @@ from lockedenv.prefix.compare_inventory import (
 from lockedenv.prefix.interpreter import hash_library, read_interpreter
 from lockedenv.prefix.inventory import (
     INVENTORY,
-    Entry,
     Inventory,
+    InventoryEntry,
     InventoryError,
     Package,
     PathKind,
@@ -48,7 +48,7 @@ def prefix(tmp_path: Path) -> Path:
 
 def test_every_path_of_the_set_up_is_listed_with_its_package(prefix: Path) -> None:
     entries = take_inventory(prefix, [IDNA]).entries_by_path()
-    assert entries[f"{SITE}/idna/core.py"] == Entry(
+    assert entries[f"{SITE}/idna/core.py"] == InventoryEntry(
         f"{SITE}/idna/core.py",
         PathKind.FILE,
         4,
@@ -261,7 +261,7 @@ def test_25_000_paths_are_read_and_compared_in_less_than_half_a_second(
             (folder / path).parent.mkdir(parents=True)
         (folder / path).touch()
         entries.append(
-            Entry(
+            InventoryEntry(
                 path,
                 PathKind.FILE,
                 0,

@@ -21,7 +21,7 @@ from lockedenv.errors import Stop
 from lockedenv.spec.environment import REQUIREMENTS, Environment
 from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import PipPackage, canonical
-from lockedenv.spec.vulnerabilities import KNOWN, Entry, read_entries
+from lockedenv.spec.vulnerabilities import KNOWN, VulnerabilityEntry, read_entries
 from packaging.version import Version
 
 OSV = "https://api.osv.dev/v1/vulns/"  # https://google.github.io/osv.dev/get-v1-vulns/
@@ -66,9 +66,9 @@ class Audit:
     of the file that are no longer reported.
     """
 
-    entries: list[Entry] = field(default_factory=list)
-    new: list[Entry] = field(default_factory=list)
-    gone: list[Entry] = field(default_factory=list)
+    entries: list[VulnerabilityEntry] = field(default_factory=list)
+    new: list[VulnerabilityEntry] = field(default_factory=list)
+    gone: list[VulnerabilityEntry] = field(default_factory=list)
 
 
 def read_report(path: Path) -> Report:
@@ -141,7 +141,9 @@ def require_complete(
 
 
 def compare(
-    reports: Sequence[Report], known: list[Entry], find_severity: SeveritySource
+    reports: Sequence[Report],
+    known: list[VulnerabilityEntry],
+    find_severity: SeveritySource,
 ) -> Audit:
     """What the reports say, as entries of the file.
 
@@ -150,7 +152,7 @@ def compare(
     all_reported: list[Reported] = []
     for report in reports:
         all_reported += report.reported
-    entries: dict[str, Entry] = {}
+    entries: dict[str, VulnerabilityEntry] = {}
     new_ids = set()
     for reported in all_reported:
         entry = find_entry(reported, [*entries.values(), *known])
@@ -178,7 +180,9 @@ def compare(
     return Audit(entries=result, new=new, gone=gone)
 
 
-def find_entry(reported: Reported, entries: list[Entry]) -> Entry | None:
+def find_entry(
+    reported: Reported, entries: list[VulnerabilityEntry]
+) -> VulnerabilityEntry | None:
     """The entry of the same vulnerability, by its id or an alias."""
     for entry in entries:
         if entry.package == reported.package and reported.all_ids & {
@@ -189,7 +193,7 @@ def find_entry(reported: Reported, entries: list[Entry]) -> Entry | None:
     return None
 
 
-def make_entry(reported: Reported, fix: str) -> Entry:
+def make_entry(reported: Reported, fix: str) -> VulnerabilityEntry:
     """An entry with what the report says; people may write `what` and `remedy` better."""
     name = reported.id
     for other in sorted(reported.all_ids):
@@ -205,7 +209,7 @@ def make_entry(reported: Reported, fix: str) -> Entry:
             f"no version fixes it; read https://osv.dev/vulnerability/{reported.id}"
         )
     description = " ".join(reported.description.split())
-    return Entry(
+    return VulnerabilityEntry(
         id=name,
         aliases=[],
         package=reported.package,
@@ -286,7 +290,7 @@ def audit(paths: list[Path], find_severity: SeveritySource = ask_osv) -> Audit:
     return compare(reports, read_entries(), find_severity)
 
 
-def write_entries(entries: list[Entry]) -> None:
+def write_entries(entries: list[VulnerabilityEntry]) -> None:
     document = [asdict(entry) for entry in entries]
     KNOWN.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.prefix.inventory import NOTES, Entry, Inventory, PathKind, is_bytecode
+from lockedenv.prefix.inventory import (
+    NOTES,
+    Inventory,
+    InventoryEntry,
+    PathKind,
+    is_bytecode,
+)
 from lockedenv.prefix.records import hashes
 
 TEXT_LIMIT = 1_000_000  # bytes of a text that people may edit
@@ -86,7 +92,7 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
     return differences
 
 
-def keeps_content(prefix: Path, entry: Entry) -> bool:
+def keeps_content(prefix: Path, entry: InventoryEntry) -> bool:
     """Whether what was recorded of a text is still in it, with lines that people put before or
     after it.
     """
@@ -113,7 +119,9 @@ def times_changed_wholesale(
     return problems[PathProblem.TIME] * 2 > kinds[PathKind.FILE]
 
 
-def _compare_status(root: str, entry: Entry, times: bool) -> PathProblem | None:
+def _compare_status(
+    root: str, entry: InventoryEntry, times: bool
+) -> PathProblem | None:
     path = root + entry.path
     try:
         status = os.lstat(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.activation import activate_text, guard_text
 from lockedenv.prefix.compare_inventory import PathProblem, compare_full, compare_quick
-from lockedenv.prefix.inventory import Entry, Inventory, is_inside
+from lockedenv.prefix.inventory import Inventory, InventoryEntry, is_inside
 from lockedenv.prefix.make_inventory import record_entries
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import find_backend, place_of
@@ -45,7 +45,7 @@ def edited_or_unproven(folder: Path, taken: Inventory) -> set[str]:
     return paths
 
 
-def edited_entries(folder: Path, inventory: Inventory) -> list[Entry]:
+def edited_entries(folder: Path, inventory: Inventory) -> list[InventoryEntry]:
     """The entries that are not as they were recorded, by content; what is missing or not executable
     is not edited.
     """

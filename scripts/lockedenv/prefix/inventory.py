@@ -89,7 +89,7 @@ class PathKind(Enum):
     FOLDER = "d"
 
 
-class Entry(NamedTuple):
+class InventoryEntry(NamedTuple):
     """One path. A named tuple, because 25,000 of them are read at each start.
 
     `path` is relative to the prefix, `size` in bytes (-1: not known), `target` of a link, `sha256`
@@ -124,7 +124,7 @@ class Inventory:
     """
 
     packages: tuple[Package, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[InventoryEntry, ...]
     interpreter: Interpreter | None = None
     made: int = 0
 
@@ -135,7 +135,7 @@ class Inventory:
                 return package
         return None
 
-    def entries_by_path(self) -> dict[str, Entry]:
+    def entries_by_path(self) -> dict[str, InventoryEntry]:
         """The entries by their path."""
         return {entry.path: entry for entry in self.entries}
 
@@ -166,7 +166,7 @@ def is_bytecode(path: str) -> bool:
     return name.endswith(".pyc") or name.rpartition(".")[0].endswith(".pyc")
 
 
-def parent_folders(entries: Iterable[Entry]) -> set[str]:
+def parent_folders(entries: Iterable[InventoryEntry]) -> set[str]:
     """The folders in which the entries lie, at every depth, relative to the prefix."""
     folders: set[str] = set()
     for entry in entries:
@@ -270,7 +270,7 @@ def _parse(document: Any) -> Inventory:
         if not path or path[0] == "/" or (".." in path and not is_inside(path)):
             raise ValueError(f"the path {path[:80]!r} leads out of the prefix")
         entries.append(
-            Entry(
+            InventoryEntry(
                 path,
                 kinds[kind],
                 size,

@@ -20,8 +20,8 @@ from lockedenv.prefix.inventory import (
     NOTES,
     VENV,
     WRITTEN,
-    Entry,
     Inventory,
+    InventoryEntry,
     Package,
     PathKind,
     inventory_or_none,
@@ -74,9 +74,9 @@ def take_inventory(
     """
     locked = tuple(packages)
     installed = read_prefix(prefix)
-    found: dict[str, Entry] = {}
+    found: dict[str, InventoryEntry] = {}
     for path in [*_written_paths(prefix), *_venv_paths(installed)]:
-        found[path] = Entry(path, PathKind.FILE)
+        found[path] = InventoryEntry(path, PathKind.FILE)
     for entry in _conda_entries(installed, locked):
         found[entry.path] = entry
     for entry in _wheel_entries(installed, locked):
@@ -98,9 +98,9 @@ def take_inventory(
 def _kept_entries(
     earlier: Inventory | None,
     locked: tuple[Package, ...],
-    found: Mapping[str, Entry],
+    found: Mapping[str, InventoryEntry],
     rewritten: set[str],
-) -> dict[str, Entry]:
+) -> dict[str, InventoryEntry]:
     """What an earlier inventory says of the files that a repair of the wheels does not touch."""
     if earlier is None:
         return {}
@@ -151,21 +151,25 @@ def _names_in_layer(packages: Iterable[Package], layer: Layer) -> set[str]:
 
 def _conda_entries(
     installed: Installed, locked: tuple[Package, ...]
-) -> Iterator[Entry]:
+) -> Iterator[InventoryEntry]:
     names = _names_in_layer(locked, Layer.CONDA)
     for record in installed.conda:
         if record.name not in names:
             continue
         meta = record_path(record.name, record.version, record.build)
-        yield Entry(meta, PathKind.FILE, sha256=record.sha256_here, package=record.name)
+        yield InventoryEntry(
+            meta, PathKind.FILE, sha256=record.sha256_here, package=record.name
+        )
         for path, sha256 in record.hashes.items():
             if is_inside(path) and not is_bytecode(path):
-                yield Entry(path, PathKind.FILE, sha256=sha256, package=record.name)
+                yield InventoryEntry(
+                    path, PathKind.FILE, sha256=sha256, package=record.name
+                )
 
 
 def _wheel_entries(
     installed: Installed, locked: tuple[Package, ...]
-) -> Iterator[Entry]:
+) -> Iterator[InventoryEntry]:
     names = _names_in_layer(locked, Layer.PIP)
     for dist in installed.dists:
         if (
@@ -176,7 +180,7 @@ def _wheel_entries(
             yield from record_entries(installed.prefix, dist)
 
 
-def record_entries(prefix: Path, dist: Dist) -> Iterator[Entry]:
+def record_entries(prefix: Path, dist: Dist) -> Iterator[InventoryEntry]:
     """What the RECORD of a wheel lists, with its hashes and sizes; RECORD itself has none.
 
     Gives nothing for a RECORD that cannot be read: the checks name that package.
@@ -194,12 +198,12 @@ def record_entries(prefix: Path, dist: Dist) -> Iterator[Entry]:
                 continue
         if path.endswith(".pyc") and is_bytecode(path):
             continue
-        yield Entry(
+        yield InventoryEntry(
             path, PathKind.FILE, size=row.size, sha256=row.sha256, package=dist.name
         )
 
 
-def _with_status(prefix: Path, entry: Entry) -> Entry:
+def _with_status(prefix: Path, entry: InventoryEntry) -> InventoryEntry:
     """The entry with what lies there now. What its package recorded stays: the size of a file, its
     hash.
     """
@@ -215,7 +219,7 @@ def _with_status(prefix: Path, entry: Entry) -> Entry:
     return entry._replace(size=size, mtime_ns=status.st_mtime_ns, executable=executable)
 
 
-def _with_hashes(prefix: Path, entries: list[Entry]) -> list[Entry]:
+def _with_hashes(prefix: Path, entries: list[InventoryEntry]) -> list[InventoryEntry]:
     unknown = []
     for entry in entries:
         if entry.kind is PathKind.FILE and not entry.sha256:
@@ -228,9 +232,11 @@ def _with_hashes(prefix: Path, entries: list[Entry]) -> list[Entry]:
     return completed
 
 
-def _folders(entries: Iterable[Entry]) -> list[Entry]:
+def _folders(entries: Iterable[InventoryEntry]) -> list[InventoryEntry]:
     """The folders that hold the entries: one that became a link would lead somewhere else."""
-    return [Entry(folder, PathKind.FOLDER) for folder in parent_folders(entries)]
+    return [
+        InventoryEntry(folder, PathKind.FOLDER) for folder in parent_folders(entries)
+    ]
 
 
 # A later one
@@ -252,12 +258,12 @@ def earlier_inventory(prefix: Path) -> Inventory | None:
     found = hashes(prefix / path for path in note.files)
     entries = []
     for path, sha256 in note.files.items():
-        entry = Entry(path, PathKind.FILE, sha256=sha256)
+        entry = InventoryEntry(path, PathKind.FILE, sha256=sha256)
         if found[prefix / path] == sha256:
             entry = _with_status(prefix, entry)
         entries.append(entry)
     for path, target in note.links.items():
-        entries.append(Entry(path, PathKind.LINK, target=target))
+        entries.append(InventoryEntry(path, PathKind.LINK, target=target))
     inside = []
     for entry in entries:
         if is_inside(entry.path) and entry.path not in NOTES:
@@ -295,7 +301,7 @@ def complete_inventory(
             prefix, take_inventory(prefix, locked, earlier=earlier_inventory(prefix))
         )
         return
-    changed = [Entry(path, PathKind.FILE) for path in written]
+    changed = [InventoryEntry(path, PathKind.FILE) for path in written]
     if changed:
         write_inventory(
             prefix, _renewed(inventory, prefix, inventory.packages, changed)
@@ -308,14 +314,14 @@ def with_package(inventory: Inventory, package: Package, prefix: Path) -> Invent
     """
     packages = [known for known in inventory.packages if known.name != package.name]
     packages.append(package)
-    changed: list[Entry] = []
+    changed: list[InventoryEntry] = []
     for dist in read_prefix(prefix).dists:
         if dist.name == package.name and dist.manager == Layer.PIP:
             changed += record_entries(prefix, dist)
     # Which wheel it is.
     for path in WRITTEN:
         if path.endswith(package.name) and os.path.lexists(prefix / path):
-            changed.append(Entry(path, PathKind.FILE))
+            changed.append(InventoryEntry(path, PathKind.FILE))
     others = [entry for entry in inventory.entries if entry.package != package.name]
     return _renewed(
         replace(inventory, entries=tuple(others)), prefix, packages, changed
@@ -326,10 +332,10 @@ def _renewed(
     inventory: Inventory,
     prefix: Path,
     packages: Iterable[Package],
-    changed: Iterable[Entry],
+    changed: Iterable[InventoryEntry],
 ) -> Inventory:
     """The inventory with some entries taken anew, as they lie there now."""
-    found: dict[str, Entry] = {}
+    found: dict[str, InventoryEntry] = {}
     for entry in inventory.entries:
         if entry.kind is not PathKind.FOLDER:
             found[entry.path] = entry

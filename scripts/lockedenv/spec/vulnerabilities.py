@@ -15,7 +15,7 @@ KNOWN = Path(__file__).with_name("vulnerabilities.json")
 
 
 @dataclass(frozen=True)
-class Entry:
+class VulnerabilityEntry:
     """One known vulnerability.
 
     `fixed_in` is empty if no version fixes it; `severity` may be "unknown".
@@ -32,7 +32,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Vulnerability:
-    """One known vulnerability of an installed package; the fields are those of Entry."""
+    """A known vulnerability of an installed package; the fields are those of VulnerabilityEntry."""
 
     id: str
     package: str
@@ -43,9 +43,12 @@ class Vulnerability:
     remedy: str
 
 
-def read_entries() -> list[Entry]:
+def read_entries() -> list[VulnerabilityEntry]:
     """The known vulnerabilities, of the file."""
-    return [Entry(**entry) for entry in json.loads(KNOWN.read_text(encoding="utf-8"))]
+    return [
+        VulnerabilityEntry(**entry)
+        for entry in json.loads(KNOWN.read_text(encoding="utf-8"))
+    ]
 
 
 def find_vulnerabilities(

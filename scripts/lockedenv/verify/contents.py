@@ -30,8 +30,8 @@ from lockedenv.prefix.inventory import (
     NOTES,
     VENV,
     WRITTEN,
-    Entry,
     Inventory,
+    InventoryEntry,
     InventoryError,
     Package,
     PathKind,
@@ -80,27 +80,30 @@ class Contents:
         return found
 
     @functools.cached_property
-    def _noted(self) -> dict[str, Entry]:
+    def _noted(self) -> dict[str, InventoryEntry]:
         if not self.inventory:
             return {}
         return self.inventory.entries_by_path()
 
     @functools.cached_property
-    def recorded(self) -> dict[str, tuple[Entry, Owner]]:
+    def recorded(self) -> dict[str, tuple[InventoryEntry, Owner]]:
         """What the records of the installed packages list.
 
         A locked package counts before an added one.
         """
-        added: dict[str, tuple[Entry, Owner]] = {}
-        locked: dict[str, tuple[Entry, Owner]] = {}
+        added: dict[str, tuple[InventoryEntry, Owner]] = {}
+        locked: dict[str, tuple[InventoryEntry, Owner]] = {}
         for record in self.installed.conda:
             owner = Owner(record.name, record.name in self.locked)
             found = locked if owner.locked else added
             meta = record_path(record.name, record.version, record.build)
-            found[meta] = (Entry(meta, PathKind.FILE, package=record.name), owner)
+            found[meta] = (
+                InventoryEntry(meta, PathKind.FILE, package=record.name),
+                owner,
+            )
             for path, sha256 in record.hashes.items():
                 if is_inside(path) and not is_bytecode(path):
-                    entry = Entry(
+                    entry = InventoryEntry(
                         path, PathKind.FILE, sha256=sha256, package=record.name
                     )
                     found[path] = (entry, owner)
@@ -131,7 +134,7 @@ class Contents:
     def expected(self) -> Inventory:
         """What the set-up, or whoever installed the locks, left: the records,
         completed by the inventory."""
-        entries: list[Entry] = []
+        entries: list[InventoryEntry] = []
         for path, (entry, owner) in self.recorded.items():
             if owner.locked:
                 entries.append(self._complete(path, entry))
@@ -140,9 +143,9 @@ class Contents:
             if noted:
                 entries.append(noted)
             elif os.path.lexists(self.prefix / path):
-                entries.append(self._as_it_is(Entry(path, PathKind.FILE)))
+                entries.append(self._as_it_is(InventoryEntry(path, PathKind.FILE)))
         for folder in parent_folders(entries):
-            entries.append(Entry(folder, PathKind.FOLDER))
+            entries.append(InventoryEntry(folder, PathKind.FOLDER))
         packages: tuple[Package, ...] = ()
         interpreter = None
         if self.inventory:
@@ -150,7 +153,7 @@ class Contents:
             interpreter = self.inventory.interpreter
         return Inventory(packages, tuple(entries), interpreter)
 
-    def _complete(self, path: str, entry: Entry) -> Entry:
+    def _complete(self, path: str, entry: InventoryEntry) -> InventoryEntry:
         noted = self._noted.get(path)
         if noted is None:
             return entry if entry.sha256 else self._as_it_is(entry)
@@ -167,7 +170,7 @@ class Contents:
             kind=PathKind.FILE, size=size, sha256=entry.sha256, package=entry.package
         )
 
-    def _as_it_is(self, entry: Entry) -> Entry:
+    def _as_it_is(self, entry: InventoryEntry) -> InventoryEntry:
         """For what has no recorded hash and is in no inventory: it has to be there,
         whatever it is."""
         path = self.prefix / entry.path

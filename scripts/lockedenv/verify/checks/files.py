@@ -16,7 +16,13 @@ from lockedenv.prefix.compare_inventory import (
     compare_full,
     keeps_content,
 )
-from lockedenv.prefix.inventory import INVENTORY, WRITTEN, Entry, Inventory, PathKind
+from lockedenv.prefix.inventory import (
+    INVENTORY,
+    WRITTEN,
+    Inventory,
+    InventoryEntry,
+    PathKind,
+)
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.layers import Layer
 from lockedenv.spec.level import Level
@@ -310,7 +316,7 @@ def _failed_layer(context: Context, differences: Iterable[Difference]) -> str:
     return ""
 
 
-def _runs_at_start(contents: Contents, entry: Entry) -> bool:
+def _runs_at_start(contents: Contents, entry: InventoryEntry) -> bool:
     return entry.kind is PathKind.FILE and is_start_file(contents, entry.path)
 
 
