@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lockedenv.prefix import make_inventory
 from lockedenv.prefix.compare_inventory import (
-    Difference,
+    PathDifference,
     PathProblem,
     compare_full,
     compare_quick,
@@ -145,7 +145,7 @@ def test_the_quick_comparison_names_each_damage(
     damage(prefix, path, problem)
     found = compare_quick(prefix, taken)
     package = taken.entries_by_path()[path].package
-    assert found == [Difference(path, problem, package)]
+    assert found == [PathDifference(path, problem, package)]
 
 
 def test_a_folder_that_became_a_link_is_named(prefix: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_folder_that_became_a_link_is_named(prefix: Path) -> None:
     taken = take_inventory(prefix, [IDNA])
     (prefix / SITE).rename(prefix.parent / "elsewhere")
     (prefix / SITE).symlink_to(prefix.parent / "elsewhere")
-    assert compare_quick(prefix, taken) == [Difference(SITE, PathProblem.KIND)]
+    assert compare_quick(prefix, taken) == [PathDifference(SITE, PathProblem.KIND)]
 
 
 def test_a_file_that_is_shorter_than_its_record_when_it_is_listed_is_named(
@@ -162,7 +162,7 @@ def test_a_file_that_is_shorter_than_its_record_when_it_is_listed_is_named(
     (prefix / SITE / "idna/core.py").write_bytes(b"")
     taken = take_inventory(prefix, [IDNA])
     found = compare_quick(prefix, taken)
-    assert found == [Difference(f"{SITE}/idna/core.py", PathProblem.SIZE, "idna")]
+    assert found == [PathDifference(f"{SITE}/idna/core.py", PathProblem.SIZE, "idna")]
 
 
 def test_the_full_comparison_reads_the_content_and_leaves_the_time(
@@ -176,7 +176,7 @@ def test_the_full_comparison_reads_the_content_and_leaves_the_time(
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert [d.problem for d in compare_quick(prefix, taken)] == [PathProblem.TIME]
     assert compare_full(prefix, taken) == [
-        Difference(f"{SITE}/idna/core.py", PathProblem.CONTENT, "idna")
+        PathDifference(f"{SITE}/idna/core.py", PathProblem.CONTENT, "idna")
     ]
 
 

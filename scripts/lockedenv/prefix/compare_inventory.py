@@ -43,7 +43,7 @@ class PathProblem(Enum):
 
 
 @dataclass(frozen=True)
-class Difference:
+class PathDifference:
     """A path of the inventory that is not as it was recorded."""
 
     path: str
@@ -51,7 +51,7 @@ class Difference:
     package: str = ""
 
 
-def compare_quick(prefix: Path, inventory: Inventory) -> list[Difference]:
+def compare_quick(prefix: Path, inventory: Inventory) -> list[PathDifference]:
     """Every path whose type, size, modification time, link target or executable bit is not as
     recorded.
     """
@@ -60,11 +60,11 @@ def compare_quick(prefix: Path, inventory: Inventory) -> list[Difference]:
     for entry in inventory.entries:
         problem = _compare_status(root, entry, times=True)
         if problem:
-            differences.append(Difference(entry.path, problem, entry.package))
+            differences.append(PathDifference(entry.path, problem, entry.package))
     return differences
 
 
-def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
+def compare_full(prefix: Path, inventory: Inventory) -> list[PathDifference]:
     """Every path whose type, size, content, link target or executable bit is not as recorded.
 
     The modification time does not count: the content was read.
@@ -75,7 +75,7 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
     for entry in inventory.entries:
         problem = _compare_status(root, entry, times=False)
         if problem:
-            differences.append(Difference(entry.path, problem, entry.package))
+            differences.append(PathDifference(entry.path, problem, entry.package))
         elif entry.kind is PathKind.FILE and entry.sha256:
             to_read.append(entry)
     found = hashes(prefix / entry.path for entry in to_read)
@@ -83,11 +83,11 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[Difference]:
         sha256 = found[prefix / entry.path]
         if not sha256:
             differences.append(
-                Difference(entry.path, PathProblem.UNREADABLE, entry.package)
+                PathDifference(entry.path, PathProblem.UNREADABLE, entry.package)
             )
         elif sha256 != entry.sha256:
             differences.append(
-                Difference(entry.path, PathProblem.CONTENT, entry.package)
+                PathDifference(entry.path, PathProblem.CONTENT, entry.package)
             )
     return differences
 
@@ -107,7 +107,7 @@ def keeps_content(prefix: Path, entry: InventoryEntry) -> bool:
 
 
 def times_changed_wholesale(
-    inventory: Inventory, differences: Iterable[Difference]
+    inventory: Inventory, differences: Iterable[PathDifference]
 ) -> bool:
     """Whether most files have another modification time, as after a copy or in the layer of an
     image.

@@ -34,7 +34,7 @@ class Agreement(Enum):
 
 
 @dataclass(frozen=True)
-class Difference:
+class ManifestDifference:
     """One thing that differs; None where a manifest does not have it."""
 
     group: DifferenceGroup
@@ -64,7 +64,7 @@ def judge(first: Manifest, second: Manifest) -> Agreement:
     return Agreement.SAME
 
 
-def find_differences(first: Manifest, second: Manifest) -> list[Difference]:
+def find_differences(first: Manifest, second: Manifest) -> list[ManifestDifference]:
     """All that differs, by group and name."""
     found = []
     first_facts = facts_of(first)
@@ -78,7 +78,9 @@ def find_differences(first: Manifest, second: Manifest) -> list[Difference]:
         right = second_facts[group]
         for name in sorted({*left, *right}):
             if left.get(name) != right.get(name):
-                found.append(Difference(group, name, left.get(name), right.get(name)))
+                found.append(
+                    ManifestDifference(group, name, left.get(name), right.get(name))
+                )
     return found
 
 

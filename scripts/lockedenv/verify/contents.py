@@ -18,7 +18,7 @@ from pathlib import Path
 from lockedenv.errors import printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.compare_inventory import (
-    Difference,
+    PathDifference,
     PathProblem,
     compare_full,
     compare_quick,
@@ -197,7 +197,7 @@ class Contents:
         return paths
 
     @functools.cached_property
-    def quick_differences(self) -> list[Difference]:
+    def quick_differences(self) -> list[PathDifference]:
         """By type, size and modification time;
         by the hash where that is another time or none was recorded."""
         if not self.inventory or self.times_changed:
@@ -214,7 +214,7 @@ class Contents:
         return differences
 
     @functools.cached_property
-    def _status_differences(self) -> list[Difference]:
+    def _status_differences(self) -> list[PathDifference]:
         return compare_quick(self.prefix, self.expected)
 
     @property
@@ -226,7 +226,7 @@ class Contents:
         return times_changed_wholesale(self.expected, self._status_differences)
 
     @functools.cached_property
-    def full_differences(self) -> list[Difference]:
+    def full_differences(self) -> list[PathDifference]:
         """By the hashes."""
         return compare_full(self.prefix, self.expected)
 
@@ -271,7 +271,7 @@ def read_record(dist: Dist) -> str:
         return ""
 
 
-def describe(prefix: Path, difference: Difference) -> str:
+def describe(prefix: Path, difference: PathDifference) -> str:
     """A difference in words, with its path."""
     path = prefix / difference.path
     texts = {

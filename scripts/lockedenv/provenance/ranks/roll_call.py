@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from lockedenv.provenance.difference import (
-    Difference,
     DifferenceGroup,
+    ManifestDifference,
     find_differences,
 )
 from lockedenv.provenance.documents import Fields
@@ -84,7 +84,7 @@ class OddRanks:
 
     node: str
     ranks: tuple[int, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[ManifestDifference, ...]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lockedenv.errors import printable
 from lockedenv.host.disks import size_text
 from lockedenv.prefix.activation import has_guard
 from lockedenv.prefix.compare_inventory import (
-    Difference,
+    PathDifference,
     PathProblem,
     compare_full,
     keeps_content,
@@ -209,7 +209,9 @@ def strays(context: Context) -> Result:
 # What the checks share
 
 
-def _describe_all(contents: Contents, differences: Iterable[Difference]) -> list[str]:
+def _describe_all(
+    contents: Contents, differences: Iterable[PathDifference]
+) -> list[str]:
     lines = []
     for difference in differences:
         lines.append(describe(contents.prefix, difference))
@@ -217,8 +219,8 @@ def _describe_all(contents: Contents, differences: Iterable[Difference]) -> list
 
 
 def _split(
-    contents: Contents, differences: Iterable[Difference]
-) -> tuple[list[Difference], list[Difference]]:
+    contents: Contents, differences: Iterable[PathDifference]
+) -> tuple[list[PathDifference], list[PathDifference]]:
     """Damage, and the lines that people put into a file which is theirs to edit."""
     damage = []
     personal = []
@@ -245,7 +247,7 @@ def _keeps_our_lines(contents: Contents, path: str) -> bool:
     return False
 
 
-def _personal_change(contents: Contents, changed: list[Difference]) -> Result:
+def _personal_change(contents: Contents, changed: list[PathDifference]) -> Result:
     lines = []
     for difference in changed:
         path = contents.prefix / difference.path
@@ -283,7 +285,7 @@ def _remove(prefix: Path, paths: list[str]) -> str:
     )
 
 
-def _action(contents: Contents, differences: Iterable[Difference]) -> RemedyKind:
+def _action(contents: Contents, differences: Iterable[PathDifference]) -> RemedyKind:
     """post_create.sh puts wheels right and writes what is the set-up's own;
     the rest needs a rebuild."""
     wheels = set()
@@ -301,7 +303,7 @@ def _action(contents: Contents, differences: Iterable[Difference]) -> RemedyKind
     return RemedyKind.REPAIR
 
 
-def _failed_layer(context: Context, differences: Iterable[Difference]) -> str:
+def _failed_layer(context: Context, differences: Iterable[PathDifference]) -> str:
     """The check of a layer that names every package whose files differ; empty if there is none."""
     packages = {difference.package for difference in differences}
     for check_name, findings in (
