@@ -58,7 +58,7 @@ PACKAGE_FOLDERS = (
 
 
 @dataclass
-class Contents:
+class FolderContents:
     """What lies in a folder: `own` is to be kept, `disposable` may be deleted, `folders` are in
     between, deepest first.
     """
@@ -124,7 +124,7 @@ def recorded_packages(folder: Path) -> list[Package]:
     return packages
 
 
-def classify(folder: Path, inventory: Inventory, unfinished: bool) -> Contents:
+def classify(folder: Path, inventory: Inventory, unfinished: bool) -> FolderContents:
     """What lies in an environment, by whose it is."""
     listed = set()
     for entry in inventory.entries:
@@ -235,12 +235,12 @@ def _list_folders(folder: Path) -> dict[str, _Listing]:
     return listings
 
 
-def _sort(folders: dict[str, _Listing], listed: set[str]) -> Contents:
+def _sort(folders: dict[str, _Listing], listed: set[str]) -> FolderContents:
     """Sorts what lies in an environment by whose it is.
 
     A folder in which all is people's is kept whole; an empty one and bytecode are nobody's.
     """
-    contents = Contents()
+    contents = FolderContents()
     own: dict[str, list[str]] = {}
     shared = set()  # the folders below which something is not people's
     for inside in reversed(list(folders)):
@@ -268,7 +268,7 @@ def _sort(folders: dict[str, _Listing], listed: set[str]) -> Contents:
     return contents
 
 
-def _forget_inside(contents: Contents) -> None:
+def _forget_inside(contents: FolderContents) -> None:
     """Leaves what lies in a folder that is kept whole out of what is deleted."""
     whole = set(contents.own)
     contents.disposable = _outside(whole, contents.disposable)

@@ -20,7 +20,7 @@ from lockedenv.prefix.inventory import INVENTORY, Inventory, write_inventory
 from lockedenv.prefix.kept_files import Kept, kept_folder, make_writable, move_paths
 from lockedenv.prefix.mark import MadeBy, Mark, State, mark_text, read_mark, write_mark
 from lockedenv.prefix.ownership import (
-    Contents,
+    FolderContents,
     attributed_inventory,
     classify,
     intact_notes,
@@ -158,7 +158,7 @@ def mounts_in(folder: Path) -> list[str]:
 # Deleting
 
 
-def _delete(folder: Path, contents: Contents) -> bool:
+def _delete(folder: Path, contents: FolderContents) -> bool:
     """Deletes what may be deleted, records last, then the folders; gives whether the folder is
     gone.
     """

@@ -53,7 +53,7 @@ class Owner:
     locked: bool
 
 
-class Contents:
+class PrefixContents:
     """The paths of a prefix, compared with what should be there. Each question is answered once.
 
     `locked`: the names of the locked packages, those of requirements-dev.txt and flash-attn among

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Set
 from pathlib import Path
 
 from lockedenv.host.files import FileRefused, read_regular
-from lockedenv.verify.contents import Contents
+from lockedenv.verify.contents import PrefixContents
 
 START_MODULES = ("sitecustomize", "usercustomize")
 # Python's start-up looks for these beside its program, or one folder above it: Modules/getpath.py
@@ -38,7 +38,7 @@ MODULE = re.compile(r"([^./]+)(\.cpython-[^.]+\.so|\.abi3\.so|\.so|\.py|\.pyc)")
 SUFFIXES = (".so", ".abi3.so", ".so", ".py", ".pyc")
 
 
-def is_start_file(contents: Contents, path: str) -> bool:
+def is_start_file(contents: PrefixContents, path: str) -> bool:
     """Whether a locked file runs at every start of Python,
     or lies where Python looks before its packages."""
     folder, slash, name = path.rpartition("/")
@@ -58,7 +58,9 @@ class PythonPaths:
     folder: what lies in that is Python's to find too.
     """
 
-    def __init__(self, contents: Contents, files: Set[str], folders: Set[str]) -> None:
+    def __init__(
+        self, contents: PrefixContents, files: Set[str], folders: Set[str]
+    ) -> None:
         self.prefix = contents.prefix
         self.sites = contents.sites
         self.folders = folders

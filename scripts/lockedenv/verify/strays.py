@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lockedenv.errors import printable
 from lockedenv.prefix.inventory import PathKind
-from lockedenv.verify.contents import Contents
+from lockedenv.verify.contents import PrefixContents
 from lockedenv.verify.library_folders import LibraryFolders
 from lockedenv.verify.python_paths import PythonPaths
 
@@ -78,7 +78,7 @@ INTERPRETER = re.compile(r"python(3(\.\d+)?)?|pip(3(\.\d+)?)?|uv|uvx")
 LINKED_HOOKS = ("etc", "etc/conda", "etc/conda/activate.d", "etc/conda/deactivate.d")
 
 
-def find_strays(contents: Contents) -> list[Stray]:
+def find_strays(contents: PrefixContents) -> list[Stray]:
     """Every path that nothing locked has, with its danger, sorted by path."""
     if not contents.unlisted:
         return []
@@ -90,7 +90,7 @@ def find_strays(contents: Contents) -> list[Stray]:
 class _Index:
     """What the locked paths are, so that each stray is a few look-ups."""
 
-    def __init__(self, contents: Contents) -> None:
+    def __init__(self, contents: PrefixContents) -> None:
         self.prefix = contents.prefix
         self.contents = contents
         entries = contents.expected.entries

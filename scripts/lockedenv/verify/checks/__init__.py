@@ -24,7 +24,7 @@ from lockedenv.spec.level import Level
 from lockedenv.spec.locks import CondaPackage, LockError, PipPackage, read_pip_lock
 from lockedenv.spec.variables import handed_on
 from lockedenv.spec.wheel_record import record_digest
-from lockedenv.verify.contents import Contents, read_record
+from lockedenv.verify.contents import PrefixContents, read_record
 from lockedenv.verify.drift import PackageFinding, conda_findings, pip_findings
 from lockedenv.verify.remedies import verify_command
 from lockedenv.verify.result import (
@@ -182,9 +182,9 @@ class Context:
         return names
 
     @cached_property
-    def contents(self) -> Contents:
+    def contents(self) -> PrefixContents:
         """The paths of the prefix, compared with what should be there."""
-        return Contents(self.installed, self.locked)
+        return PrefixContents(self.installed, self.locked)
 
     @cached_property
     def conda_findings(self) -> list[PackageFinding]:

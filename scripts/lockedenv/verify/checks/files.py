@@ -37,7 +37,7 @@ from lockedenv.verify.checks import (
     passed,
     warned,
 )
-from lockedenv.verify.contents import Contents, describe
+from lockedenv.verify.contents import PrefixContents, describe
 from lockedenv.verify.python_paths import is_start_file
 from lockedenv.verify.remedies import (
     RemedyKind,
@@ -210,7 +210,7 @@ def strays(context: Context) -> Result:
 
 
 def _describe_all(
-    contents: Contents, differences: Iterable[PathDifference]
+    contents: PrefixContents, differences: Iterable[PathDifference]
 ) -> list[str]:
     lines = []
     for difference in differences:
@@ -219,7 +219,7 @@ def _describe_all(
 
 
 def _split(
-    contents: Contents, differences: Iterable[PathDifference]
+    contents: PrefixContents, differences: Iterable[PathDifference]
 ) -> tuple[list[PathDifference], list[PathDifference]]:
     """Damage, and the lines that people put into a file which is theirs to edit."""
     damage = []
@@ -237,7 +237,7 @@ def _split(
     return damage, personal
 
 
-def _keeps_our_lines(contents: Contents, path: str) -> bool:
+def _keeps_our_lines(contents: PrefixContents, path: str) -> bool:
     """Whether what the set-up wrote into a file is still there, with lines before or after it."""
     if path == "pip.conf" and has_guard(Prefix(contents.prefix)):
         return True
@@ -247,7 +247,7 @@ def _keeps_our_lines(contents: Contents, path: str) -> bool:
     return False
 
 
-def _personal_change(contents: Contents, changed: list[PathDifference]) -> Result:
+def _personal_change(contents: PrefixContents, changed: list[PathDifference]) -> Result:
     lines = []
     for difference in changed:
         path = contents.prefix / difference.path
@@ -257,7 +257,7 @@ def _personal_change(contents: Contents, changed: list[PathDifference]) -> Resul
     return warned(first(lines), remedy, lines[1:])
 
 
-def _stray_failure(contents: Contents, found: list[Stray]) -> Result:
+def _stray_failure(contents: PrefixContents, found: list[Stray]) -> Result:
     lines = []
     packages = set()
     paths = []
@@ -285,7 +285,9 @@ def _remove(prefix: Path, paths: list[str]) -> str:
     )
 
 
-def _action(contents: Contents, differences: Iterable[PathDifference]) -> RemedyKind:
+def _action(
+    contents: PrefixContents, differences: Iterable[PathDifference]
+) -> RemedyKind:
     """post_create.sh puts wheels right and writes what is the set-up's own;
     the rest needs a rebuild."""
     wheels = set()
@@ -318,11 +320,11 @@ def _failed_layer(context: Context, differences: Iterable[PathDifference]) -> st
     return ""
 
 
-def _runs_at_start(contents: Contents, entry: InventoryEntry) -> bool:
+def _runs_at_start(contents: PrefixContents, entry: InventoryEntry) -> bool:
     return entry.kind is PathKind.FILE and is_start_file(contents, entry.path)
 
 
-def _unknown_venv_file(contents: Contents) -> Stray | None:
+def _unknown_venv_file(contents: PrefixContents) -> Stray | None:
     """uv's start-up file, where no inventory has its hash: its one line is known."""
     if contents.inventory:
         return None
@@ -344,7 +346,7 @@ def _is_in_locked_package(context: Context, path: str) -> bool:
     return False
 
 
-def _is_worth_naming(contents: Contents, path: str) -> bool:
+def _is_worth_naming(contents: PrefixContents, path: str) -> bool:
     """Whether a stray is a file or a link; `python -m venv` makes empty folders, and uv tags."""
     place = contents.prefix / path
     return path not in CACHE_TAGS and (
