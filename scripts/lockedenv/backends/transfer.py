@@ -123,7 +123,7 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TransferOutcome:
     ending: Ending
     problem: str = ""
 
@@ -144,7 +144,7 @@ class Transfer:
     source: Source
     other_hosts: tuple[str, ...] = ()
 
-    def run(self, rates: SourceRates) -> Outcome:
+    def run(self, rates: SourceRates) -> TransferOutcome:
         """Brings the file. What is right gets its name, over whatever had it; a part that can be
         resumed stays.
         """
@@ -152,7 +152,7 @@ class Transfer:
             self.part.unlink()
         if self.size and file_size(self.part) >= self.size:  # of a run that was killed
             if self._settle(file_sha256(self.part)):
-                return Outcome(Ending.RIGHT)
+                return TransferOutcome(Ending.RIGHT)
         command = [*_CURL, *_RETRY, "--continue-at", "-"]
         command += ["--speed-limit", str(_STALLED_RATE)]
         command += ["--speed-time", str(round(read_patience()))]
@@ -164,10 +164,10 @@ class Transfer:
             _SlownessWatch(self, rates),
         )
         if ended.too_slow:
-            return Outcome(Ending.SLOW, f"{self.source.host}: {ended.problem}")
+            return TransferOutcome(Ending.SLOW, f"{self.source.host}: {ended.problem}")
         return self._judge(ended)
 
-    def _judge(self, ended: _Ended) -> Outcome:
+    def _judge(self, ended: _Ended) -> TransferOutcome:
         has = file_size(self.part)
         refused_range = ended.status in _CANNOT_RESUME or ended.http_status == "416"
         is_over = ended.status == 0 or refused_range or has >= self.limit
@@ -175,7 +175,7 @@ class Transfer:
         if has >= 0 and is_over:
             sent_sha256 = file_sha256(self.part)
             if self._settle(sent_sha256):
-                return Outcome(Ending.RIGHT)
+                return TransferOutcome(Ending.RIGHT)
             if not refused_range:
                 what = (
                     f"sent {has} bytes of sha256 {sent_sha256[:16]}..., not "
@@ -186,8 +186,8 @@ class Transfer:
                         f"sent more than {size_text(self.limit)}, the limit for a file of unknown "
                         "size"
                     )
-                return Outcome(Ending.FAILED, f"{host} {what}")
-        return Outcome(Ending.FAILED, f"{host}: {ended.problem}")
+                return TransferOutcome(Ending.FAILED, f"{host} {what}")
+        return TransferOutcome(Ending.FAILED, f"{host}: {ended.problem}")
 
     def _settle(self, part_sha256: str) -> bool:
         """Gives a part that is right its name, and removes one that is wrong; says which."""

@@ -104,7 +104,7 @@ class RowJudgement:
     reason: str = ""
 
 
-class Outcome(Enum):
+class CertificateOutcome(Enum):
     """What is found of two certificates; the first that fits."""
 
     DIFFERENT = "different"
@@ -147,20 +147,20 @@ class Judgement:
         return {row.verdict for row in self.rows} - {RowVerdict.NOT_COMPARED}
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CertificateOutcome:
         """What is found of both."""
         if self.verdicts & {RowVerdict.DIFFERENT, RowVerdict.UNSTEADY}:
-            return Outcome.DIFFERENT
+            return CertificateOutcome.DIFFERENT
         if self.not_compared or self.missing_tensors:
-            return Outcome.INCOMPLETE
+            return CertificateOutcome.INCOMPLETE
         if RowVerdict.WITHIN in self.verdicts:
-            return Outcome.WITHIN
-        return Outcome.EQUAL
+            return CertificateOutcome.WITHIN
+        return CertificateOutcome.EQUAL
 
     @property
     def computes_the_same(self) -> bool:
         """Whether all was compared, and nothing is further apart than allowed."""
-        return self.outcome in (Outcome.WITHIN, Outcome.EQUAL)
+        return self.outcome in (CertificateOutcome.WITHIN, CertificateOutcome.EQUAL)
 
 
 def compare_certificates(

@@ -7,9 +7,9 @@ from lockedenv.provenance.certificate.document import Certificate, Precision
 from lockedenv.provenance.certificate.judge import (
     SLACK,
     TOLERANCE,
+    CertificateOutcome,
     Deviation,
     Judgement,
-    Outcome,
     Quantity,
     RowJudgement,
     RowVerdict,
@@ -18,9 +18,9 @@ from lockedenv.provenance.certificate.judge import (
 WIDTH = 28  # of the column of names
 SHOWN_TENSORS = 3
 HEADLINES = {
-    Outcome.DIFFERENT: "they do NOT compute the same",
-    Outcome.WITHIN: "they compute the same within the tolerance",
-    Outcome.EQUAL: "they compute the same, bit for bit",
+    CertificateOutcome.DIFFERENT: "they do NOT compute the same",
+    CertificateOutcome.WITHIN: "they compute the same within the tolerance",
+    CertificateOutcome.EQUAL: "they compute the same, bit for bit",
 }
 
 
@@ -43,7 +43,7 @@ def describe_judgement(judgement: Judgement) -> list[str]:
 
 def headline(judgement: Judgement) -> str:
     """The outcome, and how much was not compared."""
-    if judgement.outcome is not Outcome.INCOMPLETE:
+    if judgement.outcome is not CertificateOutcome.INCOMPLETE:
         text = HEADLINES[judgement.outcome]
         missing = describe_not_compared(judgement)
         if missing:
