@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from lockedenv.backends.cache import note_archive_hashes
 from lockedenv.backends.file_names import require_plain_name
 from lockedenv.backends.transfer import (
-    Ending,
     Source,
     SourceRates,
     Transfer,
+    TransferEnding,
     file_size,
     read_seconds,
 )
@@ -132,10 +132,10 @@ class _Missing:
                 other_hosts=self.other_hosts(source),
             )
             outcome = transfer.run(rates)
-            if outcome.ending is Ending.RIGHT:
+            if outcome.ending is TransferEnding.RIGHT:
                 return True
             self.problems.append(outcome.problem)
-            if outcome.ending is Ending.SLOW:
+            if outcome.ending is TransferEnding.SLOW:
                 self.times_left += 1
             else:
                 self.failures[source.address] += 1

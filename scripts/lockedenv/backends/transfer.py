@@ -114,7 +114,7 @@ class SourceRates:
         return False
 
 
-class Ending(Enum):
+class TransferEnding(Enum):
     """How a transfer ended."""
 
     RIGHT = "the file is there, with its hash"
@@ -124,7 +124,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class TransferOutcome:
-    ending: Ending
+    ending: TransferEnding
     problem: str = ""
 
 
@@ -152,7 +152,7 @@ class Transfer:
             self.part.unlink()
         if self.size and file_size(self.part) >= self.size:  # of a run that was killed
             if self._settle(file_sha256(self.part)):
-                return TransferOutcome(Ending.RIGHT)
+                return TransferOutcome(TransferEnding.RIGHT)
         command = [*_CURL, *_RETRY, "--continue-at", "-"]
         command += ["--speed-limit", str(_STALLED_RATE)]
         command += ["--speed-time", str(round(read_patience()))]
@@ -164,7 +164,9 @@ class Transfer:
             _SlownessWatch(self, rates),
         )
         if ended.too_slow:
-            return TransferOutcome(Ending.SLOW, f"{self.source.host}: {ended.problem}")
+            return TransferOutcome(
+                TransferEnding.SLOW, f"{self.source.host}: {ended.problem}"
+            )
         return self._judge(ended)
 
     def _judge(self, ended: _Ended) -> TransferOutcome:
@@ -175,7 +177,7 @@ class Transfer:
         if has >= 0 and is_over:
             sent_sha256 = file_sha256(self.part)
             if self._settle(sent_sha256):
-                return TransferOutcome(Ending.RIGHT)
+                return TransferOutcome(TransferEnding.RIGHT)
             if not refused_range:
                 what = (
                     f"sent {has} bytes of sha256 {sent_sha256[:16]}..., not "
@@ -186,8 +188,8 @@ class Transfer:
                         f"sent more than {size_text(self.limit)}, the limit for a file of unknown "
                         "size"
                     )
-                return TransferOutcome(Ending.FAILED, f"{host} {what}")
-        return TransferOutcome(Ending.FAILED, f"{host}: {ended.problem}")
+                return TransferOutcome(TransferEnding.FAILED, f"{host} {what}")
+        return TransferOutcome(TransferEnding.FAILED, f"{host}: {ended.problem}")
 
     def _settle(self, part_sha256: str) -> bool:
         """Gives a part that is right its name, and removes one that is wrong; says which."""

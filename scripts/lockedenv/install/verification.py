@@ -62,7 +62,7 @@ class VerificationOutcome:
 
 
 @dataclass(frozen=True)
-class Ending:
+class VerifierEnding:
     """How the verifier ended: its exit status, negative for a signal, and its
     lines that were not shown.
     """
@@ -108,7 +108,7 @@ def _leave_out_gpus(reporter: Reporter) -> list[str]:
     return ["--gpu", "off"]
 
 
-def _run(command: list[object], reporter: Reporter) -> Ending:
+def _run(command: list[object], reporter: Reporter) -> VerifierEnding:
     """Runs the verifier; its last line is what is going on."""
     lines: list[str] = []
     began = time.monotonic()
@@ -134,7 +134,7 @@ def _run(command: list[object], reporter: Reporter) -> Ending:
         problems = errors.read().decode(errors="replace").strip()
     if problems:
         reporter.warn(problems)
-    return Ending(int(status), lines)
+    return VerifierEnding(int(status), lines)
 
 
 def read_outcome(status: int, document: Path) -> VerificationOutcome:
