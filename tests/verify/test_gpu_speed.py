@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from lockedenv.spec.gpu_speeds import FLOORS, Source, Speed
+from lockedenv.spec.gpu_speeds import FLOORS, FigureSource, Speed
 from lockedenv.verify.checks.gpu import Measured, judge_speeds
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -65,5 +65,5 @@ def test_speeds(
 
 
 def test_the_measured_gpu_passes_by_its_makers_peak_too() -> None:
-    assert 798 / 989 > FLOORS[Source.PEAK].product > 0.5
-    assert 3.0 / 3.35 > FLOORS[Source.PEAK].copy > 0.6
+    assert 798 / 989 > FLOORS[FigureSource.PEAK].product > 0.5
+    assert 3.0 / 3.35 > FLOORS[FigureSource.PEAK].copy > 0.6

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from lockedenv.backends.cache import note_archive_hashes
 from lockedenv.backends.file_names import require_plain_name
 from lockedenv.backends.transfer import (
-    Source,
+    FileSource,
     SourceRates,
     Transfer,
     TransferEnding,
@@ -89,17 +89,17 @@ class _Missing:
     def part(self) -> Path:
         return self.folder / f"{self.item.name}.part"
 
-    def choose_source(self, rates: SourceRates) -> Source:
+    def choose_source(self, rates: SourceRates) -> FileSource:
         """The source that failed least often; of those, one that was not left for being slow; of
         those, the first.
         """
-        sources = [Source(text) for text in self.item.sources]
+        sources = [FileSource(text) for text in self.item.sources]
         return min(
             sources,
             key=lambda source: (self.failures[source.address], rates.rank(source.host)),
         )
 
-    def other_hosts(self, chosen: Source) -> tuple[str, ...]:
+    def other_hosts(self, chosen: FileSource) -> tuple[str, ...]:
         """The hosts for which the chosen source may be left: those that have failed no more often.
 
         None once sources were left often enough: a file is not to wander between two slow ones.
@@ -109,7 +109,7 @@ class _Missing:
         allowed = self.failures[chosen.address]
         hosts = []
         for text in self.item.sources:
-            source = Source(text)
+            source = FileSource(text)
             if source.host != chosen.host and self.failures[text] <= allowed:
                 hosts.append(source.host)
         return tuple(hosts)

@@ -62,7 +62,7 @@ def read_patience() -> float:
 
 
 @dataclass(frozen=True)
-class Source:
+class FileSource:
     """An address of a file. It may hold a password, so only `host` is shown."""
 
     address: str
@@ -141,7 +141,7 @@ class Transfer:
     sha256: str
     size: int
     limit: int
-    source: Source
+    source: FileSource
     other_hosts: tuple[str, ...] = ()
 
     def run(self, rates: SourceRates) -> TransferOutcome:
