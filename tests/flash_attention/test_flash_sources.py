@@ -21,7 +21,7 @@ from lockedenv.install.flash_attention.built_wheels import (
 )
 from lockedenv.install.flash_attention.installed import (
     InstalledWheel,
-    Origin,
+    WheelOrigin,
     read_installed_wheel,
     write_installed_wheel,
 )
@@ -58,11 +58,11 @@ def make_job(
 
 def test_the_order_of_the_sources() -> None:
     assert [source.origin for source in SOURCES] == [
-        Origin.GIVEN,
-        Origin.LOCKED,
-        Origin.CACHED,
-        Origin.PREBUILT,
-        Origin.BUILT,
+        WheelOrigin.GIVEN,
+        WheelOrigin.LOCKED,
+        WheelOrigin.CACHED,
+        WheelOrigin.PREBUILT,
+        WheelOrigin.BUILT,
     ]
 
 
@@ -196,7 +196,9 @@ def test_a_given_wheel_is_fetched_by_its_hash_and_ends_at_a_limit(
         address = f"{server.address}/{name.replace('+', '%2B')}?signature=s3cret"
         job = make_job(tmp_path, wheel=address, sha256=sha256)
         wheel = GivenWheel().bring(Wanted(job, TORCH, ()), Listener())
-        assert wheel == BroughtWheel(job.cache / "wheels" / name, sha256, Origin.GIVEN)
+        assert wheel == BroughtWheel(
+            job.cache / "wheels" / name, sha256, WheelOrigin.GIVEN
+        )
         job = make_job(tmp_path / "other", wheel=address, sha256="0" * 64)
         with pytest.raises(Stop) as error:
             GivenWheel().bring(Wanted(job, TORCH, ()), Listener())
@@ -290,7 +292,7 @@ def test_a_prebuilt_wheel_of_an_earlier_lock_is_replaced(
     """It stayed, "as --wheel gave it", and was verified."""
     earlier = PREBUILT.replace("2.8.3", "2.8.2")
     noted = InstalledWheel(
-        earlier, "0" * 64, Origin.PREBUILT, record_sha256="installed"
+        earlier, "0" * 64, WheelOrigin.PREBUILT, record_sha256="installed"
     )
     write_installed_wheel(tmp_path / "env", noted)
     text = install_cached(Proof())
@@ -298,7 +300,7 @@ def test_a_prebuilt_wheel_of_an_earlier_lock_is_replaced(
     assert "from the cache" in text, text
     installed = read_installed_wheel(tmp_path / "env")
     assert installed
-    assert installed.origin is Origin.CACHED
+    assert installed.origin is WheelOrigin.CACHED
     assert installed.version == "2.8.3"
 
 
@@ -322,9 +324,9 @@ def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
     )
     key = make_key(DEFAULT.flash_attn(), TORCH, ("90",))  # type: ignore[arg-type]
     brought = {
-        sources.LockedPrebuilt: BroughtWheel(prebuilt, "0" * 64, Origin.PREBUILT),
+        sources.LockedPrebuilt: BroughtWheel(prebuilt, "0" * 64, WheelOrigin.PREBUILT),
         sources.BuiltFromSource: BroughtWheel(
-            built, "1" * 64, Origin.BUILT, f"{key}-x"
+            built, "1" * 64, WheelOrigin.BUILT, f"{key}-x"
         ),
     }
     for kind, wheel in brought.items():
@@ -378,7 +380,9 @@ def test_a_wheel_that_would_overwrite_flash_attn_4_is_refused(
         tmp_path / "env", "flash_attn_4", "4.0.0b36", ["flash_attn/cute/__init__.py"]
     )
     files = {"flash_attn/__init__.py": "", "flash_attn/cute/__init__.py": ""}
-    wheel = BroughtWheel(make_wheel(tmp_path / PREBUILT, files), "0" * 64, Origin.GIVEN)
+    wheel = BroughtWheel(
+        make_wheel(tmp_path / PREBUILT, files), "0" * 64, WheelOrigin.GIVEN
+    )
     job = make_job(tmp_path)
     said = "both have flash_attn/cute/__init__.py: they cannot be installed together; use --flash-"
     with pytest.raises(Stop, match=said):

@@ -10,7 +10,7 @@ import pytest
 from flash_stand_ins import PREBUILT
 from lockedenv.install.flash_attention.installed import (
     InstalledWheel,
-    Origin,
+    WheelOrigin,
     read_installed_wheel,
     write_installed_wheel,
 )
@@ -18,7 +18,7 @@ from lockedenv.install.flash_attention.proof import Proof, prove_import, read_pr
 
 
 def test_the_installed_wheel_is_a_record(tmp_path: Path) -> None:
-    wheel = InstalledWheel(PREBUILT, "0" * 64, Origin.PREBUILT, "", "1" * 64)
+    wheel = InstalledWheel(PREBUILT, "0" * 64, WheelOrigin.PREBUILT, "", "1" * 64)
     write_installed_wheel(tmp_path, wheel)
     assert read_installed_wheel(tmp_path) == wheel
     assert wheel.version == "2.8.3"

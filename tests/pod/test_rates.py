@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.fault_server import FaultServer, Handler
-from lockedenv.backends.base import Origin
+from lockedenv.backends.base import FileOrigin
 from lockedenv.host.finding import Finding, FindingOutcome, passed
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import CommandResult
@@ -62,8 +62,10 @@ def test_the_rates_of_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "cannot be written" in measure_disk(Path("/proc/self")).summary
 
 
-def origin_of(server: FaultServer, name: str = "file", size: int = 64 << 20) -> Origin:
-    return Origin("the channel x", f"{server.address}/{name}", size, 10**9)
+def origin_of(
+    server: FaultServer, name: str = "file", size: int = 64 << 20
+) -> FileOrigin:
+    return FileOrigin("the channel x", f"{server.address}/{name}", size, 10**9)
 
 
 def send_at(handler: Handler, rate: float) -> bool:
@@ -131,7 +133,7 @@ def test_servers_share_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Four silent channels took 6 s each. The last has its time, however slow those before it are."""
     given = []
 
-    def measure(origin: Origin, seconds: float) -> Finding:
+    def measure(origin: FileOrigin, seconds: float) -> Finding:
         given.append(seconds)
         clock[0] += seconds
         return passed(origin.name)
@@ -139,10 +141,10 @@ def test_servers_share_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     clock = [0.0]
     monkeypatch.setattr(rates.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(rates, "measure_server", measure)
-    rates._measure_servers([Origin(name, "", 1, 1) for name in "abcde"])
+    rates._measure_servers([FileOrigin(name, "", 1, 1) for name in "abcde"])
     assert given == [2.0, 2.0, 2.0, 2.0, 2.0]
     given.clear()
-    rates._measure_servers([Origin(name, "", 1, 1) for name in "ab"])
+    rates._measure_servers([FileOrigin(name, "", 1, 1) for name in "ab"])
     assert given == [6.0, 2.0]
 
 
@@ -174,7 +176,7 @@ def test_a_cause_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rates, "ask", fail)
     assert (
         "self-signed; --mirror or --offline"
-        in measure_server(Origin("x", "https://x", 1, 1)).remedy
+        in measure_server(FileOrigin("x", "https://x", 1, 1)).remedy
     )
 
 

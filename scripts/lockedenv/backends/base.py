@@ -78,7 +78,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Origin:
+class FileOrigin:
     """Where files come from: a channel, a package index, a mirror.
 
     `address` is that of its largest file, which has `size` bytes; `needed` bytes come from there in
@@ -125,7 +125,7 @@ class Backend(Protocol):
     def archives(self, environment: Environment) -> list[CondaPackage]:
         """The files that `create` takes, besides wheels."""
 
-    def origins(self, job: Job) -> list[Origin]:
+    def origins(self, job: Job) -> list[FileOrigin]:
         """Each origin of its own, such as a channel, to measure its rate."""
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:

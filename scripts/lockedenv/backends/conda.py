@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Sequence
 
 from lockedenv.backends import download as fetch
-from lockedenv.backends.base import Job, Obstacle, Offer, Origin, Space
+from lockedenv.backends.base import FileOrigin, Job, Obstacle, Offer, Space
 from lockedenv.backends.cache import (
     Program,
     extract_program,
@@ -126,7 +126,7 @@ class Conda:
     def archives(self, environment: Environment) -> list[CondaPackage]:
         return [*environment.conda(), MICROMAMBA]
 
-    def origins(self, job: Job) -> list[Origin]:
+    def origins(self, job: Job) -> list[FileOrigin]:
         channels: dict[str, list[CondaPackage]] = {}
         for package in job.environment.conda():
             channels.setdefault(package.channel, []).append(package)
@@ -135,7 +135,7 @@ class Conda:
             largest = max(packages, key=lambda package: package.size)
             address = archive_items([largest], job.sources.mirrors)[0].sources[0]
             needed = sum(package.size for package in packages)
-            origins.append(Origin(channel, address, largest.size, needed))
+            origins.append(FileOrigin(channel, address, largest.size, needed))
         return origins
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockedenv.backends import uv_program
-from lockedenv.backends.base import Job, Obstacle, Offer, Origin, Space
+from lockedenv.backends.base import FileOrigin, Job, Obstacle, Offer, Space
 from lockedenv.backends.cache import Place
 from lockedenv.errors import Stop
 from lockedenv.host.process import run
@@ -50,7 +50,7 @@ class Pip:
     def archives(self, environment: Environment) -> list[CondaPackage]:
         return []
 
-    def origins(self, job: Job) -> list[Origin]:
+    def origins(self, job: Job) -> list[FileOrigin]:
         return []
 
     def fetch(self, job: Job, reporter: Reporter) -> Path:

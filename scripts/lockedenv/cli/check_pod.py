@@ -7,7 +7,7 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from lockedenv.backends import mirror, uv_program
-from lockedenv.backends.base import Origin
+from lockedenv.backends.base import FileOrigin
 from lockedenv.backends.registry import BACKENDS
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
@@ -61,7 +61,7 @@ def work(request: SetupRequest) -> int:
     return 1 if conclusion.verdict is FindingOutcome.FAIL else 0
 
 
-def list_origins(job: Installation, backend: BackendName) -> list[Origin]:
+def list_origins(job: Installation, backend: BackendName) -> list[FileOrigin]:
     """The origins that have a server. Raises Stop if the package index does not answer."""
     if job.sources.listings or job.sources.offline:
         origins = _list_mirrors(job, backend)
@@ -74,7 +74,7 @@ def list_origins(job: Installation, backend: BackendName) -> list[Origin]:
     return served
 
 
-def _list_mirrors(job: Installation, backend: BackendName) -> list[Origin]:
+def _list_mirrors(job: Installation, backend: BackendName) -> list[FileOrigin]:
     """The served folders. What several of them list counts for the first."""
     needed = dict(mirror.list_needed_files(job.environment, backend))
     origins = []
@@ -88,18 +88,18 @@ def _list_mirrors(job: Installation, backend: BackendName) -> list[Origin]:
             size = files[largest].size
             total = sum(file.size for file in files.values())
             origins.append(
-                Origin(redact(address), f"{address}/{quote(largest)}", size, total)
+                FileOrigin(redact(address), f"{address}/{quote(largest)}", size, total)
             )
     return origins
 
 
-def _find_index(job: Installation, backend: BackendName) -> Origin:
+def _find_index(job: Installation, backend: BackendName) -> FileOrigin:
     uv = uv_program.bring_uv(job.cache, Steps(1, True))
     pins = job.environment.wheels(backend)
     largest = max(pins, key=lambda pin: pin.size)
     found = uv_program.locate([largest], uv, job.environment.python)
     total = sum(pin.size for pin in pins)
-    return Origin("the package index", found[0].sources[0], largest.size, total)
+    return FileOrigin("the package index", found[0].sources[0], largest.size, total)
 
 
 def written_bytes(job: Installation, backend: BackendName) -> int:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lockedenv.backends.base import Origin
+from lockedenv.backends.base import FileOrigin
 from lockedenv.host.disks import existing_parent, size_text
 from lockedenv.host.finding import Finding, passed, warned
 from lockedenv.host.limits import cpu_limit
@@ -98,7 +98,7 @@ class _Stream:
     timed_out: bool = False
 
 
-def measure_server(origin: Origin, seconds: float = SERVERS) -> Finding:
+def measure_server(origin: FileOrigin, seconds: float = SERVERS) -> Finding:
     """The rate of several streams of a large file, counted while bytes came; they are discarded.
 
     The time until the first byte does not count: a server may take seconds to find a file.
@@ -124,7 +124,7 @@ def measure_server(origin: Origin, seconds: float = SERVERS) -> Finding:
     return passed(text, bytes_per_s=rate)
 
 
-def _run_streams(origin: Origin, seconds: float) -> list[_Stream]:
+def _run_streams(origin: FileOrigin, seconds: float) -> list[_Stream]:
     """Fetches several ranges of a file at the same time; one, where it is small."""
     count = max(1, min(STREAMS, origin.size // RANGE))
     starts = [number * origin.size // count for number in range(count)]
@@ -165,7 +165,7 @@ def _busy_seconds(streams: Sequence[_Stream]) -> float:
     return busy
 
 
-def _measure_servers(origins: Sequence[Origin]) -> list[Finding]:
+def _measure_servers(origins: Sequence[FileOrigin]) -> list[Finding]:
     """One after the other, as they share the network of this machine; in SERVERS seconds,
     if few."""
     findings = []
@@ -178,7 +178,7 @@ def _measure_servers(origins: Sequence[Origin]) -> list[Finding]:
 
 
 def measure_rates(
-    places: Sequence[Path], origins: Sequence[Origin], needed: int, unpacked: int
+    places: Sequence[Path], origins: Sequence[FileOrigin], needed: int, unpacked: int
 ) -> list[Finding]:
     """The rates of the origins and of disks.
 

@@ -14,7 +14,7 @@ from lockedenv.prefix.records import Dist, file_sha256, read_prefix
 RECORD_FILE = "maximalcai-flash-attn"
 
 
-class Origin(Enum):
+class WheelOrigin(Enum):
     """Where a wheel came from; the value stands in the file."""
 
     GIVEN = "given"
@@ -34,7 +34,7 @@ class InstalledWheel:
 
     filename: str
     sha256: str
-    origin: Origin
+    origin: WheelOrigin
     key: str = ""
     record_sha256: str = ""
 
@@ -53,7 +53,7 @@ def read_installed_wheel(prefix: Path) -> InstalledWheel | None:
     if not re.fullmatch(r"[A-Za-z0-9_.]+-[A-Za-z0-9_.+!-]+\.whl", fields["filename"]):
         return None
     try:
-        origin = Origin(fields.get("origin"))
+        origin = WheelOrigin(fields.get("origin"))
     except ValueError:
         return None
     return InstalledWheel(

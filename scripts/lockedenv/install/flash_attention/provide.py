@@ -19,7 +19,7 @@ from lockedenv.host.locking import holding
 from lockedenv.host.process import run
 from lockedenv.install.flash_attention.installed import (
     InstalledWheel,
-    Origin,
+    WheelOrigin,
     is_as_installed,
     read_installed_wheel,
     read_record_hash,
@@ -141,7 +141,9 @@ def _find_reason_to_skip(job: Installation, has_target: bool) -> str:
     if has_target or job.flash.mode == "wheel":
         return ""
     noted = read_installed_wheel(job.prefix.path)
-    if noted and noted.origin is Origin.PREBUILT:  # of an earlier lock: it is replaced
+    if (
+        noted and noted.origin is WheelOrigin.PREBUILT
+    ):  # of an earlier lock: it is replaced
         return ""
     return NO_GPU
 
@@ -161,7 +163,7 @@ def _say_what_is_there(job: Installation, key: str, reporter: Reporter) -> bool:
         return False
     if noted.key:
         reporter.outcome(f"{noted.filename} ({noted.key}) is installed")
-    elif noted.origin is Origin.GIVEN and not job.flash.wheel:
+    elif noted.origin is WheelOrigin.GIVEN and not job.flash.wheel:
         reporter.outcome(f"{noted.filename} is installed, as --wheel gave it")
     else:
         reporter.outcome(f"{noted.filename} is installed")
@@ -188,7 +190,7 @@ def _gives_way(source: WheelSource, wanted: Wanted) -> bool:
     """Whether the next source is asked where this one fails: nothing else than the prebuilt
     wheel was asked for by name.
     """
-    is_prebuilt = source.origin is Origin.PREBUILT
+    is_prebuilt = source.origin is WheelOrigin.PREBUILT
     return is_prebuilt and wanted.mode == "auto" and bool(wanted.key)
 
 
@@ -225,7 +227,7 @@ def put_wheel(
         command = [uv, "pip", "uninstall", "--python", python, "flash-attn"]
         run(command, environ, "removing flash-attn", reporter)
         also = ""
-        if wheel.origin in (Origin.CACHED, Origin.BUILT):
+        if wheel.origin in (WheelOrigin.CACHED, WheelOrigin.BUILT):
             shutil.rmtree(wheel.path.parent)
             also = ", from the cache too"
         raise Stop(

@@ -29,7 +29,7 @@ from lockedenv.install.flash_attention.built_wheels import (
     make_full_key,
     make_key,
 )
-from lockedenv.install.flash_attention.installed import InstalledWheel, Origin
+from lockedenv.install.flash_attention.installed import InstalledWheel, WheelOrigin
 from lockedenv.install.flash_attention.target import GLIBC, Torch
 from lockedenv.install.flash_attention.wheel_name import find_misfit
 from lockedenv.install.request import Installation
@@ -117,12 +117,12 @@ class BroughtWheel:
 
     path: Path
     sha256: str
-    origin: Origin
+    origin: WheelOrigin
     key: str = ""
 
 
 class WheelSource(Protocol):
-    origin: Origin
+    origin: WheelOrigin
 
     def prospect(self, wanted: Wanted) -> Prospect:
         """Whether this source will be asked. It fetches, builds and changes nothing."""
@@ -140,7 +140,7 @@ class WheelSource(Protocol):
 class GivenWheel:
     """The wheel of --wheel, by its --sha256."""
 
-    origin = Origin.GIVEN
+    origin = WheelOrigin.GIVEN
 
     def prospect(self, wanted: Wanted) -> Prospect:
         address = wanted.job.flash.wheel
@@ -150,7 +150,7 @@ class GivenWheel:
 
     def has_given(self, installed: InstalledWheel, job: Installation, key: str) -> bool:
         flash = job.flash
-        if installed.origin is not Origin.GIVEN:
+        if installed.origin is not WheelOrigin.GIVEN:
             return False
         if not flash.wheel:
             return flash.mode == "auto"
@@ -188,7 +188,7 @@ class GivenWheel:
 class LockedWheel:
     """FlashAttention 4, which is installed with the other wheels of the lock."""
 
-    origin = Origin.LOCKED
+    origin = WheelOrigin.LOCKED
 
     def prospect(self, wanted: Wanted) -> Prospect:
         pin = wanted.successor
@@ -208,7 +208,7 @@ class LockedWheel:
 class CachedWheel:
     """A wheel that this user has built before."""
 
-    origin = Origin.CACHED
+    origin = WheelOrigin.CACHED
 
     def prospect(self, wanted: Wanted) -> Prospect:
         if wanted.mode not in ("auto", "build") or not wanted.key:
@@ -220,7 +220,7 @@ class CachedWheel:
         )
 
     def has_given(self, installed: InstalledWheel, job: Installation, key: str) -> bool:
-        built = installed.origin in (Origin.CACHED, Origin.BUILT)
+        built = installed.origin in (WheelOrigin.CACHED, WheelOrigin.BUILT)
         fits = bool(key) and installed.key.startswith(f"{key}-")
         return (
             built
@@ -242,7 +242,7 @@ class CachedWheel:
 class LockedPrebuilt:
     """The wheel that flash-attn's own project has built, by the hash of the lock."""
 
-    origin = Origin.PREBUILT
+    origin = WheelOrigin.PREBUILT
 
     def prospect(self, wanted: Wanted) -> Prospect:
         if wanted.mode not in ("auto", "wheel"):
@@ -262,7 +262,7 @@ class LockedPrebuilt:
         same_file = (
             installed.filename == wheel.filename and installed.sha256 == wheel.sha256
         )
-        return installed.origin is Origin.PREBUILT and same_file
+        return installed.origin is WheelOrigin.PREBUILT and same_file
 
     def bring(self, wanted: Wanted, reporter: Reporter) -> BroughtWheel | None:
         if wanted.mode not in ("auto", "wheel"):
@@ -302,7 +302,7 @@ def make_prebuilt_item(job: Installation, wheel: PrebuiltWheel) -> Item:
 class BuiltFromSource:
     """A wheel that is built now, from the locked source."""
 
-    origin = Origin.BUILT
+    origin = WheelOrigin.BUILT
 
     def prospect(self, wanted: Wanted) -> Prospect:
         if wanted.mode not in ("auto", "build") or not wanted.key:
