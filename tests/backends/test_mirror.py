@@ -17,7 +17,7 @@ from fixtures.fault_server import FaultServer
 from fixtures.machine import Machine
 from lockedenv.backends import mirror, pip, uv_program
 from lockedenv.backends.base import Job, Sources
-from lockedenv.backends.cache import Place
+from lockedenv.backends.cache import CacheFolder
 from lockedenv.cli.output import Steps
 from lockedenv.errors import Stop
 from lockedenv.host.places import default_cache
@@ -317,7 +317,7 @@ def test_python_comes_from_the_archive_that_was_collected(
     }
     monkeypatch.setattr(uv_program, "ALWAYS", {**uv_program.ALWAYS, **ours})
     offline = tmp_path / "offline"
-    (offline / Place.PYTHON.value).mkdir(parents=True)
+    (offline / CacheFolder.PYTHON.value).mkdir(parents=True)
     monkeypatch.setattr(pip, "find_python", lambda *a, **k: None)
     job = Job(Environment(ROOT), target, tmp_path / "cache", Sources(offline=offline))
     uv = uv_program.bring_uv(default_cache(), Steps(1, True))
@@ -328,7 +328,7 @@ def test_python_comes_from_the_archive_that_was_collected(
         pip.create_venv(job, uv, Steps(1, True))
     kept = (
         offline
-        / Place.PYTHON.value
+        / CacheFolder.PYTHON.value
         / f"{file_sha256(archive)[:9]}-cpython-3.11.99.tar.gz"
     )
     archive.rename(kept)

@@ -10,7 +10,7 @@ import pytest
 from fixtures.commands import ROOT
 from fixtures.fault_server import FaultServer, Handler
 from lockedenv.backends import mirror
-from lockedenv.backends.cache import Place
+from lockedenv.backends.cache import CacheFolder
 from lockedenv.backends.mirror import (
     NeededFile,
     find_python_archive,
@@ -24,8 +24,10 @@ from lockedenv.spec.layers import BackendName
 from lockedenv.spec.locks import CondaPackage, PipPackage
 
 SHA = "a1b2c3d4e" + "0" * 55
-IDNA = NeededFile(Place.WHEELS, SHA, 5, PipPackage("idna", "3.10", SHA, 5))
-FLASH = NeededFile(Place.WHEELS, SHA, 5, PipPackage("flash-attn", "2.8.3", SHA, 5))
+IDNA = NeededFile(CacheFolder.WHEELS, SHA, 5, PipPackage("idna", "3.10", SHA, 5))
+FLASH = NeededFile(
+    CacheFolder.WHEELS, SHA, 5, PipPackage("flash-attn", "2.8.3", SHA, 5)
+)
 TQDM = CondaPackage(
     "tqdm",
     "1",
@@ -120,12 +122,12 @@ def test_what_is_no_list_is_refused(text: str) -> None:
         (FLASH, "wheels/flash_attn-2.8.3.tar.gz", "flash_attn-2.8.3.tar.gz"),
         (FLASH, "wheels/flash-attn-2.8.3.tar.gz", "flash-attn-2.8.3.tar.gz"),
         (
-            NeededFile(Place.ARCHIVES, SHA, 5, TQDM),
+            NeededFile(CacheFolder.ARCHIVES, SHA, 5, TQDM),
             "pkgs/tqdm-1-0.conda",
             "tqdm-1-0.conda",
         ),
-        (NeededFile(Place.ARCHIVES, SHA, 5, TQDM), "pkgs/tqdm-1-1.conda", None),
-        (NeededFile(Place.ARCHIVES, SHA, 5, TQDM), "wheels/tqdm-1-0.conda", None),
+        (NeededFile(CacheFolder.ARCHIVES, SHA, 5, TQDM), "pkgs/tqdm-1-1.conda", None),
+        (NeededFile(CacheFolder.ARCHIVES, SHA, 5, TQDM), "wheels/tqdm-1-0.conda", None),
     ],
 )
 def test_the_name_in_the_cache_is_the_locks(
@@ -163,7 +165,7 @@ def test_what_an_installation_needs() -> None:
     assert set(both) < set(wheels)
     assert set(both) < set(conda)
     places = {file.place for file in conda.values()}
-    assert places == {Place.ARCHIVES, Place.WHEELS}
+    assert places == {CacheFolder.ARCHIVES, CacheFolder.WHEELS}
     without_archives = list_needed_files(environment, BackendName.CONDA, archives=False)
-    assert {file.place for file in without_archives.values()} == {Place.WHEELS}
+    assert {file.place for file in without_archives.values()} == {CacheFolder.WHEELS}
     assert all(len(sha256) == 64 for sha256 in wheels)

@@ -36,7 +36,7 @@ PROGRAM_LIMIT = 400_000_000
 _RECORD_LIMIT = 16_000_000
 
 
-class Place(Enum):
+class CacheFolder(Enum):
     """The folders of a cache that can be served."""
 
     ARCHIVES = "pkgs"

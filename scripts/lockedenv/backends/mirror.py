@@ -17,7 +17,7 @@ from typing import Iterable, Mapping
 from urllib.parse import quote
 
 from lockedenv.backends.base import Job, Sources
-from lockedenv.backends.cache import Place, read_archive_hashes
+from lockedenv.backends.cache import CacheFolder, read_archive_hashes
 from lockedenv.backends.download import UNKNOWN_SIZE_LIMIT, FetchError, Item, fetch
 from lockedenv.backends.file_names import distribution_file_name, is_plain_name
 from lockedenv.backends.registry import BACKENDS
@@ -46,7 +46,7 @@ PYTHON_ARCHIVE_LIMIT = 500_000_000
 class NeededFile:
     """A file that an installation takes. `size` in bytes, 0 where no lock tells."""
 
-    place: Place
+    place: CacheFolder
     sha256: str
     size: int
     package: PipPackage | CondaPackage | PrebuiltWheel
@@ -82,15 +82,17 @@ def list_needed_files(
     if source:
         pins.append(source)
     for pin in pins:
-        found[pin.sha256] = NeededFile(Place.WHEELS, pin.sha256, pin.size, pin)
+        found[pin.sha256] = NeededFile(CacheFolder.WHEELS, pin.sha256, pin.size, pin)
     if backend and archives:
         for package in BACKENDS[backend].archives(environment):
             found[package.sha256] = NeededFile(
-                Place.ARCHIVES, package.sha256, package.size, package
+                CacheFolder.ARCHIVES, package.sha256, package.size, package
             )
     prebuilt = environment.flash_wheel()
     if prebuilt:
-        found[prebuilt.sha256] = NeededFile(Place.WHEELS, prebuilt.sha256, 0, prebuilt)
+        found[prebuilt.sha256] = NeededFile(
+            CacheFolder.WHEELS, prebuilt.sha256, 0, prebuilt
+        )
     return found
 
 
@@ -100,7 +102,7 @@ def list_needed_files(
 def write_index(folder: Path) -> None:
     """Lists a folder's files with their hashes, for those that will have it at an address."""
     listing: dict[str, str] = {}
-    for place in Place:
+    for place in CacheFolder:
         files = []
         for path in sorted(folder.glob(f"{place.value}/*")):
             if is_plain_name(path.name):
@@ -138,7 +140,7 @@ def parse_index(text: str) -> dict[str, str]:
         raise ValueError("nested too deeply") from None
     if not isinstance(listing, dict):
         raise ValueError("not an object")
-    places = {place.value for place in Place}
+    places = {place.value for place in CacheFolder}
     for sha256, path in listing.items():
         if not re.fullmatch("[0-9a-f]{64}", sha256) or not isinstance(path, str):
             raise ValueError("not a hash and a path")
@@ -193,7 +195,7 @@ def refuse_incomplete(job: Job, backend: BackendName) -> None:
     if not job.sources.offline:
         return
     names = []
-    for place in (Place.ARCHIVES, Place.WHEELS):
+    for place in (CacheFolder.ARCHIVES, CacheFolder.WHEELS):
         for path in job.sources.offline.glob(f"{place.value}/*"):
             names.append(f"{place.value}/{path.name}")
     optional = list_needed_files(job.environment, None)
@@ -257,7 +259,7 @@ def bring(
             first = str(error).splitlines()[:2][-1].strip()
             reporter.say(f"not all is on the mirror: {first}")
             continue
-        checked = "which uv checks" if place is Place.PYTHON else "hashes right"
+        checked = "which uv checks" if place is CacheFolder.PYTHON else "hashes right"
         reporter.outcome(
             f"{len(items)} files of {place.value} from the mirror, {checked}; "
             f"{size_text(fetched)} fetched now"
@@ -268,13 +270,13 @@ def _list_items(
     listings: Mapping[str, Mapping[str, str]],
     needed: Mapping[str, NeededFile],
     python: str,
-) -> dict[Place, list[Item]]:
+) -> dict[CacheFolder, list[Item]]:
     """What is to be fetched from the mirrors, each file from all that list it."""
-    found: dict[Place, dict[str, Item]] = {}
+    found: dict[CacheFolder, dict[str, Item]] = {}
     for address, listing in listings.items():
         for sha256, path in listing.items():
             file = needed.get(sha256)
-            place = Place.PYTHON
+            place = CacheFolder.PYTHON
             size = 0
             limit = PYTHON_ARCHIVE_LIMIT
             if file:
@@ -303,7 +305,7 @@ def find_python_archive(sha256: str, listed: str, python: str) -> str | None:
     pattern = rf"{start}\.(?:tar\.gz|tar\.zst|tgz)"
     if (
         not python
-        or place != Place.PYTHON.value
+        or place != CacheFolder.PYTHON.value
         or not re.fullmatch(pattern, name, re.ASCII)
     ):
         return None

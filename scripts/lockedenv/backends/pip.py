@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lockedenv.backends import uv_program
 from lockedenv.backends.base import FileOrigin, Job, Obstacle, Offer, Space
-from lockedenv.backends.cache import Place
+from lockedenv.backends.cache import CacheFolder
 from lockedenv.errors import Stop
 from lockedenv.host.process import run
 from lockedenv.host.pythons import find_python, how_to_get
@@ -72,7 +72,7 @@ def create_venv(job: Job, uv: Path, reporter: Reporter) -> None:
     """
     version = job.environment.python
     environ = uv_program.uv_environment(job.cache, job.prefix.path, dict(os.environ))
-    archives = (job.sources.offline or job.cache) / Place.PYTHON.value
+    archives = (job.sources.offline or job.cache) / CacheFolder.PYTHON.value
     if archives.is_dir():
         environ["UV_PYTHON_CACHE_DIR"] = str(archives)
     if job.sources.offline:

@@ -12,7 +12,7 @@ from pathlib import Path
 from lockedenv.backends import download as fetch
 from lockedenv.backends import mirror, uv_program
 from lockedenv.backends.base import Sources
-from lockedenv.backends.cache import Place
+from lockedenv.backends.cache import CacheFolder
 from lockedenv.backends.conda import archive_items, channel_problem
 from lockedenv.cli.output import Steps
 from lockedenv.cli.usable import refuse_unusable
@@ -128,7 +128,7 @@ def fetch_python(version: str, folder: Path, uv: Path, steps: Steps) -> bool:
     with tempfile.TemporaryDirectory() as tmp:
         environ = uv_program.uv_environment(folder, folder, dict(os.environ))
         environ["UV_PYTHON_INSTALL_DIR"] = tmp
-        environ["UV_PYTHON_CACHE_DIR"] = str(folder / Place.PYTHON.value)
+        environ["UV_PYTHON_CACHE_DIR"] = str(folder / CacheFolder.PYTHON.value)
         command = [uv, "python", "install", "--no-bin", version]
         fetched = ask(command, UV_SECONDS, env=environ)
     if fetched.status == 0:

@@ -15,7 +15,7 @@ LAYERS = {CONDA_LOCK: "conda", PIP: "pip", FLASH: "source", DEV: "dev", TOOLS: "
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class LockedPlace:
     """Where a package is locked."""
 
     environment: str
@@ -27,7 +27,7 @@ class Place:
 class Change:
     """A package whose version or build is another; empty where it was not there, or is no more."""
 
-    place: Place
+    place: LockedPlace
     before: str
     after: str
 
@@ -46,8 +46,8 @@ def find_changes(environments: list[Environment], revision: str) -> list[Change]
     for env in environments:
         env.conda()  # raises LockError for a lock that cannot be read
         _require_revision(env, revision)
-        before: dict[Place, str] = {}
-        after: dict[Place, str] = {}
+        before: dict[LockedPlace, str] = {}
+        after: dict[LockedPlace, str] = {}
         for name, layer in LAYERS.items():
             path = env.folder / name
             old = ask(["git", "show", f"{revision}:./{name}"], cwd=env.folder).output
@@ -75,17 +75,17 @@ def _require_revision(env: Environment, revision: str) -> None:
         )
 
 
-def _read_versions(env: Environment, layer: str, text: str) -> dict[Place, str]:
+def _read_versions(env: Environment, layer: str, text: str) -> dict[LockedPlace, str]:
     """The version of each package in the text of a lock, with the build of a conda package."""
     versions = {}
     if layer == "conda":  # by YAML, for what earlier versions of lock.sh wrote
         for package in (yaml.safe_load(text) or {}).get("package", []):
             build = re.sub(r".*-|\.(conda|tar\.bz2)$", "", package["url"])
-            place = Place(env.name, layer, package["name"])
+            place = LockedPlace(env.name, layer, package["name"])
             versions[place] = f"{package['version']} {build}"
         return versions
     for name, version in re.findall(r"^(\S+)==(\S+)", text, re.M):
-        versions[Place(env.name, layer, name)] = version
+        versions[LockedPlace(env.name, layer, name)] = version
     return versions
 
 
