@@ -162,14 +162,14 @@ def test_what_a_newer_lock_does_not_have_is_fixed_there() -> None:
         "PYSEC-2027-9", ["CVE-2027-9"], "torch", "2.5.1", [], "It breaks."
     )
     reports = [
-        audit.Report({"torch": "2.5.1"}, [old]),
-        audit.Report({"torch": "2.15.0"}, []),
+        audit.AuditReport({"torch": "2.5.1"}, [old]),
+        audit.AuditReport({"torch": "2.15.0"}, []),
     ]
     [entry] = audit.compare(reports, [], no_severity).new
     assert (entry.id, entry.fixed_in) == ("CVE-2027-9", "2.15.0")
     assert "update it to 2.15.0 or newer" in entry.remedy
     new = replace(old, installed="2.15.0")
-    reports[1] = audit.Report({"torch": "2.15.0"}, [new])
+    reports[1] = audit.AuditReport({"torch": "2.15.0"}, [new])
     [entry] = audit.compare(reports, [], no_severity).new
     assert entry.fixed_in == ""
     assert "no version fixes it" in entry.remedy

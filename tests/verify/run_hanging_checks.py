@@ -8,7 +8,7 @@ from pathlib import Path
 from lockedenv.cli.script import run_script
 from lockedenv.verify import runner
 from lockedenv.verify.checks import Check, Context
-from lockedenv.verify.report import Report
+from lockedenv.verify.report import CheckReport
 
 
 def run() -> int:
@@ -17,7 +17,7 @@ def run() -> int:
         python=Path(sys.executable), prefix=Path(sys.prefix)
     )
     checks = [Check(name, name, print, child=True) for name in sys.argv[1:]]
-    return len(runner.run_checks(Context(installed, None), checks, Report()))
+    return len(runner.run_checks(Context(installed, None), checks, CheckReport()))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from lockedenv.verify.checks import (
     warned,
 )
 from lockedenv.verify.progress import Progress
-from lockedenv.verify.report import Report, Scope, to_attach
+from lockedenv.verify.report import CheckReport, Scope, to_attach
 
 
 class Terminal(io.StringIO):
@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
 
 
 def said(out: Any, *results: Result) -> str:
-    report = Report(out)
+    report = CheckReport(out)
     report.progress.show(lambda: "working", begins=True)
     for result in results:
         result.check = "torch"
@@ -98,7 +98,7 @@ def test_progress_is_one_line_on_a_terminal_and_one_every_15_s_elsewhere(
 def grouped(*results: Result, level: Level = Level.QUICK) -> list[str]:
     """The lines of a run of these checks, without the first and the last two."""
     out = io.StringIO()
-    report = Report(out, grouped=True)
+    report = CheckReport(out, grouped=True)
     scope = Scope(level, tuple(result.check for result in results), True)
     installed = types.SimpleNamespace(prefix=Path("/env"), backend=BackendName.PIP)
     context: Any = types.SimpleNamespace(
@@ -228,7 +228,7 @@ def test_skipped_is_never_counted_as_passed() -> None:
 
 def test_compiled_is_never_counted_as_passed() -> None:
     out = io.StringIO()
-    report = Report(out)
+    report = CheckReport(out)
     result = compiled("sm_90: 3 kernels compiled, not run")
     result.check = "triton"
     report.result(result)
@@ -272,7 +272,7 @@ def test_exit_status() -> None:
         ([passed("x"), warned("y", "r")], True),
         ([warned("y", "r")], False),
     ):
-        Report(out).summary(results, 1.0, strict)
+        CheckReport(out).summary(results, 1.0, strict)
     assert "not verified, since with --strict a warning fails" in out.getvalue()
     assert "verified:" not in out.getvalue()
     assert "no check failed, and none passed" in out.getvalue()

@@ -9,7 +9,7 @@ import pytest
 from lockedenv.errors import printable
 from lockedenv.spec.level import Level
 from lockedenv.verify.checks import files
-from lockedenv.verify.report import Report, Scope
+from lockedenv.verify.report import CheckReport, Scope
 from small_prefix import SITE, SmallPrefix, add_package
 from strays import Stray, add_files, put_file, read_text
 
@@ -109,7 +109,7 @@ def test_a_name_that_would_change_the_screen_is_escaped_and_the_remedy_removes_i
     result = files.startup(context)
     result.check = "startup"
     out = io.StringIO()
-    report = Report(out, grouped=True)
+    report = CheckReport(out, grouped=True)
     report.begin(context, Scope(Level.QUICK, ("startup",), False))
     report.result(result)
     report.summary([result], 1.0)

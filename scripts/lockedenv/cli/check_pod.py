@@ -27,12 +27,12 @@ from lockedenv.prefix.place import find_prefix
 from lockedenv.redaction import redact
 from lockedenv.spec.layers import BackendName
 from lockedenv.verify.checks.gpu import as_result
-from lockedenv.verify.report import Report
+from lockedenv.verify.report import CheckReport
 
 
 def work(request: SetupRequest) -> int:
     """Prints the verdict; 1 if the machine is to be given back."""
-    report = Report(sys.stdout)
+    report = CheckReport(sys.stdout)
     sources = mirror.read_listings(asked_sources(request))
     job = make_job(request, find_prefix(request.prefix), sources)
     backend = choose_backend(read_offers(request, job))

@@ -35,7 +35,7 @@ from lockedenv.spec.environment import MARK
 from lockedenv.spec.level import Level
 from lockedenv.verify.checklist import CHECKS, find_check, select_checks
 from lockedenv.verify.checks import AnyCheck, Context
-from lockedenv.verify.report import Report, Scope, to_attach
+from lockedenv.verify.report import CheckReport, Scope, to_attach
 from lockedenv.verify.result import Result, exit_status
 from lockedenv.verify.runner import run_checks
 
@@ -136,7 +136,7 @@ def verify(request: VerifyRequest) -> int:
     """Runs the checks, and writes what was asked for; gives the exit status."""
     checks = choose_checks(request)
     out = sys.stderr if request.json == STDOUT else sys.stdout
-    report = Report(out, grouped=not (request.verbose or request.only))
+    report = CheckReport(out, grouped=not (request.verbose or request.only))
     began = time.monotonic()
     context = make_context(request.prefix, request.gpu)
     installed = context.installed

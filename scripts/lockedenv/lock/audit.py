@@ -51,7 +51,7 @@ class Reported:
 
 
 @dataclass(frozen=True)
-class Report:
+class AuditReport:
     """One report. `audited`: package -> the version that was looked up."""
 
     audited: dict[str, str]
@@ -71,7 +71,7 @@ class Audit:
     gone: list[VulnerabilityEntry] = field(default_factory=list)
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: Path) -> AuditReport:
     """pip-audit's JSON.
 
     Raises Stop for a file that is none, and where a package was not audited.
@@ -110,10 +110,10 @@ def read_report(path: Path) -> Report:
             f"although it may say that it found nothing: {skipped[0]}; run it where it reaches "
             "PyPI's JSON pages, or with --vulnerability-service osv"
         )
-    return Report(audited, reported)
+    return AuditReport(audited, reported)
 
 
-def is_audited(pin: PipPackage, reports: Sequence[Report]) -> bool:
+def is_audited(pin: PipPackage, reports: Sequence[AuditReport]) -> bool:
     """Whether a report has looked up this version."""
     for report in reports:
         if report.audited.get(pin.name) == pin.version:
@@ -122,7 +122,7 @@ def is_audited(pin: PipPackage, reports: Sequence[Report]) -> bool:
 
 
 def require_complete(
-    reports: Sequence[Report], environments: Sequence[Environment]
+    reports: Sequence[AuditReport], environments: Sequence[Environment]
 ) -> None:
     """Raises Stop unless every locked wheel of every environment was audited.
 
@@ -141,7 +141,7 @@ def require_complete(
 
 
 def compare(
-    reports: Sequence[Report],
+    reports: Sequence[AuditReport],
     known: list[VulnerabilityEntry],
     find_severity: SeveritySource,
 ) -> Audit:
@@ -236,7 +236,7 @@ def first_fix(reported: Reported) -> str:
     return min(fixes).base_version
 
 
-def first_unaffected(reported: Reported, reports: Sequence[Report]) -> str:
+def first_unaffected(reported: Reported, reports: Sequence[AuditReport]) -> str:
     """The lowest newer version that was audited and does not have it; empty if there is none.
 
     Some advisories name the last version that is affected, and none that fixes it.
@@ -251,7 +251,7 @@ def first_unaffected(reported: Reported, reports: Sequence[Report]) -> str:
     return min(found, key=Version, default="")
 
 
-def has_reported(report: Report, vulnerability: Reported) -> bool:
+def has_reported(report: AuditReport, vulnerability: Reported) -> bool:
     """Whether a report has the vulnerability too, under any of its ids."""
     for other in report.reported:
         if other.all_ids & vulnerability.all_ids:

@@ -64,7 +64,7 @@ class Scope:
     whole: bool
 
 
-class Report:
+class CheckReport:
     """Says results as they come. `out` is where to; colour and width follow from what it is.
 
     `grouped`: one line for each group of checks, and in full what warned or failed, with one
@@ -301,7 +301,7 @@ def to_attach(
     Results, machine, versions, the last lines of our logs; `problem`: why nothing could be checked.
     """
     out = io.StringIO()
-    report = Report(out)
+    report = CheckReport(out)
     if problem:
         report.say(problem)
     for result in results:

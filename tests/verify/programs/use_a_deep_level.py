@@ -24,7 +24,7 @@ from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
 from lockedenv.verify import checklist
 from lockedenv.verify.checks import check, check_each_gpu, child_check, passed
-from lockedenv.verify.report import Report, Scope
+from lockedenv.verify.report import CheckReport, Scope
 
 GOOD = RecordedVerdict(True)
 BAD = RecordedVerdict(False)
@@ -44,7 +44,7 @@ def describe_selection() -> dict[str, list[str]]:
 def describe_report(level: Level) -> list[str]:
     """The lines of a report in which the checks of the files' group passed."""
     out = io.StringIO()
-    report = Report(out, grouped=True)
+    report = CheckReport(out, grouped=True)
     names = ("present", "files", "deep-child")
     scope = Scope(level, names, True)
     context = types.SimpleNamespace(
