@@ -20,7 +20,7 @@ from lockedenv.host.gpu_state import (
     judge_state,
     read_state,
 )
-from lockedenv.host.nvidia_smi import Answer, Status
+from lockedenv.host.nvidia_smi import Answer, SmiStatus
 
 WELL = {field.name: "Not Active" for field in GPU_FIELDS}
 WELL.update({UNCORRECTED.name: "0", LANES_NOW.name: "16", LANES_MOST.name: "16"})
@@ -34,8 +34,8 @@ def judge(*gpus: dict[str, str], rows: dict[str, str] | None = None) -> Finding:
     remapped = {**ROWS, **(rows or {})}
     return judge_state(
         {
-            "gpu": Answer(Status.ANSWERED, tuple({**WELL, **gpu} for gpu in gpus)),
-            "remapped-rows": Answer(Status.ANSWERED, (remapped,) * len(gpus)),
+            "gpu": Answer(SmiStatus.ANSWERED, tuple({**WELL, **gpu} for gpu in gpus)),
+            "remapped-rows": Answer(SmiStatus.ANSWERED, (remapped,) * len(gpus)),
         }
     )
 
@@ -192,5 +192,5 @@ def test_an_nvidia_smi_that_says_nothing_is_described(tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     answer = nvidia_smi.query("gpu", ["name"], {"PATH": f"{tmp_path}:/usr/bin:/bin"})
-    assert answer.status is Status.NO_DEVICES
+    assert answer.status is SmiStatus.NO_DEVICES
     assert answer.problem == "it says nothing"

@@ -17,7 +17,7 @@ from lockedenv.install.facts import Disk, Disks, Facts, PrefixFacts, read_disk
 from lockedenv.install.plan import DiskNeed, Purpose, disk_problems, needed_disks
 from lockedenv.install.request import SetupRequest
 from lockedenv.prefix.place import Prefix
-from lockedenv.prefix.status import Status
+from lockedenv.prefix.status import PrefixStatus
 from lockedenv.spec import environment
 from lockedenv.spec.layers import BackendName
 
@@ -25,7 +25,7 @@ from lockedenv.spec.layers import BackendName
 def needed(request: SetupRequest) -> List[Tuple[int, str]]:
     """Bytes and purpose of each disk, for the pip backend."""
     found = Facts(
-        PrefixFacts(Prefix(request.prefix), Status.ABSENT, BackendName.PIP),
+        PrefixFacts(Prefix(request.prefix), PrefixStatus.ABSENT, BackendName.PIP),
         Disks(
             prefix=read_disk(request.prefix),
             cache=read_disk(request.cache),

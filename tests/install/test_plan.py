@@ -20,7 +20,7 @@ from lockedenv.install.plan import (
 )
 from lockedenv.install.request import SetupRequest
 from lockedenv.prefix.place import Prefix
-from lockedenv.prefix.status import Status
+from lockedenv.prefix.status import PrefixStatus
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName
@@ -40,7 +40,7 @@ def request_of(**changes: object) -> SetupRequest:
 def facts_of(**changes: object) -> Facts:
     disk = Disk(Path("/somewhere"), device=1, free=LARGE)
     made = Facts(
-        prefix=PrefixFacts(PLACE, Status.ABSENT, BackendName.PIP),
+        prefix=PrefixFacts(PLACE, PrefixStatus.ABSENT, BackendName.PIP),
         disks=Disks(prefix=disk, cache=disk, temporary=disk),
         offers={BackendName.PIP: Offer(True, "as asked")},
     )
@@ -68,7 +68,7 @@ def test_a_new_prefix_is_installed_and_verified_at_the_full_level() -> None:
 
 def test_a_finished_prefix_is_verified_and_nothing_else_is_looked_at() -> None:
     finished = PrefixFacts(
-        PLACE, Status.VERIFIED, backend=BackendName.CONDA, environment="default"
+        PLACE, PrefixStatus.VERIFIED, backend=BackendName.CONDA, environment="default"
     )
     assert is_finished(request_of(), finished)
     plan = plan_verification(request_of(), finished)
@@ -87,7 +87,7 @@ def test_a_finished_prefix_is_rebuilt_when_that_is_asked_for(
     change: dict[str, object],
 ) -> None:
     finished = PrefixFacts(
-        PLACE, Status.VERIFIED, backend=BackendName.CONDA, environment="default"
+        PLACE, PrefixStatus.VERIFIED, backend=BackendName.CONDA, environment="default"
     )
     request = request_of(**change)
     assert not is_finished(request, finished)
@@ -118,19 +118,21 @@ def test_each_backend_that_cannot_be_used_says_why() -> None:
     "prefix, said",
     [
         (
-            PrefixFacts(PLACE, Status.FOREIGN, BackendName.PIP),
+            PrefixFacts(PLACE, PrefixStatus.FOREIGN, BackendName.PIP),
             "was not made by this script; choose another --prefix",
         ),
         (
-            PrefixFacts(PLACE, Status.FOREIGN, BackendName.PIP, is_clone=True),
+            PrefixFacts(PLACE, PrefixStatus.FOREIGN, BackendName.PIP, is_clone=True),
             "it is this clone: give the clone another name",
         ),
         (
-            PrefixFacts(PLACE, Status.MOVED, BackendName.PIP, moved_from="/old"),
+            PrefixFacts(PLACE, PrefixStatus.MOVED, BackendName.PIP, moved_from="/old"),
             "was made at /old, and its scripts name that place",
         ),
         (
-            PrefixFacts(PLACE, Status.VERIFIED, BackendName.PIP, environment="current"),
+            PrefixFacts(
+                PLACE, PrefixStatus.VERIFIED, BackendName.PIP, environment="current"
+            ),
             "is of the environment current, not default",
         ),
     ],
@@ -147,7 +149,9 @@ def test_the_remedy_of_another_environment_names_this_prefix_and_this_environmen
 ):
     """It was `--force` alone, which would build another environment at the usual place."""
     current = environment.find("current")
-    prefix = PrefixFacts(PLACE, Status.VERIFIED, BackendName.PIP, environment="default")
+    prefix = PrefixFacts(
+        PLACE, PrefixStatus.VERIFIED, BackendName.PIP, environment="default"
+    )
     with pytest.raises(Stop) as stop:
         plan_installation(request_of(environment=current), facts_of(prefix=prefix))
     command = "setup_runpod_environment.sh --prefix /somewhere/env --environment current --force"
@@ -265,7 +269,7 @@ def test_what_is_in_the_way_is_told_with_the_plan() -> None:
 def test_a_rebuild_keeps_the_old_one_until_the_new_one_is_there() -> None:
     """Both must fit, unless the cache holds what the old one links to."""
     changed = PrefixFacts(
-        PLACE, Status.CHANGED, backend=BackendName.PIP, environment="default"
+        PLACE, PrefixStatus.CHANGED, backend=BackendName.PIP, environment="default"
     )
     whole = plan_installation(request_of(), facts_of()).disks[0].needed
     linked = plan_installation(request_of(), facts_of(prefix=changed)).disks[0].needed

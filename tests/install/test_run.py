@@ -17,7 +17,7 @@ from lockedenv.install.plan import plan_installation
 from lockedenv.install.request import Installation, SetupRequest
 from lockedenv.prefix.activation import find_kernel_folder
 from lockedenv.prefix.place import find_prefix
-from lockedenv.prefix.status import Status
+from lockedenv.prefix.status import PrefixStatus
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName
 
@@ -30,7 +30,7 @@ def test_a_new_environment_looks_for_kernels_in_the_cache_that_was_asked_for(
     place = find_prefix(request.prefix)
     disk = Disk(tmp_path, device=1, free=10**12)
     facts = Facts(
-        prefix=PrefixFacts(place, Status.ABSENT, BackendName.PIP),
+        prefix=PrefixFacts(place, PrefixStatus.ABSENT, BackendName.PIP),
         disks=Disks(prefix=disk, cache=disk, temporary=disk),
         offers={BackendName.PIP: Offer(True, "as asked")},
     )

@@ -12,7 +12,7 @@ from lockedenv.install.run import dropping_unpacked
 from lockedenv.prefix.lifecycle import settle
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.prefix.recovery import recover
-from lockedenv.prefix.status import Status, is_ours, read_status
+from lockedenv.prefix.status import PrefixStatus, is_ours, read_status
 from lockedenv.spec.environment import MARK
 from small_environment import install, verified
 
@@ -42,7 +42,7 @@ def test_a_backup_is_somebodys(used: Prefix, place: Path) -> None:
     assert (backup / "thesis.tex").exists()
     assert (beside / MARK).exists()
     assert not is_ours(find_prefix(beside))
-    assert read_status(find_prefix(beside)) is Status.MOVED
+    assert read_status(find_prefix(beside)) is PrefixStatus.MOVED
 
 
 def test_a_link_that_people_made_keeps_the_environment(

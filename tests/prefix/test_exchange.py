@@ -17,7 +17,7 @@ from lockedenv.prefix.lifecycle import (
 from lockedenv.prefix.mark import MadeBy, Mark, RecordedVerdict, State, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
 from lockedenv.prefix.recovery import recover
-from lockedenv.prefix.status import Status, is_ours, read_status
+from lockedenv.prefix.status import PrefixStatus, is_ours, read_status
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.layers import BackendName
 from lockedenv.spec.level import Level
@@ -28,7 +28,7 @@ def test_the_link_appears_once_the_environment_is_installed(place: Path) -> None
     with make_successor(find_prefix(place), BackendName.PIP, "default", print) as new:
         fill(new.path)
         assert not os.path.lexists(place)
-        assert read_status(find_prefix(place)) is Status.MAKING
+        assert read_status(find_prefix(place)) is PrefixStatus.MAKING
         finish_installation(new, "default", "a")
         assert place.is_symlink()
         assert place.resolve() == new.path
@@ -36,7 +36,7 @@ def test_the_link_appears_once_the_environment_is_installed(place: Path) -> None
         assert target == f"env.d/{new.path.name}", "it can be moved with its folder"
     assert find_prefix(place) == new
     assert is_ours(new)
-    assert read_status(find_prefix(place), "a") is Status.INSTALLED
+    assert read_status(find_prefix(place), "a") is PrefixStatus.INSTALLED
 
 
 def test_the_old_environment_is_used_until_the_new_one_is_verified(
@@ -153,7 +153,7 @@ def test_a_folder_of_version_2_0_is_exchanged_for_a_link_once_the_new_one_is_ver
 ) -> None:
     old = made_by_version_2_0(place)
     assert old == Prefix(place)
-    assert read_status(old, "a") is Status.VERIFIED
+    assert read_status(old, "a") is PrefixStatus.VERIFIED
     (place / "mine.txt").write_text("mine")
     new = verified(install(old))
     assert place.is_dir()

@@ -11,37 +11,37 @@ from lockedenv.errors import Stop
 from lockedenv.prefix.lifecycle import record_verdict
 from lockedenv.prefix.mark import MadeBy, Mark, State, write_mark
 from lockedenv.prefix.place import Prefix, find_prefix
-from lockedenv.prefix.status import Status, find_move, read_status
+from lockedenv.prefix.status import PrefixStatus, find_move, read_status
 from lockedenv.spec.environment import MARK
 from lockedenv.spec.level import Level
 from small_environment import install
 
 
 def test_the_statuses_of_a_place(place: Path) -> None:
-    assert read_status(find_prefix(place)) is Status.ABSENT
+    assert read_status(find_prefix(place)) is PrefixStatus.ABSENT
     place.mkdir()
     status = read_status(find_prefix(place))
-    assert status is Status.ABSENT, "an empty folder holds nothing to lose"
+    assert status is PrefixStatus.ABSENT, "an empty folder holds nothing to lose"
     (place / "thesis.tex").touch()
-    assert read_status(find_prefix(place)) is Status.FOREIGN
+    assert read_status(find_prefix(place)) is PrefixStatus.FOREIGN
     (place / MARK).touch()
     status = read_status(find_prefix(place))
-    assert status is Status.FOREIGN, "an empty mark says nothing"
+    assert status is PrefixStatus.FOREIGN, "an empty mark says nothing"
     mark = Mark(MadeBy.SETUP, State.MAKING, str(place))
     write_mark(place, mark)
-    assert read_status(find_prefix(place)) is Status.MAKING
+    assert read_status(find_prefix(place)) is PrefixStatus.MAKING
     write_mark(place, replace(mark, made_by=MadeBy.PEOPLE, state=State.INSTALLED))
     status = read_status(find_prefix(place))
-    assert status is Status.FOREIGN, "post_create.sh was pointed at it"
+    assert status is PrefixStatus.FOREIGN, "post_create.sh was pointed at it"
     write_mark(place, replace(mark, state=State.INSTALLED, locks="a"))
-    assert read_status(find_prefix(place), "b") is Status.CHANGED
-    assert read_status(find_prefix(place), "a") is Status.INSTALLED
+    assert read_status(find_prefix(place), "b") is PrefixStatus.CHANGED
+    assert read_status(find_prefix(place), "a") is PrefixStatus.INSTALLED
     record_verdict(place, Level.QUICK, True, 0)
-    assert read_status(find_prefix(place), "a") is Status.VERIFIED
+    assert read_status(find_prefix(place), "a") is PrefixStatus.VERIFIED
     record_verdict(place, Level.FULL, False, 0)
-    assert read_status(find_prefix(place), "a") is Status.INSTALLED
+    assert read_status(find_prefix(place), "a") is PrefixStatus.INSTALLED
     place.rename(place.with_name("other"))
-    assert read_status(find_prefix(place.with_name("other")), "a") is Status.MOVED
+    assert read_status(find_prefix(place.with_name("other")), "a") is PrefixStatus.MOVED
 
 
 def test_through_a_link_of_peoples_own_and_by_the_folder_itself(
@@ -64,7 +64,7 @@ def test_a_moved_environment_names_where_it_was_made(used: Prefix, place: Path) 
     place.rename(elsewhere / "env")
     place.with_name("env.d").rename(elsewhere / "env.d")
     moved = find_prefix(elsewhere / "env")
-    assert read_status(moved) is Status.MOVED
+    assert read_status(moved) is PrefixStatus.MOVED
     assert find_move(moved) == str(place)
 
 
@@ -78,6 +78,6 @@ def test_a_damaged_mark_keeps_an_environment_from_being_touched(
     used: Prefix, place: Path
 ) -> None:
     (used.path / MARK).write_text(json.dumps({"verdicts": []}))
-    assert read_status(find_prefix(place)) is Status.FOREIGN
+    assert read_status(find_prefix(place)) is PrefixStatus.FOREIGN
     install(find_prefix(place))
     assert (used.path / "bin/python").is_symlink()

@@ -8,14 +8,14 @@ from typing import Any
 
 from lockedenv.host.disks import size_text
 from lockedenv.install.plan import Plan, PlanAction
-from lockedenv.prefix.status import Status
+from lockedenv.prefix.status import PrefixStatus
 from lockedenv.redaction import redact_document
 
 SHOWN = 20  # lines of packages or files; the rest is counted
 PAST = {
-    Status.ABSENT: "",
-    Status.CHANGED: " (rebuilt: the locks have changed)",
-    Status.MAKING: " (started anew: an earlier run did not finish)",
+    PrefixStatus.ABSENT: "",
+    PrefixStatus.CHANGED: " (rebuilt: the locks have changed)",
+    PrefixStatus.MAKING: " (started anew: an earlier run did not finish)",
 }
 
 

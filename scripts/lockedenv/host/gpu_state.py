@@ -10,7 +10,7 @@ from enum import Enum
 from lockedenv.host import nvidia_smi
 from lockedenv.host.finding import Finding, failed, passed, warned
 from lockedenv.host.numbers import parse_whole
-from lockedenv.host.nvidia_smi import Answer, Status
+from lockedenv.host.nvidia_smi import Answer, SmiStatus
 
 BY_HAND = "run nvidia-smi -q by hand; take another pod"
 SLOW = "slower than it should be; if it stays so under load, take another pod"
@@ -121,9 +121,9 @@ def judge_state(answers: Mapping[str, Answer]) -> Finding:
     """The verdict on the answers of `read_state`."""
     problems: list[GpuProblem] = []
     for selector, answer in answers.items():
-        if answer.status is Status.ANSWERED:
+        if answer.status is SmiStatus.ANSWERED:
             problems += _list_problems(QUERIES[selector], answer)
-        elif answer.status in (Status.ABSENT, Status.HANGS):
+        elif answer.status in (SmiStatus.ABSENT, SmiStatus.HANGS):
             return failed([f"nvidia-smi does not answer: {answer.problem}"], BY_HAND)
         else:
             return warned([f"nvidia-smi does not say: {answer.problem}"], BY_HAND)

@@ -12,7 +12,7 @@ from pathlib import Path
 from lockedenv.errors import Stop
 from lockedenv.host import nvidia_smi
 from lockedenv.host.numbers import parse_whole
-from lockedenv.host.nvidia_smi import Answer, Status
+from lockedenv.host.nvidia_smi import Answer, SmiStatus
 
 MIB = 1024**2
 MOST_RENTED = 9999  # GPUs: another number is none of a pod
@@ -145,7 +145,7 @@ def _judge(answer: Answer, rented: int, nodes: Sequence[Path]) -> list[Gpu]:
     signs = [str(node) for node in nodes]
     if rented:
         signs.insert(0, f"RUNPOD_GPU_COUNT={rented}")
-    if answer.status is Status.ABSENT:
+    if answer.status is SmiStatus.ABSENT:
         if not signs:
             return []
         raise GpuError(
@@ -153,20 +153,20 @@ def _judge(answer: Answer, rented: int, nodes: Sequence[Path]) -> list[Gpu]:
             f"there is an NVIDIA GPU but no nvidia-smi ({signs[0]})",
             f"start the container with the NVIDIA runtime, or {NEXT_POD}",
         )
-    if answer.status is Status.HANGS:
+    if answer.status is SmiStatus.HANGS:
         raise GpuError(
             Trouble.HANGS,
             f"nvidia-smi does not answer ({answer.problem})",
             f"the GPU or its driver hangs: {NEXT_POD}",
         )
-    if answer.status is Status.NO_DEVICES:
+    if answer.status is SmiStatus.NO_DEVICES:
         sign = signs[0] if signs else "its driver is here"
         raise GpuError(
             Trouble.NO_DEVICES,
             f"nvidia-smi finds no GPU, and there should be one ({sign})",
             f"the GPU has failed: {NEXT_POD}",
         )
-    if answer.status is not Status.ANSWERED:
+    if answer.status is not SmiStatus.ANSWERED:
         raise _explain_failure(answer, bool(signs))
     gpus = [_read_gpu(row) for row in answer.rows]
     if len(gpus) < rented:
@@ -180,7 +180,7 @@ def _judge(answer: Answer, rented: int, nodes: Sequence[Path]) -> list[Gpu]:
 
 def _explain_failure(answer: Answer, should_be_there: bool) -> GpuError:
     problem = f"nvidia-smi fails: {answer.problem} (exit {answer.exit_status})"
-    if answer.status is Status.NO_DRIVER and not should_be_there:
+    if answer.status is SmiStatus.NO_DRIVER and not should_be_there:
         return GpuError(Trouble.NO_DRIVER, problem, LOGIN_NODE)
     return GpuError(Trouble.FAILS, problem, NEXT_POD)
 

@@ -19,7 +19,7 @@ UNKNOWN_FIELD = re.compile(r'Field "([\w.]+)" is not a valid field to query')
 WARNING = re.compile(r"^\s*WARNING: ", re.IGNORECASE)
 
 
-class Status(Enum):
+class SmiStatus(Enum):
     """How nvidia-smi ended."""
 
     ANSWERED = "answered"
@@ -46,7 +46,7 @@ class Answer:
     nvidia-smi's words, and empty if it answered.
     """
 
-    status: Status
+    status: SmiStatus
     rows: tuple[Mapping[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     problem: str = ""
@@ -71,7 +71,7 @@ def query(
         environ = os.environ
     program = find_program(environ)
     if program is None:
-        return Answer(Status.ABSENT, problem="No such file or directory")
+        return Answer(SmiStatus.ABSENT, problem="No such file or directory")
     known = list(fields)
     while known:
         command = [
@@ -81,13 +81,13 @@ def query(
         ]
         found = ask(command, PATIENCE, env=dict(environ))
         if found.status is None:
-            return Answer(Status.HANGS, problem=found.error)
+            return Answer(SmiStatus.HANGS, problem=found.error)
         unknown = UNKNOWN_FIELD.findall(found.output + found.error)
         remaining = [field for field in known if field not in unknown]
         if remaining == known:
             return _read_answer(found.status, found.output, found.error, known)
         known = remaining
-    return Answer(Status.ANSWERED)
+    return Answer(SmiStatus.ANSWERED)
 
 
 def _read_answer(exit_status: int, out: str, err: str, fields: Sequence[str]) -> Answer:
@@ -104,28 +104,28 @@ def _read_answer(exit_status: int, out: str, err: str, fields: Sequence[str]) ->
     words = " ".join((out + " " + err).split())
     if "No devices were found" in words or (exit_status == 0 and not rows):
         problem = words or "it says nothing"
-        return Answer(Status.NO_DEVICES, problem=problem, exit_status=exit_status)
+        return Answer(SmiStatus.NO_DEVICES, problem=problem, exit_status=exit_status)
     if (
         exit_status == EXIT_NO_DRIVER
         or "couldn't communicate with the NVIDIA driver" in words
     ):
-        return Answer(Status.NO_DRIVER, problem=words, exit_status=exit_status)
+        return Answer(SmiStatus.NO_DRIVER, problem=words, exit_status=exit_status)
     if exit_status not in (0, EXIT_INFOROM):
         return Answer(
-            Status.FAILED, problem=_first_line(out, err), exit_status=exit_status
+            SmiStatus.FAILED, problem=_first_line(out, err), exit_status=exit_status
         )
     if not rows:
         return Answer(
-            Status.FAILED, problem=_first_line(out, err), exit_status=exit_status
+            SmiStatus.FAILED, problem=_first_line(out, err), exit_status=exit_status
         )
     parsed = []
     for row in rows:
         values = [value.strip() for value in row.split(",")]
         if len(values) != len(fields):
             problem = f"{row.strip()!r} is no answer to {','.join(fields)}"
-            return Answer(Status.FAILED, (), tuple(warnings), problem, exit_status)
+            return Answer(SmiStatus.FAILED, (), tuple(warnings), problem, exit_status)
         parsed.append(dict(zip(fields, values)))
-    return Answer(Status.ANSWERED, tuple(parsed), tuple(warnings), "", exit_status)
+    return Answer(SmiStatus.ANSWERED, tuple(parsed), tuple(warnings), "", exit_status)
 
 
 def _first_line(out: str, err: str) -> str:

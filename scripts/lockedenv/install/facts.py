@@ -22,7 +22,7 @@ from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.lifecycle import list_mounts
 from lockedenv.prefix.ownership import own_paths
 from lockedenv.prefix.place import Prefix, find_backend, find_prefix, mark_or_none
-from lockedenv.prefix.status import Status, find_move, read_status
+from lockedenv.prefix.status import PrefixStatus, find_move, read_status
 from lockedenv.spec import environment
 from lockedenv.spec.environment import Environment
 from lockedenv.spec.layers import BackendName
@@ -52,7 +52,7 @@ class PrefixFacts:
     """
 
     place: Prefix
-    state: Status
+    state: PrefixStatus
     backend: BackendName
     environment: str = ""
     moved_from: str = ""
@@ -129,7 +129,11 @@ def read_prefix_facts(request: SetupRequest, clone: Path) -> PrefixFacts:
     backend = find_backend(prefix.path)
     state = read_status(prefix, request.environment.digest(backend))
     mounts = list_mounts(prefix)
-    if mark is None or state in (Status.ABSENT, Status.MAKING, Status.FOREIGN):
+    if mark is None or state in (
+        PrefixStatus.ABSENT,
+        PrefixStatus.MAKING,
+        PrefixStatus.FOREIGN,
+    ):
         is_clone = prefix.path == clone
         return PrefixFacts(
             prefix, state, backend=backend, is_clone=is_clone, mounts=mounts

@@ -21,7 +21,7 @@ from lockedenv.install.facts import (
     make_job,
 )
 from lockedenv.install.request import Installation, SetupRequest
-from lockedenv.prefix.status import Status
+from lockedenv.prefix.status import PrefixStatus
 from lockedenv.spec import environment, gpu_support
 from lockedenv.spec.commands import setup_command
 from lockedenv.spec.cuda import find_cuda
@@ -86,7 +86,7 @@ class Plan:
 
     request: SetupRequest
     job: Installation
-    state: Status
+    state: PrefixStatus
     action: PlanAction
     backend: BackendName
     level: Level
@@ -127,7 +127,7 @@ def plan_installation(request: SetupRequest, facts: Facts) -> Plan:
     refuse_prefix(request, facts.prefix)
     backend = choose_backend(facts.offers)
     action = PlanAction.REBUILD
-    if facts.prefix.state in (Status.ABSENT, Status.MAKING):
+    if facts.prefix.state in (PrefixStatus.ABSENT, PrefixStatus.MAKING):
         action = PlanAction.INSTALL
     disks = needed_disks(request, facts, backend)
     return Plan(
@@ -155,14 +155,17 @@ def is_finished(request: SetupRequest, prefix: PrefixFacts) -> bool:
     """Whether there is nothing to install: the environment is there, of these
     locks, and is verified again.
     """
-    if prefix.state not in (Status.INSTALLED, Status.VERIFIED) or request.force:
+    if (
+        prefix.state not in (PrefixStatus.INSTALLED, PrefixStatus.VERIFIED)
+        or request.force
+    ):
         return False
     return request.backend in (None, prefix.backend)
 
 
 def refuse_prefix(request: SetupRequest, prefix: PrefixFacts) -> None:
     """Raises Stop where the prefix is somebody's, was moved, or is of another environment."""
-    if prefix.state is Status.FOREIGN:
+    if prefix.state is PrefixStatus.FOREIGN:
         remedy = "choose another --prefix, or move it away"
         if prefix.is_clone:
             remedy = "it is this clone: give the clone another name"
@@ -172,12 +175,12 @@ def refuse_prefix(request: SetupRequest, prefix: PrefixFacts) -> None:
     if request.force:
         return
     rebuild = setup_command(request.prefix, request.environment.argument, "--force")
-    if prefix.state is Status.MOVED:
+    if prefix.state is PrefixStatus.MOVED:
         raise Stop(
             f"{request.prefix} was made at {prefix.moved_from}, and its scripts name that place: "
             f"move it back, or rebuild it here with --force: {rebuild}"
         )
-    known = prefix.state not in (Status.ABSENT, Status.MAKING)
+    known = prefix.state not in (PrefixStatus.ABSENT, PrefixStatus.MAKING)
     if known and prefix.environment != request.environment.argument:
         raise Stop(
             f"{request.prefix} is of the environment {prefix.environment}, not "
@@ -219,7 +222,7 @@ def needed_disks(
         same_wheels
         and together
         and facts.links_and_locks
-        and facts.prefix.state is not Status.ABSENT
+        and facts.prefix.state is not PrefixStatus.ABSENT
     ):
         # The cache holds what the old prefix links to, and the new one will link to it too.
         unpacked = int(unpacked * NOT_LINKED)

@@ -16,7 +16,7 @@ from lockedenv.prefix.mark import MadeBy, State, read_mark
 from lockedenv.prefix.place import Prefix, mark_or_none, place_of
 
 
-class Status(str, Enum):
+class PrefixStatus(str, Enum):
     """What lies at a prefix. The values are those of the plan's JSON."""
 
     ABSENT = "absent"
@@ -28,7 +28,7 @@ class Status(str, Enum):
     FOREIGN = "foreign"
 
 
-def read_status(prefix: Prefix, digest: str = "") -> Status:
+def read_status(prefix: Prefix, digest: str = "") -> PrefixStatus:
     """What lies at a prefix. `digest`: of the locks that it should be made from; empty: they count
     as unchanged.
     """
@@ -36,20 +36,22 @@ def read_status(prefix: Prefix, digest: str = "") -> Status:
     if not folder.is_dir() or not any(folder.iterdir()):
         for _, unused in prefix.environments():
             if unused.state is State.MAKING:
-                return Status.MAKING
-        return Status.ABSENT
+                return PrefixStatus.MAKING
+        return PrefixStatus.ABSENT
     mark = mark_or_none(folder)
     if mark is None or mark.made_by is not MadeBy.SETUP:
-        return Status.FOREIGN
+        return PrefixStatus.FOREIGN
     if mark.state is not State.INSTALLED:
-        return Status.MAKING if prefix.owns(folder, mark) else Status.FOREIGN
+        return (
+            PrefixStatus.MAKING if prefix.owns(folder, mark) else PrefixStatus.FOREIGN
+        )
     if find_move(prefix):
-        return Status.MOVED
+        return PrefixStatus.MOVED
     if not prefix.owns(folder, mark):
-        return Status.FOREIGN
+        return PrefixStatus.FOREIGN
     if digest and mark.locks != digest:
-        return Status.CHANGED
-    return Status.VERIFIED if mark.verified else Status.INSTALLED
+        return PrefixStatus.CHANGED
+    return PrefixStatus.VERIFIED if mark.verified else PrefixStatus.INSTALLED
 
 
 def find_move(prefix: Prefix) -> str:
