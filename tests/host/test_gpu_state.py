@@ -20,7 +20,7 @@ from lockedenv.host.gpu_state import (
     judge_state,
     read_state,
 )
-from lockedenv.host.nvidia_smi import Answer, SmiStatus
+from lockedenv.host.nvidia_smi import SmiAnswer, SmiStatus
 
 WELL = {field.name: "Not Active" for field in GPU_FIELDS}
 WELL.update({UNCORRECTED.name: "0", LANES_NOW.name: "16", LANES_MOST.name: "16"})
@@ -34,8 +34,10 @@ def judge(*gpus: dict[str, str], rows: dict[str, str] | None = None) -> Finding:
     remapped = {**ROWS, **(rows or {})}
     return judge_state(
         {
-            "gpu": Answer(SmiStatus.ANSWERED, tuple({**WELL, **gpu} for gpu in gpus)),
-            "remapped-rows": Answer(SmiStatus.ANSWERED, (remapped,) * len(gpus)),
+            "gpu": SmiAnswer(
+                SmiStatus.ANSWERED, tuple({**WELL, **gpu} for gpu in gpus)
+            ),
+            "remapped-rows": SmiAnswer(SmiStatus.ANSWERED, (remapped,) * len(gpus)),
         }
     )
 

@@ -17,9 +17,9 @@ from lockedenv.provenance.packages import fingerprint_of
 from lockedenv.provenance.ranks.certify import Certified, certify
 from lockedenv.provenance.ranks.meeting import SHOWN, Meeting, RanksMissing, Wait
 from lockedenv.provenance.ranks.roll_call import (
-    Answer,
     Description,
     Identity,
+    RollCallAnswer,
     identify,
     name_nodes,
     parse_answer,
@@ -115,7 +115,7 @@ def meet_all(
     store = Store()
     told: "list[str]" = []
 
-    def rank_of(rank: int) -> Answer:
+    def rank_of(rank: int) -> RollCallAnswer:
         manifest = manifest_of(rank, rank in odd)
         meeting = Meeting(store, rank, world, wait=store.wait)
         description = Description(f"node-{rank // 8}", rank // 8, identify(manifest))
@@ -135,7 +135,7 @@ def meet_all(
         f"node-{node}": list(range(8 * node, 8 * node + 8))
         for node in range(world // 8)
     }
-    assert in_threads(world, rank_of) == [Answer(not odd, nodes, False)] * world
+    assert in_threads(world, rank_of) == [RollCallAnswer(not odd, nodes, False)] * world
     return store, "\n".join(told)
 
 

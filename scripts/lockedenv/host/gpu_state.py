@@ -10,7 +10,7 @@ from enum import Enum
 from lockedenv.host import nvidia_smi
 from lockedenv.host.finding import Finding, failed, passed, warned
 from lockedenv.host.numbers import parse_whole
-from lockedenv.host.nvidia_smi import Answer, SmiStatus
+from lockedenv.host.nvidia_smi import SmiAnswer, SmiStatus
 
 BY_HAND = "run nvidia-smi -q by hand; take another pod"
 SLOW = "slower than it should be; if it stays so under load, take another pod"
@@ -109,7 +109,7 @@ class GpuProblem:
     text: str
 
 
-def read_state() -> dict[str, Answer]:
+def read_state() -> dict[str, SmiAnswer]:
     """nvidia-smi's answers about the state of each GPU, by query."""
     answers = {}
     for selector, fields in QUERIES.items():
@@ -117,7 +117,7 @@ def read_state() -> dict[str, Answer]:
     return answers
 
 
-def judge_state(answers: Mapping[str, Answer]) -> Finding:
+def judge_state(answers: Mapping[str, SmiAnswer]) -> Finding:
     """The verdict on the answers of `read_state`."""
     problems: list[GpuProblem] = []
     for selector, answer in answers.items():
@@ -138,7 +138,7 @@ def judge_state(answers: Mapping[str, Answer]) -> Finding:
     return warned(lines, worst.value)
 
 
-def _list_problems(fields: Sequence[Field], answer: Answer) -> list[GpuProblem]:
+def _list_problems(fields: Sequence[Field], answer: SmiAnswer) -> list[GpuProblem]:
     problems = []
     for index, row in enumerate(answer.rows):
         for field in fields:

@@ -12,7 +12,7 @@ from pathlib import Path
 from lockedenv.errors import Stop
 from lockedenv.host import nvidia_smi
 from lockedenv.host.numbers import parse_whole
-from lockedenv.host.nvidia_smi import Answer, SmiStatus
+from lockedenv.host.nvidia_smi import SmiAnswer, SmiStatus
 
 MIB = 1024**2
 MOST_RENTED = 9999  # GPUs: another number is none of a pod
@@ -140,7 +140,7 @@ def _count_rented(environ: Mapping[str, str]) -> int:
     return count
 
 
-def _judge(answer: Answer, rented: int, nodes: Sequence[Path]) -> list[Gpu]:
+def _judge(answer: SmiAnswer, rented: int, nodes: Sequence[Path]) -> list[Gpu]:
     """The GPUs of an answer, or a GpuError. `nodes`: what the driver shows of them beside it."""
     signs = [str(node) for node in nodes]
     if rented:
@@ -178,7 +178,7 @@ def _judge(answer: Answer, rented: int, nodes: Sequence[Path]) -> list[Gpu]:
     return gpus
 
 
-def _explain_failure(answer: Answer, should_be_there: bool) -> GpuError:
+def _explain_failure(answer: SmiAnswer, should_be_there: bool) -> GpuError:
     problem = f"nvidia-smi fails: {answer.problem} (exit {answer.exit_status})"
     if answer.status is SmiStatus.NO_DRIVER and not should_be_there:
         return GpuError(Trouble.NO_DRIVER, problem, LOGIN_NODE)

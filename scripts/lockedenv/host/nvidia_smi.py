@@ -38,7 +38,7 @@ EXIT_INFOROM = 14
 
 
 @dataclass(frozen=True)
-class Answer:
+class SmiAnswer:
     """What nvidia-smi said to a query.
 
     `rows` has one mapping of field to value for each line. A field that this driver does not know
@@ -60,7 +60,7 @@ def find_program(environ: Mapping[str, str]) -> str | None:
 
 def query(
     selector: str, fields: Sequence[str], environ: Mapping[str, str] | None = None
-) -> Answer:
+) -> SmiAnswer:
     """Asks for fields, such as `query("gpu", ["name", "uuid"])`.
 
     A driver that does not know a field names the first such one and answers nothing, so the query
@@ -71,7 +71,7 @@ def query(
         environ = os.environ
     program = find_program(environ)
     if program is None:
-        return Answer(SmiStatus.ABSENT, problem="No such file or directory")
+        return SmiAnswer(SmiStatus.ABSENT, problem="No such file or directory")
     known = list(fields)
     while known:
         command = [
@@ -81,16 +81,18 @@ def query(
         ]
         found = ask(command, PATIENCE, env=dict(environ))
         if found.status is None:
-            return Answer(SmiStatus.HANGS, problem=found.error)
+            return SmiAnswer(SmiStatus.HANGS, problem=found.error)
         unknown = UNKNOWN_FIELD.findall(found.output + found.error)
         remaining = [field for field in known if field not in unknown]
         if remaining == known:
             return _read_answer(found.status, found.output, found.error, known)
         known = remaining
-    return Answer(SmiStatus.ANSWERED)
+    return SmiAnswer(SmiStatus.ANSWERED)
 
 
-def _read_answer(exit_status: int, out: str, err: str, fields: Sequence[str]) -> Answer:
+def _read_answer(
+    exit_status: int, out: str, err: str, fields: Sequence[str]
+) -> SmiAnswer:
     rows = []
     warnings = []
     for line in out.splitlines():
@@ -104,18 +106,18 @@ def _read_answer(exit_status: int, out: str, err: str, fields: Sequence[str]) ->
     words = " ".join((out + " " + err).split())
     if "No devices were found" in words or (exit_status == 0 and not rows):
         problem = words or "it says nothing"
-        return Answer(SmiStatus.NO_DEVICES, problem=problem, exit_status=exit_status)
+        return SmiAnswer(SmiStatus.NO_DEVICES, problem=problem, exit_status=exit_status)
     if (
         exit_status == EXIT_NO_DRIVER
         or "couldn't communicate with the NVIDIA driver" in words
     ):
-        return Answer(SmiStatus.NO_DRIVER, problem=words, exit_status=exit_status)
+        return SmiAnswer(SmiStatus.NO_DRIVER, problem=words, exit_status=exit_status)
     if exit_status not in (0, EXIT_INFOROM):
-        return Answer(
+        return SmiAnswer(
             SmiStatus.FAILED, problem=_first_line(out, err), exit_status=exit_status
         )
     if not rows:
-        return Answer(
+        return SmiAnswer(
             SmiStatus.FAILED, problem=_first_line(out, err), exit_status=exit_status
         )
     parsed = []
@@ -123,9 +125,13 @@ def _read_answer(exit_status: int, out: str, err: str, fields: Sequence[str]) ->
         values = [value.strip() for value in row.split(",")]
         if len(values) != len(fields):
             problem = f"{row.strip()!r} is no answer to {','.join(fields)}"
-            return Answer(SmiStatus.FAILED, (), tuple(warnings), problem, exit_status)
+            return SmiAnswer(
+                SmiStatus.FAILED, (), tuple(warnings), problem, exit_status
+            )
         parsed.append(dict(zip(fields, values)))
-    return Answer(SmiStatus.ANSWERED, tuple(parsed), tuple(warnings), "", exit_status)
+    return SmiAnswer(
+        SmiStatus.ANSWERED, tuple(parsed), tuple(warnings), "", exit_status
+    )
 
 
 def _first_line(out: str, err: str) -> str:

@@ -105,14 +105,14 @@ class RollCall:
     nodes: dict[str, list[int]]
 
     @property
-    def answer(self) -> "Answer":
+    def answer(self) -> "RollCallAnswer":
         """What all ranks must know of it."""
         same = not any(company.is_odd for company in self.companies)
-        return Answer(same, self.nodes, bool(self.problems))
+        return RollCallAnswer(same, self.nodes, bool(self.problems))
 
 
 @dataclass(frozen=True)
-class Answer:
+class RollCallAnswer:
     """What rank 0 tells all: whether all are the same, node -> its ranks,
     whether a GPU is lacking."""
 
@@ -125,9 +125,9 @@ class Answer:
         return json.dumps(asdict(self))
 
 
-def parse_answer(text: str) -> Answer:
+def parse_answer(text: str) -> RollCallAnswer:
     """An answer from the store."""
-    return Answer(**json.loads(text))
+    return RollCallAnswer(**json.loads(text))
 
 
 def identify(manifest: Manifest) -> Identity:

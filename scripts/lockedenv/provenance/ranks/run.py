@@ -31,8 +31,8 @@ from lockedenv.provenance.ranks.meeting import (
 from lockedenv.provenance.ranks.roll_call import (
     ARRIVED,
     MANIFEST,
-    Answer,
     Description,
+    RollCallAnswer,
     identify,
     parse_answer,
     take_roll_call,
@@ -119,7 +119,7 @@ class RankCheck:
             for line in lines:
                 self._say(line)
 
-    def meet(self) -> Answer:
+    def meet(self) -> RollCallAnswer:
         """The roll call."""
         manifest = self.request.make_manifest()
         pod = ""
@@ -161,7 +161,7 @@ class RankCheck:
         right: bool = json.loads(answer)
         return right
 
-    def measure(self, answer: Answer) -> None:
+    def measure(self, answer: RollCallAnswer) -> None:
         """The bandwidths; a slow node is named, and no more."""
         self.stage = BANDWIDTH
         limit = min(self.request.timeout, bandwidth.SECONDS)
