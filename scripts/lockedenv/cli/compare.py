@@ -29,7 +29,7 @@ THIS_MACHINE = "this machine"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonResult:
     """What is said, the JSON of it, and whether the exit status is 0."""
 
     lines: list[str]
@@ -65,7 +65,7 @@ def compare_documents(paths: list[Path], json_target: str | None, prefix: Path) 
 
 def _compare_manifests(
     names: list[str], documents: list[Fields], prefix: Path
-) -> Comparison:
+) -> ComparisonResult:
     first = _read_first_manifest(names, documents)
     if len(documents) == 2:
         second = manifest_from(names[1], documents[1])
@@ -85,7 +85,7 @@ def _compare_manifests(
         "differences": [found.document() for found in differences],
     }
     lines = difference.describe_comparison(first, second, pair)
-    return Comparison(lines, document, agreement is difference.Agreement.SAME)
+    return ComparisonResult(lines, document, agreement is difference.Agreement.SAME)
 
 
 def _read_first_manifest(names: list[str], documents: list[Fields]) -> Manifest:
@@ -96,7 +96,7 @@ def _read_first_manifest(names: list[str], documents: list[Fields]) -> Manifest:
 
 def _compare_certificates(
     names: list[str], documents: list[Fields], prefix: Path
-) -> Comparison:
+) -> ComparisonResult:
     if len(documents) == 2 and not is_certificate(documents[1]):
         raise _of_two_kinds(names, "certificate", "manifest")
     first = certificate_from(names[0], documents[0])
@@ -121,7 +121,7 @@ def _compare_certificates(
         "lines": lines,
         "differences": [],
     }
-    return Comparison(lines, document, judgement.computes_the_same)
+    return ComparisonResult(lines, document, judgement.computes_the_same)
 
 
 def _of_two_kinds(names: list[str], first: str, second: str) -> DocumentError:

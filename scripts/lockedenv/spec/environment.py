@@ -218,7 +218,7 @@ def name_in_mark(prefix: Path) -> str:
 
 
 @dataclass
-class Comparison:
+class ComparedEnvironment:
     """The environment that --environment names: every prefix of this process is compared with it.
 
     It is set once, before a prefix is read: by the verifier, and in each child that runs a check,
@@ -229,7 +229,7 @@ class Comparison:
     argument: str = ""
 
 
-COMPARISON = Comparison()
+COMPARISON = ComparedEnvironment()
 
 
 def compare_with(text: str) -> None:
