@@ -10,8 +10,8 @@ from lockedenv.host.finding import FindingOutcome
 from lockedenv.pod.kernel_log import LoggedGpu, check_kernel_log, judge_log
 from lockedenv.spec.xids import (
     CATALOGUE,
-    Fault,
     XidAction,
+    XidFault,
     read_switch_errors,
     read_xids,
 )
@@ -171,12 +171,12 @@ def test_the_catalogue_has_each_code_once_with_what_to_do() -> None:
     for code, row in CATALOGUE.items():
         assert row.code == code
         assert row.name
-        assert isinstance(row.fault, Fault)
+        assert isinstance(row.fault, XidFault)
     assert CATALOGUE[79].action is XidAction.RESTART_HOST
     for code in (64, 95, 119, 140):
         assert CATALOGUE[code].action is XidAction.RESET_GPU
     programs = [13, 31, 32, 43, 69]
-    assert {CATALOGUE[code].fault for code in programs} == {Fault.PROGRAM}
+    assert {CATALOGUE[code].fault for code in programs} == {XidFault.PROGRAM}
     for code in (1, 91, 122):  # unused
         assert code not in CATALOGUE
 

@@ -14,10 +14,10 @@ from lockedenv.pod.words import BACK
 from lockedenv.spec.xids import (
     RECOVERED,
     RECOVERY_CHANGED,
-    Fault,
     SwitchLine,
     SwitchSeverity,
     XidAction,
+    XidFault,
     XidLine,
     read_switch_errors,
     read_xids,
@@ -147,7 +147,7 @@ def _judge_line(line: XidLine, recovered: bool) -> LogProblem | None:
         return LogProblem(Severity.HOST, text)
     if row.action is XidAction.RESET_GPU:
         return LogProblem(Severity.WATCH, f"{text}, since recovered")
-    if row.fault is Fault.PROGRAM:
+    if row.fault is XidFault.PROGRAM:
         return LogProblem(Severity.PROGRAM, text)
     return LogProblem(Severity.WATCH, text)
 

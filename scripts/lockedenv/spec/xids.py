@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Fault(Enum):
+class XidFault(Enum):
     """Whose fault an error is, as far as the catalogue tells."""
 
     PROGRAM = "a program"
@@ -49,104 +49,109 @@ class Xid:
 
     code: int
     name: str
-    fault: Fault
+    fault: XidFault
     action: XidAction
 
 
 _ROWS = (
-    Xid(8, "GPU stopped processing", Fault.PROGRAM, XidAction.RESTART_PROGRAM),
+    Xid(8, "GPU stopped processing", XidFault.PROGRAM, XidAction.RESTART_PROGRAM),
     Xid(
         11,
         "invalid or corrupted push buffer stream",
-        Fault.PROGRAM,
+        XidFault.PROGRAM,
         XidAction.RESTART_PROGRAM,
     ),
-    Xid(13, "graphics engine exception", Fault.PROGRAM, XidAction.RESTART_PROGRAM),
+    Xid(13, "graphics engine exception", XidFault.PROGRAM, XidAction.RESTART_PROGRAM),
     Xid(
         25,
         "invalid or illegal push buffer stream",
-        Fault.PROGRAM,
+        XidFault.PROGRAM,
         XidAction.RESTART_PROGRAM,
     ),
-    Xid(31, "GPU memory page fault", Fault.PROGRAM, XidAction.RESTART_PROGRAM),
+    Xid(31, "GPU memory page fault", XidFault.PROGRAM, XidAction.RESTART_PROGRAM),
     Xid(
         32,
         "invalid or corrupted push buffer stream",
-        Fault.PROGRAM,
+        XidFault.PROGRAM,
         XidAction.RESTART_PROGRAM,
     ),
-    Xid(37, "driver firmware error", Fault.DRIVER, XidAction.IGNORE),
-    Xid(38, "driver firmware error", Fault.DRIVER, XidAction.IGNORE),
-    Xid(43, "GPU stopped processing", Fault.PROGRAM, XidAction.IGNORE),
+    Xid(37, "driver firmware error", XidFault.DRIVER, XidAction.IGNORE),
+    Xid(38, "driver firmware error", XidFault.DRIVER, XidAction.IGNORE),
+    Xid(43, "GPU stopped processing", XidFault.PROGRAM, XidAction.IGNORE),
     Xid(
         44,
         "graphics engine fault during context switch",
-        Fault.DRIVER,
+        XidFault.DRIVER,
         XidAction.IGNORE,
     ),
-    Xid(45, "cleanup after an earlier error", Fault.PROGRAM, XidAction.FOLLOW_OTHER),
-    Xid(46, "GPU stopped processing", Fault.GPU, XidAction.RESET_GPU),
-    Xid(48, "double bit ECC error", Fault.MEMORY, XidAction.RESET_GPU),
-    Xid(54, "auxiliary power is not connected", Fault.HOST, XidAction.RESTART_HOST),
-    Xid(60, "video processor exception", Fault.PROGRAM, XidAction.RESTART_PROGRAM),
-    Xid(62, "internal micro-controller halt", Fault.GPU, XidAction.RESET_GPU),
-    Xid(63, "a memory row or page was remapped", Fault.MEMORY, XidAction.IGNORE),
+    Xid(45, "cleanup after an earlier error", XidFault.PROGRAM, XidAction.FOLLOW_OTHER),
+    Xid(46, "GPU stopped processing", XidFault.GPU, XidAction.RESET_GPU),
+    Xid(48, "double bit ECC error", XidFault.MEMORY, XidAction.RESET_GPU),
+    Xid(54, "auxiliary power is not connected", XidFault.HOST, XidAction.RESTART_HOST),
+    Xid(60, "video processor exception", XidFault.PROGRAM, XidAction.RESTART_PROGRAM),
+    Xid(62, "internal micro-controller halt", XidFault.GPU, XidAction.RESET_GPU),
+    Xid(63, "a memory row or page was remapped", XidFault.MEMORY, XidAction.IGNORE),
     Xid(
         64,
         "a memory row or page could not be remapped",
-        Fault.MEMORY,
+        XidFault.MEMORY,
         XidAction.RESET_GPU,
     ),
-    Xid(66, "illegal access by the driver", Fault.DRIVER, XidAction.IGNORE),
-    Xid(67, "illegal access by the driver", Fault.DRIVER, XidAction.IGNORE),
-    Xid(69, "graphics engine class error", Fault.PROGRAM, XidAction.RESTART_PROGRAM),
-    Xid(74, "NVLink error", Fault.LINK, XidAction.WATCH),
-    Xid(78, "vGPU start error", Fault.HOST, XidAction.RESTART_HOST),
-    Xid(79, "GPU has fallen off the bus", Fault.GPU, XidAction.RESTART_HOST),
-    Xid(80, "corrupted data sent to the GPU", Fault.PROGRAM, XidAction.RESTART_PROGRAM),
-    Xid(92, "high rate of single bit ECC errors", Fault.MEMORY, XidAction.WATCH),
-    Xid(93, "infoROM wear limit exceeded", Fault.GPU, XidAction.IGNORE),
-    Xid(94, "contained memory error", Fault.MEMORY, XidAction.WATCH),
-    Xid(95, "uncontained memory error", Fault.MEMORY, XidAction.RESET_GPU),
-    Xid(106, "test message", Fault.NOBODY, XidAction.IGNORE),
-    Xid(107, "test message", Fault.NOBODY, XidAction.IGNORE),
-    Xid(109, "context switch timeout", Fault.GPU, XidAction.RESET_GPU),
-    Xid(110, "security fault", Fault.DRIVER, XidAction.RESET_GPU),
+    Xid(66, "illegal access by the driver", XidFault.DRIVER, XidAction.IGNORE),
+    Xid(67, "illegal access by the driver", XidFault.DRIVER, XidAction.IGNORE),
+    Xid(69, "graphics engine class error", XidFault.PROGRAM, XidAction.RESTART_PROGRAM),
+    Xid(74, "NVLink error", XidFault.LINK, XidAction.WATCH),
+    Xid(78, "vGPU start error", XidFault.HOST, XidAction.RESTART_HOST),
+    Xid(79, "GPU has fallen off the bus", XidFault.GPU, XidAction.RESTART_HOST),
+    Xid(
+        80,
+        "corrupted data sent to the GPU",
+        XidFault.PROGRAM,
+        XidAction.RESTART_PROGRAM,
+    ),
+    Xid(92, "high rate of single bit ECC errors", XidFault.MEMORY, XidAction.WATCH),
+    Xid(93, "infoROM wear limit exceeded", XidFault.GPU, XidAction.IGNORE),
+    Xid(94, "contained memory error", XidFault.MEMORY, XidAction.WATCH),
+    Xid(95, "uncontained memory error", XidFault.MEMORY, XidAction.RESET_GPU),
+    Xid(106, "test message", XidFault.NOBODY, XidAction.IGNORE),
+    Xid(107, "test message", XidFault.NOBODY, XidAction.IGNORE),
+    Xid(109, "context switch timeout", XidFault.GPU, XidAction.RESET_GPU),
+    Xid(110, "security fault", XidFault.DRIVER, XidAction.RESET_GPU),
     Xid(
         119,
         "the GPU's system processor (GSP) does not answer",
-        Fault.DRIVER,
+        XidFault.DRIVER,
         XidAction.RESET_GPU,
     ),
     Xid(
         120,
         "error of the GPU's system processor (GSP)",
-        Fault.DRIVER,
+        XidFault.DRIVER,
         XidAction.RESET_GPU,
     ),
-    Xid(121, "error of the link between chips (C2C)", Fault.LINK, XidAction.WATCH),
-    Xid(136, "NVLink training failed", Fault.LINK, XidAction.RESET_GPU),
-    Xid(137, "NVLink privilege error", Fault.LINK, XidAction.IGNORE),
-    Xid(140, "unrecovered ECC error", Fault.MEMORY, XidAction.RESET_GPU),
-    Xid(141, "CUDA fast path error", Fault.DRIVER, XidAction.IGNORE),
-    Xid(143, "GPU initialization error", Fault.GPU, XidAction.RESET_GPU),
-    Xid(144, "NVLink error (SAW)", Fault.LINK, XidAction.AS_IT_SAYS),
-    Xid(145, "NVLink error (RLW)", Fault.LINK, XidAction.AS_IT_SAYS),
-    Xid(146, "NVLink error (TLW)", Fault.LINK, XidAction.AS_IT_SAYS),
-    Xid(147, "NVLink error (TREX)", Fault.LINK, XidAction.AS_IT_SAYS),
-    Xid(148, "NVLink error (NVLPW_CTRL)", Fault.LINK, XidAction.AS_IT_SAYS),
-    Xid(149, "NVLink error (NETIR)", Fault.LINK, XidAction.AS_IT_SAYS),
-    Xid(150, "NVLink error (MSE)", Fault.LINK, XidAction.AS_IT_SAYS),
-    Xid(151, "key rotation error", Fault.DRIVER, XidAction.RESTART_HOST),
-    Xid(154, "the driver asks for a recovery", Fault.GPU, XidAction.AS_IT_SAYS),
-    Xid(155, "NVLink error (defined by software)", Fault.LINK, XidAction.RESET_GPU),
-    Xid(156, "a resource was retired", Fault.GPU, XidAction.RESET_GPU),
-    Xid(157, "a resource could not be retired", Fault.GPU, XidAction.WATCH),
-    Xid(158, "GPU fatal timeout", Fault.GPU, XidAction.RESET_GPU),
-    Xid(160, "a memory channel was retired", Fault.MEMORY, XidAction.WATCH),
-    Xid(161, "a memory channel could not be retired", Fault.MEMORY, XidAction.WATCH),
-    Xid(171, "uncorrectable DRAM error", Fault.MEMORY, XidAction.FOLLOW_OTHER),
-    Xid(172, "uncorrectable SRAM error", Fault.MEMORY, XidAction.FOLLOW_OTHER),
+    Xid(121, "error of the link between chips (C2C)", XidFault.LINK, XidAction.WATCH),
+    Xid(136, "NVLink training failed", XidFault.LINK, XidAction.RESET_GPU),
+    Xid(137, "NVLink privilege error", XidFault.LINK, XidAction.IGNORE),
+    Xid(140, "unrecovered ECC error", XidFault.MEMORY, XidAction.RESET_GPU),
+    Xid(141, "CUDA fast path error", XidFault.DRIVER, XidAction.IGNORE),
+    Xid(143, "GPU initialization error", XidFault.GPU, XidAction.RESET_GPU),
+    Xid(144, "NVLink error (SAW)", XidFault.LINK, XidAction.AS_IT_SAYS),
+    Xid(145, "NVLink error (RLW)", XidFault.LINK, XidAction.AS_IT_SAYS),
+    Xid(146, "NVLink error (TLW)", XidFault.LINK, XidAction.AS_IT_SAYS),
+    Xid(147, "NVLink error (TREX)", XidFault.LINK, XidAction.AS_IT_SAYS),
+    Xid(148, "NVLink error (NVLPW_CTRL)", XidFault.LINK, XidAction.AS_IT_SAYS),
+    Xid(149, "NVLink error (NETIR)", XidFault.LINK, XidAction.AS_IT_SAYS),
+    Xid(150, "NVLink error (MSE)", XidFault.LINK, XidAction.AS_IT_SAYS),
+    Xid(151, "key rotation error", XidFault.DRIVER, XidAction.RESTART_HOST),
+    Xid(154, "the driver asks for a recovery", XidFault.GPU, XidAction.AS_IT_SAYS),
+    Xid(155, "NVLink error (defined by software)", XidFault.LINK, XidAction.RESET_GPU),
+    Xid(156, "a resource was retired", XidFault.GPU, XidAction.RESET_GPU),
+    Xid(157, "a resource could not be retired", XidFault.GPU, XidAction.WATCH),
+    Xid(158, "GPU fatal timeout", XidFault.GPU, XidAction.RESET_GPU),
+    Xid(160, "a memory channel was retired", XidFault.MEMORY, XidAction.WATCH),
+    Xid(161, "a memory channel could not be retired", XidFault.MEMORY, XidAction.WATCH),
+    Xid(171, "uncorrectable DRAM error", XidFault.MEMORY, XidAction.FOLLOW_OTHER),
+    Xid(172, "uncorrectable SRAM error", XidFault.MEMORY, XidAction.FOLLOW_OTHER),
 )
 # The engines of a GPU, whose rows in the catalogue differ by the number alone: RESTART_APP.
 _COPY_ENGINES = (39, 40, 41, 70, 71, 72, 75, 76, 77, 85, *range(126, 136))
@@ -157,11 +162,11 @@ def _make_catalogue() -> dict[int, Xid]:
     catalogue = {row.code: row for row in _ROWS}
     for code in _COPY_ENGINES:
         catalogue[code] = Xid(
-            code, "copy engine error", Fault.PROGRAM, XidAction.RESTART_PROGRAM
+            code, "copy engine error", XidFault.PROGRAM, XidAction.RESTART_PROGRAM
         )
     for code in _VIDEO_ENGINES:
         catalogue[code] = Xid(
-            code, "video engine error", Fault.PROGRAM, XidAction.RESTART_PROGRAM
+            code, "video engine error", XidFault.PROGRAM, XidAction.RESTART_PROGRAM
         )
     return catalogue
 

@@ -21,7 +21,7 @@ HASH_BASED = 1
 CHECKED = 2
 
 
-class Fault(Enum):
+class BytecodeFault(Enum):
     """What is wrong with a .pyc file; the value is what people read."""
 
     STALE = "was compiled from another source than the one beside it"
@@ -33,7 +33,7 @@ class Bytecode:
     """A .pyc file, relative to the prefix, with its fault."""
 
     path: str
-    fault: Fault
+    fault: BytecodeFault
 
     def __str__(self) -> str:
         return printable(f"{self.path}: {self.fault.value}")
@@ -67,7 +67,7 @@ def find_bad_bytecode(
     return sorted(found, key=lambda bytecode: bytecode.path), count
 
 
-def read_fault(path: Path) -> Fault | None:
+def read_fault(path: Path) -> BytecodeFault | None:
     """What is wrong with a .pyc in __pycache__; None if nothing is, or if Python ignores it."""
     if not path.is_file():  # a pipe would be waited for
         return None
@@ -81,7 +81,7 @@ def read_fault(path: Path) -> Fault | None:
         return None
     flags, time, size = struct.unpack("<III", header[4:])
     if flags & HASH_BASED:
-        return None if flags & CHECKED else Fault.UNCHECKED
+        return None if flags & CHECKED else BytecodeFault.UNCHECKED
     if time != int(status.st_mtime) & 0xFFFFFFFF or size != status.st_size & 0xFFFFFFFF:
-        return Fault.STALE
+        return BytecodeFault.STALE
     return None

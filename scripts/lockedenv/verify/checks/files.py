@@ -26,7 +26,7 @@ from lockedenv.prefix.inventory import (
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.layers import Layer
 from lockedenv.spec.level import Level
-from lockedenv.verify.bytecode import Fault, find_bad_bytecode
+from lockedenv.verify.bytecode import BytecodeFault, find_bad_bytecode
 from lockedenv.verify.checks import (
     Context,
     Result,
@@ -117,7 +117,9 @@ def files(context: Context) -> Result:
     bytecode, compiled = find_bad_bytecode(contents.prefix, contents.recorded_bytecode)
     if contents.times_changed:
         # Then every source has another time than its bytecode has noted.
-        bytecode = [found for found in bytecode if found.fault is Fault.UNCHECKED]
+        bytecode = [
+            found for found in bytecode if found.fault is BytecodeFault.UNCHECKED
+        ]
     if bytecode:
         paths = []
         for found in bytecode:
