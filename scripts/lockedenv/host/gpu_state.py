@@ -88,7 +88,7 @@ SILENT = {
 GPU_IS_GONE = ("[gpu is lost]", "[gpu requires reset]")
 
 
-class Severity(Enum):
+class GpuSeverity(Enum):
     """The worst first."""
 
     RESET = "the GPU must be reset, which a pod cannot do: take another pod"
@@ -100,12 +100,12 @@ class Severity(Enum):
 
     @property
     def fails(self) -> bool:
-        return self in (Severity.RESET, Severity.RECOVERY, Severity.BROKEN)
+        return self in (GpuSeverity.RESET, GpuSeverity.RECOVERY, GpuSeverity.BROKEN)
 
 
 @dataclass(frozen=True)
 class GpuProblem:
-    severity: Severity
+    severity: GpuSeverity
     text: str
 
 
@@ -129,7 +129,7 @@ def judge_state(answers: Mapping[str, SmiAnswer]) -> Finding:
             return warned([f"nvidia-smi does not say: {answer.problem}"], BY_HAND)
     if not problems:
         return passed("no memory errors, no slowdown, full PCIe width")
-    ranks = list(Severity)
+    ranks = list(GpuSeverity)
     problems.sort(key=lambda problem: ranks.index(problem.severity))
     lines = list(dict.fromkeys(problem.text for problem in problems))
     worst = problems[0].severity
@@ -150,27 +150,27 @@ def _list_problems(fields: Sequence[Field], answer: SmiAnswer) -> list[GpuProble
         most = parse_whole(row.get(LANES_MOST.name, ""))
         if now is not None and most is not None and now < most:
             text = f"GPU {index}: PCIe link has {now} of {most} lanes"
-            problems.append(GpuProblem(Severity.SLOW, text))
+            problems.append(GpuProblem(GpuSeverity.SLOW, text))
     for warning in answer.warnings:
-        problems.append(GpuProblem(Severity.WARNED, f"nvidia-smi warns: {warning}"))
+        problems.append(GpuProblem(GpuSeverity.WARNED, f"nvidia-smi warns: {warning}"))
     return problems
 
 
-def judge_value(field: Field, value: str) -> Severity | None:
+def judge_value(field: Field, value: str) -> GpuSeverity | None:
     """What a field's value says, by what the field speaks of. None: nothing is wrong."""
     word = value.lower()
     if word in GOOD or word in SILENT:
         return None
     if word in GPU_IS_GONE:
-        return Severity.RESET
+        return GpuSeverity.RESET
     if field.about is About.LANES and parse_whole(value) is not None:
         return None
     unreadable = re.fullmatch(r"\[.*\]", value) is not None
     if field.about is About.MEMORY:
         waits = field is ROWS_PENDING and not unreadable
-        return Severity.RESET if waits else Severity.BROKEN
+        return GpuSeverity.RESET if waits else GpuSeverity.BROKEN
     if unreadable or field.about is About.LANES:
-        return Severity.UNREADABLE
+        return GpuSeverity.UNREADABLE
     if field.about is About.RECOVERY:
-        return Severity.RECOVERY
-    return Severity.SLOW
+        return GpuSeverity.RECOVERY
+    return GpuSeverity.SLOW

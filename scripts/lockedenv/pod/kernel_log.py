@@ -28,7 +28,7 @@ BUS_ID = "pci.bus_id"
 RECOVERY_ACTION = "gpu_recovery_action"  # from the 570 series on
 
 
-class Severity(Enum):
+class XidSeverity(Enum):
     """What an error means for who rents the pod, the worst first; the value is the remedy."""
 
     HOST = f"only the host can mend it: {BACK}"
@@ -46,7 +46,7 @@ class LoggedGpu:
 
 @dataclass(frozen=True)
 class LogProblem:
-    severity: Severity
+    severity: XidSeverity
     text: str
 
 
@@ -85,11 +85,11 @@ def judge_log(log: str, gpus: Sequence[LoggedGpu]) -> Finding:
         problems += _judge_gpu(gpu, lines_of[gpu.place])
     if not problems:
         return passed("no error of these GPUs in the kernel's log")
-    ranks = list(Severity)
+    ranks = list(XidSeverity)
     problems.sort(key=lambda problem: ranks.index(problem.severity))
     worst = problems[0].severity
     texts = _count_lines(problems)
-    if worst is Severity.HOST:
+    if worst is XidSeverity.HOST:
         return failed(texts, worst.value)
     return warned(texts, worst.value)
 
@@ -106,7 +106,7 @@ def _count_lines(problems: Sequence[LogProblem]) -> list[str]:
 
 def _judge_switch(line: SwitchLine) -> LogProblem:
     text = f"SXid {line.code} of the NVSwitch at {line.place}: {line.text}"
-    return LogProblem(Severity.HOST, text)
+    return LogProblem(XidSeverity.HOST, text)
 
 
 def _judge_gpu(gpu: LoggedGpu, lines: Sequence[XidLine]) -> list[LogProblem]:
@@ -134,7 +134,7 @@ def _judge_line(line: XidLine, recovered: bool) -> LogProblem | None:
     where = f"Xid {line.code} of the GPU at {line.place}"
     if row is None:
         return LogProblem(
-            Severity.WATCH, f"{where}, which is not in the catalogue: {line.text}"
+            XidSeverity.WATCH, f"{where}, which is not in the catalogue: {line.text}"
         )
     text = f"{where}: {row.name} (fault of {row.fault.value}; {row.action.value})"
     if row.action is XidAction.IGNORE:
@@ -142,14 +142,14 @@ def _judge_line(line: XidLine, recovered: bool) -> LogProblem | None:
     if row.action is XidAction.AS_IT_SAYS:
         return _judge_by_its_words(line, where, recovered)
     if row.action is XidAction.RESTART_HOST:
-        return LogProblem(Severity.HOST, text)
+        return LogProblem(XidSeverity.HOST, text)
     if row.action is XidAction.RESET_GPU and not recovered:
-        return LogProblem(Severity.HOST, text)
+        return LogProblem(XidSeverity.HOST, text)
     if row.action is XidAction.RESET_GPU:
-        return LogProblem(Severity.WATCH, f"{text}, since recovered")
+        return LogProblem(XidSeverity.WATCH, f"{text}, since recovered")
     if row.fault is XidFault.PROGRAM:
-        return LogProblem(Severity.PROGRAM, text)
-    return LogProblem(Severity.WATCH, text)
+        return LogProblem(XidSeverity.PROGRAM, text)
+    return LogProblem(XidSeverity.WATCH, text)
 
 
 def _judge_by_its_words(
@@ -160,12 +160,12 @@ def _judge_by_its_words(
         if line.recovery == RECOVERED or recovered:
             return None
         asked = line.recovery if line.recovery else "a recovery"
-        return LogProblem(Severity.HOST, f"{where}: the driver asks for: {asked}")
+        return LogProblem(XidSeverity.HOST, f"{where}: the driver asks for: {asked}")
     name = line.row.name if line.row is not None else ""
     unit = line.text.partition("(")[0].strip()
     text = f"{where}: {name}: {unit}"
     if line.is_fatal and not recovered:
-        return LogProblem(Severity.HOST, text)
+        return LogProblem(XidSeverity.HOST, text)
     if line.is_fatal:
         text += ", since recovered"
-    return LogProblem(Severity.WATCH, text)
+    return LogProblem(XidSeverity.WATCH, text)
