@@ -32,7 +32,7 @@ TRACE = 8  # last lines of a traceback in a result
 
 
 @dataclass(frozen=True)
-class Subject:
+class ChildTask:
     """What a child is told: the check, the device, the environment of --environment or "",
     its folder."""
 
@@ -53,7 +53,7 @@ class Ended:
 
 
 def run_fresh(
-    python: Path, subject: Subject, environ: dict[str, str], limit: float
+    python: Path, subject: ChildTask, environ: dict[str, str], limit: float
 ) -> Ended:
     """Runs a check in a fresh interpreter. Raises OSError if that does not start."""
     command = [python, "-X", "faulthandler", "-m", "lockedenv.verify.child"]
@@ -73,7 +73,7 @@ def run_fresh(
 
 
 def read_result(
-    check: AnyCheck, subject: Subject, ended: Ended, limit: float
+    check: AnyCheck, subject: ChildTask, ended: Ended, limit: float
 ) -> Result:
     """The result that a child wrote, or what became of the child."""
     lines = (subject.folder / LOG).read_text(errors="replace").splitlines()[-SHOWN:]
@@ -104,7 +104,7 @@ def _describe_signal(number: int) -> str:
 # In the child
 
 
-def run_and_write(subject: Subject) -> None:
+def run_and_write(subject: ChildTask) -> None:
     """Runs a check, and writes its result into its folder."""
     if subject.environment:
         environments.compare_with(subject.environment)
@@ -174,7 +174,7 @@ def merge(results: list[Result]) -> Result:
 
 if __name__ == "__main__":
     name, device, environment, folder = sys.argv[1:]
-    run_and_write(Subject(name, device, environment, Path(folder)))
+    run_and_write(ChildTask(name, device, environment, Path(folder)))
     sys.stdout.flush()
     os._exit(
         0

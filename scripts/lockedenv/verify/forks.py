@@ -41,7 +41,7 @@ from typing import Any
 
 from lockedenv import ROOT
 from lockedenv.host.process import kill, started
-from lockedenv.verify.child import LOG, Ended, Subject, run_and_write
+from lockedenv.verify.child import LOG, ChildTask, Ended, run_and_write
 
 # What is imported before a fork. The first two come before the fork of torch.compile. Not
 # bitsandbytes and what imports it (peft, Trainer): it asks each GPU what it can do, and CUDA does
@@ -211,7 +211,7 @@ def serve(device: str, environment: str, environ: dict[str, str]) -> None:
         answers = socket.socket(fileno=descriptors[0])
         if os.fork() == 0:
             control.close()
-            subject = Subject(name, device, environment, Path(folder))
+            subject = ChildTask(name, device, environment, Path(folder))
             supervise(subject, answers, environ)
         answers.close()
 
@@ -236,7 +236,7 @@ def touches_cuda() -> bool:
 
 
 def supervise(
-    subject: Subject, answers: socket.socket, environ: dict[str, str]
+    subject: ChildTask, answers: socket.socket, environ: dict[str, str]
 ) -> None:
     """Runs a check in a process of its own, and tells its status; never returns."""
     os.setsid()  # the server is killed with its process group
@@ -281,7 +281,7 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def run_forked(subject: Subject, supervisor: int, environ: dict[str, str]) -> None:
+def run_forked(subject: ChildTask, supervisor: int, environ: dict[str, str]) -> None:
     """The check itself, as in a process of its own: its group, its folder, its variables;
     never returns."""
     die_with(supervisor)

@@ -16,7 +16,7 @@ from lockedenv.host.gpus import find_gpu_nodes
 from lockedenv.host.launchers import child_environment
 from lockedenv.host.limits import cpu_limit, read_memory
 from lockedenv.verify.checks import AnyCheck, Context, no_gpu
-from lockedenv.verify.child import LOG, Subject, read_result, run_fresh
+from lockedenv.verify.child import LOG, ChildTask, read_result, run_fresh
 from lockedenv.verify.forks import CannotFork, ForkServer, fork_server
 from lockedenv.verify.result import FAIL, Result, failed, skipped
 
@@ -55,7 +55,7 @@ class Children:
             limit *= max(1, len(find_gpu_nodes()))
         limit += check.compile_timeout
         with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-            subject = Subject(check.name, self.device, self.environment, Path(folder))
+            subject = ChildTask(check.name, self.device, self.environment, Path(folder))
             (subject.folder / LOG).touch()
             if self.server:
                 with contextlib.suppress(CannotFork):
