@@ -32,7 +32,7 @@ ANOTHER_BACKEND = (
 
 
 @dataclass(frozen=True)
-class Backend:
+class AttentionBackend:
     """A backend of scaled_dot_product_attention. `operator`: part of the name of what it calls.
 
     `operator` is empty for the backend that is made of ordinary operators. `on_cpu`: a CPU has it.
@@ -47,10 +47,14 @@ class Backend:
 
 # The operators: aten/src/ATen/native/native_functions.yaml.
 BACKENDS = (
-    Backend("MATH", on_cpu=True),
-    Backend("FLASH_ATTENTION", "scaled_dot_product_flash_attention", on_cpu=True),
-    Backend("EFFICIENT_ATTENTION", "scaled_dot_product_efficient_attention"),
-    Backend("CUDNN_ATTENTION", "scaled_dot_product_cudnn_attention", on_demand=True),
+    AttentionBackend("MATH", on_cpu=True),
+    AttentionBackend(
+        "FLASH_ATTENTION", "scaled_dot_product_flash_attention", on_cpu=True
+    ),
+    AttentionBackend("EFFICIENT_ATTENTION", "scaled_dot_product_efficient_attention"),
+    AttentionBackend(
+        "CUDNN_ATTENTION", "scaled_dot_product_cudnn_attention", on_demand=True
+    ),
 )
 
 
@@ -160,7 +164,9 @@ def _has_no_plan(error: RuntimeError) -> bool:
     return False
 
 
-def call_backend(backend: Backend, causal: bool, q: Any, k: Any, v: Any) -> Any:
+def call_backend(
+    backend: AttentionBackend, causal: bool, q: Any, k: Any, v: Any
+) -> Any:
     """scaled_dot_product_attention with one backend alone."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
