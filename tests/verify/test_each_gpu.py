@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import types
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lockedenv.spec.environment import Environment
 from lockedenv.verify import child, runner
 from lockedenv.verify.checklist import CHECKS, find_check
-from lockedenv.verify.checks import Check, Result, failed, passed, skipped, warned
+from lockedenv.verify.checks import (
+    Check,
+    Context,
+    Result,
+    child_check,
+    compiled,
+    failed,
+    passed,
+    skipped,
+    warned,
+)
 
 
 def test_results_of_several_gpus_are_one() -> None:
@@ -142,3 +154,63 @@ def hanging() -> Any:
             raise subprocess.TimeoutExpired("work", limit)
 
     return contextlib.nullcontext(Hanging())
+
+
+# What a check of several GPUs says of itself
+
+
+ALL_REDUCE = child_check("all-reduce", "GPUs add up the same", gpu=True, gpus=2)(
+    lambda device: passed("")
+)
+
+
+class Listener:
+    def result(self, result: Result) -> None:
+        pass
+
+    def running(self, text: Any, begins: bool = False) -> None:
+        pass
+
+
+def run_on(
+    gpus: int, monkeypatch: pytest.MonkeyPatch, gpu_error: str = ""
+) -> tuple[str, str]:
+    """The verdict and the summary of ALL_REDUCE on a machine with so many GPUs."""
+    monkeypatch.setattr(runner.Children, "run", lambda self, check: passed("it ran"))
+    installed: Any = types.SimpleNamespace(
+        prefix=Path("/env"), python=Path("/env/bin/python")
+    )
+    gpu: Any = None
+    context = Context(
+        installed, Environment(Path("/")), gpus=[gpu] * gpus, gpu_error=gpu_error
+    )
+    [result] = runner.run_checks(context, [ALL_REDUCE], Listener())
+    return result.verdict.value, result.summary
+
+
+def test_a_check_of_two_gpus_is_skipped_where_one_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reason = "no NVIDIA GPU on this machine, and this has no CPU path"
+    assert run_on(0, monkeypatch) == ("skip", reason)
+    assert run_on(1, monkeypatch) == ("skip", "needs 2 GPUs; this machine has 1")
+    assert run_on(2, monkeypatch) == ("pass", "it ran")
+
+
+def test_a_check_of_two_gpus_runs_where_nobody_knows_how_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run_on(0, monkeypatch, "nvidia-smi fails") == ("pass", "it ran")
+
+
+@pytest.mark.parametrize("found", [skipped("one GPU"), compiled("sm_90")])
+def test_a_check_that_skips_itself_on_a_gpu_has_failed(
+    found: Result, tmp_path: Path
+) -> None:
+    (tmp_path / child.LOG).touch()
+    (tmp_path / child.ANSWER).write_text(json.dumps(asdict(found)))
+    for device, verdict in (("cuda", "fail"), ("cpu", found.verdict)):
+        task = child.ChildTask("all-reduce", device, "", tmp_path)
+        result = child.read_result(ALL_REDUCE, task, child.Ended(0), 1)
+        assert result.verdict == verdict
+        assert found.summary in result.summary

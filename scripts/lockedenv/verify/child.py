@@ -88,6 +88,9 @@ def read_result(
         last = "".join(lines[-1:])
         text = f"ended without an answer (exit {ended.status}): {last}"
         return failed(text, check.remedy, lines)
+    # A check is sent to the GPU only where it can run there. So one that skips itself, such as for
+    # a library that does not load, would hide that the GPU was not tested. What a check needs
+    # beyond one GPU it declares, with `gpus`, and the runner skips it.
     if subject.device == "cuda" and result.verdict in (SKIP, COMPILED):
         text = f"there is a GPU, and this could not run on it: {result.summary}"
         return failed(text, check.remedy)

@@ -15,7 +15,7 @@ from typing import Protocol
 from lockedenv.host.gpus import find_gpu_nodes
 from lockedenv.host.launchers import child_environment
 from lockedenv.host.limits import cpu_limit, read_memory
-from lockedenv.verify.checks import AnyCheck, Context, no_gpu
+from lockedenv.verify.checks import AnyCheck, Context, lacks_gpus
 from lockedenv.verify.child import LOG, ChildTask, read_result, run_fresh
 from lockedenv.verify.forks import CannotFork, ForkServer, fork_server
 from lockedenv.verify.result import FAIL, Result, failed, skipped
@@ -120,10 +120,9 @@ def _run_all(
     context: Context, checks: Sequence[AnyCheck], listener: Listener, environment: str
 ) -> Generator[Result, None, None]:
     """The results in order: checks here, children side by side, children that measure alone."""
-    missing_gpu = no_gpu(context)
     children = []
     for check in checks:
-        if check.child and not (check.gpu and missing_gpu):
+        if check.child and not lacks_gpus(check, context):
             children.append(check)
     children.sort(key=lambda check: -check.timeout)  # the longest starts first
     since: dict[str, float] = {}  # check -> since when
@@ -148,10 +147,8 @@ def _run_all(
             if not check.child:
                 listener.running(lambda: check.name, begins=True)
                 yield run_timed(check, lambda: check.function(context))
-            elif check.gpu and missing_gpu:
-                yield run_timed(
-                    check, lambda: skipped(f"{missing_gpu}, and this has no CPU path")
-                )
+            elif lacks_gpus(check, context):
+                yield run_timed(check, lambda: skipped(lacks_gpus(check, context)))
             else:
                 future = started.get(check.name) or pool.submit(run_child, check)
                 yield _await(future, since, listener)

@@ -67,6 +67,7 @@ __all__ = [
     "exit_status",
     "failed",
     "first",
+    "lacks_gpus",
     "no_gpu",
     "passed",
     "relative",
@@ -222,7 +223,8 @@ class Check(Generic[About]):
     """A check of what its function takes: a Context, or a device. `proves` is what a pass means.
 
     `remedy` is for a crash or an error that the check did not foresee.
-    `child`: it runs in a process of its own. `gpu`: it has no CPU path.
+    `child`: it runs in a process of its own. `gpu`: it has no CPU path. `gpus`: how many GPUs
+    it needs then; where there are fewer, the runner skips it.
     `each_gpu`: it runs once on each GPU, as torch's current device.
     `alone`: it measures, so nothing may run beside it.
     `timeout`: seconds that it may take on each GPU. `compile_timeout`: seconds on top of them for
@@ -241,6 +243,7 @@ class Check(Generic[About]):
     remedy: str = COMPARE_WITH_LOCK
     child: bool = False
     gpu: bool = False
+    gpus: int = 1
     each_gpu: bool = False
     alone: bool = False
     timeout: int = TIMEOUT
@@ -297,6 +300,7 @@ def child_check(
     *,
     remedy: str = COMPARE_WITH_LOCK,
     gpu: bool = False,
+    gpus: int = 1,
     alone: bool = False,
     timeout: int = TIMEOUT,
     memory: int = MEMORY,
@@ -313,6 +317,7 @@ def child_check(
             remedy,
             child=True,
             gpu=gpu,
+            gpus=gpus,
             alone=alone,
             timeout=timeout,
             memory=memory,
@@ -358,6 +363,19 @@ def no_gpu(context: Context) -> str:
     if context.gpu_mode == "off":
         return "--gpu off"
     return "no NVIDIA GPU on this machine"
+
+
+def lacks_gpus(check: AnyCheck, context: Context) -> str:
+    """Why a check cannot run on the GPUs that are here; empty if it can, or needs none."""
+    if not check.gpu:
+        return ""
+    reason = no_gpu(context)
+    if reason:
+        return f"{reason}, and this has no CPU path"
+    # After an error nobody knows how many there are: the check runs, and says what it finds.
+    if context.gpu_error or len(context.gpus) >= check.gpus:
+        return ""
+    return f"needs {check.gpus} GPUs; this machine has {len(context.gpus)}"
 
 
 def relative(got: Any, exact: Any) -> float:
