@@ -44,6 +44,16 @@ def test_an_environment_by_name_and_by_path(
         environment.find_by_prefix(tmp_path)
 
 
+def test_the_verifier_alone_compares_with_the_environment_that_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "COMPARISON", environment.ComparedEnvironment())
+    assert environment.find_compared(tmp_path).name == "default"
+    environment.compare_with("current")
+    assert environment.find_compared(tmp_path).name == "current"
+    assert environment.find_by_prefix(tmp_path).name == "default"
+
+
 def test_a_clone_in_the_place_of_the_environment_is_said_to_be_the_clone(
     tmp_path: Path,
 ) -> None:

@@ -12,7 +12,7 @@ from fixtures.version_tables import copy_tables
 from lockedenv.lock import version_table, write
 from lockedenv.lock.write import conda_lock_text, requirements_text, write_locks
 from lockedenv.spec import locks
-from lockedenv.spec.environment import PIP, list_environments
+from lockedenv.spec.environment import WHEELS_OVER_CONDA, list_environments
 from lockedenv.spec.locks import PipPackage, read_seal
 
 LOCK = ROOT / "conda-lock.yml"
@@ -66,7 +66,7 @@ def test_a_lock_of_wheels_is_read_as_it_was_written(tmp_path: Path) -> None:
         PipPackage("bee", "3", "12" * 32, 9),
     ]
     path = tmp_path / "pip.txt"
-    path.write_text(requirements_text(PIP, packages, "3.11", "34" * 32))
+    path.write_text(requirements_text(WHEELS_OVER_CONDA, packages, "3.11", "34" * 32))
     assert locks.read_pip_lock(path) == [packages[1], packages[2], packages[0]]
     seal = read_seal(path)
     assert seal.specification == "34" * 32

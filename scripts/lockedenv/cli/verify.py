@@ -163,17 +163,24 @@ def verify(request: VerifyRequest) -> int:
         )
     if request.manifest or request.report:
         document = describe_session(request, context, results)
-    if request.manifest:
-        text = json.dumps(redact_document(document), indent=1) + "\n"
-        write_atomically(Path(request.manifest), text)
-        if Path(request.manifest) != installed.prefix / MANIFEST:
-            # The set-up's own is not asked for, and the set-up shows the last line: the verdict.
-            report.say(f"{request.manifest} is written")
-    if request.report:
-        text = to_attach(document, results, seconds, request.strict, scope)
-        write_atomically(Path(request.report), as_utf8(text))
-        report.say(f"{request.report} is written")
+        if request.manifest:
+            write_manifest(request.manifest, document, installed.prefix, report)
+        if request.report:
+            text = to_attach(document, results, seconds, request.strict, scope)
+            write_atomically(Path(request.report), as_utf8(text))
+            report.say(f"{request.report} is written")
     return status
+
+
+def write_manifest(
+    target: str, document: dict[str, Any], prefix: Path, report: CheckReport
+) -> None:
+    """Writes a session manifest, and says so where a person asked for it."""
+    text = json.dumps(redact_document(document), indent=1) + "\n"
+    write_atomically(Path(target), text)
+    if Path(target) != prefix / MANIFEST:
+        # The set-up's own is not asked for, and the set-up shows the last line: the verdict.
+        report.say(f"{target} is written")
 
 
 def as_utf8(text: str) -> str:
@@ -213,10 +220,7 @@ def make_context(prefix: Path, gpu_mode: str = "auto") -> Context:
     """Reads the prefix, its locks and the GPUs; what cannot be read is noted, not raised."""
     installed = read_prefix(prefix)
     context = Context(
-        installed,
-        environment.find_by_prefix(prefix),
-        gpu_mode,
-        environ=dict(os.environ),
+        installed, environment.find_compared(prefix), gpu_mode, environ=dict(os.environ)
     )
     try:
         if installed.backend.has_conda_layer:

@@ -22,8 +22,8 @@ from lockedenv.spec.environment import (
     CONDA_LOCK,
     DEV,
     FLASH,
-    PIP,
     REQUIREMENTS,
+    WHEELS_OVER_CONDA,
     Environment,
 )
 from lockedenv.spec.locks import (
@@ -74,7 +74,7 @@ def _list_requirements(
 ) -> dict[str, list[str]]:
     """name of a lock -> the requirements that it is made from."""
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    asked = {PIP: [*specification.pip.values()], DEV: groups["dev"]}
+    asked = {WHEELS_OVER_CONDA: [*specification.pip.values()], DEV: groups["dev"]}
     if asks_for_flash_attn(env):
         asked[FLASH] = read_flash_requirements(env)
     if env.folder == ROOT:
@@ -170,12 +170,14 @@ def _compare_conda(
 def _compare_layers(env: Environment, pins: dict[str, Pins]) -> list[str]:
     """The packages of locks/pip.txt that requirements.txt has not, or has otherwise."""
     reasons = []
-    for name, package in pins[PIP].items():
+    for name, package in pins[WHEELS_OVER_CONDA].items():
         other = pins[REQUIREMENTS].get(name)
         if other is None:
-            reasons.append(f"{env.folder / REQUIREMENTS}: lacks {name} of {PIP}")
+            reasons.append(
+                f"{env.folder / REQUIREMENTS}: lacks {name} of {WHEELS_OVER_CONDA}"
+            )
         elif other != package:
             reasons.append(
-                f"{env.folder / REQUIREMENTS}: has another {name} than {PIP}"
+                f"{env.folder / REQUIREMENTS}: has another {name} than {WHEELS_OVER_CONDA}"
             )
     return reasons

@@ -9,9 +9,21 @@ import yaml
 from lockedenv.errors import UsageError
 from lockedenv.host.process import ask
 from lockedenv.lock.write import TOOLS
-from lockedenv.spec.environment import CONDA_LOCK, DEV, FLASH, PIP, Environment
+from lockedenv.spec.environment import (
+    CONDA_LOCK,
+    DEV,
+    FLASH,
+    WHEELS_OVER_CONDA,
+    Environment,
+)
 
-LAYERS = {CONDA_LOCK: "conda", PIP: "pip", FLASH: "source", DEV: "dev", TOOLS: "tools"}
+LAYERS = {
+    CONDA_LOCK: "conda",
+    WHEELS_OVER_CONDA: "pip",
+    FLASH: "source",
+    DEV: "dev",
+    TOOLS: "tools",
+}
 
 
 @dataclass(frozen=True, order=True)

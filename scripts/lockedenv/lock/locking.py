@@ -30,8 +30,8 @@ from lockedenv.spec.environment import (
     CONDA_LOCK,
     DEV,
     FLASH,
-    PIP,
     REQUIREMENTS,
+    WHEELS_OVER_CONDA,
     Environment,
 )
 from lockedenv.spec.layers import BackendName
@@ -107,7 +107,10 @@ def lock_environment(env: Environment, update: list[str]) -> Locked:
         )
     write_locks(env.folder, texts)
     return Locked(
-        env.name, len(solved["package"]), len(pins[PIP]), len(pins[REQUIREMENTS])
+        env.name,
+        len(solved["package"]),
+        len(pins[WHEELS_OVER_CONDA]),
+        len(pins[REQUIREMENTS]),
     )
 
 
@@ -168,7 +171,7 @@ def _resolve_wheels(
         over = resolve.resolve(
             python, pip_file, *versions, *excluding, *resolve.WHEELS_ONLY
         )
-    resolution.entries[PIP] = _pick(both, set(over))
+    resolution.entries[WHEELS_OVER_CONDA] = _pick(both, set(over))
     resolution.entries[REQUIREMENTS] = both
     if asks_for_flash_attn(env):  # as source: PyPI has no wheel of it
         flash_file = _write_lines(folder / "flash.in", read_flash_requirements(env))
@@ -246,7 +249,7 @@ def _read_known_digests(env: Environment) -> dict[str, str]:
     """sha256 of a wheel -> digest of its RECORD, of the locks that are there."""
     digests = {}
     for folder in (ROOT, env.folder):
-        for name in (PIP, REQUIREMENTS, DEV, TOOLS):
+        for name in (WHEELS_OVER_CONDA, REQUIREMENTS, DEV, TOOLS):
             with contextlib.suppress(LockError):
                 for package in read_pip_lock(folder / name):
                     if package.record_sha256:

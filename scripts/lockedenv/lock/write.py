@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any, Iterable, Sequence
 
 import yaml
-from lockedenv.spec.environment import CONDA_LOCK, DEV, FLASH, PIP, REQUIREMENTS
+from lockedenv.spec.environment import (
+    CONDA_LOCK,
+    DEV,
+    FLASH,
+    REQUIREMENTS,
+    WHEELS_OVER_CONDA,
+)
 from lockedenv.spec.locks import CONTENT, SPECIFICATION, PipPackage, content_digest
 from lockedenv.spec.specification import FLASH_ASKED, SPEC
 
@@ -19,7 +25,10 @@ HEADERS = {
         "The conda layer; the pip layer is locks/pip.txt. "
         "micromamba create -n maximalcai -f conda-lock.yml",
     ),
-    PIP: (SPEC, "The pip layer, put on the conda layer by scripts/post_create.sh."),
+    WHEELS_OVER_CONDA: (
+        SPEC,
+        "The pip layer, put on the conda layer by scripts/post_create.sh.",
+    ),
     FLASH: (FLASH_ASKED, "The source that scripts/post_create.sh builds."),
     REQUIREMENTS: (
         SPEC,

@@ -50,7 +50,7 @@ def _locked_names(folder: Path, inventory: Inventory | None) -> set[str]:
     """
     if inventory is not None:
         return {package.name for package in inventory.packages}
-    return read_note(folder).names or set(environment.find_by_prefix(folder).names())
+    return read_note(folder).names or set(environment.find_compared(folder).names())
 
 
 def requirement(dist: Dist, folder: Path) -> str:

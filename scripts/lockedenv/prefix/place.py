@@ -78,11 +78,18 @@ class Prefix:
         if folder.parent == self.container:
             named = mark.id == folder.name
         else:
-            # One of version 2.0 has no id; `exchange` gives it one before it is moved to PREFIX.d.
-            named = folder == self.public_path and (
-                not mark.id or mark.path == str(self.public_path)
-            )
+            named = self._is_of_version_2(folder, mark)
         return named and not self._is_copy(folder, mark)
+
+    def _is_of_version_2(self, folder: Path, mark: Mark) -> bool:
+        """Whether a folder is PREFIX itself, as version 2.0 made it, which had no PREFIX.d.
+
+        It has no id. Where an exchange was killed it may have one already: that of its place in
+        PREFIX.d, to which it was to be moved.
+        """
+        if folder != self.public_path:
+            return False
+        return not mark.id or mark.path == str(self.public_path)
 
     def _is_copy(self, folder: Path, mark: Mark) -> bool:
         made_at = Path(mark.path)
@@ -215,21 +222,37 @@ def find_name(folder: Path, to_work_on: bool = True) -> Path:
 
 
 def _to_work_on(name: Path) -> Prefix:
+    """The place to work on, of a PREFIX: a successor that was installed and not yet used, or else
+    what is used. What lies at PREFIX itself, or is to be made there, is a plain folder.
+    """
     prefix = Prefix(name, name)
     used = prefix.used()
-    used_since = 0
+    used_mark = None
     if used is not None:
-        mark = mark_or_none(used)
-        if mark is not None:
-            used_since = mark.made
-        elif used == name:
-            return Prefix(name)  # somebody's folder
-    for folder, mark in reversed(prefix.environments()):
-        if mark.state is State.INSTALLED and mark.made > used_since and folder != used:
-            return Prefix(folder, name)
+        used_mark = mark_or_none(used)
+    if used == name and used_mark is None:
+        return Prefix(name)  # somebody's folder
+    successor = _find_successor(prefix, used, used_mark)
+    if successor is not None:
+        return Prefix(successor, name)
     if used is None or used == name:
         return Prefix(name)
     return Prefix(used, name)
+
+
+def _find_successor(
+    prefix: Prefix, used: Path | None, used_mark: Mark | None
+) -> Path | None:
+    """The newest installed environment of a prefix, if it was made after the used one.
+
+    Where nothing is used, or its mark cannot be read, that is the newest one of all.
+    """
+    for folder, mark in reversed(prefix.environments()):
+        if mark.state is not State.INSTALLED or folder == used:
+            continue
+        if used_mark is None or mark.made > used_mark.made:
+            return folder
+    return None
 
 
 def find_backend(folder: Path) -> BackendName:

@@ -93,7 +93,7 @@ def make_manifest(
         asked_status = pool.submit(is_modified)
         packages = list_packages(installed)
         interpreter = asked_python.result()
-    wanted = environment.find_by_prefix(installed.prefix)
+    wanted = environment.find_compared(installed.prefix)
     vulnerabilities = []
     for vulnerability in find_vulnerabilities(installed.version):
         vulnerabilities.append(asdict(vulnerability))

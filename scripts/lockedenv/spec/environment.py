@@ -26,11 +26,11 @@ from lockedenv.spec.suggest import did_you_mean
 # In every prefix that a script has worked on: whose it is, its state (prefix/mark.py).
 MARK = "maximalcai.json"
 CONDA_LOCK = "conda-lock.yml"
-PIP = "locks/pip.txt"
+WHEELS_OVER_CONDA = "locks/pip.txt"  # the pip layer of the conda backend
 FLASH = "locks/flash-attn.txt"
-REQUIREMENTS = "requirements.txt"
+REQUIREMENTS = "requirements.txt"  # both layers as wheels
 DEV = "requirements-dev.txt"
-LOCKED = (SPEC, CONDA_LOCK, PIP, FLASH, REQUIREMENTS)
+LOCKED = (SPEC, CONDA_LOCK, WHEELS_OVER_CONDA, FLASH, REQUIREMENTS)
 
 # PyPI's torch has the new C++ ABI from this version on; conda-forge's builds always have it, the
 # pytorch channel's never.
@@ -66,7 +66,10 @@ class Environment:
         return locks.read_pip_lock(self.lock(backend))
 
     def lock(self, backend: BackendName) -> Path:
-        return self.folder / (PIP if backend.has_conda_layer else REQUIREMENTS)
+        """The lock of the wheels that a backend installs."""
+        if backend.has_conda_layer:
+            return self.folder / WHEELS_OVER_CONDA
+        return self.folder / REQUIREMENTS
 
     def flash_attn(self) -> PipPackage | None:
         """The source of flash-attn 2, if this environment has it."""
@@ -219,11 +222,12 @@ def name_in_mark(prefix: Path) -> str:
 
 @dataclass
 class ComparedEnvironment:
-    """The environment that --environment names: every prefix of this process is compared with it.
+    """The environment that --environment names: the verifier compares a prefix with it.
 
     It is set once, before a prefix is read: by the verifier, and in each child that runs a check,
     which is told what the verifier was told. `argument` is what --environment takes; where it is
-    empty, a prefix is compared with the environment that its mark names.
+    empty, a prefix is compared with the environment that its mark names. `find_compared` alone
+    reads it.
     """
 
     argument: str = ""
@@ -233,19 +237,28 @@ COMPARISON = ComparedEnvironment()
 
 
 def compare_with(text: str) -> None:
-    """From now on `find_by_prefix` gives this environment in this process: --environment.
+    """From now on `find_compared` gives this environment in this process: --environment.
 
     Raises Stop.
     """
     COMPARISON.argument = find(text).argument
 
 
-def find_by_prefix(prefix: Path) -> Environment:
-    """The environment that a prefix is of. Raises Stop.
-
-    The verifier may have been told to compare it with another one; then that one.
+def find_compared(prefix: Path) -> Environment:
+    """The environment that the verifier compares a prefix with: that of --environment, or else the
+    one that the prefix is of. Raises Stop.
     """
-    text = COMPARISON.argument or name_in_mark(prefix)
+    if COMPARISON.argument:
+        return _find_named(COMPARISON.argument, prefix)
+    return find_by_prefix(prefix)
+
+
+def find_by_prefix(prefix: Path) -> Environment:
+    """The environment that a prefix is of, as its mark says. Raises Stop."""
+    return _find_named(name_in_mark(prefix), prefix)
+
+
+def _find_named(text: str, prefix: Path) -> Environment:
     try:
         return find(text)
     except Stop:

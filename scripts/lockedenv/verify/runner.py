@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -120,38 +122,73 @@ def _run_all(
     context: Context, checks: Sequence[AnyCheck], listener: Listener, environment: str
 ) -> Generator[Result, None, None]:
     """The results in order: checks here, children side by side, children that measure alone."""
-    children = []
+    here = []
+    side_by_side = []
+    alone = []
     for check in checks:
-        if check.child and not lacks_gpus(check, context):
+        if not check.child:
+            here.append(check)
+        elif check.alone:
+            alone.append(check)
+        else:
+            side_by_side.append(check)
+    children = []
+    for check in (*side_by_side, *alone):
+        if not lacks_gpus(check, context):
             children.append(check)
-    children.sort(key=lambda check: -check.timeout)  # the longest starts first
-    since: dict[str, float] = {}  # check -> since when
     with contextlib.ExitStack() as stack:  # an interrupt ends the children
         starter = _prepare_children(context, children, environment, stack)
-        pool = stack.enter_context(ThreadPoolExecutor(_count_side_by_side(children)))
+        threads = ThreadPoolExecutor(_count_side_by_side(children))
+        pool = ChildPool(starter, stack.enter_context(threads))
         if starter.server:
             stack.callback(starter.server.stop)
-
-        def run_child(check: AnyCheck) -> Result:
-            since[check.name] = time.monotonic()
-            try:
-                return run_timed(check, lambda: starter.run(check))
-            finally:
-                del since[check.name]
-
-        started: dict[str, Future[Result]] = {}
+        children.sort(key=attrgetter("timeout"), reverse=True)  # the longest first
         for check in children:
             if not check.alone:
-                started[check.name] = pool.submit(run_child, check)
-        for check in sorted(checks, key=lambda check: (check.child, check.alone)):
-            if not check.child:
-                listener.running(lambda: check.name, begins=True)
-                yield run_timed(check, lambda: check.function(context))
-            elif lacks_gpus(check, context):
-                yield run_timed(check, lambda: skipped(lacks_gpus(check, context)))
+                pool.start(check)
+        for check in here:
+            listener.running(partial(str, check.name), begins=True)
+            yield run_timed(check, partial(check.function, context))
+        for check in (*side_by_side, *alone):
+            reason = lacks_gpus(check, context)
+            if reason:
+                yield run_timed(check, partial(skipped, reason))
             else:
-                future = started.get(check.name) or pool.submit(run_child, check)
-                yield _await(future, since, listener)
+                yield _await(pool.start(check), pool, listener)
+
+
+class ChildPool:
+    """Children, each with a thread that waits for it; as many run as `threads` has.
+
+    `since`: the checks that run now, and since when.
+    """
+
+    def __init__(self, starter: Children, threads: ThreadPoolExecutor) -> None:
+        self.starter = starter
+        self.threads = threads
+        self.futures: dict[str, Future[Result]] = {}
+        self.since: dict[str, float] = {}
+
+    def start(self, check: AnyCheck) -> Future[Result]:
+        """The result to come of a check, which is started where it was not yet."""
+        if check.name not in self.futures:
+            self.futures[check.name] = self.threads.submit(self._run, check)
+        return self.futures[check.name]
+
+    def _run(self, check: AnyCheck) -> Result:
+        self.since[check.name] = time.monotonic()
+        try:
+            return run_timed(check, partial(self.starter.run, check))
+        finally:
+            del self.since[check.name]
+
+    def describe(self) -> str:
+        """What runs now, such as "torch 3 s, qlora 12 s"."""
+        now = time.monotonic()
+        parts = []
+        for name, began in list(self.since.items()):
+            parts.append(f"{name} {now - began:.0f} s")
+        return ", ".join(parts)
 
 
 def _prepare_children(
@@ -179,15 +216,8 @@ def _count_side_by_side(children: list[AnyCheck]) -> int:
     return max(1, min(int(cpu_limit()), by_memory))
 
 
-def _await(
-    future: Future[Result], since: dict[str, float], listener: Listener
-) -> Result:
-    def describe() -> str:
-        now = time.monotonic()
-        parts = [f"{name} {now - began:.0f} s" for name, began in list(since.items())]
-        return ", ".join(parts)
-
+def _await(future: Future[Result], pool: ChildPool, listener: Listener) -> Result:
     while not future.done():
-        listener.running(describe)
+        listener.running(pool.describe)
         time.sleep(LOOK)
     return future.result()

@@ -59,7 +59,7 @@ SUM_BOUND = 1e-5
     "every package that the specification names can be imported, all in one process",
 )
 def imports(device: str) -> Result:
-    locked = environment.find_by_prefix(Path(sys.prefix)).names()
+    locked = environment.find_compared(Path(sys.prefix)).names()
     imported = []
     wrong = []
     for module in MODULES:
@@ -88,7 +88,7 @@ def torch_build(device: str) -> Result:
 
     backend = find_backend(Path(sys.prefix))
     built = torch.version.cuda or ""
-    locked = environment.find_by_prefix(Path(sys.prefix)).cuda(backend)
+    locked = environment.find_compared(Path(sys.prefix)).cuda(backend)
     name = f"torch {torch.__version__}"
     if built != locked:
         text = f"{name} is built for CUDA {built or 'none'}, not {locked or 'none'}"
