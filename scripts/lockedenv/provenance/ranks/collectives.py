@@ -31,8 +31,10 @@ class WrongValues:
 def make_cases(rank: int, world: int) -> dict[str, Case]:
     """Collective -> what a rank sends and must get.
 
-    WIDTH * world whole numbers at most, exact in bf16 up to 16,384 ranks: two ranks, the owner of a
-    place and the next, add to each place of a sum, and 128 + 128 is the largest that bf16 holds.
+    WIDTH * world whole numbers at most, exact in bf16 up to 16,384 ranks. To each place of a sum
+    only two ranks add a value other than 0, its owner and the follower, which is the next rank:
+    bf16 holds every whole number up to 128 + 128. The owner is another rank at each place of a
+    part, so that a rank that is missing or counted twice changes sums.
     """
     mine = slice(rank * WIDTH, (rank + 1) * WIDTH)
     whole = []
@@ -112,5 +114,9 @@ def _collectives(world: int) -> dict[str, Callable[[Any, Any], Any]]:
 
 
 def _value(rank: int, place: int) -> int:
-    """1 to 128. Two places in a row tell all ranks apart."""
-    return 1 + ((rank >> 7 * (place % 2)) + place) % 128
+    """1 to 128. Two places in a row tell all ranks apart: an even place has the rank's lowest seven
+    bits, an odd one the seven above.
+    """
+    if place % 2:
+        return 1 + ((rank >> 7) + place) % 128
+    return 1 + (rank + place) % 128
