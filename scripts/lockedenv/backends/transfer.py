@@ -170,26 +170,32 @@ class Transfer:
         return self._judge(ended)
 
     def _judge(self, ended: _Ended) -> TransferOutcome:
-        has = file_size(self.part)
+        """The outcome of a transfer that curl has ended; a whole part is settled."""
+        curl_problem = f"{self.source.host}: {ended.problem}"
+        part_size = file_size(self.part)
         refused_range = ended.status in _CANNOT_RESUME or ended.http_status == "416"
-        is_over = ended.status == 0 or refused_range or has >= self.limit
-        host = self.source.host
-        if has >= 0 and is_over:
-            sent_sha256 = file_sha256(self.part)
-            if self._settle(sent_sha256):
-                return TransferOutcome(TransferEnding.RIGHT)
-            if not refused_range:
-                what = (
-                    f"sent {has} bytes of sha256 {sent_sha256[:16]}..., not "
-                    f"{self.sha256[:16]}..."
-                )
-                if has >= self.limit and not self.size:
-                    what = (
-                        f"sent more than {size_text(self.limit)}, the limit for a file of unknown "
-                        "size"
-                    )
-                return TransferOutcome(TransferEnding.FAILED, f"{host} {what}")
-        return TransferOutcome(TransferEnding.FAILED, f"{host}: {ended.problem}")
+        is_over = ended.status == 0 or refused_range or part_size >= self.limit
+        if part_size < 0 or not is_over:
+            return TransferOutcome(TransferEnding.FAILED, curl_problem)
+        part_sha256 = file_sha256(self.part)
+        if self._settle(part_sha256):
+            return TransferOutcome(TransferEnding.RIGHT)
+        if refused_range:
+            return TransferOutcome(TransferEnding.FAILED, curl_problem)
+        wrong = self._wrong_content_text(part_size, part_sha256)
+        return TransferOutcome(TransferEnding.FAILED, wrong)
+
+    def _wrong_content_text(self, part_size: int, part_sha256: str) -> str:
+        """What the source sent instead of the locked file."""
+        if part_size >= self.limit and not self.size:
+            return (
+                f"{self.source.host} sent more than {size_text(self.limit)}, the limit for a file "
+                "of unknown size"
+            )
+        return (
+            f"{self.source.host} sent {part_size} bytes of sha256 {part_sha256[:16]}..., not "
+            f"{self.sha256[:16]}..."
+        )
 
     def _settle(self, part_sha256: str) -> bool:
         """Gives a part that is right its name, and removes one that is wrong; says which."""
