@@ -43,7 +43,14 @@ _SHOWN_FILES = 5
 
 
 class FetchError(Stop):
-    """Some files could not be had; the message names them, why, and what to do."""
+    """Some files could not be had; the message names them, why, and what to do.
+
+    `first`: the first file and its problem, or what prevents the whole fetch.
+    """
+
+    def __init__(self, message: str, first: str = "") -> None:
+        super().__init__(message)
+        self.first = first or message
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,11 @@ class _Missing:
     @property
     def part(self) -> Path:
         return self.folder / f"{self.item.name}.part"
+
+    def problem_text(self) -> str:
+        """The file's name, and each different problem that it had."""
+        different = dict.fromkeys(self.problems)
+        return f"{self.item.name}: {'; '.join(different)}"
 
     def choose_source(self, rates: SourceRates) -> FileSource:
         """The source that failed least often; of those, one that was not left for being slow; of
@@ -202,7 +214,9 @@ def _fetch_missing(
             break
         _refuse_full_disk(missing, folder)
     if missing:
-        raise FetchError(_failure_text(missing, item_count, rounds))
+        raise FetchError(
+            _failure_text(missing, item_count, rounds), missing[0].problem_text()
+        )
 
 
 def _attempt_all(
@@ -245,8 +259,7 @@ def _failure_text(missing: list[_Missing], item_count: int, rounds: int) -> str:
         f"{len(missing)} of {item_count} files could not be fetched after {rounds} attempts:"
     ]
     for file in missing[:_SHOWN_FILES]:
-        problems = dict.fromkeys(file.problems)
-        lines.append(f"  {file.item.name}: {'; '.join(problems)}")
+        lines.append(f"  {file.problem_text()}")
     if len(missing) > _SHOWN_FILES:
         lines.append(f"  and {len(missing) - _SHOWN_FILES} more")
     lines.append(

@@ -256,8 +256,7 @@ def bring(
                 has=read_archive_hashes,
             )
         except FetchError as error:
-            first = str(error).splitlines()[:2][-1].strip()
-            reporter.say(f"not all is on the mirror: {first}")
+            reporter.say(f"not all is on the mirror: {error.first}")
             continue
         checked = "which uv checks" if place is CacheFolder.PYTHON else "hashes right"
         reporter.outcome(
