@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import errno
 
-FULL_DISK = (
+FULL_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK_TEXT = (
     "No space left on device. Free some disk, or name other places with --prefix, --cache and "
     "TMPDIR, and run again: what was downloaded is kept"
 )
@@ -29,10 +30,9 @@ def disk_text(error: OSError) -> str:
     to do if the disk is full.
     """
     where = f"{error.filename}: " if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return where + (
-        FULL_DISK if full else f"{error.strerror or error}; mend it and run again"
-    )
+    if error.errno in FULL_DISK_ERRNOS:
+        return where + FULL_DISK_TEXT
+    return f"{where}{error.strerror or error}; mend it and run again"
 
 
 def printable(text: str) -> str:

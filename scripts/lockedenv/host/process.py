@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from lockedenv.errors import FULL_DISK, Stop
+from lockedenv.errors import FULL_DISK_TEXT, Stop
 from lockedenv.redaction import redact
 from lockedenv.reporter import Reporter
 
 STARTER = Path(__file__).with_name("die_with_parent.py")
 # Bytes free under which a disk counts as full: a file that did not fit may already be gone again.
-FULL = 4_000_000
+FULL_DISK_FREE = 4_000_000
 DISK_WORDS = re.compile(r"No space left on device|os error 28|Errno 28")
 SHOWN = 8  # last lines of a command that failed, in the error
 GENTLY = 1.5  # seconds that a program has to end what it has started itself
@@ -186,7 +186,7 @@ def run(
     """
     lines: list[str] = []
     doing = what
-    least_free = FULL + 1
+    least_free = FULL_DISK_FREE + 1
     began = time.monotonic()
 
     def take_line(line: str) -> None:
@@ -212,8 +212,8 @@ def run(
         status = follow(process, take_line, look)
     if status == 0:
         return "\n".join(lines)
-    if least_free <= FULL or DISK_WORDS.search("\n".join(lines)):
-        raise Stop(f"{what}: {FULL_DISK}")
+    if least_free <= FULL_DISK_FREE or DISK_WORDS.search("\n".join(lines)):
+        raise Stop(f"{what}: {FULL_DISK_TEXT}")
     ended = f"exit {status}" if status > 0 else f"signal {-status}"
     tail = "\n  ".join(lines[-SHOWN:])
     raise Stop(f"{what} failed ({ended}): {tail if tail else 'it said nothing'}")

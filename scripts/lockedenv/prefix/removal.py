@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Iterable, Iterator
 
-from lockedenv.errors import Stop, disk_text
+from lockedenv.errors import FULL_DISK_ERRNOS, Stop, disk_text
 from lockedenv.prefix.conda_files import is_in_conda_meta
 from lockedenv.prefix.inventory import INVENTORY, Inventory, write_inventory
 from lockedenv.prefix.kept_files import Kept, kept_folder, make_writable, move_paths
@@ -31,7 +31,6 @@ from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import MARK
 
 ROUNDS = 5
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RemovalRefused(Stop):
@@ -89,7 +88,7 @@ def _complete_inventory(folder: Path, mark: Mark) -> Inventory:
         try:
             write_inventory(folder, inventory)
         except OSError as error:
-            if error.errno not in FULL_DISK:
+            if error.errno not in FULL_DISK_ERRNOS:
                 raise  # else: after a kill, what no record tells any more counts as people's
     return inventory
 
@@ -102,7 +101,7 @@ def _mark_as_removing(folder: Path, mark: Mark) -> None:
     try:
         write_mark(folder, removing)
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        if error.errno not in FULL_DISK_ERRNOS:
             raise
         # A full disk must not keep what fills it: there is room for a mark where the mark is.
         with open(folder / MARK, "r+", encoding="utf-8") as file:
