@@ -19,13 +19,19 @@ from lockedenv.install.flash_attention.built_wheels import (
     keep_built_wheel,
     make_key,
 )
+from lockedenv.install.flash_attention.decide import (
+    FlashAction,
+    FlashPlan,
+    decide,
+    plan_flash_attention,
+)
 from lockedenv.install.flash_attention.installed import (
     InstalledWheel,
     WheelOrigin,
     read_installed_wheel,
     write_installed_wheel,
 )
-from lockedenv.install.flash_attention.proof import Proof
+from lockedenv.install.flash_attention.proof import Proof, Prover
 from lockedenv.install.flash_attention.sources import (
     SOURCES,
     BroughtWheel,
@@ -37,6 +43,7 @@ from lockedenv.install.flash_attention.target import GLIBC
 from lockedenv.install.request import FlashRequest, Installation
 from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import Environment
+from lockedenv.spec.gpu_target import GpuTarget
 from lockedenv.spec.layers import BackendName
 
 DEFAULT = Environment(ROOT)
@@ -56,10 +63,15 @@ def make_job(
     )
 
 
+def carry_out(job: Installation, reporter: Listener, prover: Prover) -> None:
+    """Decides for an H100, and does what was decided."""
+    plan = decide(job, BackendName.CONDA, H100)
+    provide.install(plan, job, Path("uv"), reporter, prover)
+
+
 def test_the_order_of_the_sources() -> None:
     assert [source.origin for source in SOURCES] == [
         WheelOrigin.GIVEN,
-        WheelOrigin.LOCKED,
         WheelOrigin.CACHED,
         WheelOrigin.PREBUILT,
         WheelOrigin.BUILT,
@@ -88,13 +100,15 @@ def test_the_order_of_the_sources() -> None:
             CURRENT,
             {},
             H100,
-            "flash-attn-4 4.0.0b36, a wheel of the lock; nothing is built",
+            "flash-attn-4 4.0.0b36, a wheel of the lock: no wheel is built, its common kernels are "
+            "compiled for sm_90",
         ),
         (
             CURRENT,
             {},
             [],
-            "flash-attn-4 4.0.0b36, a wheel of the lock; nothing is built",
+            "flash-attn-4 4.0.0b36, a wheel of the lock: no wheel is built, its kernels are "
+            "compiled at first use: no GPU is here, and no --arch given",
         ),
         (
             CURRENT,
@@ -112,7 +126,7 @@ def test_the_plan_names_the_source(
     tmp_path: Path,
 ) -> None:
     job = make_job(tmp_path, environment, **flash)
-    text = provide.describe_outlook(job, BackendName.CONDA, gpus)
+    text = plan_flash_attention(job, BackendName.CONDA, gpus).text
     assert said in text, text
     assert not text.startswith(","), text
 
@@ -121,8 +135,46 @@ def test_the_plan_hides_the_secrets_of_a_given_address(tmp_path: Path) -> None:
     """The password and the signature of --wheel were printed, also in --dry-run --json."""
     address = f"https://me:hunter2@h.example/{PREBUILT}?X-Amz-Signature=abcdef#access_token=ghi"
     job = make_job(tmp_path, wheel=address, sha256="0" * 64)
-    text = provide.describe_outlook(job, BackendName.CONDA, H100)
+    text = plan_flash_attention(job, BackendName.CONDA, H100).text
     assert text == f"https://***@h.example/{PREBUILT}?***, as given"
+
+
+@pytest.mark.parametrize(
+    "environment, flash, gpus, action, archs",
+    [
+        (DEFAULT, {"mode": "none"}, H100, FlashAction.LEAVE_OUT, ()),
+        (DEFAULT, {}, [], FlashAction.LEAVE_OUT, ()),
+        (DEFAULT, {}, make_gpus("9.0", "8.6"), FlashAction.INSTALL_WHEEL, ("80", "90")),
+        (DEFAULT, {"arch": "90"}, [], FlashAction.INSTALL_WHEEL, ("90",)),
+        (DEFAULT, {"wheel": "a.whl"}, [], FlashAction.INSTALL_WHEEL, ()),
+        (DEFAULT, {}, make_gpus("7.0"), FlashAction.REFUSE, ()),
+        (CURRENT, {}, H100, FlashAction.COMPILE_KERNELS, ()),
+        (CURRENT, {"mode": "build"}, H100, FlashAction.INSTALL_WHEEL, ("90",)),
+    ],
+)
+def test_the_decision_is_data(
+    environment: Environment,
+    flash: dict[str, Any],
+    gpus: Any,
+    action: FlashAction,
+    archs: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    plan = decide(make_job(tmp_path, environment, **flash), BackendName.CONDA, gpus)
+    assert (plan.action, plan.archs) == (action, archs)
+
+
+def test_what_was_decided_is_done_whatever_is_here_now(
+    tmp_path: Path, without_processes: list[list[str]]
+) -> None:
+    listener = Listener()
+    plan = FlashPlan(FlashAction.LEAVE_OUT, "skipped, says the plan")
+    provide.install(plan, make_job(tmp_path), Path("uv"), listener)
+    assert listener.lines == ["skipped, says the plan"]
+    with pytest.raises(Stop, match="refused, says the plan"):
+        plan = FlashPlan(FlashAction.REFUSE, "refused, says the plan")
+        provide.install(plan, make_job(tmp_path), Path("uv"), listener)
+    assert not without_processes
 
 
 @pytest.mark.parametrize(
@@ -250,7 +302,7 @@ def install_cached(tmp_path: Path, without_processes: list[list[str]]) -> Instal
         kept = keep_built_wheel(wheel, job.cache / FOLDER, full_key, {})
         listener = Listener()
         try:
-            provide.install(job, Path("uv"), H100, listener, lambda *a: proof)
+            carry_out(job, listener, lambda *a: proof)
         except Stop as error:
             listener.note(str(error))
         listener.note("kept" if kept.path.exists() else "deleted")
@@ -337,7 +389,7 @@ def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
         return WRONG_VALUES if last == prebuilt else Proof()
 
     listener = Listener()
-    provide.install(make_job(tmp_path), Path("uv"), H100, listener, prover)
+    carry_out(make_job(tmp_path), listener, prover)
     said = "the prebuilt wheel is not taken: flash-attn was installed and is not right, so it was"
     assert f"{said} removed again: cuda: out" in listener.text
     assert f"{built.name} is installed" in listener.text
@@ -346,7 +398,7 @@ def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
     ), "the file is as its hash says; the next GPU may be a sound one"
     with pytest.raises(Stop, match="is not right, so it was removed again"):
         job = make_job(tmp_path, mode="wheel")
-        provide.install(job, Path("uv"), H100, listener, prover)
+        carry_out(job, listener, prover)
 
 
 # FlashAttention 4 shares the folder ------------------------------------------------------------------------------
@@ -355,11 +407,19 @@ def test_a_prebuilt_wheel_that_computes_wrongly_gives_way_to_the_build(
 def test_in_current_nothing_is_built_unless_asked_for(
     tmp_path: Path, without_processes: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provide, "compile_common_kernels", lambda *arguments: None)
+    compiled = []
+    monkeypatch.setattr(
+        provide,
+        "compile_common_kernels",
+        lambda job, targets, *a: compiled.extend(targets),
+    )
     listener = Listener()
-    provide.install(make_job(tmp_path, CURRENT), Path("uv"), H100, listener)
-    said = ["flash-attn-4 4.0.0b36 is a wheel of the lock: nothing is built"]
-    assert listener.lines == said
+    carry_out(make_job(tmp_path, CURRENT), listener, lambda *a: Proof())
+    said = plan_flash_attention(
+        make_job(tmp_path, CURRENT), BackendName.CONDA, H100
+    ).text
+    assert listener.lines == [said], "what the plan says"
+    assert compiled == [GpuTarget(90)]
     assert not without_processes
 
 

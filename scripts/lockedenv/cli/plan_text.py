@@ -43,7 +43,7 @@ def plan_lines(plan: Plan) -> list[str]:
             "the cache is on another disk: everything is unpacked beside the environment, so that "
             "it can be linked"
         )
-    lines.append(f"flash-attn   {plan.flash_attention}")
+    lines.append(f"flash-attn   {plan.flash_attention.text}")
     lines += rebuild_lines(plan)
     return lines
 
@@ -110,7 +110,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     document.update(
         backend_reason=plan.backend_reason,
         disk=disks,
-        flash_attn=plan.flash_attention,
+        flash_attn=plan.flash_attention.text,
         packages_added=list(plan.packages_added),
         files_added=list(plan.files_added),
     )

@@ -16,7 +16,11 @@ from lockedenv.backends.registry import BACKENDS
 from lockedenv.host.disks import existing_parent, free_bytes, has_links_and_locks
 from lockedenv.host.gpus import Gpu, read_gpu_facts
 from lockedenv.host.places import POD_VOLUME
-from lockedenv.install.flash_attention import provide
+from lockedenv.install.flash_attention.decide import (
+    FlashAction,
+    FlashPlan,
+    plan_flash_attention,
+)
 from lockedenv.install.request import Installation, SetupRequest
 from lockedenv.prefix.extras import list_added
 from lockedenv.prefix.lifecycle import list_mounts
@@ -102,7 +106,7 @@ class Facts:
     gpus: Sequence[Gpu] = ()
     surroundings: Surroundings = Surroundings()
     links_and_locks: bool = True
-    flash_attention: str = ""
+    flash_attention: FlashPlan = FlashPlan(FlashAction.LEAVE_OUT)
 
 
 def asked_sources(request: SetupRequest) -> Sources:
@@ -178,7 +182,7 @@ def read_facts(
         gpus=gpus,
         surroundings=read_surroundings(request.prefix, request.environment, chosen),
         links_and_locks=has_links_and_locks(request.prefix),
-        flash_attention=provide.describe_outlook(job, chosen, gpus),
+        flash_attention=plan_flash_attention(job, chosen, gpus),
     )
 
 

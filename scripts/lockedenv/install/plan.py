@@ -20,6 +20,7 @@ from lockedenv.install.facts import (
     choose_backend,
     make_job,
 )
+from lockedenv.install.flash_attention.decide import FlashAction, FlashPlan
 from lockedenv.install.request import Installation, SetupRequest
 from lockedenv.prefix.status import PrefixStatus
 from lockedenv.spec import environment, gpu_support
@@ -93,7 +94,7 @@ class Plan:
     backend_reason: str = ""
     disks: Sequence[DiskNeed] = ()
     links_and_locks: bool = True
-    flash_attention: str = ""
+    flash_attention: FlashPlan = FlashPlan(FlashAction.LEAVE_OUT)
     gpus: Sequence[Gpu] = ()
     packages_added: Sequence[str] = ()
     files_added: Sequence[str] = ()

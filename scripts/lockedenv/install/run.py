@@ -22,6 +22,7 @@ from lockedenv.host.gpus import find_gpus
 from lockedenv.host.places import POD_VOLUME
 from lockedenv.install import extras
 from lockedenv.install.flash_attention import provide
+from lockedenv.install.flash_attention.decide import FlashPlan, decide
 from lockedenv.install.plan import Plan, PlanAction
 from lockedenv.install.request import Installation
 from lockedenv.install.verification import VerificationOutcome, verify
@@ -114,7 +115,8 @@ def carry_out(plan: Plan, reporter: Reporter) -> int:
                 prefix.path, take_inventory(prefix.path, [], with_interpreter=False)
             )
         restored = listed if plan.request.keep_extras else None
-        status = finish(job, plan.backend, plan.level, reporter, restored)
+        flash = plan.flash_attention
+        status = finish(job, plan.backend, plan.level, reporter, restored, flash)
     if listed and not plan.request.keep_extras:
         reporter.warn(
             f"your own packages were left out (--drop-extras) and are listed in {listed}; this "
@@ -129,13 +131,14 @@ def finish(
     level: Level,
     reporter: Reporter,
     listed: Path | None = None,
+    flash: FlashPlan | None = None,
 ) -> int:
     """The three last steps on a created prefix; gives the exit status, 1 if flash-attn fails.
 
     Raises Stop for the wheels.
 
     `listed`: the packages to install besides the lock's; None for those that an earlier run could
-    not install again.
+    not install again. `flash`: the decision on flash-attn; None if it is to be made now.
     """
     lock = BACKENDS[backend].lock(job.environment)
     shown = lock.relative_to(ROOT) if ROOT in lock.parents else lock
@@ -161,7 +164,7 @@ def finish(
         if listed is None:
             listed = extras.not_restored(job.prefix)
         with reporter.step("flash-attn"):
-            lacking = complete(job, uv, listed, reporter)
+            lacking = complete(job, uv, listed, reporter, flash)
     return conclude(job, level, lacking, reporter)
 
 
@@ -223,11 +226,15 @@ def _with_uv_from_mirror(job: Installation, reporter: Reporter) -> Installation:
 
 
 def complete(
-    job: Installation, uv: Path | None, listed: Path | None, reporter: Reporter
+    job: Installation,
+    uv: Path | None,
+    listed: Path | None,
+    reporter: Reporter,
+    flash: FlashPlan | None = None,
 ) -> Lacking:
     """Installs flash-attn and the listed packages; gives what could not be had.
 
-    `uv`: may be None where neither is asked for.
+    `uv`: may be None where neither is asked for. `flash`: as in `finish`.
     """
     sentences = []
     if job.flash.mode == "none":
@@ -235,7 +242,9 @@ def complete(
     else:
         assert uv is not None
         try:
-            provide.install(job, uv, find_gpus(), reporter)
+            if flash is None:
+                flash = decide(job, find_backend(job.prefix.path), find_gpus())
+            provide.install(flash, job, uv, reporter)
         except Stop as error:
             reporter.warn(str(error))
             command = post_create_command(

@@ -18,7 +18,6 @@ class WheelOrigin(Enum):
     """Where a wheel came from; the value stands in the file."""
 
     GIVEN = "given"
-    LOCKED = "locked"
     CACHED = "cached"
     PREBUILT = "prebuilt"
     BUILT = "built"

@@ -79,19 +79,13 @@ class Precompiled:
 
 
 def compile_common_kernels(
-    job: Installation, gpus: Sequence[Gpu], cpus: int, reporter: Reporter
+    job: Installation, targets: Sequence[GpuTarget], cpus: int, reporter: Reporter
 ) -> None:
-    """The set-up's step: compiles the common kernels for the GPUs that are here, or for --arch.
+    """The set-up's step: compiles the common kernels for each target.
 
     Writes into the folder that `activate` names. What these wheels have compiled there before is
     not looked at again. A failure is a note: the first use of a kernel compiles it.
     """
-    targets = choose_targets(gpus, job.flash.arch)
-    if not targets:
-        reporter.outcome(
-            "its kernels are compiled at first use: no GPU is here, and no --arch given"
-        )
-        return
     folder = find_kernel_folder(job.prefix)
     for target in targets:
         done = folder / f"compiled-{target.name}-{describe_wheels(job)}"
@@ -139,6 +133,32 @@ def choose_targets(gpus: Sequence[Gpu], arch: str) -> list[GpuTarget]:
     return targets
 
 
+def describe_targets(targets: Sequence[GpuTarget]) -> str:
+    """What is going to be compiled, and when, in words."""
+    good = []
+    parts = []
+    for target in targets:
+        problem = find_target_problem(target)
+        if problem:
+            parts.append(problem)
+        else:
+            good.append(target.name)
+    if good:
+        parts.insert(0, f"its common kernels are compiled for {', '.join(good)}")
+    if not targets:
+        parts.append(
+            "its kernels are compiled at first use: no GPU is here, and no --arch given"
+        )
+    return "; ".join(parts)
+
+
+def find_target_problem(target: GpuTarget) -> str:
+    """Why there are no kernels for a target; empty where there are."""
+    if target.major < OLDEST_MAJOR:
+        return f"FlashAttention 4 has no backward for {target.name}; use sdpa there"
+    return ""
+
+
 def describe_wheels(job: Installation) -> str:
     """A short hash of Python's version and the wheels that decide which machine code is made."""
     text = job.environment.python
@@ -164,10 +184,8 @@ def precompile_kernels(
     """
     results = []
     for target in targets:
-        if target.major < OLDEST_MAJOR:
-            problem = (
-                f"FlashAttention 4 has no backward for {target.name}; use sdpa there"
-            )
+        problem = find_target_problem(target)
+        if problem:
             results.append(Precompiled(target, problem=problem))
         else:
             arguments = json.dumps([asdict(kernel) for kernel in kernels])

@@ -1,6 +1,6 @@
-"""flash-attn, provided: the first source that gives a wheel that works.
+"""flash-attn, provided: carries out what decide.py has decided.
 
-It is installed, proven, and noted.
+A wheel comes from the first source that gives one that works; it is installed, proven, and noted.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Sequence
 
 from lockedenv.backends import uv_program
 from lockedenv.errors import Stop
-from lockedenv.host.gpus import Gpu
 from lockedenv.host.limits import cpu_limit
 from lockedenv.host.locking import holding
 from lockedenv.host.process import run
+from lockedenv.install.flash_attention.decide import FlashAction, FlashPlan
 from lockedenv.install.flash_attention.installed import (
     InstalledWheel,
     WheelOrigin,
@@ -32,142 +31,80 @@ from lockedenv.install.flash_attention.sources import (
     BroughtWheel,
     Wanted,
     WheelSource,
-    find_successor,
 )
-from lockedenv.install.flash_attention.target import (
-    choose_architectures,
-    locked_torch,
-    probe_torch,
-)
+from lockedenv.install.flash_attention.target import probe_torch
 from lockedenv.install.request import Installation
 from lockedenv.prefix.inventory import Package, read_inventory, write_inventory
 from lockedenv.prefix.make_inventory import with_package
 from lockedenv.prefix.records import read_prefix, read_record_rows
 from lockedenv.reporter import Reporter
-from lockedenv.spec.layers import BackendName, Layer
+from lockedenv.spec.layers import Layer
 
-NO_SOURCE = "not part of this environment: it has no locks/flash-attn.txt"
-NO_GPU = "skipped: no GPU. Use --arch 90 to build for an H100 anyway"
 # A build by another run is waited for.
 _PATIENCE = 4 * 3600
 
 
-def describe_outlook(
-    job: Installation, backend: BackendName, gpus: Sequence[Gpu]
-) -> str:
-    """What `install` is going to do, in a line, before there is a prefix
-    and anything is fetched.
-    """
-    if job.flash.mode == "none" and not job.flash.wheel:
-        return "left out, as asked"
-    torch = locked_torch(job.environment, backend)
-    try:
-        archs: list[str] = []
-        if not job.flash.wheel and not _is_left_to_the_lock(job):
-            archs = choose_architectures(gpus, torch.cuda, job.flash.arch)
-            reason = _find_reason_to_skip(job, bool(archs))
-            if reason:
-                return reason
-        wanted = Wanted(job, torch, tuple(archs), backend)
-        reasons = []
-        for source in SOURCES:
-            prospect = source.prospect(wanted)
-            if prospect.usable:
-                return prospect.text
-            if prospect.text:
-                reasons.append(prospect.text)
-        return "; ".join(reasons)
-    except Stop as error:
-        return str(error)
-
-
 def install(
+    plan: FlashPlan,
     job: Installation,
     uv: Path,
-    gpus: Sequence[Gpu],
     reporter: Reporter,
     prover: Prover = prove,
 ) -> None:
-    """Installs flash-attn from the first source that gives one that works.
+    """Carries the decision on flash-attn out. What is wanted and is there already stays.
 
-    Raises Stop if none does.
+    Raises Stop if no source gives a wheel that works.
     """
-    prefix = job.prefix.path
-    if _say_what_is_there(job, "", reporter):
+    # Asked without a key first: that needs no torch. A built wheel has a key, and is asked below.
+    present = find_present_wheel(job, "")
+    if present:
+        reporter.outcome(describe_present_wheel(present, job))
         return
-    successor = find_successor(job)
-    if successor and _is_left_to_the_lock(job):
-        reporter.outcome(
-            f"{successor.name} {successor.version} is a wheel of the lock: nothing is built"
-        )
-        compile_common_kernels(job, gpus, int(cpu_limit()), reporter)
+    if plan.action is FlashAction.REFUSE:
+        raise Stop(plan.text)
+    if plan.action is FlashAction.LEAVE_OUT:
+        reporter.outcome(plan.text)
         return
-    archs: list[str] = []
-    if not job.flash.wheel:
-        reason = _find_reason_to_skip(job, bool(gpus or job.flash.arch))
-        if reason:
-            reporter.outcome(reason)
-            return
-        torch = probe_torch(prefix)
-        archs = choose_architectures(gpus, torch.cuda, job.flash.arch)
-    else:
-        torch = probe_torch(prefix)
-    wanted = Wanted(job, torch, tuple(archs))
-    if _say_what_is_there(job, wanted.key, reporter):
+    if plan.action is FlashAction.COMPILE_KERNELS:
+        reporter.outcome(plan.text)
+        compile_common_kernels(job, plan.kernel_targets, int(cpu_limit()), reporter)
+        return
+    wanted = Wanted(job, probe_torch(job.prefix.path), plan.archs)
+    present = find_present_wheel(job, wanted.key)
+    if present:
+        reporter.outcome(describe_present_wheel(present, job))
         return
     wanted.cache.mkdir(parents=True, exist_ok=True)
     name = wanted.key or "given"
     lock = wanted.cache / f"{name}.lock"
     with holding(lock, f"the flash-attn wheel {name}", reporter.warn, _PATIENCE):
-        _install_from_sources(wanted, uv, bool(gpus), reporter, prover)
+        _install_from_sources(wanted, uv, plan.has_gpu, reporter, prover)
 
 
-def _is_left_to_the_lock(job: Installation) -> bool:
-    """Whether FlashAttention comes with the lock's own wheels, and nothing else was asked for."""
-    return (
-        job.flash.mode == "auto"
-        and not job.flash.wheel
-        and find_successor(job) is not None
-    )
+def find_present_wheel(job: Installation, key: str) -> InstalledWheel | None:
+    """The wheel in the prefix, if it is the wanted one, as it was installed, and it imports.
 
-
-def _find_reason_to_skip(job: Installation, has_target: bool) -> str:
-    """Why nothing is installed, or an empty string.
-
-    `has_target`: there is a GPU, or --arch names one.
-    """
-    if not job.environment.flash_attn():
-        return NO_SOURCE
-    if has_target or job.flash.mode == "wheel":
-        return ""
-    noted = read_installed_wheel(job.prefix.path)
-    if (
-        noted and noted.origin is WheelOrigin.PREBUILT
-    ):  # of an earlier lock: it is replaced
-        return ""
-    return NO_GPU
-
-
-def _say_what_is_there(job: Installation, key: str, reporter: Reporter) -> bool:
-    """Whether the prefix has the wheel that is wanted, as it was installed, and it
-    imports; then it is named.
+    `key`: what a built one must be for; empty if unknown. Starts the prefix's interpreter.
     """
     prefix = job.prefix.path
     noted = read_installed_wheel(prefix)
-    if not noted or not any(source.has_given(noted, job, key) for source in SOURCES):
-        return False
-    if (
-        not is_as_installed(prefix, noted)
-        or prove_import(prefix, noted.version).problem
-    ):
-        return False
-    if noted.key:
-        reporter.outcome(f"{noted.filename} ({noted.key}) is installed")
-    elif noted.origin is WheelOrigin.GIVEN and not job.flash.wheel:
-        reporter.outcome(f"{noted.filename} is installed, as --wheel gave it")
-    else:
-        reporter.outcome(f"{noted.filename} is installed")
-    return True
+    if noted is None:
+        return None
+    if not any(source.has_given(noted, job, key) for source in SOURCES):
+        return None
+    if not is_as_installed(prefix, noted):
+        return None
+    if prove_import(prefix, noted.version).problem:
+        return None
+    return noted
+
+
+def describe_present_wheel(wheel: InstalledWheel, job: Installation) -> str:
+    if wheel.key:
+        return f"{wheel.filename} ({wheel.key}) is installed"
+    if wheel.origin is WheelOrigin.GIVEN and not job.flash.wheel:
+        return f"{wheel.filename} is installed, as --wheel gave it"
+    return f"{wheel.filename} is installed"
 
 
 def _install_from_sources(

@@ -185,26 +185,6 @@ class GivenWheel:
         return BroughtWheel(path, sha256, self.origin)
 
 
-class LockedWheel:
-    """FlashAttention 4, which is installed with the other wheels of the lock."""
-
-    origin = WheelOrigin.LOCKED
-
-    def prospect(self, wanted: Wanted) -> Prospect:
-        pin = wanted.successor
-        if not pin or wanted.job.flash.wheel or wanted.mode != "auto":
-            return Prospect(False)
-        return Prospect(
-            True, f"{pin.name} {pin.version}, a wheel of the lock; nothing is built"
-        )
-
-    def has_given(self, installed: InstalledWheel, job: Installation, key: str) -> bool:
-        return False
-
-    def bring(self, wanted: Wanted, reporter: Reporter) -> BroughtWheel | None:
-        return None
-
-
 class CachedWheel:
     """A wheel that this user has built before."""
 
@@ -399,7 +379,6 @@ def bring_source(job: Installation, pin: PipPackage, reporter: Reporter) -> Path
 
 SOURCES: tuple[WheelSource, ...] = (
     GivenWheel(),
-    LockedWheel(),
     CachedWheel(),
     LockedPrebuilt(),
     BuiltFromSource(),
