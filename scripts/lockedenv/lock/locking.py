@@ -140,7 +140,9 @@ def _resolve_wheels(
         "-o",
         versions_file,
     ]
-    if update:  # uv keeps to what its output file says
+    if update:
+        # The output file of uv is also an input: a version that stands in it stays, where it fits
+        # and -P does not name the package. So the versions of the present lock are written first.
         kept = []
         for package in env.wheels(BackendName.PIP):
             if package.name not in provided:
