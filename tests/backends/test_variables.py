@@ -121,7 +121,7 @@ def test_the_users_curlrc_and_uv_toml_are_not_read(tmp_path: Path) -> None:
     (tmp_path / ".curlrc").write_text(f'output = "{tmp_path}/by-the-curlrc"\n')
     (tmp_path / "served").write_text("content")
     theirs = {**os.environ, "HOME": str(tmp_path)}
-    for command in (index.CURL, rates.CURL.split()):
+    for command in (index.ASK_INDEX, rates.FETCH_RANGE):
         config = f'url = "{(tmp_path / "served").as_uri()}"\n'
         answer = ask(command, 20, config, env=theirs)
         assert (answer.status, answer.output) == (0, "content")

@@ -22,6 +22,7 @@ from lockedenv.backends.cache import (
     remove,
     remove_changed,
 )
+from lockedenv.backends.curl import CURL
 from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem, size_text
 from lockedenv.host.locking import holding
@@ -43,24 +44,11 @@ UNKNOWN_SIZE = 1_600_000_000
 GROWTH = 2.5
 # conda's packages have this many bytes for the prefix, which is written into their files.
 LONGEST_PREFIX = 255
-CURL = [
-    "curl",
-    "--disable",
-    "--netrc-optional",
-    "--config",
-    "-",
-    "--head",
-    "--location",
-    "--fail",
-    "--silent",
-    "--show-error",
-    "--connect-timeout",
-    "5",
-    "--max-time",
-    "10",
-    "--output",
-    os.devnull,
-]
+ASK_CHANNEL = (
+    *CURL,
+    *("--head", "--fail", "--output", os.devnull),
+    *("--connect-timeout", "5", "--max-time", "10"),
+)
 
 
 @dataclass(frozen=True)
@@ -233,7 +221,7 @@ def channel_problem(
     def ask_for(package: CondaPackage) -> str | None:
         said = ""
         for source in archive_items([package], mirrors)[0].sources:
-            answer = ask(CURL, input=f'url = "{source}"\n')
+            answer = ask(ASK_CHANNEL, input=f'url = "{source}"\n')
             if answer.status == 0:
                 return None
             said = answer.error

@@ -24,6 +24,7 @@ from urllib.request import (  # type: ignore[attr-defined]  # not in typeshed
 )
 
 from lockedenv.backends.base import Obstacle
+from lockedenv.backends.curl import CURL
 from lockedenv.backends.private_folders import refuse_foreign, temporary
 from lockedenv.host.files import FileRefused, read_regular, write_atomically
 from lockedenv.host.process import ask
@@ -59,24 +60,10 @@ BUNDLED_PIP = (
     "folder = sysconfig.get_config_var('WHEEL_PKG_DIR') or own; "
     "print(glob.glob(folder + '/pip-*.whl')[0])"
 )
-CURL = [
-    "curl",
-    "--disable",
-    "--netrc-optional",
-    "--config",
-    "-",
-    "--location",
-    "--silent",
-]
-CURL += [
-    "--show-error",
-    "--max-time",
-    "20",
-    "--connect-timeout",
-    "10",
-    "--max-filesize",
-    "5000000",
-]
+ASK_INDEX = (
+    *CURL,
+    *("--connect-timeout", "10", "--max-time", "20", "--max-filesize", "5000000"),
+)
 CURL_PROXY = 5
 CURL_HOST = 6
 CURL_CONNECT = 7
@@ -263,7 +250,7 @@ def index_problem(environ: Mapping[str, str]) -> Obstacle | None:
     if certificates:
         config += f'cacert = "{certificates}"\n'
     wanted = "\n%{http_code} %{ssl_verify_result}"
-    answer = ask([*CURL, "--write-out", wanted], 30, config)
+    answer = ask([*ASK_INDEX, "--write-out", wanted], 30, config)
     status = answer.status
     page, _, numbers = answer.output.rpartition("\n")
     code, _, verified = numbers.partition(" ")

@@ -16,18 +16,20 @@ from enum import Enum
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lockedenv.backends.curl import CURL
 from lockedenv.errors import Stop
 from lockedenv.host.disks import size_text
 from lockedenv.host.process import kill, started
 from lockedenv.prefix.records import file_sha256
 from lockedenv.redaction import redact
 
-_CURL = (
-    "curl --disable --netrc-optional --config - --fail --location --max-redirs 5 "
-    "--connect-timeout 10 --silent --show-error --proto =http,https,file --proto-redir =http,https "
+_TRANSFER = (
+    *CURL,
+    *("--fail", "--max-redirs", "5", "--connect-timeout", "10"),
+    *("--proto", "=http,https,file", "--proto-redir", "=http,https"),
     # Without a buffer the size of the part is what has come, also where curl is ended.
-    "--no-buffer --write-out %{http_code}"
-).split()
+    *("--no-buffer", "--write-out", "%{http_code}"),
+)
 # One retry of curl's own, because it honours Retry-After; everything else is retried by `fetch`.
 _RETRY = "--retry 1 --retry-max-time 60".split()
 # curl ends a transfer that stays below this rate for the whole time of patience.
@@ -153,7 +155,7 @@ class Transfer:
         if self.size and file_size(self.part) >= self.size:  # of a run that was killed
             if self._settle(file_sha256(self.part)):
                 return TransferOutcome(TransferEnding.RIGHT)
-        command = [*_CURL, *_RETRY, "--continue-at", "-"]
+        command = [*_TRANSFER, *_RETRY, "--continue-at", "-"]
         command += ["--speed-limit", str(_STALLED_RATE)]
         command += ["--speed-time", str(round(read_patience()))]
         ended = _run_curl(
@@ -341,7 +343,7 @@ def read_document(address: str, limit: int, seconds: float) -> Document:
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "document")
-        command = [*_CURL, "--max-time", str(round(seconds))]
+        command = [*_TRANSFER, "--max-time", str(round(seconds))]
         ended = _run_curl(command, address, output, limit)
         if file_size(output) >= limit:
             return Document("", f"it sent more than {size_text(limit)}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lockedenv.backends.base import FileOrigin
+from lockedenv.backends.curl import CURL
 from lockedenv.host.disks import existing_parent, size_text
 from lockedenv.host.finding import Finding, passed, warned
 from lockedenv.host.limits import cpu_limit
@@ -30,10 +31,7 @@ SECONDS = 1  # for each of the two, at most
 # A set-up fetches several files at a time, and many servers limit each stream.
 STREAMS = 4
 RANGE = 16 << 20  # bytes that each stream fetches
-CURL = (
-    "curl --disable --netrc-optional --config - --location --fail --silent --show-error "
-    "--connect-timeout 5"
-)
+FETCH_RANGE = (*CURL, "--fail", "--connect-timeout", "5")
 TIMED_OUT = 28  # curl's exit status
 SERVERS = 8.0  # seconds for all servers
 SHARE = 2.0  # of them, which each server has, however slow those before it were
@@ -140,7 +138,7 @@ def _run_stream(address: str, start: int, seconds: float) -> _Stream:
     options += ["--write-out", "%{size_download} %{time_starttransfer} %{time_total}"]
     # To curl's standard input: an address may hold a token, and `ps` shows arguments.
     config = f"url = {json.dumps(address, ensure_ascii=False)}\n"
-    answer = ask([*CURL.split(), *options], seconds + 3, config)
+    answer = ask([*FETCH_RANGE, *options], seconds + 3, config)
     ended = time.monotonic()
     problem = "" if answer.status == 0 else " ".join(answer.error.split())
     figures = re.fullmatch(r"([\d.]+) ([\d.]+) ([\d.]+)", answer.output)
