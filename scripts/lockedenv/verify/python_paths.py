@@ -103,6 +103,19 @@ class PythonPaths:
                     return True
         return False
 
+    def find_locked(self, path: str, name: str) -> str:
+        """The locked file or folder of a module in the site-packages folder of a path; else empty.
+
+        `name`: as it is imported, with dots.
+        """
+        module = f"{self.find_site(path)}{name.replace('.', '/')}"
+        for candidate in (f"{module}/__init__", module):
+            if candidate in self.modules:
+                return self.modules[candidate]
+        if module in self.folders:
+            return f"{module}/"
+        return ""
+
     def names_plugin(self, path: str, linked_folder: bool) -> bool:
         """Whether it names code that a locked package loads by itself."""
         site = self.find_site(path)

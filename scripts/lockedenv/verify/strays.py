@@ -19,13 +19,19 @@ from lockedenv.errors import printable
 from lockedenv.prefix.inventory import PathKind
 from lockedenv.verify.contents import PrefixContents
 from lockedenv.verify.library_folders import LibraryFolders
-from lockedenv.verify.python_paths import PythonPaths
+from lockedenv.verify.python_paths import START_MODULES, PythonPaths
+from lockedenv.verify.start_files import (
+    find_editable_finder,
+    find_known_text,
+    read_mapped_modules,
+)
 
 
 class Danger(Enum):
     """Why a stray is a failure; the value is what people read."""
 
     AT_START = "it runs at every start of Python, or may"
+    MAPS = "its editable install gives Python its own module for the locked"
     SHADOWS = "Python takes it in place of"
     LIBRARY = "the loader may take it in place of a locked library"
     PROGRAM = "it is started in place of the machine's or the locked program"
@@ -42,7 +48,7 @@ class Stray:
     """`package`: the added package that it is of, or empty. `danger`: None if it is harmless.
 
     `instead_of`: the locked path that Python would have taken. `closed`: why a folder could not be
-    looked into.
+    looked into. `known`: what a start-up file is, whose text is known and harmless.
     """
 
     path: str
@@ -50,8 +56,11 @@ class Stray:
     danger: Danger | None = None
     instead_of: str = ""
     closed: str = ""
+    known: str = ""
 
     def __str__(self) -> str:
+        if self.known:
+            return printable(f"{self.path}: {self.known}")
         owner = f"is of {self.package}" if self.package else "no package has it"
         if self.closed:
             owner += f", it cannot be looked into ({self.closed})"
@@ -109,7 +118,7 @@ class _Index:
             return self._classify_closed(path, package, error)
         linked_folder = self._is_linked_folder(path)
         if self.python.runs_at_start(path, package, linked_folder):
-            return Stray(path, package, Danger.AT_START)
+            return self._classify_start_file(path, package)
         instead_of = self.python.find_shadowed(path, package, linked_folder)
         if instead_of:
             return Stray(path, package, Danger.SHADOWS, instead_of)
@@ -129,6 +138,32 @@ class _Index:
         if not package and self._is_header(path):
             return Stray(path, package, Danger.HEADER)
         return Stray(path, package)
+
+    def _classify_start_file(self, path: str, package: str) -> Stray:
+        """A path that runs at every start, which is harmless if its text is a known one."""
+        stray = Stray(path, package, Danger.AT_START)
+        if not package or not path.endswith(".pth"):
+            return stray
+        place = self.prefix / path
+        known = find_known_text(place, package)
+        if known:
+            return Stray(path, package, known=known)
+        finder = find_editable_finder(place)
+        if not finder:
+            return stray
+        module = f"{os.path.dirname(path)}/{finder}.py"
+        if self.contents.owner(module) != package:
+            return stray
+        mapped = read_mapped_modules(self.prefix / module)
+        if mapped is None:
+            return stray
+        for name in mapped:
+            if name.partition(".")[0] in START_MODULES:
+                return stray
+            locked = self.python.find_locked(path, name)
+            if locked:
+                return Stray(path, package, Danger.MAPS, locked)
+        return Stray(path, package, known=f"editable install of {package}")
 
     def _classify_closed(self, path: str, package: str, error: OSError) -> Stray:
         """A folder that could not be looked into; of one that is too deep,

@@ -53,6 +53,7 @@ VENV_LINE = "import _virtualenv"
 # The set-up writes them, and people may add lines.
 PERSONAL = ("activate", "bin/activate", "pip.conf")
 CACHE_TAGS = ("CACHEDIR.TAG", ".gitignore")  # uv puts them into what it works on
+START_DANGERS = (Danger.AT_START, Danger.MAPS)  # what the check `startup` reports
 LISTED = 4  # strays that are named in one line
 REMOVED = 5  # strays that are named in a command
 
@@ -156,12 +157,18 @@ def startup(context: Context) -> Result:
             lines.append(f"{text}, and may run at every start of Python")
     if lines:
         return damaged(contents.prefix, _action(contents, changed), lines)
-    strays = [stray for stray in context.strays if stray.danger is Danger.AT_START]
+    strays = [stray for stray in context.strays if stray.danger in START_DANGERS]
     unknown = _unknown_venv_file(contents)
     if unknown:
         strays.append(unknown)
     if strays:
         return _stray_failure(contents, strays)
+    known = [stray for stray in context.strays if stray.known]
+    if known:
+        packages = sorted({stray.package for stray in known})
+        command = pip_uninstall_command(contents.prefix, packages)
+        lines = [str(stray) for stray in known]
+        return warned(first(lines), f"if you did not install it: {command}", lines[1:])
     if len(entries) == 1:
         return passed(f"1 start-up file, of a locked package: {entries[0].path}")
     return passed(f"{len(entries)} start-up files, all of locked packages")
@@ -179,7 +186,7 @@ def strays(context: Context) -> Result:
     unclear = []
     others = []
     for stray in context.strays:
-        if stray.danger is Danger.AT_START:
+        if stray.danger in START_DANGERS:
             continue
         if stray.danger:
             dangerous.append(stray)
