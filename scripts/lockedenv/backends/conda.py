@@ -136,7 +136,7 @@ class Conda:
         micromamba = archive_items(
             [MICROMAMBA], job.sources.mirrors, job.sources.offline
         )
-        # micromamba hashes all that it unpacks; itself is hashed by nobody else.
+        # micromamba hashes all that it unpacks; nothing else hashes micromamba itself.
         fetched = fetch.fetch(archives, folder, reporter, rounds, read_archive_hashes)
         fetched += fetch.fetch(micromamba, folder, reporter, rounds)
         items = [*archives, *micromamba]

@@ -69,7 +69,7 @@ PIP_DOWNLOAD = [
     "--no-cache-dir",
     "--disable-pip-version-check",
 ]
-# An sdist would be built to learn what it depends on, which nobody asks here.
+# An sdist would be built to learn what it depends on, which is not needed here.
 NO_DEPENDENCIES = """\
 [[dependency-metadata]]
 name = "{0.name}"

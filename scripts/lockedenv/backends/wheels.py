@@ -85,7 +85,7 @@ def find_damage(prefix: Path, pins: Sequence[PipPackage]) -> Damage:
 
 
 def read_noted_wheels(prefix: Path) -> dict[str, NotedWheel]:
-    """By the name of the package, what the inventory, or version 2.0's note, says of the wheels."""
+    """By the name of the package, what the inventory or version 2.0's note has of the wheels."""
     inventory = inventory_or_none(prefix)
     noted = {}
     if inventory is None:

@@ -30,7 +30,7 @@ THIS_MACHINE = "this machine"
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What is said, the JSON of it, and whether the exit status is 0."""
+    """The lines that are printed, the document of --json, and whether the exit status is 0."""
 
     lines: list[str]
     document: dict[str, Any]

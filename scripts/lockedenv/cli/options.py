@@ -207,7 +207,7 @@ def make_request(arguments: argparse.Namespace, prefix: Path) -> SetupRequest:
     if arguments.cache:
         cache = arguments.cache.expanduser()
     cache = cache.resolve()
-    # Through a link of people's own: what it points to.
+    # A link that the user made: the folder that it points to.
     path = find_prefix(prefix).public_path
     offline = _read_offline(arguments.offline, cache)
     wanted = _environment(arguments.environment, path)

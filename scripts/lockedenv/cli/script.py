@@ -44,7 +44,7 @@ def run_script(name: str, work: Callable[[], int]) -> int:
         message = "interrupted; run it again to go on"
         status = BY_SIGNAL + int(error.args[0])
     except BrokenPipeError:
-        # Nobody reads the output any more.
+        # The reader of the output has closed it.
         discard_output()
         return BROKEN_PIPE
     except OSError as error:
@@ -89,7 +89,7 @@ def discard_output() -> None:
 
 
 def report_crash(name: str, error: Exception) -> str:
-    """Writes the log of a crash; gives what is said of it."""
+    """Writes the log of a crash; gives the message about it."""
     kind = type(error).__name__
     try:
         path = write_crash_log(name)

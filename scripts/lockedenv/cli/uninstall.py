@@ -245,7 +245,7 @@ def removal_lines(removal: Removal) -> list[str]:
 
 
 def remove(removal: Removal, steps: Steps) -> None:
-    """Removes it: the link first, so that nobody enters an environment that is going away."""
+    """Removes it: the link first, so that no shell enters an environment that is being removed."""
     prefix = removal.prefix
     if is_ours(prefix):
         extras = write_list(prefix)

@@ -1,4 +1,4 @@
-"""What git says of this repository, where there is a git."""
+"""What git reports about this repository, where git is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME_ANOTHER = (
 
 
 def git(*arguments: str) -> str | None:
-    """What git says of this repository, or None."""
+    """What git reports about this repository, or None."""
     environ = {}
     for name, value in os.environ.items():
         if name not in NAME_ANOTHER:

@@ -1,4 +1,4 @@
-"""The programs that lock.sh runs, and what is said where one is missing."""
+"""The programs that lock.sh runs, and the message where one is missing."""
 
 from __future__ import annotations
 

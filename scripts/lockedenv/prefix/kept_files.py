@@ -1,6 +1,6 @@
-"""Moves people's files out of an environment, to PREFIX.kept-TIME, under the names that they had.
+"""Moves the user's files out of an environment, to PREFIX.kept-TIME, under the names that they had.
 
-What is people's is decided by `ownership.py` and `edits.py`. The environment itself is removed by
+`ownership.py` and `edits.py` decide which they are. The environment itself is removed by
 `removal.py` alone.
 """
 
@@ -100,7 +100,7 @@ def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
             paths.append(path)
     for link in links:
         if _lies_below(link, links):
-            continue  # what it leads to is people's
+            continue  # what it leads to is the user's
         if link == "bin" or link in python_folders:
             raise Stop(
                 f"{prefix.path / link} is a link, and the packages of the environment lie behind "

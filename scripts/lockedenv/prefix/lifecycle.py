@@ -44,7 +44,7 @@ WORKS_ON = "MAXIMALCAI_WORKS_ON"
 
 def change_mark(prefix: Prefix, **changes: Any) -> Mark:
     """Writes the mark of an environment with these fields changed; gives it. A folder without one
-    becomes people's.
+    becomes the user's.
     """
     mark = read_mark(prefix.path)
     if mark is None:

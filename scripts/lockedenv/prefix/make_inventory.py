@@ -69,7 +69,7 @@ def take_inventory(
     recorded hash.
 
     What was added by people is not in it, whether it is a package, a file or a folder. What
-    `earlier` says of files that no wheel brought stays, so that an edit of one is not taken for
+    `earlier` records of files that no wheel brought stays, so that an edit of one is not taken for
     ours; but for the paths that the set-up has `written` since.
     """
     locked = tuple(packages)
@@ -101,7 +101,7 @@ def _kept_entries(
     found: Mapping[str, InventoryEntry],
     rewritten: set[str],
 ) -> dict[str, InventoryEntry]:
-    """What an earlier inventory says of the files that a repair of the wheels does not touch."""
+    """What an earlier inventory records of the files that a repair of the wheels does not touch."""
     if earlier is None:
         return {}
     unchanged = {""}

@@ -1,7 +1,7 @@
-"""What in an environment is whose: what a removal would keep, and what it may delete.
+"""Which paths of an environment a removal keeps as the user's, and which it may delete.
 
 A path that the inventory has, or that an added package recorded, may be deleted while it is as it
-was installed. All else is people's. It reads, and changes nothing.
+was installed. All else is the user's. It reads, and changes nothing.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class FolderContents:
 
 
 def own_paths(folder: Path) -> list[str]:
-    """What a removal of this environment would move out of it: people's files and folders, and
+    """What a removal of this environment would move out of it: the user's files and folders, and
     edited files.
     """
     mark = read_mark(folder)
@@ -156,7 +156,7 @@ def intact_notes(folder: Path, mark: Mark | None) -> set[str]:
     """The notes of the set-up and of its tools in an environment that are as they were written, so
     far as that is known.
 
-    A file of this name with something else in it is people's.
+    A file of this name with something else in it is the user's.
     """
     found = {MARK}
     for name in NOTES:
@@ -238,11 +238,11 @@ def _list_folders(folder: Path) -> dict[str, _Listing]:
 def _sort(folders: dict[str, _Listing], listed: set[str]) -> FolderContents:
     """Sorts what lies in an environment by whose it is.
 
-    A folder in which all is people's is kept whole; an empty one and bytecode are nobody's.
+    A folder in which all is the user's is kept whole; an empty one and bytecode are not kept.
     """
     contents = FolderContents()
     own: dict[str, list[str]] = {}
-    shared = set()  # the folders below which something is not people's
+    shared = set()  # the folders below which something is not the user's
     for inside in reversed(list(folders)):
         own[inside] = []
         for path in folders[inside].folders:

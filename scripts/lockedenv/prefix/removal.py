@@ -2,7 +2,7 @@
 
 Only a path that the inventory has, or that an added package recorded, is deleted, and only while it
 is as it was installed. All else is moved to PREFIX.kept-TIME first. Nothing is deleted below a
-mount point. What is whose is decided by `ownership.py`.
+mount point. `ownership.py` decides which paths are the user's.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _complete_inventory(folder: Path, mark: Mark) -> Inventory:
             write_inventory(folder, inventory)
         except OSError as error:
             if error.errno not in FULL_DISK_ERRNOS:
-                raise  # else: after a kill, what no record tells any more counts as people's
+                raise  # else: after a kill, what no record has any more counts as the user's
     return inventory
 
 

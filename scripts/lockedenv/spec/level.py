@@ -27,5 +27,5 @@ class Level(str, Enum):
         return levels.index(other) <= levels.index(self)
 
 
-USUAL = Level.FULL  # where nobody asks for a level
+USUAL = Level.FULL  # where no level is asked for
 LEVEL_NAMES = tuple(level.value for level in Level)

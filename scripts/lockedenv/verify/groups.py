@@ -1,4 +1,4 @@
-"""The results by group: what one line of the report says of all checks of one kind of thing."""
+"""The results by group: one line of the report for all checks of one group."""
 
 from __future__ import annotations
 

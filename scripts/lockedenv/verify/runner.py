@@ -27,7 +27,7 @@ LOOK = 0.01  # seconds between two looks at a running check
 
 
 class Listener(Protocol):
-    """Who is told what goes on."""
+    """What the runner tells its progress to."""
 
     def result(self, result: Result) -> None:
         """A result, in the order of the report."""

@@ -106,7 +106,7 @@ def find_cause(log: str, cuda: str) -> Cause:
 @dataclass(frozen=True)
 class BuildJob:
     """One build: `source`, a folder, becomes a wheel in `work`, with the pip of `prefix`;
-    `log` gets what is said.
+    `log` gets the output.
     """
 
     source: Path

@@ -141,7 +141,7 @@ def put_wheel(
 ) -> InstalledWheel:
     """Installs a wheel, proves it, and notes it in the prefix.
 
-    One that is wrong goes again, from the cache too.
+    One that is wrong is removed again, from the cache too.
 
     Raises Stop.
     """

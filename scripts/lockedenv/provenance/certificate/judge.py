@@ -33,9 +33,8 @@ TOLERANCE = {
 SLACK = 10.0
 # A machine whose own two runs are further apart than so many tolerances is no measure of anything.
 STEADY = 4.0
-ROUNDING = (
-    2.0**-24
-)  # of fp32: what is said of weights that differ where nothing else does
+# The rounding of fp32: the deviation of weights that differ where nothing else does.
+ROUNDING = 2.0**-24
 
 # What the figures of a GPU do not depend on.
 OF_THE_HOST = ("CPU", "CPU features", "torch's CPU kernels", "BLAS", "driver")

@@ -1,4 +1,4 @@
-"""What is said of certificates, for people."""
+"""The messages about certificates."""
 
 from __future__ import annotations
 

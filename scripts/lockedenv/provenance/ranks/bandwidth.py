@@ -25,7 +25,7 @@ SLOW = 0.7
 
 
 class Way(Enum):
-    """Between whom data goes."""
+    """The ranks between which data is sent."""
 
     INSIDE = "inside the node"
     BETWEEN = "between nodes"

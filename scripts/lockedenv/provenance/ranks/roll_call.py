@@ -1,4 +1,4 @@
-"""Who is there: what each rank says of its node, and which ranks are not like the others."""
+"""The roll call: what each rank reports about its node, and which ranks differ from the others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Description:
-    """What a rank says of itself. `group`: its node's number at torchrun, which tells nodes of one
+    """The report of a rank. `group`: its node's number at torchrun, which tells nodes of one
     name apart. `problem`: why this node has no GPU although it should. `pod`: what is odd about it.
     """
 

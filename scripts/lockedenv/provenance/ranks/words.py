@@ -1,4 +1,4 @@
-"""What is said of the ranks, for people."""
+"""The messages about the ranks."""
 
 from __future__ import annotations
 

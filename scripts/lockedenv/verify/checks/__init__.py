@@ -372,7 +372,7 @@ def lacks_gpus(check: AnyCheck, context: Context) -> str:
     reason = no_gpu(context)
     if reason:
         return f"{reason}, and this has no CPU path"
-    # After an error nobody knows how many there are: the check runs, and says what it finds.
+    # After an error their number is unknown: the check runs, and says what it finds.
     if context.gpu_error or len(context.gpus) >= check.gpus:
         return ""
     return f"needs {check.gpus} GPUs; this machine has {len(context.gpus)}"
