@@ -1,8 +1,7 @@
-"""The ways into an environment: `activate`, conda's hooks, and the constraints that keep what is
-locked.
+"""What enters an environment: `activate`, conda's hooks, and the constraints that keep the locked
+versions.
 
-The texts name PREFIX as people name it, not the folder that it leads to: a running shell follows an
-exchange.
+The texts name PREFIX, not the folder that it leads to, so that a running shell follows an exchange.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from lockedenv.spec.locks import PipPackage
 SHELL = Path(__file__).with_name("shell")
 LAUNCHER = Path(__file__).with_name("launcher.py")
 LIMIT = 1_000_000  # bytes of a pip.conf
-# pip's settings that choose another place.
+# pip's settings that make it install into another folder.
 ELSEWHERE = ("target", "prefix", "root", "python")
-# Saved when an environment is entered, and given back when it is left.
+# `activate` saves these variables, and `deactivate` restores them.
 NAMES = (
     "UV_SYSTEM_PYTHON",
     "UV_PYTHON",
@@ -51,13 +50,12 @@ NAMES = (
 
 
 def write_activate(prefix: Prefix, backend: BackendName) -> list[str]:
-    """PREFIX/activate: one way in for both backends, which needs nothing but the environment.
+    """Writes PREFIX/activate, which enters an environment of either backend and needs nothing else.
 
     Gives the paths that were written, relative to the prefix.
     """
     write_atomically(prefix.path / "activate", activate_text(prefix, backend))
-    # `source PREFIX/bin/activate`, as people know it from any virtual environment, is the same way
-    # in.
+    # `source PREFIX/bin/activate` is the usual command for a virtual environment; it does the same.
     if backend.is_venv:
         text = f"# As PREFIX/activate.\n. {shlex.quote(str(prefix.public_path / 'activate'))}\n"
         write_atomically(prefix.path / "bin/activate", text)
@@ -66,8 +64,8 @@ def write_activate(prefix: Prefix, backend: BackendName) -> list[str]:
 
 
 def restore_activate(prefix: Prefix, backend: BackendName) -> list[str]:
-    """Writes `activate` again where what the set-up wrote is no longer in it; the edited one stays
-    as activate.old.
+    """Writes `activate` again where the text of the set-up is no longer in it; the edited one is
+    kept as activate.old.
 
     Gives the paths that were written, relative to the prefix.
     """
@@ -137,47 +135,61 @@ def _fill(name: str, prefix: Prefix, **values: str) -> str:
 def write_guard(
     prefix: Prefix, locked: Iterable[PipPackage], backend: BackendName, ours: bool
 ) -> list[str]:
-    """The constraints, and what makes pip and uv read them: what people install leaves what is
-    locked, or stops.
+    """Writes the constraints, and what makes pip and uv read them. An installation then leaves the
+    locked packages as they are, or fails.
 
-    pip reads PREFIX/pip.conf for this environment alone. One that names the constraints already
-    stays, and any in an environment that people made; another one is kept as pip.conf.old. The
-    constraints are named as an address, because pip and uv split the setting at spaces. uv reads no
-    such file: `activate` and conda's hooks tell it. Gives the paths that were written, relative to
-    the prefix.
+    pip reads PREFIX/pip.conf for this environment alone. A pip.conf that names the constraints
+    stays; so does every one where the environment is not `ours`, which is made by the set-up.
+    Another one is kept as pip.conf.old. The constraints are named as an address, because pip and uv
+    split the setting at spaces. uv reads no pip.conf: `activate` and conda's hooks set a variable
+    for it. Gives the paths that were written, relative to the prefix.
     """
-    folder = prefix.path
-    written = [CONSTRAINTS]
+    written = _write_constraints(prefix.path, locked)
+    written += _write_pip_conf(prefix, ours)
+    if backend.has_conda_layer:
+        written += _write_hooks(prefix)
+    return written
+
+
+def _write_constraints(folder: Path, locked: Iterable[PipPackage]) -> list[str]:
     lines = ["# What is locked; `rm pip.conf` beside this file lets pip replace it.\n"]
     for pin in locked:
         lines.append(f"{pin.name}=={pin.version}\n")
     write_atomically(folder / CONSTRAINTS, "".join(lines))
-    conf = folder / "pip.conf"
-    present = _read(conf)
-    if not present or (ours and not has_guard(prefix)):
-        if present:
-            conf.rename(_free_name(conf))
-        write_atomically(conf, guard_text(prefix))
-        written.append("pip.conf")
-    if backend.has_conda_layer:
-        hooks = {"activate.d": "guard_on.sh", "deactivate.d": "guard_off.sh"}
-        for name, text in hooks.items():
-            path = f"etc/conda/{name}/maximalcai.sh"
-            write_atomically(folder / path, _fill(text, prefix))
-            written.append(path)
+    return [CONSTRAINTS]
+
+
+def _write_pip_conf(prefix: Prefix, ours: bool) -> list[str]:
+    path = prefix.path / "pip.conf"
+    present = _read(path)
+    if present and (not ours or has_guard(prefix)):
+        return []
+    if present:
+        path.rename(_free_name(path))
+    write_atomically(path, guard_text(prefix))
+    return ["pip.conf"]
+
+
+def _write_hooks(prefix: Prefix) -> list[str]:
+    written = []
+    hooks = {"activate.d": "guard_on.sh", "deactivate.d": "guard_off.sh"}
+    for name, text in hooks.items():
+        path = f"etc/conda/{name}/maximalcai.sh"
+        write_atomically(prefix.path / path, _fill(text, prefix))
+        written.append(path)
     return written
 
 
 def has_guard(prefix: Prefix) -> bool:
-    """Whether pip.conf names the constraints, whatever people have put into it besides."""
+    """Whether pip.conf names the constraints; it may have other settings too."""
     return _constraint_setting(prefix) in _read(prefix.path / "pip.conf").splitlines()
 
 
 def guard_text(prefix: Prefix) -> str:
     """What the set-up writes into pip.conf.
 
-    pip reads it after the user's and the machine's, in which these settings would lead every
-    installation elsewhere. An empty one takes back what they say.
+    pip reads it after the user's and the machine's, in which these settings would make it install
+    elsewhere. An empty setting overrides theirs.
     """
     lines = []
     for section in ("global", "install"):
@@ -194,7 +206,7 @@ def _constraint_setting(prefix: Prefix) -> str:
 
 
 def write_command(prefix: Path) -> list[str]:
-    """PREFIX/bin/maximalcai: on PATH in the environment. Gives its path, relative to the prefix."""
+    """Writes PREFIX/bin/maximalcai, a command on PATH. Gives its path, relative to the prefix."""
     path = prefix / COMMAND
     write_atomically(path, LAUNCHER.read_text(encoding="utf-8"))
     path.chmod(0o755)
@@ -202,7 +214,7 @@ def write_command(prefix: Path) -> list[str]:
 
 
 def enter_text(prefix: Prefix) -> str:
-    """The line that enters an environment, alone: it is copied."""
+    """The line to show that enters an environment; users copy it."""
     return f"enter it with:  source {shlex.quote(str(prefix.public_path / 'activate'))}"
 
 
@@ -214,7 +226,7 @@ def _read(path: Path) -> str:
 
 
 def _free_name(path: Path) -> Path:
-    """NAME.old, or with a number: an earlier one is never written over."""
+    """NAME.old; with a number where that exists: an earlier one is never overwritten."""
     free = path.with_name(f"{path.name}.old")
     number = 1
     while free.exists() or free.is_symlink():

@@ -1,7 +1,7 @@
-"""Compares a prefix with its inventory: which paths differ, and which ones it does not have.
+"""Compares a prefix with its inventory: which paths differ, and which are not in the inventory.
 
-It reads, and changes nothing. What a difference means is decided by those who ask: a removal keeps
-what was edited, a check reports it.
+It changes nothing. The caller decides what a difference means: a removal keeps an edited file, a
+check reports it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lockedenv.prefix.inventory import (
 )
 from lockedenv.prefix.records import hashes
 
-TEXT_LIMIT = 1_000_000  # bytes of a text that people may edit
+TEXT_LIMIT = 1_000_000  # bytes of a text that users may edit
 READABLE = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
@@ -67,7 +67,7 @@ def compare_quick(prefix: Path, inventory: Inventory) -> list[PathDifference]:
 def compare_full(prefix: Path, inventory: Inventory) -> list[PathDifference]:
     """Every path whose type, size, content, link target or executable bit is not as recorded.
 
-    The modification time does not count: the content was read.
+    The modification time is not compared, because the content is.
     """
     differences = []
     to_read = []
@@ -93,8 +93,8 @@ def compare_full(prefix: Path, inventory: Inventory) -> list[PathDifference]:
 
 
 def keeps_content(prefix: Path, entry: InventoryEntry) -> bool:
-    """Whether what was recorded of a text is still in it, with lines that people put before or
-    after it.
+    """Whether a text still has its recorded content; lines may have been added before or after
+    it.
     """
     try:
         content = read_regular(prefix / entry.path, TEXT_LIMIT)
@@ -150,10 +150,11 @@ def _compare_status(
 
 
 def unlisted_paths(prefix: Path, inventory: Inventory) -> list[str]:
-    """What lies in the prefix and is not in the inventory: files, links and empty folders,
-    relative, sorted.
+    """The files, links and empty folders in a prefix that are not in the inventory: relative to the
+    prefix, sorted.
 
-    Without bytecode in __pycache__ and our own notes. What added packages brought is among them.
+    Without bytecode in __pycache__ and the notes of the set-up. The files of added packages are
+    included.
     """
     listed = {entry.path for entry in inventory.entries}
     listed.update(NOTES)
@@ -164,8 +165,8 @@ def walk(prefix: Path) -> Iterator[str]:
     """Every file, link and empty folder below a folder, relative to it, without bytecode in
     __pycache__.
 
-    A folder that cannot be looked into is given as an empty one: without permission, or deeper than
-    a path can be long.
+    A folder that cannot be read is given as an empty one: permission is missing, or it lies deeper
+    than a path can be long.
     """
     pending = [""]
     while pending:

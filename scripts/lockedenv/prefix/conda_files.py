@@ -1,12 +1,12 @@
 """The names of the files that conda keeps in an environment, relative to it.
 
-It reads none of them: `prefix/records.py` reads the records.
+This module reads none of them; `prefix/records.py` reads the records.
 """
 
 from __future__ import annotations
 
 CONDA_META = "conda-meta"  # the folder that holds one record a package
-HISTORY = f"{CONDA_META}/history"  # what conda did, and when
+HISTORY = f"{CONDA_META}/history"  # the commands that conda carried out, with times
 STATE = f"{CONDA_META}/state"  # the variables that `conda env config vars set` sets
 
 

@@ -1,5 +1,5 @@
-"""Prints as JSON what the Python that runs this file is. Started with -I -S, so that nothing but
-itself is imported.
+"""Prints as JSON which Python runs this file. It is started with -I -S, so that Python imports
+nothing of the machine.
 """
 
 import json

@@ -1,8 +1,6 @@
-"""What of an environment was edited: which files are not as their package, or the set-up, made
-them.
+"""Which files of an environment were edited since their package or the set-up installed them.
 
-It reads, and changes nothing. A file of which nothing shows that it is as it was installed is named
-too: it is not taken for the package's.
+It changes nothing. A file counts as edited unless something proves that it is as it was installed.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Iterator
 
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.activation import activate_text, guard_text
@@ -19,10 +18,10 @@ from lockedenv.prefix.inventory import Inventory, InventoryEntry, is_inside
 from lockedenv.prefix.make_inventory import record_entries
 from lockedenv.prefix.mark import read_mark
 from lockedenv.prefix.place import find_backend, place_of
-from lockedenv.prefix.records import file_sha256, hashes, read_prefix
+from lockedenv.prefix.records import CondaRecord, Dist, file_sha256, hashes, read_prefix
 from lockedenv.spec.layers import Layer
 
-# What installers write into a package's dist-info, in most cases without a hash.
+# Files that installers write into a package's dist-info, in most cases without a hash.
 GENERATED = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json")
 PROGRAM_LIMIT = 10_000  # bytes
 # The program that conda makes of an entry point; its record has no hash of it.
@@ -35,7 +34,7 @@ ENTRY_POINT = re.compile(
 
 
 def edited_or_unproven(folder: Path, taken: Inventory) -> set[str]:
-    """The paths of an inventory just taken of which nothing shows that they are as they were
+    """The paths of an inventory just taken that were edited, or are not proven to be as they were
     installed.
     """
     names = {package.name for package in taken.packages}
@@ -46,8 +45,8 @@ def edited_or_unproven(folder: Path, taken: Inventory) -> set[str]:
 
 
 def edited_entries(folder: Path, inventory: Inventory) -> list[InventoryEntry]:
-    """The entries that are not as they were recorded, by content; what is missing or not executable
-    is not edited.
+    """The entries whose path differs from its record, by content. A path that is missing or not
+    executable does not count as edited.
     """
     entries = inventory.entries_by_path()
     edited = []
@@ -58,7 +57,9 @@ def edited_entries(folder: Path, inventory: Inventory) -> list[InventoryEntry]:
 
 
 def edited_since(folder: Path, inventory: Inventory) -> set[str]:
-    """The same by sizes and times; a file whose time alone changed is read."""
+    """The paths of the entries that were edited, by sizes and times. A file is read only where its
+    time alone differs.
+    """
     entries = inventory.entries_by_path()
     edited = set()
     touched = []
@@ -75,40 +76,45 @@ def edited_since(folder: Path, inventory: Inventory) -> set[str]:
 
 
 def unproven_paths(folder: Path, names: set[str]) -> set[str]:
-    """What these packages list without a hash, and is there: nothing shows that it is not edited.
+    """The files of the packages of these names that may be edited: no recorded hash shows what they
+    should be.
 
-    Without what is generated beyond doubt. A link is only as good as what it leads to.
+    Without what installers write themselves. A link counts as what it leads to.
     """
     installed = read_prefix(folder)
-    found = set()
+    found: set[str] = set()
     for record in installed.conda:
-        if record.name not in names:
-            continue
-        for path, sha256 in record.hashes.items():
-            if not _is_proven(folder, path, sha256) and not _is_made_by_conda(
-                folder, path
-            ):
-                found.add(path)
+        if record.name in names:
+            found.update(_unproven_in_conda_record(folder, record))
     for dist in installed.dists:
-        if (
-            dist.name not in names
-            or dist.manager != Layer.PIP
-            or folder not in dist.path.parents
-        ):
-            continue
-        info = dist.path.relative_to(folder).as_posix()
-        for entry in record_entries(folder, dist):
-            place, _, name = entry.path.rpartition("/")
-            generated = place == info and name in GENERATED
-            if not generated and not _is_proven(folder, entry.path, entry.sha256):
-                found.add(entry.path)
+        wanted = dist.name in names and dist.manager == Layer.PIP
+        if wanted and folder in dist.path.parents:
+            found.update(_unproven_in_wheel(folder, dist))
     return {path for path in found if os.path.lexists(folder / path)}
 
 
-def _is_proven(folder: Path, path: str, sha256: str) -> bool:
-    """Whether a hash says what a file should be.
+def _unproven_in_conda_record(folder: Path, record: CondaRecord) -> Iterator[str]:
+    for path, sha256 in record.hashes.items():
+        if _is_proven(folder, path, sha256):
+            continue
+        if not _is_made_by_conda(folder, path):
+            yield path
 
-    A file is compared with it elsewhere, a link here.
+
+def _unproven_in_wheel(folder: Path, dist: Dist) -> Iterator[str]:
+    info = dist.path.relative_to(folder).as_posix()
+    generated = {f"{info}/{name}" for name in GENERATED}
+    for entry in record_entries(folder, dist):
+        if entry.path in generated:
+            continue
+        if not _is_proven(folder, entry.path, entry.sha256):
+            yield entry.path
+
+
+def _is_proven(folder: Path, path: str, sha256: str) -> bool:
+    """Whether a recorded hash shows what a path should be.
+
+    A file is compared with its hash by `edited_entries`, and a link here.
     """
     if not sha256:
         return False
@@ -132,8 +138,8 @@ def _is_made_by_conda(folder: Path, path: str) -> bool:
 
 
 def edited_texts(folder: Path) -> list[str]:
-    """Of the texts that the set-up writes, those that are not as it writes them, nor as version 2.0
-    noted them.
+    """The texts of the set-up that differ both from what it writes and from what version 2.0
+    noted.
     """
     mark = read_mark(folder)
     if mark is None:

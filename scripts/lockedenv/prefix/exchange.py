@@ -1,7 +1,7 @@
 """The exchange of an environment for its successor: one rename of a link.
 
-Kill it anywhere: PREFIX is the old environment or the new one, whole. Which of the two is used, and
-when the old one is removed, is decided by `lifecycle.py`.
+Whenever it is killed, PREFIX is the old environment or the new one, whole. `lifecycle.py` decides
+which of the two is used, and when the old one is removed.
 """
 
 from __future__ import annotations
@@ -39,40 +39,40 @@ def point(prefix: Prefix, folder: Path) -> None:
 
 
 def _link(prefix: Prefix, folder: Path) -> Path:
-    """A link to an environment, in PREFIX.d, with the text that it needs at PREFIX."""
+    """Makes a link in PREFIX.d, which is renamed to PREFIX: its text is right for that place."""
     link = prefix.container / f".{prefix.public_path.name}.{secrets.token_hex(8)}"
     link.symlink_to(Path(prefix.container.name, folder.name))
     return link
 
 
 def exchange(prefix: Prefix, say: Say) -> None:
-    """Makes PREFIX the environment `prefix.path`."""
+    """Makes PREFIX lead to the environment `prefix.path`."""
     name = prefix.public_path
     if linked_environment(name) or not name.exists():
         point(prefix, prefix.path)
         return
-    # An environment of version 2.0: a folder at PREFIX. It gets the id of the place that it is
-    # moved to.
+    # An environment of version 2.0 is a folder at PREFIX. It is moved into PREFIX.d, and its mark
+    # gets the id of its place there first: a killed run finds it at either place.
     old = prefix.successor()
     mark = read_mark(name)
     if mark is None or not prefix.owns(name, mark):
         raise Stop(
             f"{name} is not an environment of this set-up any more; move it away, and run again"
         )
-    refuse_mounts(prefix, name)
+    refuse_mounts(name)
     write_mark(name, replace(mark, id=old.path.name))
     link = _link(prefix, prefix.path)
     link.rename(old.path)
     if _swap(name, old.path):
         return
     old.path.unlink()
-    # The disk cannot exchange two names, or the folder is of an image's lower layer.
+    # The disk cannot exchange two names, or the folder belongs to an image's lower layer.
     tell_kept(remove_environment(prefix, name), say)
     point(prefix, prefix.path)
 
 
 def _swap(first: Path, second: Path) -> bool:
-    """Exchanges two paths in one step; False where this disk cannot."""
+    """Exchanges two paths in one step; gives False where this disk cannot do that."""
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         renameat2 = libc.renameat2

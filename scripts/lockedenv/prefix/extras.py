@@ -1,5 +1,5 @@
-"""The packages that people added to an environment, as requirements that bring exactly the same
-code back.
+"""The packages that users added to an environment, as requirements that install exactly the same
+code again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ LIMIT = 1_000_000  # bytes of a direct_url.json
 
 
 def list_added(folder: Path, shown: bool = False) -> list[str]:
-    """What was installed beyond the lock that an environment was made from, as requirements.
+    """The packages that are not in the lock that an environment was made from, as requirements.
 
-    `shown`: without the secrets of its addresses, to be shown and noted.
+    `shown`: without the secrets in their addresses, for output and notes.
     """
     lines = added_requirements(read_prefix(folder), inventory_or_none(folder))
     if shown:
@@ -32,7 +32,7 @@ def list_added(folder: Path, shown: bool = False) -> list[str]:
 
 
 def added_requirements(installed: Installed, inventory: Inventory | None) -> list[str]:
-    """The same of an environment that was read already, with its inventory if it has one."""
+    """The same for an environment that was read already; `inventory`: its own, if it has one."""
     names = _locked_names(installed.prefix, inventory)
     lines = []
     for record in installed.conda:
@@ -45,8 +45,8 @@ def added_requirements(installed: Installed, inventory: Inventory | None) -> lis
 
 
 def _locked_names(folder: Path, inventory: Inventory | None) -> set[str]:
-    """The packages of the inventory; where there is none, of version 2.0's note, or of the locks as
-    they are now.
+    """The names of the packages in the inventory; without one, those in version 2.0's note, or in
+    the present locks.
     """
     if inventory is not None:
         return {package.name for package in inventory.packages}
@@ -54,35 +54,51 @@ def _locked_names(folder: Path, inventory: Inventory | None) -> set[str]:
 
 
 def requirement(dist: Dist, folder: Path) -> str:
-    """The line that installs a distribution again: from where it came, at the same commit and
-    subdirectory.
+    """The line that installs a distribution again: from the same address, commit and subdirectory.
 
-    What is installed from a folder in the environment itself cannot come back from there: it is a
-    comment.
+    One that was installed from a folder in the environment itself cannot be installed again: its
+    line is a comment.
     """
     document = _direct_url(dist.path / "direct_url.json")
     url = document.get("url")
     if not isinstance(url, str) or not url:
         return f"{dist.name}=={dist.version}"
+    url = _with_commit(url, document)
+    if _lies_in(folder, url):
+        return f"# from a folder in the environment itself: {dist.name} at {url}"
+    url = _with_fragment(url, document)
+    if _object(document, "dir_info").get("editable") is True:
+        return f"-e {url}"
+    return f"{dist.name} @ {url}"
+
+
+def _with_commit(url: str, document: dict[str, Any]) -> str:
+    """The address with its version control system and commit, such as git+ADDRESS@COMMIT."""
     vcs = _object(document, "vcs_info")
-    if vcs.get("vcs"):
-        url = f"{vcs['vcs']}+{url}"
-        if vcs.get("commit_id"):
-            url = f"{url}@{vcs['commit_id']}"
-    for place in (folder, os.path.realpath(folder)):
-        if url.startswith(f"file://{place}/"):
-            return f"# from a folder in the environment itself: {dist.name} at {url}"
+    if not vcs.get("vcs"):
+        return url
+    url = f"{vcs['vcs']}+{url}"
+    if vcs.get("commit_id"):
+        url = f"{url}@{vcs['commit_id']}"
+    return url
+
+
+def _lies_in(folder: Path, url: str) -> bool:
+    """Whether an address is that of a path in the environment."""
+    return url.startswith((f"file://{folder}/", f"file://{os.path.realpath(folder)}/"))
+
+
+def _with_fragment(url: str, document: dict[str, Any]) -> str:
+    """The address with the hash of its archive and the folder in it, where one is recorded."""
     fragment = []
     hashes = _object(_object(document, "archive_info"), "hashes")
     if hashes.get("sha256"):
         fragment.append(f"sha256={hashes['sha256']}")
     if document.get("subdirectory"):
         fragment.append(f"subdirectory={document['subdirectory']}")
-    if fragment and "#" not in url:
-        url = f"{url}#{'&'.join(fragment)}"
-    if _object(document, "dir_info").get("editable") is True:
-        return f"-e {url}"
-    return f"{dist.name} @ {url}"
+    if not fragment or "#" in url:
+        return url
+    return f"{url}#{'&'.join(fragment)}"
 
 
 def _direct_url(path: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from lockedenv.prefix.records import hashes
 from lockedenv.spec.variables import clean
 
 QUESTION = Path(__file__).with_name("describe_python.py")
-# Not the standard library, or never imported by a program: packages of others, tests, what
-# extensions are linked with.
+# Folders that are not of the standard library, or that programs never import: other packages,
+# tests, and what extensions are linked with.
 LEFT_OUT = (
     "__pycache__",
     "site-packages",

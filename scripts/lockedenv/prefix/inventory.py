@@ -1,12 +1,12 @@
 """The inventory of a prefix: one record of every path that the set-up installed,
 PREFIX/maximalcai-inventory.json.
 
-A path is in it because a locked package recorded it, because a virtual environment is made of it,
-or because the set-up writes it. What lies in a prefix and is not in the inventory was put there by
-people, or by what they added.
+A path is in it because a locked package recorded it, because it is part of a virtual environment,
+or because the set-up writes it. Every other path in a prefix was made by a user, or by something
+that a user added.
 
-Here are the record and its file, which is validated once, when it is read. `make_inventory.py`
-makes one from a prefix, and `compare_inventory.py` compares a prefix with one.
+This module has the record and its file, which is validated once, when it is read.
+`make_inventory.py` makes one from a prefix, and `compare_inventory.py` compares a prefix with one.
 
 The file is compact, because every quick verification reads it: an environment has about 25,000
 paths.
@@ -37,7 +37,7 @@ MANIFEST = "maximalcai-manifest.json"
 LIMIT = 64_000_000  # bytes; 25,000 paths take about 4,000,000
 SCHEMA = 1
 
-# These change in normal use: our own notes, uv's lock, conda's list of what was done.
+# These change in normal use: the notes of the set-up, uv's lock, conda's list of its commands.
 NOTES = (
     MARK,
     INVENTORY,
@@ -47,7 +47,7 @@ NOTES = (
     "CACHEDIR.TAG",  # uv's and rattler's, which keeps a folder out of backups
     HISTORY,
 )
-# What the set-up writes itself.
+# The files that the set-up writes itself.
 WRITTEN = (
     "activate",
     "pip.conf",
@@ -57,7 +57,8 @@ WRITTEN = (
     "etc/conda/activate.d/maximalcai.sh",
     "etc/conda/deactivate.d/maximalcai.sh",
 )
-# What `uv venv` and `python -m venv` make. {python} is "python3.11", {site} its site-packages.
+# The files that `uv venv` and `python -m venv` make. {python} is such as "python3.11", {site} its
+# site-packages.
 VENV = (
     ".gitignore",
     "pyvenv.cfg",
@@ -82,7 +83,7 @@ VENV = (
 
 
 class PathKind(Enum):
-    """What a path is; the value stands in the file."""
+    """The type of a path; the value is written into the file."""
 
     FILE = "f"
     LINK = "l"
@@ -119,8 +120,8 @@ class Package:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What the set-up installed. `interpreter`: the machine's, on the PyPI backend; None on
-    conda's.
+    """What the set-up installed. `interpreter`: the machine's in an environment from PyPI, None in
+    one from conda. `made`: the time in ns.
     """
 
     packages: tuple[Package, ...]
@@ -157,8 +158,8 @@ def is_inside(path: str) -> bool:
 
 
 def is_bytecode(path: str) -> bool:
-    """Whether a path is what Python compiles by itself: NAME.pyc in __pycache__, or
-    NAME.pyc.NUMBER.
+    """Whether a path is bytecode that Python makes by itself: NAME.pyc in __pycache__, or
+    NAME.pyc.NUMBER, which is one that was not written to the end.
     """
     folder, _, name = path.rpartition("/")
     if folder != "__pycache__" and not folder.endswith("/__pycache__"):
@@ -183,7 +184,7 @@ def parent_folders(entries: Iterable[InventoryEntry]) -> set[str]:
 def write_inventory(prefix: Path, inventory: Inventory) -> None:
     """Writes PREFIX/maximalcai-inventory.json, one path a line.
 
-    It replaces what version 2.0 noted.
+    Removes the note of version 2.0, which it replaces.
     """
     numbers: dict[str, int] = {}
     packages = []

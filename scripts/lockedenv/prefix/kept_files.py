@@ -1,7 +1,7 @@
 """Moves the user's files out of an environment, to PREFIX.kept-TIME, under the names that they had.
 
-`ownership.py` and `edits.py` decide which they are. The environment itself is removed by
-`removal.py` alone.
+`ownership.py` and `edits.py` decide which files are the user's. `removal.py` alone removes an
+environment.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Kept:
-    """What was moved out of an environment: the names that it had there, and the folder where it
-    lies now.
+    """The paths that were moved out of an environment, relative to it, and the folder that they are
+    in now.
     """
 
     folder: Path
     names: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """This for people: names, not just a count. Nothing where nothing was moved."""
+        """The lines that name what was moved, to be printed; none where nothing was moved."""
         if not self.names:
             return []
         noun = "files or folders of yours are"
@@ -54,60 +54,94 @@ class Kept:
 
 
 def tell_kept(kept: Kept | None, say: Say) -> None:
-    """Says what was moved out of an environment, and where it lies; nothing where nothing was."""
+    """Prints with `say` what was moved out of an environment, and where it is now."""
     if kept:
         for line in kept.lines():
             say(line)
+
+
+@dataclass(frozen=True)
+class _Edits:
+    """What an installer would overwrite or delete in the place of some packages, relative to the
+    environment.
+
+    `edited`: files that differ from the records of their packages. `unproven`: files without a
+    recorded hash that may be edited. `links`: links in the place of folders of packages.
+    """
+
+    edited: frozenset[str]
+    unproven: frozenset[str]
+    links: frozenset[str]
+
+    def outermost_links(self) -> list[str]:
+        """The links that do not lie behind another one, sorted."""
+        return self._in_place(self.links)
+
+    def files(self) -> list[str]:
+        """The files that do not lie behind a link, sorted. Behind one are files of the user, which
+        stay.
+        """
+        return self._in_place(self.edited | self.unproven)
+
+    def _in_place(self, paths: Iterable[str]) -> list[str]:
+        return sorted(path for path in paths if not _lies_below(path, self.links))
 
 
 def keep_edited(prefix: Prefix, names: Iterable[str]) -> Kept | None:
     """Moves the edited files of these packages out of the environment, before they are installed
     again.
 
-    So are links that people made in the place of a package's folder: an installer would delete
-    through them.
+    A link that the user made in the place of a package's folder is moved too: an installer would
+    delete through it. Raises Stop, and moves nothing, where the packages of the environment lie
+    behind a link.
     """
-    wanted = set(names)
+    edits = _find_edits(prefix.path, set(names))
+    links = edits.outermost_links()
+    _refuse_links_to_packages(prefix, links)
+    return keep(prefix, [*edits.files(), *links])
+
+
+def _find_edits(folder: Path, names: set[str]) -> _Edits:
+    """What is edited, or not proven to be unedited, in the packages of these names."""
     packages = []
-    for package in recorded_packages(prefix.path):
-        if package.name in wanted:
+    for package in recorded_packages(folder):
+        if package.name in names:
             packages.append(package)
-    taken = take_inventory(prefix.path, packages)
-    edited = edited_entries(prefix.path, taken)
-    links = []
-    for entry in edited:
-        if entry.kind is PathKind.FOLDER and (prefix.path / entry.path).is_symlink():
-            links.append(entry.path)
-    unproven = unproven_paths(prefix.path, wanted)
-    whole = whole_inventory(prefix.path, read_mark(prefix.path))
-    if whole is not None and unproven:
-        unchanged = {entry.path for entry in whole.entries}
-        unproven -= unchanged - edited_since(prefix.path, whole)
-    python_folders = set()
+    edited = set()
+    links = set()
+    taken = take_inventory(folder, packages)
+    for entry in edited_entries(folder, taken):
+        if entry.kind is PathKind.FOLDER and (folder / entry.path).is_symlink():
+            links.add(entry.path)
+        # RECORD stays in its place: the installer reads there which files it replaces.
+        elif entry.package in names and not entry.path.endswith(".dist-info/RECORD"):
+            edited.add(entry.path)
+    unproven = unproven_paths(folder, names)
+    if unproven:
+        unproven -= _unedited_paths(folder)
+    return _Edits(frozenset(edited), frozenset(unproven), frozenset(links))
+
+
+def _unedited_paths(folder: Path) -> set[str]:
+    """The paths that are as the inventory of the environment has them; none without one."""
+    inventory = whole_inventory(folder, read_mark(folder))
+    if inventory is None:
+        return set()
+    paths = {entry.path for entry in inventory.entries}
+    return paths - edited_since(folder, inventory)
+
+
+def _refuse_links_to_packages(prefix: Prefix, links: Iterable[str]) -> None:
+    """Raises Stop for a link in the place of `bin` or of a folder that holds site-packages."""
+    needed = {"bin"}
     for site in read_prefix(prefix.path).sites:
-        python_folders.update(with_parents(site.relative_to(prefix.path).as_posix()))
-    paths = []
-    for entry in edited:
-        below = _lies_below(entry.path, links)
-        if (
-            entry.package in wanted
-            and not below
-            and not entry.path.endswith(".dist-info/RECORD")
-        ):
-            paths.append(entry.path)
-    for path in sorted(unproven.difference(paths)):
-        if not _lies_below(path, links):
-            paths.append(path)
+        needed.update(with_parents(site.relative_to(prefix.path).as_posix()))
     for link in links:
-        if _lies_below(link, links):
-            continue  # what it leads to is the user's
-        if link == "bin" or link in python_folders:
+        if link in needed:
             raise Stop(
                 f"{prefix.path / link} is a link, and the packages of the environment lie behind "
                 "it; move it away, and make the environment anew with --force"
             )
-        paths.append(link)
-    return keep(prefix, paths)
 
 
 def _lies_below(path: str, folders: Iterable[str]) -> bool:
@@ -143,7 +177,7 @@ def kept_folder(prefix: Prefix) -> Path:
 def move_paths(
     folder: Path, paths: Iterable[str], target: Path, moved: list[str]
 ) -> None:
-    """Moves paths into a folder, under their names; adds those that were there to `moved`."""
+    """Moves paths into a folder, under their names; adds those that were moved to `moved`."""
     for path in paths:
         source = folder / path
         if not os.path.lexists(source):
@@ -158,38 +192,50 @@ def move_paths(
 
 
 def _move_path(source: Path, place: Path) -> None:
-    is_folder = source.is_dir() and not source.is_symlink()
-    status = source.lstat()
-    if is_folder:
-        make_writable(source)  # its entry `..` changes
+    """Moves a file, a link or a folder to a path where nothing is, with its mode."""
+    if source.is_symlink() or not source.is_dir():
+        _move_file(source, place)
+        return
+    mode = stat.S_IMODE(source.lstat().st_mode)
+    make_writable(source)  # its entry `..` changes
     try:
         source.rename(place)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        if not is_folder:
-            shutil.move(str(source), str(place))  # another disk
-            return
-        # A folder of an image's lower layer cannot be renamed; what is in it can.
-        place.mkdir(mode=0o700)
-        for name in os.listdir(source):
-            _move_path(source / name, place / name)
-        os.chown(place, status.st_uid, status.st_gid)
-        os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
-        source.rmdir()
-    if is_folder:
-        place.chmod(stat.S_IMODE(status.st_mode))
+        _move_folder_by_parts(source, place)
+    place.chmod(mode)
+
+
+def _move_file(source: Path, place: Path) -> None:
+    try:
+        source.rename(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(str(source), str(place))  # another disk
+
+
+def _move_folder_by_parts(source: Path, place: Path) -> None:
+    """Moves a folder of an image's lower layer: it cannot be renamed, but what is in it can."""
+    status = source.lstat()
+    place.mkdir(mode=0o700)
+    for name in os.listdir(source):
+        _move_path(source / name, place / name)
+    os.chown(place, status.st_uid, status.st_gid)
+    os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
+    source.rmdir()
 
 
 def make_writable(folder: Path) -> None:
-    """Lets its owner change a folder that was protected; what is another user's stays as it is."""
+    """Gives the owner of a folder all rights on it; a folder of another user stays as it is."""
     if not os.access(folder, os.W_OK | os.X_OK):
         with contextlib.suppress(OSError):
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IRWXU)
 
 
 def _free_name(path: Path) -> Path:
-    """The path, or with a number where something is there."""
+    """The path; with a number where it exists."""
     number = 1
     free = path
     while os.path.lexists(free):

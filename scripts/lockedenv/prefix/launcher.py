@@ -28,7 +28,7 @@ def read_noted_clone(prefix: str) -> str:
 
 
 def find_clone(prefix: str) -> str:
-    """The folder of the clone. Ends the program where there is none, and says where it looked."""
+    """The folder of the clone. Ends the program with a message where there is none."""
     place = os.environ.get(VARIABLE, "")
     source = "$" + VARIABLE
     if not place:
@@ -52,7 +52,7 @@ def main() -> None:
         sys.exit(
             "maximalcai: needs Python 3.9 or newer to start; enter the environment first"
         )
-    # As people name it: through the link, not the folder that it leads to.
+    # The link PREFIX, not the folder that it leads to.
     prefix = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     program = os.path.join(find_clone(prefix), PROGRAM)
     os.execv(sys.executable, [sys.executable, "-I", program, prefix, *sys.argv[1:]])

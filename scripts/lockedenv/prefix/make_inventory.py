@@ -1,8 +1,7 @@
-"""Makes the inventory of a prefix, and brings one up to date after a repair.
+"""Makes the inventory of a prefix, and updates it after a repair.
 
 Hashes come from the packages' own records (RECORD, conda-meta): only files without one are read.
-It writes no file but that of the inventory. What differs from one is found by
-`compare_inventory.py`.
+The only file that it writes is the inventory. `compare_inventory.py` finds what differs from one.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from lockedenv.spec.layers import BackendName, Layer
 
 
 def locked_packages(environment: Environment, backend: BackendName) -> list[Package]:
-    """What the locks of an environment name for a backend."""
+    """The packages that the locks of an environment name for a backend."""
     packages = []
     if backend.has_conda_layer:
         for archive in environment.conda():
@@ -68,9 +67,9 @@ def take_inventory(
     """The inventory of a prefix in which these packages were installed. Reads no file that has a
     recorded hash.
 
-    What was added by people is not in it, whether it is a package, a file or a folder. What
-    `earlier` records of files that no wheel brought stays, so that an edit of one is not taken for
-    ours; but for the paths that the set-up has `written` since.
+    Packages, files and folders that users added are not in it. For files that no wheel brought, the
+    entries of `earlier` stay, so that an edited file is not recorded as installed. This does not
+    hold for the paths that the set-up has `written` since.
     """
     locked = tuple(packages)
     installed = read_prefix(prefix)
@@ -101,7 +100,7 @@ def _kept_entries(
     found: Mapping[str, InventoryEntry],
     rewritten: set[str],
 ) -> dict[str, InventoryEntry]:
-    """What an earlier inventory records of the files that a repair of the wheels does not touch."""
+    """The entries of an earlier inventory for what a repair of the wheels does not change."""
     if earlier is None:
         return {}
     unchanged = {""}
@@ -183,7 +182,7 @@ def _wheel_entries(
 def record_entries(prefix: Path, dist: Dist) -> Iterator[InventoryEntry]:
     """What the RECORD of a wheel lists, with its hashes and sizes; RECORD itself has none.
 
-    Gives nothing for a RECORD that cannot be read: the checks name that package.
+    Gives nothing for a RECORD that cannot be read: a check reports that package.
     """
     site = dist.path.parent.relative_to(prefix).as_posix()
     try:
@@ -192,6 +191,7 @@ def record_entries(prefix: Path, dist: Dist) -> Iterator[InventoryEntry]:
         return
     for row in rows:
         path = f"{site}/{row.path}"
+        # Only these are changed by normpath, which takes long for 25,000 rows.
         if row.path[0] in "./" or "//" in path or "/." in path:
             path = os.path.normpath(os.path.join(site, row.path))
             if not is_inside(path):
@@ -204,8 +204,8 @@ def record_entries(prefix: Path, dist: Dist) -> Iterator[InventoryEntry]:
 
 
 def _with_status(prefix: Path, entry: InventoryEntry) -> InventoryEntry:
-    """The entry with what lies there now. What its package recorded stays: the size of a file, its
-    hash.
+    """The entry with the present state of its path. The size and the hash that its package recorded
+    stay.
     """
     try:
         status = os.lstat(prefix / entry.path)
@@ -233,7 +233,7 @@ def _with_hashes(prefix: Path, entries: list[InventoryEntry]) -> list[InventoryE
 
 
 def _folders(entries: Iterable[InventoryEntry]) -> list[InventoryEntry]:
-    """The folders that hold the entries: one that became a link would lead somewhere else."""
+    """Entries for the folders that hold the entries: a folder may be replaced by a link."""
     return [
         InventoryEntry(folder, PathKind.FOLDER) for folder in parent_folders(entries)
     ]
@@ -243,10 +243,10 @@ def _folders(entries: Iterable[InventoryEntry]) -> list[InventoryEntry]:
 
 
 def earlier_inventory(prefix: Path) -> Inventory | None:
-    """The inventory of a prefix; where version 2.0 made it, what that noted of its files; else
-    None.
+    """The inventory of a prefix; without one, what version 2.0 noted of the files that it
+    installed; else None.
 
-    Of a folder that people made, version 2.0 noted their files too: there its note says nothing.
+    In a folder that a user made, version 2.0 noted the user's files too: that note is not used.
     """
     inventory = inventory_or_none(prefix)
     if inventory is not None:
@@ -272,8 +272,8 @@ def earlier_inventory(prefix: Path) -> Inventory | None:
 
 
 def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
-    """The inventory without the conda packages whose record is another one now: they were installed
-    again.
+    """The inventory without the conda packages that were installed again: their records differ from
+    it.
     """
     reinstalled = set()
     for entry in inventory.entries:
@@ -290,8 +290,8 @@ def without_reinstalled(inventory: Inventory, prefix: Path) -> Inventory:
 def complete_inventory(
     prefix: Path, locked: Iterable[Package], written: Iterable[str] = ()
 ) -> None:
-    """Brings the inventory up to what the set-up has `written` since it was taken; nothing else is
-    looked at.
+    """Updates the inventory for the paths that the set-up has `written` since it was taken; reads
+    nothing else.
 
     An inventory that is missing or damaged is taken anew.
     """
@@ -308,9 +308,13 @@ def complete_inventory(
         )
 
 
-def with_package(inventory: Inventory, package: Package, prefix: Path) -> Inventory:
+def with_package(
+    inventory: Inventory, package: Package, prefix: Path, written: Iterable[str] = ()
+) -> Inventory:
     """The inventory with one more wheel, which was just installed, in place of an earlier one of
     its name.
+
+    `written`: the paths that the set-up wrote with it; those that are not there are left out.
     """
     packages = [known for known in inventory.packages if known.name != package.name]
     packages.append(package)
@@ -318,14 +322,12 @@ def with_package(inventory: Inventory, package: Package, prefix: Path) -> Invent
     for dist in read_prefix(prefix).dists:
         if dist.name == package.name and dist.manager == Layer.PIP:
             changed += record_entries(prefix, dist)
-    # Which wheel it is.
-    for path in WRITTEN:
-        if path.endswith(package.name) and os.path.lexists(prefix / path):
+    for path in written:
+        if os.path.lexists(prefix / path):
             changed.append(InventoryEntry(path, PathKind.FILE))
     others = [entry for entry in inventory.entries if entry.package != package.name]
-    return _renewed(
-        replace(inventory, entries=tuple(others)), prefix, packages, changed
-    )
+    without_package = replace(inventory, entries=tuple(others))
+    return _renewed(without_package, prefix, packages, changed)
 
 
 def _renewed(
@@ -334,7 +336,7 @@ def _renewed(
     packages: Iterable[Package],
     changed: Iterable[InventoryEntry],
 ) -> Inventory:
-    """The inventory with some entries taken anew, as they lie there now."""
+    """The inventory with the present state of the paths of some entries."""
     found: dict[str, InventoryEntry] = {}
     for entry in inventory.entries:
         if entry.kind is not PathKind.FOLDER:

@@ -1,7 +1,7 @@
-"""The mark of a prefix: PREFIX/maximalcai.json says who made the folder, of what, and in which
-state it is.
+"""The mark of a prefix, PREFIX/maximalcai.json: who made the folder, from which locks, and its
+state.
 
-The file is validated once, when it is read. What a later version adds to it is kept in `other`.
+The file is validated once, when it is read. Fields that a later version adds are kept in `other`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class RecordedVerdict:
-    """The outcome of one whole verification; `added` is what was installed beyond the lock then."""
+    """The outcome of one whole verification; `added`: packages that were not in the lock."""
 
     passed: bool
     time: str = ""
@@ -47,12 +47,12 @@ class RecordedVerdict:
 
 @dataclass(frozen=True)
 class Mark:
-    """What PREFIX/maximalcai.json says.
+    """The content of PREFIX/maximalcai.json.
 
     `path`: where the folder was made. `id`: random, of this environment alone. `made`: the time in
     ns. `locks`: the digest of the locks that it was made from. `lacking`: what was asked for and is
-    not there, as sentences to show. `missing_packages`: the list of the user's own packages that
-    could not be installed again. `clone`: the folder of the code that last worked on it.
+    not installed, as sentences to show. `missing_packages`: the list of the user's own packages
+    that could not be installed again. `clone`: the folder of the code that last worked on it.
     `cache`: that of the run that made it, where compiled kernels lie; empty for the usual one.
     `manifest`: the sha256 of the manifest that the set-up wrote, empty where it is not known.
     `pod`: what was found of the machine.
@@ -83,7 +83,7 @@ class Mark:
 
     @property
     def verified(self) -> bool:
-        """The same, and whether all that was asked for is there."""
+        """The same, and whether everything that was asked for is installed."""
         return self.passed and not self.lacking and not self.missing_packages
 
     def passed_at(self, level: Level) -> RecordedVerdict | None:
@@ -139,17 +139,17 @@ def read_mark(folder: Path) -> Mark | None:
 
 
 def write_mark(folder: Path, mark: Mark) -> None:
-    """Writes the mark; the file is there, whole, at every moment."""
+    """Writes the mark; the file is whole at every moment."""
     write_atomically(folder / MARK, mark_text(mark))
 
 
 def mark_text(mark: Mark) -> str:
-    """What stands in the file of a mark."""
+    """The text of the file of a mark."""
     return json.dumps(mark_document(mark), indent=1) + "\n"
 
 
 def parse_mark(document: object) -> Mark:
-    """A mark from its JSON. Raises ValueError or TypeError, which say what is wrong."""
+    """A mark from its JSON. Raises ValueError or TypeError, whose text is the problem."""
     if not isinstance(document, dict):
         raise TypeError("it is not a JSON object")
     fields = dict(document)

@@ -1,7 +1,7 @@
-"""Which paths of an environment a removal keeps as the user's, and which it may delete.
+"""Which paths of an environment a removal keeps, and which it may delete.
 
-A path that the inventory has, or that an added package recorded, may be deleted while it is as it
-was installed. All else is the user's. It reads, and changes nothing.
+A path that is in the inventory, or that an added package recorded, may be deleted if it is as it
+was installed. Everything else is the user's, and is kept. This module changes nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import re
 import stat
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterable, Sequence
+from typing import Mapping, Sequence
 
 from lockedenv.host.files import FileRefused, read_json, read_regular
 from lockedenv.prefix.conda_files import HISTORY
@@ -57,15 +57,15 @@ PACKAGE_FOLDERS = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class FolderContents:
-    """What lies in a folder: `own` is to be kept, `disposable` may be deleted, `folders` are in
-    between, deepest first.
+    """What a folder contains: `own` is to be kept, `disposable` may be deleted, `folders` may be
+    removed once both are gone, deepest first.
     """
 
-    own: list[str] = field(default_factory=list)
-    disposable: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
+    own: Sequence[str]
+    disposable: Sequence[str]
+    folders: Sequence[str]
 
 
 def own_paths(folder: Path) -> list[str]:
@@ -86,8 +86,8 @@ def is_unfinished(mark: Mark) -> bool:
 
 
 def whole_inventory(folder: Path, mark: Mark | None) -> Inventory | None:
-    """The inventory of an environment; None where there is none, or only
-    that of the first steps.
+    """The inventory of an environment; None where there is none, or where the installation was not
+    finished: then it may have a part only.
     """
     if mark is not None and mark.state is State.MAKING:
         return None
@@ -95,7 +95,7 @@ def whole_inventory(folder: Path, mark: Mark | None) -> Inventory | None:
 
 
 def attributed_inventory(folder: Path) -> Inventory:
-    """An inventory of a folder without one, as far as records tell; without what was edited."""
+    """An inventory of a folder without one, made from the records in it; without edited files."""
     taken = take_inventory(
         folder,
         recorded_packages(folder),
@@ -125,38 +125,52 @@ def recorded_packages(folder: Path) -> list[Package]:
 
 
 def classify(folder: Path, inventory: Inventory, unfinished: bool) -> FolderContents:
-    """What lies in an environment, by whose it is."""
-    listed = set()
+    """Sorts what an environment contains into what is kept and what may be deleted.
+
+    `unfinished`: the files of a package that is half installed may be deleted too.
+    """
+    deletable = _installed_paths(folder, inventory)
+    deletable |= intact_notes(folder, mark_or_none(folder))
+    deletable |= _added_paths(folder, inventory)
+    listings = _list_folders(folder)
+    if unfinished:
+        deletable.update(_links_to_cache(folder, listings))
+    return _sort(listings, deletable)
+
+
+def _installed_paths(folder: Path, inventory: Inventory) -> set[str]:
+    """The files and links of an inventory that were not edited since."""
+    paths = set()
     for entry in inventory.entries:
         if entry.kind is not PathKind.FOLDER:
-            listed.add(entry.path)
-    listed -= edited_since(folder, inventory)
-    listed |= intact_notes(folder, mark_or_none(folder))
+            paths.add(entry.path)
+    return paths - edited_since(folder, inventory)
+
+
+def _added_paths(folder: Path, inventory: Inventory) -> set[str]:
+    """The files of packages that the inventory does not have, as far as they are proven to be
+    unedited.
+    """
     locked = {package.name for package in inventory.packages}
     added = []
     for package in recorded_packages(folder):
         if package.name not in locked:
             added.append(package)
-    if added:
-        taken = take_inventory(folder, added, with_interpreter=False)
-        edited = edited_or_unproven(folder, taken)
-        for entry in taken.entries:
-            if entry.package and entry.path not in edited:
-                listed.add(entry.path)
-    folders = _list_folders(folder)
-    if unfinished:
-        listed.update(_links_to_cache(folder, folders))
-    return _sort(folders, listed)
+    if not added:
+        return set()
+    taken = take_inventory(folder, added, with_interpreter=False)
+    brought = {entry.path for entry in taken.entries if entry.package}
+    return brought - edited_or_unproven(folder, taken)
 
 
 # Notes
 
 
 def intact_notes(folder: Path, mark: Mark | None) -> set[str]:
-    """The notes of the set-up and of its tools in an environment that are as they were written, so
-    far as that is known.
+    """The notes of the set-up and of its tools in an environment that have the content of such a
+    note.
 
-    A file of this name with something else in it is the user's.
+    A file of the same name with other content is the user's.
     """
     found = {MARK}
     for name in NOTES:
@@ -197,8 +211,8 @@ def _is_note(folder: Path, name: str, mark: Mark | None) -> bool:
 
 @dataclass(frozen=True)
 class _Listing:
-    """What lies in one folder, as paths relative to the environment. `readable`: whether it could
-    be looked into.
+    """What one folder contains, as paths relative to the environment. `readable`: whether it could
+    be listed.
     """
 
     folders: Sequence[str]
@@ -207,9 +221,7 @@ class _Listing:
 
 
 def _list_folders(folder: Path) -> dict[str, _Listing]:
-    """Every folder of an environment ("" is itself) with what lies in it,
-    each before those in it.
-    """
+    """Every folder of an environment ("" is itself) with its content, each before those in it."""
     listings = {}
     pending = [""]
     while pending:
@@ -225,7 +237,7 @@ def _list_folders(folder: Path) -> dict[str, _Listing]:
                     else:
                         files.append(path)
         except OSError:
-            # Without permission, or deeper than a path can be long: nothing of it is known.
+            # Permission is missing, or the folder lies deeper than a path can be long.
             if not inside:
                 raise
             listings[inside] = _Listing((), (), readable=False)
@@ -235,53 +247,54 @@ def _list_folders(folder: Path) -> dict[str, _Listing]:
     return listings
 
 
-def _sort(folders: dict[str, _Listing], listed: set[str]) -> FolderContents:
-    """Sorts what lies in an environment by whose it is.
+def _sort(listings: Mapping[str, _Listing], deletable: set[str]) -> FolderContents:
+    """Sorts the paths of an environment.
 
-    A folder in which all is the user's is kept whole; an empty one and bytecode are not kept.
+    `listings`: every folder, each before those in it. `deletable`: the files that may be deleted.
+    Bytecode and empty folders may be deleted too. A folder that is kept whole is kept with all that
+    is in it.
     """
-    contents = FolderContents()
-    own: dict[str, list[str]] = {}
-    shared = set()  # the folders below which something is not the user's
-    for inside in reversed(list(folders)):
-        own[inside] = []
-        for path in folders[inside].folders:
-            below = own.pop(path)
-            whole = not folders[path].readable or (below and path not in shared)
-            if whole:
-                own[inside].append(path)
-                continue
-            own[inside] += below
-            contents.folders.append(path)
-            if path in shared:
-                shared.add(inside)
-        for path in folders[inside].files:
-            if path in listed:
-                contents.disposable.append(path)
-                shared.add(inside)
-            elif is_bytecode(path):
-                contents.disposable.append(path)
+    whole = _folders_kept_whole(listings, deletable)
+    own = []
+    disposable = []
+    folders = []
+    for inside, listing in listings.items():
+        if not whole.isdisjoint(with_parents(inside)):
+            continue
+        for path in listing.folders:
+            if path in whole:
+                own.append(path)
             else:
-                own[inside].append(path)
-    contents.own = sorted(own[""])
-    _forget_inside(contents)
-    return contents
+                folders.append(path)
+        for path in listing.files:
+            if path in deletable or is_bytecode(path):
+                disposable.append(path)
+            else:
+                own.append(path)
+    # A folder can be removed only after the folders in it, and was found before them.
+    folders.reverse()
+    return FolderContents(sorted(own), disposable, folders)
 
 
-def _forget_inside(contents: FolderContents) -> None:
-    """Leaves what lies in a folder that is kept whole out of what is deleted."""
-    whole = set(contents.own)
-    contents.disposable = _outside(whole, contents.disposable)
-    contents.folders = _outside(whole, contents.folders)
+def _folders_kept_whole(
+    listings: Mapping[str, _Listing], deletable: set[str]
+) -> set[str]:
+    """The folders in which, at every depth, something is to be kept and no file of `deletable` is.
 
-
-def _outside(folders: set[str], paths: Iterable[str]) -> list[str]:
-    """The paths that lie in none of these folders, at any depth."""
-    outside = []
-    for path in paths:
-        if folders.isdisjoint(with_parents(os.path.dirname(path))):
-            outside.append(path)
-    return outside
+    A folder that could not be listed is one of them: its content is not known.
+    """
+    with_own: set[str] = set()
+    with_deletable: set[str] = set()
+    for inside, listing in listings.items():
+        around = with_parents(inside)
+        if not listing.readable:
+            with_own.update(around)
+        for path in listing.files:
+            if path in deletable:
+                with_deletable.update(around)
+            elif not is_bytecode(path):
+                with_own.update(around)
+    return with_own - with_deletable
 
 
 def with_parents(path: str) -> list[str]:
@@ -293,13 +306,13 @@ def with_parents(path: str) -> list[str]:
     return found
 
 
-def _links_to_cache(folder: Path, folders: dict[str, _Listing]) -> list[str]:
+def _links_to_cache(folder: Path, listings: Mapping[str, _Listing]) -> list[str]:
     """The files of half installed packages: hard links that lead out of the environment, into the
     cache.
     """
     links: Counter[tuple[int, int]] = Counter()
     found = []
-    for inside, listing in folders.items():
+    for inside, listing in listings.items():
         for path in listing.files:
             status = os.lstat(folder / path)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink < 2:

@@ -1,12 +1,12 @@
-"""Where an environment lies. People name PREFIX; the files are in PREFIX.d/ID, and PREFIX is a link
-to that.
+"""The place of an environment. The user names PREFIX; the files are in PREFIX.d/ID, and PREFIX is a
+link to that.
 
     PREFIX      -> PREFIX.d/1f3a9c2e      the environment that is used
     PREFIX.d/1f3a9c2e                     made once at this path, never renamed
     PREFIX.d/77b0d4e1                     a successor that is being made, or a predecessor
 
-A folder at PREFIX itself is an environment that people made, or one of version 2.0; it is worked on
-in place.
+A folder at PREFIX itself is an environment that a user made, or one of version 2.0; the scripts
+change it in place.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lockedenv.spec.layers import BackendName
 
 ID_BYTES = 4
 ID = re.compile("[0-9a-f]{8}")  # the name of an environment in PREFIX.d
-# The characters that PREFIX.d/ID has more than PREFIX.
+# PREFIX.d/ID has this many characters more than PREFIX.
 LONGER_BY = len(".d/") + 2 * ID_BYTES
 NAME_MAX = 255  # linux/limits.h
 LOCK = "maximalcai-lock"  # beside PREFIX
-# What the longest name beside PREFIX ends in.
+# The end of the longest name beside PREFIX.
 LONGEST_BESIDE = ".maximalcai-extras-20260101-000000.txt"
 LINKS = 40  # as many as Linux follows
 
@@ -38,7 +38,7 @@ class Prefix:
     """A place for an environment. `path`: the folder of its files, absolute, without a symbolic
     link.
 
-    `link`: PREFIX as people name it, where that is or will be a link to `path`; None for a plain
+    `link`: PREFIX as the user names it, where that is or will be a link to `path`; None for a plain
     folder.
     """
 
@@ -47,7 +47,7 @@ class Prefix:
 
     @property
     def public_path(self) -> Path:
-        """PREFIX as people name it: for messages, for `activate`, and for what lies beside it."""
+        """PREFIX as the user names it: for messages, `activate`, and the names beside it."""
         return self.link or self.path
 
     @property
@@ -72,7 +72,7 @@ class Prefix:
         return folder
 
     def owns(self, folder: Path, mark: Mark | None) -> bool:
-        """Whether the set-up made a folder for this prefix. A copy of one is somebody's copy."""
+        """Whether the set-up made a folder for this prefix. A copy of one is the user's."""
         if mark is None or mark.made_by is not MadeBy.SETUP or folder.is_symlink():
             return False
         if folder.parent == self.container:
@@ -98,7 +98,7 @@ class Prefix:
         try:
             return not os.path.samefile(made_at, folder)
         except OSError:
-            return False  # nothing is there any more: the folder was moved
+            return False  # nothing is at that path now: the folder was moved
 
     def environments(self) -> list[tuple[Path, Mark]]:
         """The environments of this prefix in PREFIX.d that the set-up made, the oldest first, with
@@ -123,7 +123,7 @@ class Prefix:
 
 
 def place_of(folder: Path) -> Prefix:
-    """The place that an environment's folder is of; `folder` may be PREFIX, the link."""
+    """The place that the folder of an environment belongs to; `folder` may be PREFIX, the link."""
     target = linked_environment(folder)
     if target is not None:
         return Prefix(target, folder)
@@ -135,8 +135,8 @@ def place_of(folder: Path) -> Prefix:
 
 
 def mark_or_none(folder: Path) -> Mark | None:
-    """The mark in a folder; None where there is none, or a damaged one:
-    that folder is left alone.
+    """The mark in a folder; None where there is none, or a damaged one: that folder is not
+    changed.
     """
     try:
         return read_mark(folder)
@@ -145,8 +145,8 @@ def mark_or_none(folder: Path) -> Mark | None:
 
 
 def linked_environment(name: Path) -> Path | None:
-    """The environment in PREFIX.d that PREFIX links to, there or not; None where PREFIX is no link
-    of ours.
+    """The path in PREFIX.d that PREFIX links to, which may not exist; None where PREFIX is no such
+    link.
     """
     if not name.is_symlink():
         return None
@@ -160,8 +160,8 @@ def linked_environment(name: Path) -> Path | None:
 
 
 def refuse_long_name(name: Path, beside: str = LONGEST_BESIDE) -> None:
-    """Raises Stop for a PREFIX whose name leaves no room for that of what lies `beside` it: NAME
-    and more.
+    """Raises Stop for a PREFIX whose name is too long for the names beside it, which are its own
+    followed by `beside`.
     """
     has = len(os.fsencode(name.name))
     longest = _longest_name(name.parent) - len(beside)
@@ -174,7 +174,7 @@ def refuse_long_name(name: Path, beside: str = LONGEST_BESIDE) -> None:
 
 
 def _longest_name(folder: Path) -> int:
-    """How many bytes the name of a file may have in a folder, which need not be there yet."""
+    """How many bytes the name of a file may have in a folder, which need not exist yet."""
     for place in (folder, *folder.parents):
         try:
             return os.pathconf(place, "PC_NAME_MAX")
@@ -184,7 +184,7 @@ def _longest_name(folder: Path) -> int:
 
 
 def find_prefix(path: Path) -> Prefix:
-    """The place that people name with --prefix: through links of their own, to the environment to
+    """The place that --prefix names, through links that the user made: that of the environment to
     work on.
 
     That is a successor which is installed and was not yet verified, where a run was killed; else
@@ -192,7 +192,7 @@ def find_prefix(path: Path) -> Prefix:
     """
     place = Path(os.path.abspath(path.expanduser()))
     if len(os.fsencode(place.name)) > NAME_MAX:
-        refuse_long_name(place)  # nothing of this name can be looked at
+        refuse_long_name(place)  # no path of this name can be read
     for _ in range(LINKS):
         place = place.parent.resolve() / place.name
         known = place_of(place)
@@ -207,7 +207,7 @@ def find_prefix(path: Path) -> Prefix:
 
 
 def find_name(folder: Path, to_work_on: bool = True) -> Path:
-    """PREFIX, where that leads to this environment; else its folder. For commands that people copy.
+    """PREFIX, where that leads to this environment; else its folder. For commands that users copy.
 
     `to_work_on`: it is enough that the scripts take this environment for --prefix PREFIX.
     """
@@ -231,7 +231,7 @@ def _to_work_on(name: Path) -> Prefix:
     if used is not None:
         used_mark = mark_or_none(used)
     if used == name and used_mark is None:
-        return Prefix(name)  # somebody's folder
+        return Prefix(name)  # a folder that a user made
     successor = _find_successor(prefix, used, used_mark)
     if successor is not None:
         return Prefix(successor, name)
@@ -256,9 +256,9 @@ def _find_successor(
 
 
 def find_backend(folder: Path) -> BackendName:
-    """The backend that an environment was made by: its mark says so, else what lies in it does.
+    """The backend that an environment was made by, from its mark, else from what is in it.
 
-    A folder conda-meta alone says nothing: anybody can make one in a virtual environment.
+    An empty folder conda-meta proves nothing: a user can make one in a virtual environment.
     """
     mark = mark_or_none(folder)
     if mark is not None and mark.backend:

@@ -1,4 +1,4 @@
-"""What a prefix holds: conda's records and the dist-infos, with who put each there."""
+"""What is installed in a prefix: conda's records and the dist-infos, with the layer of each."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class CondaRecord:
 
 @dataclass(frozen=True)
 class Dist:
-    """One dist-info (or egg-info). `manager` is conda if a conda record owns it and it is as conda
-    left it.
+    """One dist-info (or egg-info). `manager` is conda if a conda record has it and it was not
+    changed since conda installed it.
     """
 
     name: str
@@ -75,9 +75,9 @@ class Dist:
 
 @dataclass(frozen=True)
 class BrokenRecord:
-    """A record that cannot be read; `manager` is the layer that it is of.
+    """A record that cannot be read; `manager` is its layer.
 
-    `package`: the package that its name says; empty for conda's.
+    `package`: the package, from the name of the record; empty for conda's.
     """
 
     manager: Layer
@@ -113,14 +113,14 @@ class Installed:
 
     @property
     def python(self) -> Path:
-        """The interpreter of the prefix: this one, if this one runs in it."""
+        """The interpreter of the prefix; the running one, if that is of the prefix."""
         if self.prefix == Path(sys.prefix):
             return Path(sys.executable)
         return self.prefix / "bin/python"
 
     @property
     def sites(self) -> list[Path]:
-        """Where the prefix itself keeps Python packages."""
+        """The folders of Python packages in the prefix itself."""
         return _own_sites(self.prefix)
 
     def version(self, name: str) -> str | None:
@@ -140,7 +140,7 @@ class Installed:
 
 
 def site_folders(prefix: Path) -> list[Path]:
-    """Where a prefix keeps Python packages; for the running interpreter, where it really looks."""
+    """The folders of Python packages; for the running interpreter, those that it searches."""
     if prefix == Path(sys.prefix):
         found = [Path(entry) for entry in sys.path]
     else:
@@ -220,7 +220,7 @@ def _parse_conda_record(document: Any, site: str, sha256_here: str) -> CondaReco
 
 
 def _installed_path(path: str, site: str) -> str:
-    """Where a file lies in the prefix: a noarch package may be recorded as it was packed."""
+    """The path of a file in the prefix: the record of a noarch package may have the packed one."""
     for packed, installed in (
         ("site-packages/", f"{site}/"),
         ("python-scripts/", "bin/"),
@@ -261,7 +261,7 @@ def _read_dist(
     name = info_name(path.name)
     version = "unknown"
     try:
-        # The description may say "Name:" too: only the header counts.
+        # The description may have a line "Name:" too: only the header is parsed.
         header = HeaderParser().parsestr(_read_metadata(path), headersonly=True)
         name = canonical(header["Name"])
         version = header["Version"].strip()
@@ -276,8 +276,8 @@ def _read_dist(
 
 
 def _read_metadata(path: Path) -> str:
-    """The text of METADATA, or of an egg-info; empty for what is not a regular file: a pipe would
-    be waited for.
+    """The text of METADATA, or of an egg-info. Empty for what is not a regular file: reading a pipe
+    would not end.
     """
     file = path
     if path.is_dir():
@@ -288,8 +288,8 @@ def _read_metadata(path: Path) -> str:
 
 
 def _is_as_recorded(info: Path, recorded: Mapping[str, str]) -> bool:
-    """Whether a dist-info is as conda left it: pip and uv replace a package in place, and leave
-    conda's record.
+    """Whether a dist-info is as conda installed it: pip and uv replace a package in place, and
+    leave conda's record.
     """
     for name, sha256 in recorded.items():
         if sha256 and file_sha256(info / name) != sha256:
@@ -357,7 +357,7 @@ def decode_hash(text: str) -> str:
 
 def file_sha256(path: Path) -> str:
     """The sha256 of a file; empty if it cannot be read."""
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would not end
         return ""
     digest = hashlib.sha256()
     try:
@@ -372,7 +372,7 @@ def file_sha256(path: Path) -> str:
 
 
 def hashes(paths: Iterable[Path]) -> dict[Path, str]:
-    """The sha256 of each file, by all cores: hashlib lets go of the interpreter while it hashes."""
+    """The sha256 of each file, on all cores: hashlib releases the interpreter's lock meanwhile."""
     listed = list(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(listed, pool.map(file_sha256, listed)))

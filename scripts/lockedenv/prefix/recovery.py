@@ -1,7 +1,7 @@
-"""Puts right what a killed run has left: links, folders that were begun, environments that were not
-made to the end or that a verified one has replaced.
+"""Repairs what a killed run has left: links, empty folders of environments, and environments that
+are unfinished or that a verified one has replaced.
 
-An environment is not removed here: `lifecycle.py` gives it up.
+`lifecycle.py` removes an environment; this module does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from lockedenv.prefix.exchange import point
 from lockedenv.prefix.kept_files import Say
 from lockedenv.prefix.lifecycle import give_up
-from lockedenv.prefix.mark import State
+from lockedenv.prefix.mark import Mark, State
 from lockedenv.prefix.place import ID, Prefix, mark_or_none
 from lockedenv.prefix.removal import mounts_in
 from lockedenv.prefix.status import find_move
@@ -28,9 +28,10 @@ UNPACKED = (
 
 
 def recover(prefix: Prefix, say: Say) -> None:
-    """Puts right what a killed run has left, and says what it did. Hold the lock.
+    """Repairs what a killed run has left, and prints with `say` what it did. The caller holds the
+    lock of the prefix.
 
-    What is mounted in a folder keeps it from being removed; then nothing in it is touched.
+    A folder with a mount in it is not removed, and nothing in it is changed.
     """
     _drop_unused_links(prefix)
     _drop_begun_folders(prefix)
@@ -44,31 +45,41 @@ def recover(prefix: Prefix, say: Say) -> None:
     used = prefix.used()
     used_mark = mark_or_none(used) if used else None
     for folder, mark in prefix.environments():
-        if folder in (used, prefix.path):
-            continue
-        over = mark.state is not State.INSTALLED
-        # An older one is a predecessor; it stays until its successor is verified.
-        older = used_mark is not None and mark.made < used_mark.made
-        if over or (older and used_mark is not None and used_mark.verified):
+        if folder not in (used, prefix.path) and _is_over(mark, used_mark):
             give_up(prefix, folder, say)
 
 
+def _is_over(mark: Mark, used_mark: Mark | None) -> bool:
+    """Whether an environment that is not used is unfinished, or was replaced.
+
+    A predecessor is replaced when its successor is verified.
+    """
+    if mark.state is not State.INSTALLED:
+        return True
+    if used_mark is None or not used_mark.verified:
+        return False
+    return mark.made < used_mark.made
+
+
 def _best_installed(prefix: Prefix) -> Path | None:
-    """The environment in PREFIX.d that PREFIX should lead to: a verified one, else the newest."""
-    best = None
-    for folder, mark in prefix.environments():
-        if mark.state is State.INSTALLED and not find_move(
-            Prefix(folder, prefix.public_path)
-        ):
-            if best is None or mark.verified >= best[1].verified:
-                best = (folder, mark)
-    return best[0] if best else None
+    """The environment in PREFIX.d that PREFIX should lead to: the newest verified one; if none is
+    verified, the newest.
+    """
+    newest = None
+    for folder, mark in reversed(prefix.environments()):
+        if mark.state is not State.INSTALLED:
+            continue
+        if find_move(Prefix(folder, prefix.public_path)):
+            continue
+        if mark.verified:
+            return folder
+        if newest is None:
+            newest = folder
+    return newest
 
 
 def _drop_unused_links(prefix: Prefix) -> None:
-    """Removes links that a run left in PREFIX.d when it was killed between
-    making and renaming one.
-    """
+    """Removes links in PREFIX.d that a run made, and was killed before it renamed them."""
     if not prefix.container.is_dir():
         return
     for path in prefix.container.iterdir():
@@ -80,16 +91,16 @@ def _drop_unused_links(prefix: Prefix) -> None:
 
 
 def _drop_begun_folders(prefix: Prefix) -> None:
-    """Removes a folder of an environment in which a killed run had not even written the mark."""
+    """Removes a folder of an environment in which a killed run had not written the mark yet."""
     if not prefix.container.is_dir():
         return
     for folder in prefix.container.iterdir():
         if folder.is_symlink() or not folder.is_dir() or not ID.fullmatch(folder.name):
             continue
-        # What is mounted there, or is another user's, stays.
+        # A mount point, or a folder of another user, stays.
         with contextlib.suppress(OSError):
             found = list(folder.iterdir())
-            # What `write_atomically` calls a mark that is not whole yet.
+            # `write_atomically` gives a mark this name until it is whole.
             if all(path.name.startswith(f".{MARK}.") for path in found):
                 for path in found:
                     path.unlink()
@@ -97,8 +108,8 @@ def _drop_begun_folders(prefix: Prefix) -> None:
 
 
 def unpacked_folders(prefix: Prefix) -> list[Path]:
-    """What was unpacked to make environments of this prefix, which may be gone. Not what something
-    is mounted in.
+    """The folders with what was unpacked to make environments of this prefix, which may be removed.
+    Without those that have a mount in them.
     """
     found = [prefix.beside(suffix) for suffix in UNPACKED]
     if prefix.container.is_dir():
@@ -114,5 +125,5 @@ def unpacked_folders(prefix: Prefix) -> list[Path]:
 
 
 def is_own_folder(path: Path) -> bool:
-    """Whether a folder is there and is this user's; all users may be able to write beside it."""
+    """Whether a folder exists and belongs to this user: others may be able to write beside it."""
     return path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()

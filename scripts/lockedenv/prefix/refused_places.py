@@ -1,7 +1,7 @@
 """The places where no environment can be: a name that PATH cannot hold, a mount point, a folder
-that has the cache in it. It reads, and changes nothing.
+that has the cache in it. It changes nothing.
 
-How long a name may be is in `place.py`.
+`place.py` limits the length of a name.
 """
 
 from __future__ import annotations

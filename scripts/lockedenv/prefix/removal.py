@@ -1,8 +1,8 @@
-"""The one way to remove an environment.
+"""Removes an environment; nothing else does.
 
-Only a path that the inventory has, or that an added package recorded, is deleted, and only while it
-is as it was installed. All else is moved to PREFIX.kept-TIME first. Nothing is deleted below a
-mount point. `ownership.py` decides which paths are the user's.
+A path is deleted only if it is in the inventory, or an added package recorded it, and if it is as
+it was installed. Everything else is moved to PREFIX.kept-TIME first. Nothing is deleted below a
+mount point. `ownership.py` decides which paths are kept.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ from lockedenv.prefix.place import Prefix
 from lockedenv.spec.environment import MARK
 
 ROUNDS = 5
+# What `read_prefix` and `take_inventory` read of a wheel.
+RECORD_FILES = (".dist-info/RECORD", ".dist-info/METADATA")
 
 
 class RemovalRefused(Stop):
-    """A folder is not removed; the message says why and what to do."""
+    """A folder is not removed; the message has the reason and the remedy."""
 
 
 def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
     """Removes an environment of this prefix; gives what was moved out of it first, or None.
 
     Raises RemovalRefused for a folder that the set-up did not make for this prefix, or with a mount
-    in it. A killed removal goes on where it was: the inventory and the mark are the last to go.
+    in it. A removal that was killed is continued by the next one.
     """
     refuse_removal(prefix, folder)
     mark = read_mark(folder)
@@ -50,27 +52,7 @@ def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
     target = kept_folder(prefix)
     moved: list[str] = []
     try:
-        if os.path.lexists(folder / INVENTORY) and INVENTORY not in intact_notes(
-            folder, mark
-        ):
-            # One is written in its place.
-            move_paths(folder, [INVENTORY], target, moved)
-        inventory = _complete_inventory(folder, mark)
-        unfinished = is_unfinished(mark)
-        if mark.state is not State.REMOVING:
-            _mark_as_removing(folder, mark)
-        for _ in range(ROUNDS):
-            contents = classify(folder, inventory, unfinished)
-            for path in contents.folders:
-                make_writable(folder / path)
-            move_paths(folder, contents.own, target, moved)
-            refuse_mounts(prefix, folder)
-            if _delete(folder, contents):
-                break
-        else:
-            raise RemovalRefused(
-                f"{folder} cannot be emptied: something writes to it; end that, and run again"
-            )
+        _keep_and_delete(folder, mark, target, moved)
     except (RemovalRefused, OSError) as error:
         text = disk_text(error) if isinstance(error, OSError) else str(error)
         lines = Kept(target, tuple(moved)).lines()
@@ -78,9 +60,41 @@ def remove_environment(prefix: Prefix, folder: Path) -> Kept | None:
     return Kept(target, tuple(moved)) if moved else None
 
 
+def _keep_and_delete(folder: Path, mark: Mark, target: Path, moved: list[str]) -> None:
+    """Moves what is to be kept to `target`, adds its paths to `moved`, and deletes the rest.
+
+    The order is what a killed removal is continued by. The inventory is there, whole, before the
+    mark names the removal, and both are there before anything is deleted. They are deleted last.
+    """
+    if _has_foreign_inventory(folder, mark):
+        move_paths(folder, [INVENTORY], target, moved)  # one is written in its place
+    inventory = _complete_inventory(folder, mark)
+    unfinished = is_unfinished(mark)
+    if mark.state is not State.REMOVING:
+        _mark_as_removing(folder, mark)
+    for _ in range(ROUNDS):
+        contents = classify(folder, inventory, unfinished)
+        for path in contents.folders:
+            make_writable(folder / path)
+        move_paths(folder, contents.own, target, moved)
+        refuse_mounts(folder)  # again: one may have been made since
+        if _delete(folder, contents):
+            return
+    raise RemovalRefused(
+        f"{folder} cannot be emptied: something writes to it; end that, and run again"
+    )
+
+
+def _has_foreign_inventory(folder: Path, mark: Mark) -> bool:
+    """Whether a file with the name of the inventory is there that is not an inventory."""
+    if not os.path.lexists(folder / INVENTORY):
+        return False
+    return INVENTORY not in intact_notes(folder, mark)
+
+
 def _complete_inventory(folder: Path, mark: Mark) -> Inventory:
-    """The inventory, written if there is none: the records that it is made from are deleted before
-    the end.
+    """The inventory of an environment. Writes one where there is none, because the records that it
+    is made from are deleted before the removal ends.
     """
     inventory = whole_inventory(folder, mark)
     if inventory is None:
@@ -88,8 +102,10 @@ def _complete_inventory(folder: Path, mark: Mark) -> Inventory:
         try:
             write_inventory(folder, inventory)
         except OSError as error:
+            # On a full disk the removal is done without the file. If it is killed then, the next
+            # one keeps the files whose records are deleted.
             if error.errno not in FULL_DISK_ERRNOS:
-                raise  # else: after a kill, what no record has any more counts as the user's
+                raise
     return inventory
 
 
@@ -103,7 +119,8 @@ def _mark_as_removing(folder: Path, mark: Mark) -> None:
     except OSError as error:
         if error.errno not in FULL_DISK_ERRNOS:
             raise
-        # A full disk must not keep what fills it: there is room for a mark where the mark is.
+        # A full disk must not prevent the removal that empties it. A new file has no room there,
+        # so the mark is written over the present one.
         with open(folder / MARK, "r+", encoding="utf-8") as file:
             file.write(mark_text(removing))
             file.truncate()
@@ -121,10 +138,10 @@ def refuse_removal(prefix: Prefix, folder: Path) -> None:
             f"{folder} is a copy of the environment made at {mark.path}; it is left as it is. "
             f"If you do not need it: rm -r {folder}"
         )
-    refuse_mounts(prefix, folder)
+    refuse_mounts(folder)
 
 
-def refuse_mounts(prefix: Prefix, folder: Path) -> None:
+def refuse_mounts(folder: Path) -> None:
     """Raises RemovalRefused where something is mounted in a folder."""
     mounted = mounts_in(folder)
     if mounted:
@@ -135,7 +152,7 @@ def refuse_mounts(prefix: Prefix, folder: Path) -> None:
 
 
 def mounts_in(folder: Path) -> list[str]:
-    """What is mounted at a folder or below it."""
+    """The mount points at a folder or below it."""
     try:
         text = Path("/proc/self/mountinfo").read_text(
             encoding="utf-8", errors="replace"
@@ -158,26 +175,16 @@ def mounts_in(folder: Path) -> list[str]:
 
 
 def _delete(folder: Path, contents: FolderContents) -> bool:
-    """Deletes what may be deleted, records last, then the folders; gives whether the folder is
-    gone.
+    """Deletes what may be deleted, then the folders; gives whether the environment is gone.
+
+    The inventory and the mark are deleted last, when nothing else is there.
     """
     last = [INVENTORY, MARK]
     for path in _records_last(contents.disposable):
         if path not in last:
             _unlink(folder / path)
     for path in contents.folders:
-        try:
-            os.rmdir(folder / path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                raise RemovalRefused(
-                    f"{folder / path} is mounted in the environment; unmount it first: umount "
-                    f"{folder / path}"
-                ) from None
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        if not _remove_folder(folder, path):
             return False
     if set(os.listdir(folder)) - set(last):
         return False
@@ -187,13 +194,31 @@ def _delete(folder: Path, contents: FolderContents) -> bool:
     return True
 
 
+def _remove_folder(folder: Path, path: str) -> bool:
+    """Removes an empty folder of an environment; False where it is not empty."""
+    try:
+        os.rmdir(folder / path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise RemovalRefused(
+                f"{folder / path} is mounted in the environment; unmount it first: umount "
+                f"{folder / path}"
+            ) from None
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
 def _records_last(paths: Iterable[str]) -> Iterator[str]:
-    """The paths, with the records of packages at the end: they say whose the other files are."""
+    """The paths, with the records of packages at the end: after a kill, the next removal reads
+    there which files the packages brought.
+    """
     records = []
     for path in paths:
-        if path.endswith(
-            (".dist-info/RECORD", ".dist-info/METADATA")
-        ) or is_in_conda_meta(path):
+        if path.endswith(RECORD_FILES) or is_in_conda_meta(path):
             records.append(path)
         else:
             yield path

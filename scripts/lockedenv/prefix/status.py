@@ -1,9 +1,9 @@
-"""The states of an environment: what lies at a prefix.
+"""The states of an environment at a prefix.
 
     absent -> making -> installed -> verified
     changed: made from other locks; moved: its scripts name another place
 
-It reads, and changes nothing.
+It changes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lockedenv.prefix.place import Prefix, mark_or_none, place_of
 
 
 class PrefixStatus(str, Enum):
-    """What lies at a prefix. The values are those of the plan's JSON."""
+    """The state of a prefix. The values are those of the plan's JSON."""
 
     ABSENT = "absent"
     MAKING = "making"
@@ -29,8 +29,8 @@ class PrefixStatus(str, Enum):
 
 
 def read_status(prefix: Prefix, digest: str = "") -> PrefixStatus:
-    """What lies at a prefix. `digest`: of the locks that it should be made from; empty: they count
-    as unchanged.
+    """The state of a prefix. `digest`: of the locks that it should be made from; where it is empty,
+    they count as unchanged.
     """
     folder = prefix.path
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -55,21 +55,19 @@ def read_status(prefix: Prefix, digest: str = "") -> PrefixStatus:
 
 
 def find_move(prefix: Prefix) -> str:
-    """The PREFIX that an environment was made at, if that is another one: its scripts name it.
-    Empty if not.
+    """The PREFIX that an environment was made at, which its scripts name; empty where that is this
+    one.
     """
     mark = read_mark(prefix.path)
-    if (
-        mark is None
-        or not mark.path
-        or mark.path in (str(prefix.path), str(prefix.public_path))
-    ):
+    if mark is None or not mark.path:
+        return ""
+    if mark.path in (str(prefix.path), str(prefix.public_path)):
         return ""
     try:
         if os.path.samefile(mark.path, prefix.path):
             return ""
     except OSError:
-        pass  # nothing is there any more
+        pass  # nothing is at that path now
     made_at = Path(mark.path)
     if mark.id and made_at.parent.name.endswith(".d"):
         made_at = made_at.parent.with_name(made_at.parent.name[:-2])
@@ -77,9 +75,7 @@ def find_move(prefix: Prefix) -> str:
 
 
 def moved_from(folder: Path) -> str:
-    """The path that the environment in a folder was made at, if that is
-    another one; empty if not.
-    """
+    """The same for the folder of an environment."""
     return find_move(place_of(folder))
 
 

@@ -1,7 +1,7 @@
-"""What version 2.0 noted of an environment that it made: PREFIX/maximalcai-installed.json.
+"""The note of version 2.0 about an environment that it made: PREFIX/maximalcai-installed.json.
 
-It is read where an environment has no inventory yet, and never written. Once there is an inventory,
-it is removed.
+It is read where an environment has no inventory yet, and never written. It is removed when the
+inventory is written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Note:
 def read_note(prefix: Path) -> Note:
     """The note in a prefix; an empty one where there is none.
 
-    What is not of its form is left out.
+    Fields and values of another form are left out.
     """
     document = read_json(prefix / NOTE)
     return Note(

@@ -17,6 +17,7 @@ from lockedenv.host.locking import holding
 from lockedenv.host.process import run
 from lockedenv.install.flash_attention.decide import FlashAction, FlashPlan
 from lockedenv.install.flash_attention.installed import (
+    RECORD_FILE,
     InstalledWheel,
     WheelOrigin,
     is_as_installed,
@@ -212,4 +213,4 @@ def _note_in_inventory(prefix: Path, installed: InstalledWheel) -> None:
     inventory = read_inventory(prefix)
     if inventory:
         package = Package("flash-attn", installed.version, installed.sha256, Layer.PIP)
-        write_inventory(prefix, with_package(inventory, package, prefix))
+        write_inventory(prefix, with_package(inventory, package, prefix, [RECORD_FILE]))
