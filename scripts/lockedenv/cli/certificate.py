@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lockedenv.cli.subject import read_subject
 from lockedenv.errors import Stop
-from lockedenv.host.files import write_atomically
+from lockedenv.host.files import write_document
 from lockedenv.provenance.certificate.document import certificate_text
 from lockedenv.provenance.certificate.make import make_certificate
 from lockedenv.provenance.certificate.words import summarize
@@ -29,6 +29,6 @@ def write_certificate(prefix: Path, gpu_mode: str, target: Path) -> int:
         f"environment {name}, on the {subject.device}: the task runs twice, in two processes"
     )
     certificate = make_certificate(subject.installed, subject.gpus, subject.device)
-    write_atomically(target, certificate_text(certificate))
+    write_document(target, certificate_text(certificate))
     print("\n".join(summarize(certificate)))
     return 0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lockedenv.cli.subject import read_subject
-from lockedenv.host.files import write_atomically
+from lockedenv.cli.targets import write_json
 from lockedenv.provenance import difference
 from lockedenv.provenance.certificate import words
 from lockedenv.provenance.certificate.document import (
@@ -22,7 +20,6 @@ from lockedenv.provenance.certificate.make import make_like
 from lockedenv.provenance.documents import DocumentError, Fields, read_document
 from lockedenv.provenance.gather import make_manifest
 from lockedenv.provenance.manifest import Manifest, manifest_from
-from lockedenv.redaction import redact_document
 
 SCHEMA_VERSION = 2  # of the JSON, schemas/comparison.schema.json
 THIS_MACHINE = "this machine"
@@ -55,9 +52,8 @@ def compare_documents(paths: list[Path], json_target: str | None, prefix: Path) 
     else:
         comparison = _compare_manifests(names, documents, prefix)
     if json_target:
-        _write_json(
-            {"schema_version": SCHEMA_VERSION, **comparison.document}, json_target
-        )
+        document = {"schema_version": SCHEMA_VERSION, **comparison.document}
+        write_json(json_target, document)
     else:
         print("\n".join(comparison.lines))
     return 0 if comparison.same else 1
@@ -128,11 +124,3 @@ def _of_two_kinds(names: list[str], first: str, second: str) -> DocumentError:
     return DocumentError(
         f"{names[0]} is a {first}, {names[1]} a {second}: --compare takes two of one kind"
     )
-
-
-def _write_json(document: dict[str, Any], target: str) -> None:
-    text = json.dumps(redact_document(document), indent=2) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        write_atomically(Path(target), text)

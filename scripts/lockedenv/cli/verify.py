@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lockedenv.cli.script import run_script
+from lockedenv.cli.targets import Target, TargetKind, refuse_targets, write_json
 from lockedenv.cli.verify_options import (
     PROGRAM,
     STDOUT,
@@ -21,7 +21,7 @@ from lockedenv.cli.verify_options import (
     parser,
 )
 from lockedenv.errors import Stop, UsageError
-from lockedenv.host.files import write_atomically
+from lockedenv.host.files import write_document
 from lockedenv.host.gpus import GpuError, find_gpus
 from lockedenv.host.launchers import cleared_variables
 from lockedenv.prefix.extras import added_requirements
@@ -35,7 +35,7 @@ from lockedenv.spec.environment import MARK
 from lockedenv.spec.level import Level
 from lockedenv.verify.checklist import CHECKS, find_check, select_checks
 from lockedenv.verify.checks import AnyCheck, Context
-from lockedenv.verify.report import CheckReport, Scope, to_attach
+from lockedenv.verify.report import NO_ENVIRONMENT, CheckReport, Scope, to_attach
 from lockedenv.verify.result import Result, exit_status
 from lockedenv.verify.runner import run_checks
 
@@ -43,8 +43,9 @@ RANKS_TIMEOUT = 120  # seconds for each stage of --distributed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
-    return run_script(PROGRAM, lambda: work(make_request(args)))
+    return run_script(
+        PROGRAM, lambda: work(make_request(parser().parse_args(arguments)))
+    )
 
 
 # What only one mode needs is imported there: the quick level is asked for most, and takes a second.
@@ -52,19 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def work(request: VerifyRequest) -> int:
     """Does what is asked for, one function a mode; gives the exit status."""
+    refuse_targets(find_targets(request), request.compare, request.prefix / MANIFEST)
     if request.list:
         return list_checks(request.json)
     if request.environment:
         environment.compare_with(request.environment)
     if request.compare:
         return compare(request)
-    targets = _targets(request)
-    for target in targets:
-        if target == STDOUT:
-            raise UsageError("- is standard output for --json alone: name a file")
-        if targets.count(target) > 1:
-            raise UsageError(f"{target}: two documents cannot be written to one file")
-        refuse_target(target)
     if request.distributed:
         from lockedenv.cli.distributed import check_ranks
 
@@ -88,30 +83,21 @@ def compare(request: VerifyRequest) -> int:
         raise UsageError(str(error)) from None
 
 
-def _targets(request: VerifyRequest) -> list[str]:
+def find_targets(request: VerifyRequest) -> list[Target]:
     """The files that will be written: of a certificate on many ranks, by the first rank alone."""
-    targets = [request.manifest, request.report]
-    if request.json != STDOUT:
-        targets.append(request.json)
-    if not request.distributed or os.environ.get("RANK", "0") == "0":
-        targets.append(request.certificate)
-    return [target for target in targets if target]
-
-
-def refuse_target(target: str) -> None:
-    """Raises UsageError for a file that cannot be written: now, not after a minute of checks."""
-    path = Path(target)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"{target} cannot be written ({error.strerror}); "
-            "name a file in a folder that you may write to"
-        ) from None
+    targets = []
+    if request.json and request.json != STDOUT:
+        targets.append(Target(request.json, TargetKind.JSON))
+    if request.list:
+        return targets
+    if request.manifest:
+        targets.append(Target(request.manifest, TargetKind.JSON))
+    if request.report:
+        targets.append(Target(request.report, TargetKind.REPORT))
+    is_first = not request.distributed or os.environ.get("RANK", "0") == "0"
+    if request.certificate and is_first:
+        targets.append(Target(request.certificate, TargetKind.JSON))
+    return targets
 
 
 # --list
@@ -167,7 +153,7 @@ def verify(request: VerifyRequest) -> int:
             write_manifest(request.manifest, document, installed.prefix, report)
         if request.report:
             text = to_attach(document, results, seconds, request.strict, scope)
-            write_atomically(Path(request.report), as_utf8(text))
+            write_document(Path(request.report), as_utf8(text))
             report.say(f"{request.report} is written")
     return status
 
@@ -177,7 +163,7 @@ def write_manifest(
 ) -> None:
     """Writes a session manifest, and says so where a person asked for it."""
     text = json.dumps(redact_document(document), indent=1) + "\n"
-    write_atomically(Path(target), text)
+    write_document(Path(target), text)
     if Path(target) != prefix / MANIFEST:
         # The set-up's own is not asked for, and the set-up shows the last line: the verdict.
         report.say(f"{target} is written")
@@ -248,7 +234,7 @@ def is_environment(context: Context) -> bool:
 def refuse_other_python(request: VerifyRequest, context: Context) -> NoReturn:
     """Says that this is no environment of a lock; --report is written nevertheless. Raises Stop."""
     text = (
-        f"this is {sys.executable}, where no lock was installed; run the environment's own: "
+        f"this is {sys.executable}, {NO_ENVIRONMENT}; run the environment's own: "
         f"source ~/maximalcai/activate, or PREFIX/bin/python {sys.argv[0]}; "
         "scripts/setup_runpod_environment.sh makes one"
     )
@@ -257,7 +243,7 @@ def refuse_other_python(request: VerifyRequest, context: Context) -> NoReturn:
     scope = Scope(request.level, (), False)
     document = describe_session(request, context, [])
     report = to_attach(document, [], 0.0, request.strict, scope, text)
-    write_atomically(Path(request.report), as_utf8(report))
+    write_document(Path(request.report), as_utf8(report))
     raise Stop(f"{text}. {request.report} is written, without results of checks")
 
 
@@ -289,12 +275,3 @@ def as_json(
         "exit_status": status,
         "results": [asdict(result) for result in results],
     }
-
-
-def write_json(target: str, document: Any) -> None:
-    """Writes a document to a file, or to standard output for "-"."""
-    text = json.dumps(redact_document(document), indent=2) + "\n"
-    if target == STDOUT:
-        sys.stdout.write(text)
-    else:
-        write_atomically(Path(target), text)

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +46,58 @@ def read_json(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_document(path: Path, text: str) -> None:
+    """Writes what people asked for under a name of theirs. A file keeps its permission bits.
+
+    What this process prints to, as /dev/stdout, is written to through its open stream: what was
+    printed before stays, and what is printed later follows.
+    """
+    descriptor = find_output(path)
+    if descriptor is None:
+        write_atomically(path, text, keep_mode=True)
+        return
+    sys.stdout.flush()
+    with open(os.dup(descriptor), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def find_output(path: Path) -> int | None:
+    """The descriptor of standard output or standard error, where a path leads to that."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    for descriptor in (1, 2):
+        if os.path.samestat(status, os.fstat(descriptor)):
+            return descriptor
+    return None
+
+
+def write_atomically(path: Path, text: str, keep_mode: bool = False) -> None:
     """Writes a file whole or not at all: a reader never sees half of it.
 
-    A device or a pipe is written to as it is.
+    A device or a pipe is written to as it is. `keep_mode`: a file that is there keeps its
+    permission bits.
     """
+    mode = None
+    # Before links are resolved: a pipe's link in /proc leads to no path.
+    if path.exists():
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            path.write_text(text, encoding="utf-8")
+            return
+        if keep_mode:
+            mode = stat.S_IMODE(status.st_mode)
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by the process id: two containers have equal ones.
     name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
     beside = path.with_name(f".{name}.{secrets.token_hex(8)}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        with beside.open("w", encoding="utf-8") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            file.write(text)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

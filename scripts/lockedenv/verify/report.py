@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -51,6 +52,10 @@ LAST_LINES = 40  # of a log in a report
 LAST_LOGS = 3
 NAMED = 6  # checks that the last line names
 DAY = 86_400  # seconds
+NO_ENVIRONMENT = "where no lock was installed"
+_VERDICT_WORDS = "|".join(verdict.value.upper() for verdict in WORDS)
+# The first line of `to_attach`: a result, or why there are none.
+BEGINNING = re.compile(rf"({_VERDICT_WORDS})  \S+ +\S|this is .+, {NO_ENVIRONMENT}; ")
 PRESENT = "present"  # the check that says how the quick level compared
 
 
@@ -320,6 +325,11 @@ def to_attach(
         for line in read_tail(log).splitlines()[-LAST_LINES:]:
             report.say(line)
     return redact(out.getvalue())
+
+
+def is_report(text: str) -> bool:
+    """Whether a text begins as those of `to_attach` do."""
+    return BEGINNING.match(text) is not None
 
 
 def _find_logs() -> list[Path]:

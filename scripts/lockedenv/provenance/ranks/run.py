@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from lockedenv.errors import Stop, disk_text
-from lockedenv.host.files import write_atomically
+from lockedenv.host.files import write_document
 from lockedenv.provenance.manifest import Manifest
 from lockedenv.provenance.ranks import bandwidth, certify, collectives, words
 from lockedenv.provenance.ranks.certify import Certifier
@@ -189,7 +189,7 @@ class RankCheck:
         if self.launch.rank != 0:
             return certified.same
         try:
-            write_atomically(target, certified.certificate)
+            write_document(target, certified.certificate)
         except OSError as error:  # no rank's fault
             self.say_all([f"the certificate could not be written: {disk_text(error)}"])
             return False
