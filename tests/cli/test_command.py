@@ -244,3 +244,57 @@ def test_from_the_folder_that_the_prefix_leads_to_it_names_the_prefix(
     assert f"{script} --prefix {prefix} --uninst" in started.run("uninstall").stdout
     assert f"{script} --prefix {prefix} --check" in started.run("doctor").stdout
     assert f"environment current in {prefix}\n" in started.run("version").stdout
+
+
+# It refuses, as pyenv's shims do.
+SHIM = '#!/bin/bash\ncd "$PWD" || exit 1\nPATH=$PATH_BEHIND exec python3 "$@"\n'
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@pytest.mark.parametrize("with_shim", [True, False])
+def test_a_current_folder_that_was_removed_is_named_where_no_python_starts_from_it(
+    with_shim: bool, shell: str, place: Place, tmp_path: Path
+) -> None:
+    """Only the shim's own message was there."""
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"no {shell} here")
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "sh").symlink_to(found)
+    if with_shim:
+        write_program(first / "python3", SHIM)
+    environ = clean_environ(PATH_BEHIND=os.environ["PATH"])
+    environ["PATH"] = f"{first}:{os.environ['PATH']}"
+    start = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$1" version'
+    removed = tmp_path / "removed"
+    command = place.prefix / COMMAND
+    done = sh("bash", "-c", start, removed, command, check=False, env=environ)
+    if not with_shim:
+        assert done.returncode == 0, done.stdout
+        assert len(done.stdout.splitlines()) == 2, done.stdout
+        return
+    assert done.returncode == 1
+    [line] = done.stdout.splitlines()
+    assert line.startswith("maximalcai: the current folder was removed")
+    assert line.endswith("go to another one: cd ~")
+
+
+@pytest.mark.parametrize("word", ["verify", "doctor"])
+def test_a_python_that_this_user_may_not_run_is_said_as_that(
+    word: str, place: Place, tmp_path: Path
+) -> None:
+    """A rebuild was named, which is refused to who may not write there."""
+    program = tmp_path / "private/python3"
+    write_program(program)
+    program.chmod(0o644)
+    (place.prefix / "bin/python").unlink()
+    (place.prefix / "bin/python").symlink_to(program)
+    done = place.run(word)
+    assert done.returncode == 1
+    assert "--force" not in done.stdout
+    line = done.stdout.splitlines()[-1]
+    assert (
+        f"{place.prefix}/bin/python is {program}, which this user may not run" in line
+    )
+    assert f"{place.clone / SETUP} --prefix DIR --environment current" in line

@@ -117,6 +117,38 @@ def test_a_full_output_is_one_message() -> None:
     assert "Exception ignored" not in done.stdout, done.stdout
 
 
+SETUP = ["scripts/setup_runpod_environment.sh"]
+POST_CREATE = ["scripts/post_create.sh"]
+VERIFIER = [sys.executable, "scripts/verify_environment.py"]
+COMMAND = [sys.executable, "scripts/maximalcai.py", "/nowhere"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*SETUP, "--help"],
+        [*SETUP, "--help-all"],
+        [*SETUP, "--version"],
+        [*POST_CREATE, "--help"],
+        [*POST_CREATE, "--help-all"],
+        [*POST_CREATE, "--version"],
+        [*VERIFIER, "--help"],
+        [*VERIFIER, "--version"],
+        [*COMMAND, "--help"],
+    ],
+    ids=lambda words: " ".join(words[-2:]),
+)
+def test_a_help_that_cannot_be_written_is_one_message(words: list[str]) -> None:
+    """It was "Exception ignored", and the exit status was 120."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, cwd=ROOT
+        )
+    assert done.returncode == 1, done.stderr
+    [line] = done.stderr.splitlines()
+    assert "No space left on device" in line
+
+
 def test_a_reader_that_has_left_is_no_error() -> None:
     done = run_in_shell("speak_much", "| head -1")
     assert done.stdout == "a line\n"

@@ -298,3 +298,28 @@ def test_it_is_all_that_a_failed_first_run_left(tmp_path: Path) -> None:
     assert uninstall(place).returncode == 0
     assert not any(folder.exists() for folder in left)
     assert not place.container.exists()
+
+
+def test_an_uninstall_that_stops_half_way_names_the_command_that_goes_on(
+    prefix: Prefix,
+) -> None:
+    """`run again` was said when the command maximalcai was gone."""
+    file = prefix.path / SITE / "idna/core.py"
+    if (
+        shutil.which("chattr") is None
+        or sh("chattr", "+i", file, check=False).returncode
+    ):
+        pytest.skip("this machine makes no file immutable")
+    try:
+        done = uninstall(prefix)
+    finally:
+        sh("chattr", "-i", file)
+    assert done.returncode == 1, done.stdout
+    assert "Operation not permitted" in done.stdout
+    folder = prefix.public_path.parent
+    script = ROOT / "scripts/setup_runpod_environment.sh"
+    assert done.stdout.splitlines()[-1] == (
+        f"run it again with: {script} --prefix {prefix.public_path} --uninstall "
+        f"--cache {folder}/cache"
+    )
+    assert "uninstalled" in uninstall(prefix).stdout

@@ -5,6 +5,7 @@ script, for this environment.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,11 +135,12 @@ def main(prefix: str, words: Sequence[str]) -> int:
     `prefix`: its folder, or PREFIX. Whatever is told or started names
     PREFIX where that leads to it.
     """
+    return run_script(PROGRAM, lambda: parse_and_work(prefix, words))
+
+
+def parse_and_work(prefix: str, words: Sequence[str]) -> int:
     arguments = parser().parse_args(words or ["--help"])
-    return run_script(
-        PROGRAM,
-        lambda: work(find_name(Path(prefix)), arguments.command, arguments.words),
-    )
+    return work(find_name(Path(prefix)), arguments.command, arguments.words)
 
 
 def work(prefix: Path, name: str, words: Sequence[str]) -> int:
@@ -172,8 +174,37 @@ def become(prefix: Path, words: list[str]) -> NoReturn:
 
 def not_started(prefix: Path, program: str, error: OSError) -> Stop:
     """The error for a program that cannot be started: in most cases the environment's Python."""
+    if error.errno == errno.EACCES:
+        return not_allowed(prefix, program)
     rebuild = setup_command(prefix, name_in_mark(prefix), "--force")
     return Stop(f"{program} does not start ({error.strerror}); rebuild it: {rebuild}")
+
+
+def not_allowed(prefix: Path, program: str) -> Stop:
+    """The error for a program that this user may not run: a rebuild would be refused, too."""
+    real = os.path.realpath(program)
+    where = program
+    if real != program:
+        where = f"{program} is {real}, which"
+    closed = find_closed_folder(Path(real))
+    what = "it"
+    reason = "Permission denied"
+    if closed is not None:
+        what = str(closed)
+        reason = f"{closed} is closed to this user"
+    own = setup_command(Path("DIR"), name_in_mark(prefix))
+    return Stop(
+        f"{where} this user may not run ({reason}). Ask the owner of {what} to give access, or "
+        f"make an environment of your own: {own}"
+    )
+
+
+def find_closed_folder(path: Path) -> Path | None:
+    """The first folder on the way to a path that this user may not enter."""
+    for folder in reversed(path.parents):
+        if not os.access(folder, os.X_OK):
+            return folder
+    return None
 
 
 def examine(prefix: Path, words: Sequence[str]) -> int:

@@ -304,5 +304,4 @@ def main(
     words: Sequence[str] | None = None,
 ) -> int:
     """Does a script's work with the options that it was called with; gives the exit status."""
-    arguments = parser.parse_args(words)
-    return run_script(Path(parser.prog).name, lambda: work(arguments))
+    return run_script(Path(parser.prog).name, lambda: work(parser.parse_args(words)))

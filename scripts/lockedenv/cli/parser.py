@@ -36,6 +36,13 @@ class Parser(argparse.ArgumentParser):
             if name in names and is_given and not value:
                 self.error(f"argument {name}: its value is empty")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse drops the error of a full output: a help would be missing, with status 0.
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         # argparse gives its words alone, so the word that was meant is found in them.
         options: list[str] = []

@@ -34,7 +34,7 @@ def run_script(name: str, work: Callable[[], int]) -> int:
     # child itself, and Popen.wait gives 0 for whatever status it ended with.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        status = work()
+        status = find_status(work)
         sys.stdout.flush()
         return status
     except Stop as error:
@@ -56,6 +56,14 @@ def run_script(name: str, work: Callable[[], int]) -> int:
     finish_output()
     print(f"{name}: {redact(message)}", file=sys.stderr)
     return status
+
+
+def find_status(work: Callable[[], int]) -> int:
+    """The exit status of a script's work, also where the parser ends it: --help, wrong usage."""
+    try:
+        return work()
+    except SystemExit as error:
+        return int(error.code or 0)
 
 
 def open_missing_streams() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lockedenv.backends.private_folders import temporary
 from lockedenv.cli.output import Steps
-from lockedenv.errors import Stop, printable
+from lockedenv.errors import Stop, disk_text, printable
 from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.host.places import default_cache
 from lockedenv.install.extras import write_list
@@ -28,7 +28,8 @@ from lockedenv.prefix.place import (
 from lockedenv.prefix.recovery import is_own_folder, unpacked_folders
 from lockedenv.prefix.removal import mounts_in, refuse_removal, remove_environment
 from lockedenv.prefix.status import is_ours
-from lockedenv.spec.environment import list_environments
+from lockedenv.spec.commands import DEFAULT, setup_command
+from lockedenv.spec.environment import list_environments, name_in_mark
 from lockedenv.spec.locks import canonical
 
 LOG_LIMIT = 10_000_000  # bytes
@@ -107,8 +108,29 @@ def work(arguments: argparse.Namespace, prefix_path: Path) -> int:
         removal = list_removal(
             find_prefix(prefix_path), cache, arguments.cache_too, steps
         )
-        remove(removal, steps)
+        again = uninstall_command(removal, arguments)
+        try:
+            remove(removal, steps)
+        except (Stop, OSError) as error:
+            text = str(error)
+            if isinstance(error, OSError):
+                text = disk_text(error)
+            # The command of the environment may be gone by now.
+            raise Stop(f"{text}\nrun it again with: {again}") from None
     return 0
+
+
+def uninstall_command(removal: Removal, arguments: argparse.Namespace) -> str:
+    """The command that goes on with a removal, of the clone's script."""
+    environment = DEFAULT
+    if removal.environments:
+        environment = name_in_mark(removal.environments[0])
+    options = ["--uninstall"]
+    if arguments.cache:
+        options += ["--cache", str(removal.cache)]
+    if arguments.cache_too:
+        options.append("--cache-too")
+    return setup_command(removal.prefix.public_path, environment, *options)
 
 
 def list_removal(

@@ -1,9 +1,22 @@
-#!/usr/bin/env -S python3 -I
-"""The command `maximalcai` of an environment; the set-up copies this file to PREFIX/bin/maximalcai.
-
-It starts scripts/maximalcai.py of the clone that last worked on the environment. It is read by any
-Python 3 on PATH.
+#!/usr/bin/env -S MAXIMALCAI_PWD=${PWD} PWD=/proc/self/cwd sh
+""":"
+# A shell reads the lines down to exec, and Python takes them for a text. A python3 of pyenv, say,
+# does not start from a folder that was removed, and would not say what to do.
+PWD=$MAXIMALCAI_PWD
+unset MAXIMALCAI_PWD
+if [ -z "$(pwd -P 2>/dev/null)" ] && ! python3 -I -c "" 2>/dev/null; then
+  set -- "the current folder was removed, and python3 does not start from it"
+  echo "maximalcai: $1; go to another one: cd ~" >&2
+  exit 1
+fi
+exec python3 -I "$0" "$@"
 """
+
+# The command `maximalcai` of an environment; the set-up copies this file to PREFIX/bin/maximalcai.
+#
+# It starts scripts/maximalcai.py of the clone that last worked on the environment. It is read by
+# any Python 3 on PATH. The first line gives the shell a PWD that is right in a removed folder too:
+# it would complain there.
 
 import json
 import os
