@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fixtures.gpu_stand_ins import make_smi
 from lockedenv.errors import Stop
-from lockedenv.host.gpus import find_gpus
+from lockedenv.host.gpus import GpuError, find_count_problem, find_gpus
 from lockedenv.host.numbers import parse_whole
 from lockedenv.host.versions import version_tuple
 from lockedenv.install.flash_attention.toolchain import choose_jobs
@@ -23,10 +24,24 @@ def test_whole_numbers() -> None:
     assert [parse_whole(text) for text in ("0", "007", "9" * 18)] == [0, 7, 10**18 - 1]
 
 
-@pytest.mark.parametrize("count", ["²", LONG, "x", "-1", "12345"])
+@pytest.mark.parametrize("count", ["²", "x", "-1", "1e1", "0" * 5000])
 def test_a_count_of_gpus_that_is_none(count: str, tmp_path: Path) -> None:
     environ = {"PATH": str(tmp_path), "RUNPOD_GPU_COUNT": count}
     assert find_gpus(tmp_path, environ) == []
+    assert find_count_problem(environ).endswith("it counts as none")
+
+
+@pytest.mark.parametrize("count", [LONG, "9" * 26, "9" * 18, "12345", "0012345"])
+def test_a_count_of_gpus_that_is_too_large_counts_as_one(
+    count: str, tmp_path: Path
+) -> None:
+    """It counted as none: a pod without its GPU was verified."""
+    environ = {"PATH": str(tmp_path), "RUNPOD_GPU_COUNT": count}
+    with pytest.raises(GpuError, match="there is an NVIDIA GPU but no nvidia-smi"):
+        find_gpus(tmp_path, environ)
+    environ.update(make_smi(tmp_path / "bin", GPUS="1"))
+    assert len(find_gpus(tmp_path, environ)) == 1
+    assert find_count_problem(environ).endswith("it counts as one")
 
 
 @pytest.mark.parametrize("threads", ["²", "0", LONG, "four"])

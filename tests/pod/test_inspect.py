@@ -17,7 +17,7 @@ from lockedenv.host.finding import Finding, FindingOutcome, failed, passed, warn
 from lockedenv.host.gpus import Gpu
 from lockedenv.host.process import CommandResult
 from lockedenv.pod import cuda
-from lockedenv.pod.verdict import conclude, inspect_machine
+from lockedenv.pod.verdict import conclude, inspect_machine, judge_no_gpu
 
 GIB = 1024**3
 H100 = Gpu("NVIDIA H100 80GB HBM3", "550.90", 80 * GIB, "9.0", "GPU-1", False)
@@ -294,3 +294,21 @@ def test_the_verdict_on_the_machine_is_in_the_manifest(
     done = machine.setup("--check-pod")
     assert done.returncode == 0, done.stdout
     assert "s to an installed environment" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    "environ, verdict",
+    [
+        ({}, FindingOutcome.SKIP),
+        ({"RUNPOD_GPU_COUNT": "0"}, FindingOutcome.SKIP),
+        ({"RUNPOD_GPU_COUNT": "abc"}, FindingOutcome.WARN),
+    ],
+)
+def test_a_count_of_gpus_that_is_no_number_is_named_where_there_is_no_gpu(
+    environ: dict[str, str], verdict: FindingOutcome
+) -> None:
+    finding = judge_no_gpu(environ)
+    assert finding.verdict is verdict
+    assert finding.summary.startswith("no NVIDIA GPU on this machine")
+    if verdict is FindingOutcome.WARN:
+        assert "RUNPOD_GPU_COUNT=abc is no number of GPUs" in finding.summary

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fixtures.commands import ROOT, clean_environ, sh
-from lockedenv.verify.checks import Result, surroundings
+from lockedenv.verify.checks import Check, Result, compilers, surroundings, training
 from lockedenv.verify.search_path import find_taken
 from lockedenv.verify.variables import judge_preloaded, misleading, preloaded
 from small_prefix import SITE, SmallPrefix, elf
@@ -106,6 +106,68 @@ def test_what_replaces_something_locked_fails(
 
 
 @pytest.mark.parametrize(
+    "name, value, said",
+    [
+        ("TRITON_INTERPRET", "1", "triton interprets kernels in Python"),
+        ("TRITON_INTERPRET", "true", "triton interprets kernels in Python"),
+        ("TRITON_KERNEL_OVERRIDE", "1", "takes kernels from TRITON_OVERRIDE_DIR"),
+        ("USE_TORCH", "0", "work without torch"),
+        ("USE_TORCH", "", "work without torch"),
+        ("USE_TF", "1", "work without torch"),
+        ("FORCE_TF_AVAILABLE", "yes", "imports TensorFlow"),
+    ],
+)
+def test_a_switch_by_which_a_locked_package_works_otherwise_fails(
+    name: str, value: str, said: str, small: SmallPrefix
+) -> None:
+    result = judge(small, **{name: value})
+    assert result.verdict == "fail", result
+    assert result.summary.startswith(f"{name}={value}: ")
+    assert said in result.summary
+    assert result.remedy == f"unset {name}"
+
+
+@pytest.mark.parametrize(
+    "name, check",
+    [
+        ("TRITON_INTERPRET", compilers.triton_kernel),
+        ("USE_TF", training.transformers_model),
+    ],
+)
+def test_the_checks_of_triton_and_transformers_name_the_variable(
+    name: str, check: Check[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They said that the package has to be installed again."""
+    monkeypatch.setenv(name, "1")
+    found = check("cpu")
+    assert found.verdict == "fail", found
+    assert found.summary.startswith(f"{name}=1: ")
+    assert found.remedy == f"unset {name}"
+    assert "variables" in check.explained_by
+
+
+@pytest.mark.parametrize(
+    "count, said",
+    [
+        ("9" * 26, f"={'9' * 24}... is more than 9999 GPUs: it counts as one"),
+        ("10000", "=10000 is more than 9999 GPUs: it counts as one"),
+        ("-1", "=-1 is no number of GPUs: it counts as none"),
+        ("1e1", "=1e1 is no number of GPUs"),
+        ("²", "=² is no number of GPUs"),
+        ("abc", "=abc is no number of GPUs"),
+        ("a\nb", r"=a\nb is no number of GPUs"),
+    ],
+)
+def test_a_count_of_gpus_that_is_none_is_named(
+    count: str, said: str, small: SmallPrefix
+) -> None:
+    result = judge(small, RUNPOD_GPU_COUNT=count)
+    assert result.verdict == "warn", result
+    assert f"RUNPOD_GPU_COUNT{said}" in result.summary
+    assert "RUNPOD_GPU_COUNT" in result.remedy
+
+
+@pytest.mark.parametrize(
     "name, value",
     [
         ("LD_PRELOAD", "/usr/lib/libtcmalloc.so.4"),
@@ -138,6 +200,10 @@ def test_what_runs_beside_what_is_locked_is_named(
         {"TRITON_PTXAS_PATH": "/nowhere/ptxas", "TRITON_CACHE_DIR": "/tmp/triton"},
         {"LD_PRELOAD": " "},
         {"PYTHONPLATLIBDIR": "lib"},
+        {"TRITON_INTERPRET": "0", "TRITON_ALWAYS_COMPILE": "1", "USE_TORCH_XLA": "0"},
+        {"USE_TORCH": "1", "USE_TF": "0", "USE_JAX": "1", "FORCE_TF_AVAILABLE": ""},
+        {"USE_TORCH": "auto", "USE_TF": "AUTO", "RUNPOD_GPU_COUNT": "2"},
+        {"RUNPOD_GPU_COUNT": ""},
     ],
 )
 def test_what_changes_nothing_passes(

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from lockedenv.errors import Stop
+from lockedenv.errors import Stop, printable
 from lockedenv.host import nvidia_smi
 from lockedenv.host.numbers import parse_whole
 from lockedenv.host.nvidia_smi import SmiAnswer, SmiStatus
 
 MIB = 1024**2
+RENTED = "RUNPOD_GPU_COUNT"  # what the pod was rented with
 MOST_RENTED = 9999  # GPUs: another number is none of a pod
+SHOWN = 24  # characters of a value that is no number
 FIELDS = (
     "name",
     "driver_version",
@@ -113,7 +115,7 @@ def read_gpu_facts(
         environ = os.environ
     answer = nvidia_smi.query("gpu", FIELDS, environ)
     try:
-        gpus = _judge(answer, _count_rented(environ), find_gpu_nodes(root))
+        gpus = _judge(answer, environ, find_gpu_nodes(root))
     except GpuError as error:
         return GpuFacts(error=error)
     return GpuFacts(tuple(gpus), answer.warnings)
@@ -134,17 +136,49 @@ def find_gpus(
 
 
 def _count_rented(environ: Mapping[str, str]) -> int:
-    count = parse_whole(environ.get("RUNPOD_GPU_COUNT", ""))
-    if count is None or count > MOST_RENTED:
+    """How many GPUs there should be. A number that is out of range says that there is one."""
+    text = environ.get(RENTED, "")
+    if is_too_large(text):
+        return 1
+    count = parse_whole(text)
+    if count is None:
         return 0
     return count
 
 
-def _judge(answer: SmiAnswer, rented: int, nodes: Sequence[Path]) -> list[Gpu]:
+def is_too_large(text: str) -> bool:
+    """Whether a text is a number of more GPUs than a pod has, of however many digits."""
+    if not re.fullmatch("[0-9]+", text):
+        return False
+    return len(text.lstrip("0")) > len(str(MOST_RENTED))
+
+
+def _show_count(text: str) -> str:
+    shown = printable(text)
+    if len(shown) > SHOWN:
+        return f"{shown[:SHOWN]}..."
+    return shown
+
+
+def find_count_problem(environ: Mapping[str, str]) -> str:
+    """Why RUNPOD_GPU_COUNT does not say how many GPUs there should be; empty if it does."""
+    text = environ.get(RENTED, "")
+    if not text or (parse_whole(text) is not None and not is_too_large(text)):
+        return ""
+    shown = _show_count(text)
+    if is_too_large(text):
+        return f"{RENTED}={shown} is more than {MOST_RENTED} GPUs: it counts as one"
+    return f"{RENTED}={shown} is no number of GPUs: it counts as none"
+
+
+def _judge(
+    answer: SmiAnswer, environ: Mapping[str, str], nodes: Sequence[Path]
+) -> list[Gpu]:
     """The GPUs of an answer, or a GpuError. `nodes`: what the driver shows of them beside it."""
     signs = [str(node) for node in nodes]
+    rented = _count_rented(environ)
     if rented:
-        signs.insert(0, f"RUNPOD_GPU_COUNT={rented}")
+        signs.insert(0, f"{RENTED}={_show_count(environ[RENTED])}")
     if answer.status is SmiStatus.ABSENT:
         if not signs:
             return []

@@ -6,7 +6,8 @@ with a setting or slower than it could be (warn), or a reason to give the pod ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lockedenv.host import nvidia_smi
@@ -20,7 +21,7 @@ from lockedenv.host.finding import (
     warned,
 )
 from lockedenv.host.gpu_state import judge_state, read_state
-from lockedenv.host.gpus import Gpu, read_gpu_facts
+from lockedenv.host.gpus import RENTED, Gpu, find_count_problem, read_gpu_facts
 from lockedenv.pod.cuda import ask_cuda, judge_cuda, judge_peers
 from lockedenv.pod.kernel_log import check_kernel_log
 from lockedenv.pod.links import judge_links, read_links
@@ -50,9 +51,18 @@ def inspect_machine() -> list[Finding]:
     elif facts.gpus:
         findings += _inspect_gpus(facts.gpus, facts.warnings)
     else:
-        findings.append(_name("pod-gpus", skipped("no NVIDIA GPU on this machine")))
+        findings.append(_name("pod-gpus", judge_no_gpu(os.environ)))
     findings.append(_name("pod-host", judge_host(facts.gpus, measure_shm())))
     return findings
+
+
+def judge_no_gpu(environ: Mapping[str, str]) -> Finding:
+    """The finding where nothing says that there is a GPU."""
+    problem = find_count_problem(environ)
+    if problem:
+        remedy = f"unset {RENTED}, if this is no pod, or set it to the number of GPUs"
+        return warned([f"no NVIDIA GPU on this machine, and {problem}"], remedy)
+    return skipped("no NVIDIA GPU on this machine")
 
 
 def _inspect_gpus(gpus: Sequence[Gpu], warnings: Sequence[str]) -> list[Finding]:

@@ -57,6 +57,68 @@ TRITON_TOOLS = (
     "TRITON_NVDISASM_PATH",
     "TRITON_LIBDEVICE_PATH",
 )
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A variable whose value decides how a locked package works.
+
+    `values`: capitals; the package does not care about upper and lower case. `inverted`: every
+    other value is the one that misleads, the empty one too. `effect`: what it then does.
+    """
+
+    name: str
+    readers: str
+    values: frozenset[str]
+    effect: str
+    inverted: bool = False
+
+    def misleads(self, environ: Mapping[str, str]) -> bool:
+        value = environ.get(self.name)
+        if value is None:
+            return False
+        return (value.upper() in self.values) is not self.inverted
+
+
+# transformers/utils/import_utils.py (before transformers 5) and datasets/config.py.
+ENABLED = frozenset({"1", "ON", "YES", "TRUE"})
+# triton/knobs.py; before triton 3.3 it was "1" alone.
+ENABLED_FOR_TRITON = ENABLED | {"Y"}
+# Not here, because the locked packages work alike with them: TRITON_ALWAYS_COMPILE, which compiles
+# what the cache has; USE_TORCH_XLA, USE_JAX and USE_FLAX, which ask for packages that no lock has.
+SWITCHES = (
+    Switch(
+        "TRITON_INTERPRET",
+        "triton",
+        ENABLED_FOR_TRITON,
+        "triton interprets kernels in Python, and compiles none",
+    ),
+    Switch(
+        "TRITON_KERNEL_OVERRIDE",
+        "triton",
+        ENABLED_FOR_TRITON,
+        "triton takes kernels from TRITON_OVERRIDE_DIR in place of those that it compiles",
+    ),
+    Switch(
+        "USE_TORCH",
+        "transformers, datasets",
+        ENABLED | {"AUTO"},
+        "transformers and datasets work without torch",
+        inverted=True,
+    ),
+    Switch(
+        "USE_TF",
+        "transformers, datasets",
+        ENABLED,
+        "transformers and datasets work without torch",
+    ),
+    Switch(
+        "FORCE_TF_AVAILABLE",
+        "transformers",
+        ENABLED,
+        "transformers imports TensorFlow, which is not locked",
+    ),
+)
 HANDED_ON = (
     "MAXIMALCAI_"  # before the names of the variables that the shell scripts hand on
 )
@@ -236,6 +298,21 @@ RULES = (
         "TMPDIR", "everything", REFUSED, "where it is no folder that may be written to"
     ),
     *(Rule(name, "triton", REFUSED, "where it names a file") for name in TRITON_TOOLS),
+    *(
+        Rule(
+            switch.name,
+            switch.readers,
+            REFUSED,
+            f"where its value means: {switch.effect}",
+        )
+        for switch in SWITCHES
+    ),
+    Rule(
+        "RUNPOD_GPU_COUNT",
+        "the verifier, the set-up",
+        REFUSED,
+        "where it is no number of GPUs: warned of",
+    ),
     Rule("GCONV_PATH", "the C library", REFUSED, "it loads converters from there"),
     Rule("OPENSSL_*", "OpenSSL", REFUSED, "it may load code from there"),
 )
@@ -295,6 +372,11 @@ FILES = (
         "a library before every other: warned of",
     ),
 )
+
+
+def find_misleading_switches(environ: Mapping[str, str]) -> list[Switch]:
+    """The switches that are set to a value that misleads."""
+    return [switch for switch in SWITCHES if switch.misleads(environ)]
 
 
 def rule_of(name: str) -> Rule | None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lockedenv.host.files import read_json
+from lockedenv.host.gpus import RENTED, find_count_problem
 from lockedenv.host.versions import version_tuple
 from lockedenv.prefix.conda_files import STATE
-from lockedenv.spec.variables import TRITON_TOOLS
+from lockedenv.spec.variables import TRITON_TOOLS, find_misleading_switches
 from lockedenv.verify.search_path import HWCAPS
 
 PRELOAD_FILE = Path("/etc/ld.so.preload")
@@ -89,6 +90,22 @@ def misleading(
         if path.is_file() and prefix.resolve() not in path.resolve().parents:
             problem = f"{name}={path}: triton takes it in place of its own"
             found.append(Misleading(problem, f"unset {name}"))
+    return found + misleading_switches(environ)
+
+
+def misleading_switches(
+    environ: Mapping[str, str], reader: str = ""
+) -> list[Misleading]:
+    """The variables by whose value a locked package does not work as it is verified.
+
+    `reader`: the package; all of them where it is empty.
+    """
+    found = []
+    for switch in find_misleading_switches(environ):
+        if reader not in switch.readers:
+            continue
+        problem = f"{switch.name}={environ[switch.name]}: {switch.effect}"
+        found.append(Misleading(problem, f"unset {switch.name}"))
     return found
 
 
@@ -101,6 +118,10 @@ def noted(environ: Mapping[str, str]) -> list[Misleading]:
             found.append(
                 Misleading(problem, f"unset {name}, if you do not know why it is set")
             )
+    problem = find_count_problem(environ)
+    if problem:
+        remedy = f"unset {RENTED}, if this is no pod, or set it to the number of GPUs"
+        found.append(Misleading(problem, remedy))
     return found
 
 

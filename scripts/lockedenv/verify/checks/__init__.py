@@ -78,7 +78,7 @@ __all__ = [
 ]
 
 # The checks whose failure explains why a library does not work.
-DAMAGE = ("present", "files")
+DAMAGE = ("present", "files", "variables")
 TIMEOUT = 120  # seconds of a check
 MEMORY = 2 * GIB
 COMPARE_WITH_LOCK = (

@@ -31,6 +31,7 @@ from lockedenv.verify.checks import (
 from lockedenv.verify.checks.surroundings import compile_problem
 from lockedenv.verify.machine_code import read_cubin_architecture
 from lockedenv.verify.remedies import repair_command
+from lockedenv.verify.variables import misleading_switches
 
 REPAIR = repair_command(Path(sys.prefix))
 REINSTALL = f"install triton again: {REPAIR}"
@@ -52,6 +53,9 @@ SWITCHES = (
     remedy=REINSTALL,
 )
 def triton_kernel(device: str) -> Result:
+    switches = misleading_switches(os.environ, "triton")
+    if switches:
+        return failed(switches[0].problem, switches[0].remedy)
     # Not the user's cache: what is in it was compiled some other time.
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRITON_CACHE_DIR"] = folder

@@ -20,6 +20,7 @@ from lockedenv.verify.checks import (
     within,
 )
 from lockedenv.verify.remedies import verify_command
+from lockedenv.verify.variables import misleading_switches
 
 BROKEN = (
     "the stack does not train here; to see what differs from the lock: "
@@ -39,6 +40,9 @@ FLOAT32_ERROR = 2.0**-20
     remedy=BROKEN,
 )
 def transformers_model(device: str) -> Result:
+    switches = misleading_switches(os.environ, "transformers")
+    if switches:
+        return failed(switches[0].problem, switches[0].remedy)
     import torch
     from transformers import LlamaForCausalLM
 
