@@ -93,7 +93,7 @@ def test_it_enters_and_leaves(
 def test_a_shell_that_may_not_change_its_prompt_enters_and_leaves(
     tmp_path: Path,
 ) -> None:
-    prefix = make(tmp_path, "pip")
+    prefix = make(tmp_path, BackendName.PIP)
     script = f"""
     readonly PS1=fixed
     source {prefix.public_path}/activate; command -v python
