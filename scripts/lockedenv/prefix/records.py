@@ -5,7 +5,6 @@ from __future__ import annotations
 import binascii
 import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from lockedenv.prefix.conda_files import CONDA_META
 from lockedenv.prefix.place import find_backend
 from lockedenv.spec.layers import BackendName, Layer
 from lockedenv.spec.locks import canonical
+from lockedenv.spec.wheel_record import parse_record
 
 CONSTRAINTS = (
     "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
@@ -311,7 +311,7 @@ def read_record_rows(record: Path) -> list[RecordRow]:
     text = read_regular(record, RECORD_LIMIT).decode("utf-8")
     rows = []
     try:
-        for fields in csv.reader(io.StringIO(text)):
+        for fields in parse_record(text):
             if not fields or not fields[0]:
                 continue
             sha256 = _decoded_or_damaged(fields[1]) if len(fields) > 1 else ""
