@@ -30,6 +30,7 @@ from lockedenv.prefix.removal import mounts_in, refuse_removal, remove_environme
 from lockedenv.prefix.status import is_ours
 from lockedenv.spec.commands import DEFAULT, setup_command
 from lockedenv.spec.environment import list_environments, name_in_mark
+from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER
 from lockedenv.spec.locks import canonical
 
 LOG_LIMIT = 10_000_000  # bytes
@@ -43,6 +44,8 @@ CACHED = (
     f"flash-attn/*-{'[0-9a-f]' * 12}",
     "flash-attn/damaged-*",
     "flash-attn.json",
+    # FlashAttention 4 names a folder by the sha256 over its sources.
+    f"{KERNEL_FOLDER}/{'[0-9a-f]' * 64}",
     "hashes.json",
     "mamba/.conda",
     "mamba/.mamba",

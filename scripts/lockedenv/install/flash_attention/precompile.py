@@ -19,6 +19,7 @@ from pathlib import Path
 from lockedenv import ROOT
 from lockedenv.errors import Stop
 from lockedenv.host.gpus import Gpu
+from lockedenv.host.process import kill, started
 from lockedenv.install.request import Installation
 from lockedenv.prefix.activation import find_kernel_folder
 from lockedenv.reporter import Reporter
@@ -212,26 +213,21 @@ def _run_compiler(
         "CUDA_VISIBLE_DEVICES": "",  # it compiles; no GPU is asked or held
     }
     began = time.monotonic()
-    process = subprocess.Popen(
+    problem = ""
+    with started(
         command,
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,
-    )
-    problem = ""
-    try:
-        output, log = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        output, log = process.communicate()
-        problem = f"not done within {limit:.0f} s; stopped"
-    except BaseException:  # an interrupt: its processes end with it
-        os.killpg(process.pid, 9)
-        process.communicate()
-        raise
+    ) as process:
+        try:
+            output, log = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            output, log = process.communicate()
+            problem = f"not done within {limit:.0f} s; stopped"
     answers = _read_answers(output)
     if not answers and not problem:
         last = log.strip().splitlines()[-1:]
