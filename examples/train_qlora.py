@@ -14,6 +14,7 @@ from the last checkpoint.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,6 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-VERIFIER = Path(__file__).resolve().parent.parent / "scripts/verify_environment.py"
 TINY_TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
     "A locked environment is the same every time.",
@@ -166,22 +166,19 @@ def allow_own_checkpoints() -> None:
         transformers.trainer.check_torch_load_is_safe = lambda: None
 
 
-def write_manifest(output: Path) -> None:
-    """What produced this result: every package, the GPU, the driver, the commit."""
-    subprocess.run(
-        [
-            sys.executable,
-            VERIFIER,
-            "--level",
-            "quick",
-            "--manifest",
-            output / "manifest.json",
-        ],
-        check=True,
-    )
+def write_manifest(output: Path, environ: dict[str, str]) -> None:
+    """What produced this result: every package, the GPU, the driver, the commit.
+
+    `environ`: the variables of the shell, without those that the Trainer has set since.
+    """
+    program = Path(sys.prefix) / "bin/maximalcai"
+    manifest = output / "manifest.json"
+    command = [program, "manifest", manifest, "--level", "quick"]
+    subprocess.run(command, env=environ, check=True)
 
 
 def main() -> None:
+    environ = dict(os.environ)
     arguments = parse_arguments()
     set_seed(arguments.seed)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -223,8 +220,9 @@ def main() -> None:
         allow_own_checkpoints()
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(arguments.output / "adapter"))
-    write_manifest(arguments.output)
-    print(f"the adapter and the manifest are in {arguments.output}")
+    if trainer.is_world_process_zero():
+        write_manifest(arguments.output, environ)
+        print(f"the adapter and the manifest are in {arguments.output}")
 
 
 if __name__ == "__main__":
