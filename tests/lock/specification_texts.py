@@ -50,3 +50,11 @@ def read_refusal(path: Path) -> str:
     with pytest.raises(SpecificationError) as error:
         read_specification(path)
     return str(error.value).replace(str(path), "environment.yml")
+
+
+def assert_refused(kind: RefusedKind, folder: Path) -> None:
+    """An environment.yml is refused in one message, with place, cause and remedy."""
+    message = read_refusal(write(folder, kind.text))
+    assert message.startswith(kind.start), message
+    assert kind.cause in message, message
+    assert kind.remedy in message, message

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable
 
-from lockedenv.verify.checks import Result
+from lockedenv.verify.checks import Check, Context, Result
 from small_prefix import SmallPrefix, add_package
 
 Put = Callable[[SmallPrefix], object]
@@ -38,3 +38,14 @@ def add_files(files: dict[str, bytes]) -> Put:
 def read_text(result: Result) -> str:
     """What a report prints of a result, without its remedy."""
     return "\n".join([result.summary, *result.details])
+
+
+def assert_found(check: Check[Context], stray: Stray, small: SmallPrefix) -> None:
+    """A check passes, and fails by name with a remedy once the stray is there."""
+    assert check(small.context()).verdict == "pass", "before the stray"
+    stray.put(small)
+    result = check(small.context())
+    assert result.verdict == "fail", result
+    assert stray.text in read_text(result), result
+    assert result.remedy, result
+    assert result.action, result

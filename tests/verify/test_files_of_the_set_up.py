@@ -7,7 +7,7 @@ from lockedenv.prefix.activation import guard_text
 from lockedenv.prefix.place import Prefix
 from lockedenv.verify.checks import files
 from small_prefix import SITE, SmallPrefix
-from strays import Put, Stray, put_file, read_text
+from strays import Put, Stray, assert_found, put_file
 
 
 def forbid_reading(small: SmallPrefix) -> None:
@@ -50,13 +50,7 @@ STRAYS = [
 def test_what_would_be_taken_first_or_run_is_a_failure_by_name(
     stray: Stray, small: SmallPrefix
 ) -> None:
-    assert files.present(small.context()).verdict == "pass"
-    stray.put(small)
-    result = files.present(small.context())
-    assert result.verdict == "fail", result
-    assert stray.text in read_text(result), result
-    assert result.remedy
-    assert result.action
+    assert_found(files.present, stray, small)
 
 
 def test_settings_that_people_add_to_pip_conf_are_listed(small: SmallPrefix) -> None:

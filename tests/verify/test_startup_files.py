@@ -11,7 +11,7 @@ from lockedenv.spec.level import Level
 from lockedenv.verify.checks import files
 from lockedenv.verify.report import CheckReport, Scope
 from small_prefix import SITE, SmallPrefix, add_package
-from strays import Stray, add_files, put_file, read_text
+from strays import Stray, add_files, assert_found, put_file, read_text
 
 
 def start_in_another_folder(small: SmallPrefix) -> None:
@@ -135,13 +135,7 @@ STRAYS = [
 def test_what_would_be_taken_first_or_run_is_a_failure_by_name(
     stray: Stray, small: SmallPrefix
 ) -> None:
-    assert files.startup(small.context()).verdict == "pass"
-    stray.put(small)
-    result = files.startup(small.context())
-    assert result.verdict == "fail", result
-    assert stray.text in read_text(result), result
-    assert result.remedy
-    assert result.action
+    assert_found(files.startup, stray, small)
 
 
 @pytest.mark.parametrize("name", ["a .pth file"])

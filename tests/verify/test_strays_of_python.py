@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lockedenv.verify.checks import files
 from small_prefix import SITE, SmallPrefix
-from strays import Put, Stray, add_files, put_file, read_text
+from strays import Put, Stray, add_files, assert_found, put_file
 
 
 def link_package(small: SmallPrefix) -> None:
@@ -153,13 +153,7 @@ STRAYS = [
 def test_what_would_be_taken_first_or_run_is_a_failure_by_name(
     stray: Stray, small: SmallPrefix
 ) -> None:
-    assert files.strays(small.context()).verdict == "pass"
-    stray.put(small)
-    result = files.strays(small.context())
-    assert result.verdict == "fail", result
-    assert stray.text in read_text(result), result
-    assert result.remedy
-    assert result.action
+    assert_found(files.strays, stray, small)
 
 
 def test_a_linked_record_that_names_no_plug_in_is_listed(small: SmallPrefix) -> None:

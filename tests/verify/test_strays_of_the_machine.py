@@ -9,7 +9,7 @@ import pytest
 from lockedenv.verify.checks import files
 from lockedenv.verify.elf import read_dynamic
 from small_prefix import RPATH, RUNPATH, SITE, SmallPrefix, add_package, elf
-from strays import Stray, put_file, put_program, read_text
+from strays import Stray, assert_found, put_file, put_program
 
 
 def link_libraries(small: SmallPrefix) -> None:
@@ -94,13 +94,7 @@ STRAYS = [
 def test_what_would_be_taken_first_or_run_is_a_failure_by_name(
     stray: Stray, small: SmallPrefix
 ) -> None:
-    assert files.strays(small.context()).verdict == "pass"
-    stray.put(small)
-    result = files.strays(small.context())
-    assert result.verdict == "fail", result
-    assert stray.text in read_text(result), result
-    assert result.remedy
-    assert result.action
+    assert_found(files.strays, stray, small)
 
 
 @pytest.mark.parametrize("name", ["gcc", "a hook that activate runs"])

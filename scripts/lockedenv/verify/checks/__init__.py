@@ -301,12 +301,16 @@ def child_check(
     remedy: str = COMPARE_WITH_LOCK,
     gpu: bool = False,
     gpus: int = 1,
+    each_gpu: bool = False,
     alone: bool = False,
     timeout: int = TIMEOUT,
+    compile_timeout: int = 0,
     memory: int = MEMORY,
     speaks: bool = False,
 ) -> Callable[[Function[str]], Check[str]]:
-    """Makes a check of a function of the device, which runs once, in a process of its own."""
+    """Makes a check of a function of the device, which runs in a process of its own: once, or
+    with `each_gpu` on each GPU.
+    """
 
     def make_check(function: Function[str]) -> Check[str]:
         return Check(
@@ -318,8 +322,10 @@ def child_check(
             child=True,
             gpu=gpu,
             gpus=gpus,
+            each_gpu=each_gpu,
             alone=alone,
             timeout=timeout,
+            compile_timeout=compile_timeout,
             memory=memory,
             explained_by=DAMAGE,
             speaks=speaks,
@@ -338,22 +344,15 @@ def check_each_gpu(
     memory: int = MEMORY,
 ) -> Callable[[Function[str]], Check[str]]:
     """Makes a check of a function of the device, which runs on each GPU, in one process."""
-
-    def make_check(function: Function[str]) -> Check[str]:
-        return Check(
-            name,
-            proves,
-            function,
-            level,
-            remedy,
-            child=True,
-            each_gpu=True,
-            compile_timeout=compile_timeout,
-            memory=memory,
-            explained_by=DAMAGE,
-        )
-
-    return make_check
+    return child_check(
+        name,
+        proves,
+        level,
+        remedy=remedy,
+        each_gpu=True,
+        compile_timeout=compile_timeout,
+        memory=memory,
+    )
 
 
 def no_gpu(context: Context) -> str:
