@@ -8,7 +8,8 @@ Copy it and change it.
     python examples/train_qlora.py --tiny --output /tmp/tiny    a tiny model: no GPU, no download
 
 DATA is a file of JSON lines, each with a field "text". Run the same command again to go on
-from the last checkpoint.
+from the last checkpoint. Without a GPU bitsandbytes says that it lacks `kernels`: it computes with
+its own code, and `kernels` would fetch compiled code without a hash.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+CHECKPOINTING = {"use_reentrant": False}  # torch will ask for this choice
 TINY_TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
     "A locked environment is the same every time.",
@@ -136,7 +138,9 @@ def load_model(name: str, attention: str) -> Any:
         dtype=torch.bfloat16,
         device_map={"": device},
     )
-    model = prepare_model_for_kbit_training(model)
+    model = prepare_model_for_kbit_training(
+        model, gradient_checkpointing_kwargs=CHECKPOINTING
+    )
     adapters = LoraConfig(
         r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
     )
@@ -200,6 +204,7 @@ def main() -> None:
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=torch.cuda.is_available(),
+        gradient_checkpointing_kwargs=CHECKPOINTING,
         logging_steps=max(arguments.steps // 20, 1),
         save_steps=max(arguments.steps // 4, 1),
         save_total_limit=2,
