@@ -71,6 +71,11 @@ def test_without_a_compiler_on_a_gpu_pod_nothing_is_fetched(tmp_path: Path) -> N
             2,
             "--wheel needs --sha256 with the wheel's 64 hex digits",
         ),
+        (
+            ["--wheel", f"x.whl#sha256={'0' * 64}", "--flash-attn", "none"],
+            2,
+            "--flash-attn none leaves it out; give one of them",
+        ),
         (["--json"], 2, "--json is the plan of --dry-run: give both"),
         (["--json", "--dry-run", "--uninstall"], 2, "give both, and no --uninstall"),
         (

@@ -54,6 +54,16 @@ def test_each_target_has_its_kernels_and_their_errors(tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
+def test_the_compiler_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a json.py there, nothing was compiled."""
+    python = make_python(tmp_path, '#!/bin/sh\npwd > "$0.log"\n')
+    monkeypatch.chdir(tmp_path)
+    precompile_kernels(python, tmp_path / "kernels", [H100], 1, os.environ)
+    assert (tmp_path / "python.log").read_text() == "/\n"
+
+
 def test_an_a100_has_no_kernels_of_version_4(tmp_path: Path) -> None:
     python = make_python(tmp_path, ANSWERS)
     (done,) = precompile_kernels(python, tmp_path, [A100], 2, os.environ)

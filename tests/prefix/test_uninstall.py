@@ -97,6 +97,7 @@ def test_the_cache_goes_only_when_it_is_named_and_without_what_is_peoples(
     kernels = folder / "cache/flash-attention-kernels" / ("ab" * 32)
     kernels.mkdir(parents=True)
     (kernels / f"{'cd' * 32}.o").write_text("a compiled kernel")
+    (kernels.parent / f"compiled-sm_90-{'ef' * 8}").touch()
     assert uninstall(prefix, "--cache-too").returncode == 0
     assert [path.name for path in (folder / "cache").iterdir()] == ["mine.txt"]
 

@@ -287,6 +287,10 @@ def _flash(arguments: argparse.Namespace) -> FlashRequest:
             "--wheel needs --sha256 with the wheel's 64 hex digits: nothing is installed that was "
             "not hashed"
         )
+    if wheel and arguments.flash_attn == "none":
+        raise UsageError(
+            "--wheel gives a flash-attn, and --flash-attn none leaves it out; give one of them"
+        )
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError(f"--jobs {arguments.jobs}: give a positive number")
     return FlashRequest(

@@ -30,7 +30,7 @@ from lockedenv.prefix.removal import mounts_in, refuse_removal, remove_environme
 from lockedenv.prefix.status import is_ours
 from lockedenv.spec.commands import DEFAULT, setup_command
 from lockedenv.spec.environment import list_environments, name_in_mark
-from lockedenv.spec.flash_attention_kernels import KERNEL_FOLDER
+from lockedenv.spec.flash_attention_kernels import COMPILED_NOTE, KERNEL_FOLDER
 from lockedenv.spec.locks import canonical
 
 LOG_LIMIT = 10_000_000  # bytes
@@ -46,6 +46,7 @@ CACHED = (
     "flash-attn.json",
     # FlashAttention 4 names a folder by the sha256 over its sources.
     f"{KERNEL_FOLDER}/{'[0-9a-f]' * 64}",
+    f"{KERNEL_FOLDER}/{COMPILED_NOTE}sm_*-{'[0-9a-f]' * 16}",
     "hashes.json",
     "mamba/.conda",
     "mamba/.mamba",

@@ -16,6 +16,7 @@ CACHE_ENABLED_VARIABLE = "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"
 CACHE_FOLDER_VARIABLE = "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR"
 # In the cache of downloads, so on the volume of a pod. `activate` names it to FlashAttention 4.
 KERNEL_FOLDER = "flash-attention-kernels"
+COMPILED_NOTE = "compiled-"  # a file there: TARGET-HASH of what the set-up has compiled
 # The oldest GPUs with a backward: "Unsupported compute capability" on an A100, sm_80.
 OLDEST_MAJOR = 9
 KEY_HEADS = 4

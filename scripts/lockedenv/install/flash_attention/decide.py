@@ -61,7 +61,7 @@ def plan_flash_attention(
 ) -> FlashPlan:
     """The decision, with the source that a wheel is expected from.
 
-    It fetches and changes nothing, and needs no prefix.
+    It fetches and changes nothing.
     """
     plan = decide(job, backend, gpus)
     if plan.action is not FlashAction.INSTALL_WHEEL:
@@ -82,10 +82,10 @@ def decide(job: Installation, backend: BackendName, gpus: Sequence[Gpu]) -> Flas
 def _decide(job: Installation, backend: BackendName, gpus: Sequence[Gpu]) -> FlashPlan:
     flash = job.flash
     has_gpu = bool(gpus)
-    if flash.wheel:
-        return FlashPlan(FlashAction.INSTALL_WHEEL, has_gpu=has_gpu)
     if flash.mode == "none":
         return FlashPlan(FlashAction.LEAVE_OUT, AS_ASKED)
+    if flash.wheel:
+        return FlashPlan(FlashAction.INSTALL_WHEEL, has_gpu=has_gpu)
     successor = find_successor(job)
     if successor and flash.mode == "auto":
         targets = choose_targets(gpus, flash.arch)
@@ -112,12 +112,13 @@ def _find_reason_to_leave_out(job: Installation, has_target: bool) -> str:
         return NO_SOURCE
     if has_target or job.flash.mode == "wheel":
         return ""
+    # A prebuilt wheel of an earlier lock is replaced by this lock's, where it names one.
     noted = read_installed_wheel(job.prefix.path)
-    if (
-        noted and noted.origin is WheelOrigin.PREBUILT
-    ):  # of an earlier lock: it is replaced
-        return ""
-    return NO_GPU
+    if not noted or noted.origin is not WheelOrigin.PREBUILT:
+        return NO_GPU
+    if not job.environment.flash_wheel():
+        return NO_GPU
+    return ""
 
 
 def describe_expected_source(wanted: Wanted) -> str:

@@ -25,6 +25,7 @@ from lockedenv.prefix.activation import find_kernel_folder
 from lockedenv.reporter import Reporter
 from lockedenv.spec.flash_attention_kernels import (
     COMMON,
+    COMPILED_NOTE,
     OLDEST_MAJOR,
     Kernel,
     cache_variables,
@@ -89,7 +90,7 @@ def compile_common_kernels(
     """
     folder = find_kernel_folder(job.prefix)
     for target in targets:
-        done = folder / f"compiled-{target.name}-{describe_wheels(job)}"
+        done = folder / f"{COMPILED_NOTE}{target.name}-{describe_wheels(job)}"
         if done.exists():
             reporter.outcome(f"its common kernels for {target.name} are in {folder}")
             continue
@@ -216,6 +217,7 @@ def _run_compiler(
     problem = ""
     with started(
         command,
+        cwd="/",  # `python -m` would import from the current folder
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
