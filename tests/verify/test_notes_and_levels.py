@@ -132,6 +132,17 @@ def test_a_record_that_is_a_pipe_is_not_waited_for(small: SmallPrefix) -> None:
     assert files.present(context).verdict == "fail"
 
 
+def test_a_record_that_cannot_be_parsed_is_named_with_its_repair(
+    small: SmallPrefix,
+) -> None:
+    """A quote that is not closed is longer than a field may be: the check itself failed."""
+    small.record.write_text('"' + "x" * 200_000 + "sha256=\n")
+    result = layers.pip_layer(small.context())
+    assert result.verdict == "fail"
+    assert "demo: its RECORD is not the locked wheel's" in result.summary, result
+    assert result.action
+
+
 def test_a_conda_record_that_is_a_pipe_is_not_waited_for(small: SmallPrefix) -> None:
     small.become_condas()
     pipe = small.path / "conda-meta/x.json"

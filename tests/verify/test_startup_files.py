@@ -124,6 +124,16 @@ STRAYS = [
         "later.pth: is of later, and it runs at every start",
     ),
     Stray(
+        "an added package's code behind a carriage return",
+        add_files({"later.pth": b"# x\rimport os\r"}),
+        "later.pth: is of later, and it runs at every start of Python",
+    ),
+    Stray(
+        "an added package's code behind a byte order mark",
+        add_files({"later.pth": b"\xef\xbb\xbfimport os\n"}),
+        "later.pth: is of later, and it runs at every start of Python",
+    ),
+    Stray(
         "pyvenv.cfg beside the interpreter",
         put_file("bin/pyvenv.cfg"),
         "bin/pyvenv.cfg: no package has it",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from lockedenv.verify.checks import files
 from lockedenv.verify.elf import read_dynamic
+from lockedenv.verify.library_folders import LibraryFolders
 from small_prefix import RPATH, RUNPATH, SITE, SmallPrefix, add_package, elf
 from strays import Stray, assert_found, put_file, put_program
 
@@ -125,3 +126,14 @@ def test_where_a_library_looks_is_read_from_its_dynamic_section(
         library.write_bytes(damaged)
         found = read_dynamic(library)
         assert found is None or found.needed == ()
+
+
+def test_a_folder_of_an_rpath_is_one_of_the_prefix_however_it_is_written(
+    tmp_path: Path,
+) -> None:
+    small = SmallPrefix(tmp_path, {})
+    inner = f"{small.path}/lib/inner"
+    small.write(f"{SITE}/demo/_core.so", elf("libx.so", inner, RUNPATH))
+    folders = LibraryFolders(small.path, {f"{SITE}/demo/_core.so"})
+    assert folders.is_first("lib/inner/libx.so", linked_folder=False)
+    assert not folders.is_first("lib/other/libx.so", linked_folder=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_what_a_shell_script_hands_on_is_judged_as_the_callers(
     result = judge(small, **{f"MAXIMALCAI_{name}": "/x"})
     assert result.verdict == verdict, result
     assert f"{name}=/x" in result.summary, result
+
+
+def test_only_the_name_of_the_library_folder_may_be_this_pythons_own(
+    small: SmallPrefix,
+) -> None:
+    usual = sysconfig.get_config_var("PLATLIBDIR")
+    assert judge(small, PYTHONPLATLIBDIR=usual).verdict == "pass"
+    result = judge(small, PYTHONHOME=usual)
+    assert result.verdict == "fail", result
+    assert f"PYTHONHOME={usual} replaces the standard library" in result.summary
 
 
 @pytest.mark.parametrize("script", ["setup_runpod_environment.sh", "post_create.sh"])

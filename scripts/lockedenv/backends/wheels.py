@@ -20,14 +20,13 @@ from lockedenv.backends.private_folders import temporary
 from lockedenv.backends.uv_program import PLATFORM, fetch_files, run_uv, uv_environment
 from lockedenv.errors import Stop
 from lockedenv.host.disks import same_filesystem
-from lockedenv.host.files import read_regular
 from lockedenv.host.locking import holding
 from lockedenv.prefix.inventory import inventory_or_none
 from lockedenv.prefix.kept_files import keep, keep_edited
 from lockedenv.prefix.records import (
-    RECORD_LIMIT,
     Dist,
     file_sha256,
+    hash_record,
     hashes,
     info_name,
     read_prefix,
@@ -38,7 +37,6 @@ from lockedenv.reporter import Reporter
 from lockedenv.spec import locks
 from lockedenv.spec.layers import Layer
 from lockedenv.spec.locks import PipPackage
-from lockedenv.spec.wheel_record import record_digest
 
 
 @dataclass(frozen=True)
@@ -135,11 +133,7 @@ def _is_locked(dist: Dist, pin: PipPackage, noted: NotedWheel | None) -> bool:
     if (dist.path / "direct_url.json").exists():
         return False  # what comes from somewhere else than the index says so there
     if pin.record_sha256:
-        try:
-            text = read_regular(record, RECORD_LIMIT).decode("utf-8")
-            return record_digest(text) == pin.record_sha256
-        except (OSError, ValueError):
-            return False
+        return hash_record(dist) == pin.record_sha256
     if noted is None:
         return True
     same_wheel = noted.sha256 in ("", pin.sha256)

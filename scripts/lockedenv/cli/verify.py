@@ -27,7 +27,7 @@ from lockedenv.host.launchers import cleared_variables
 from lockedenv.prefix.extras import added_requirements
 from lockedenv.prefix.inventory import MANIFEST
 from lockedenv.prefix.lifecycle import record_verdict
-from lockedenv.prefix.mark import MarkError, read_mark
+from lockedenv.prefix.place import mark_or_none
 from lockedenv.prefix.records import read_prefix
 from lockedenv.redaction import redact_document
 from lockedenv.spec import environment, locks
@@ -249,10 +249,7 @@ def refuse_other_python(request: VerifyRequest, context: Context) -> NoReturn:
 
 def _made(prefix: Path) -> int:
     """When the set-up made the environment, in ns; 0 if it did not."""
-    try:
-        mark = read_mark(prefix)
-    except MarkError:
-        return 0
+    mark = mark_or_none(prefix)
     return mark.made if mark else 0
 
 

@@ -4,20 +4,17 @@ code again.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from lockedenv.host.files import FileRefused, read_regular
+from lockedenv.host.files import read_json
 from lockedenv.prefix.inventory import Inventory, inventory_or_none
 from lockedenv.prefix.records import Dist, Installed, read_prefix
 from lockedenv.prefix.version_2 import read_note
 from lockedenv.redaction import redact
 from lockedenv.spec import environment
 from lockedenv.spec.layers import Layer
-
-LIMIT = 1_000_000  # bytes of a direct_url.json
 
 
 def list_added(folder: Path, shown: bool = False) -> list[str]:
@@ -59,7 +56,7 @@ def requirement(dist: Dist, folder: Path) -> str:
     One that was installed from a folder in the environment itself cannot be installed again: its
     line is a comment.
     """
-    document = _direct_url(dist.path / "direct_url.json")
+    document = read_json(dist.path / "direct_url.json")
     url = document.get("url")
     if not isinstance(url, str) or not url:
         return f"{dist.name}=={dist.version}"
@@ -99,14 +96,6 @@ def _with_fragment(url: str, document: dict[str, Any]) -> str:
     if not fragment or "#" in url:
         return url
     return f"{url}#{'&'.join(fragment)}"
-
-
-def _direct_url(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(read_regular(path, LIMIT))
-    except (OSError, FileRefused, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _object(document: dict[str, Any], name: str) -> dict[str, Any]:

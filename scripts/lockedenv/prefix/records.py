@@ -20,7 +20,7 @@ from lockedenv.prefix.conda_files import CONDA_META
 from lockedenv.prefix.place import find_backend
 from lockedenv.spec.layers import BackendName, Layer
 from lockedenv.spec.locks import canonical
-from lockedenv.spec.wheel_record import parse_record
+from lockedenv.spec.wheel_record import parse_record, record_digest
 
 CONSTRAINTS = (
     "maximalcai-constraints.txt"  # the locked versions, which PREFIX/pip.conf names
@@ -327,6 +327,23 @@ def _decoded_or_damaged(text: str) -> str:
         return decode_hash(text)
     except ValueError:
         return "damaged"  # no file has this hash
+
+
+def read_record(dist: Dist) -> str:
+    """The text of a RECORD; empty if it cannot be read."""
+    try:
+        return read_regular(dist.path / "RECORD", RECORD_LIMIT).decode("utf-8")
+    except (OSError, FileRefused, UnicodeDecodeError):
+        return ""
+
+
+def hash_record(dist: Dist) -> str:
+    """The digest of a RECORD, as the locks have it; empty if it cannot be read or is damaged."""
+    try:
+        content = read_regular(dist.path / "RECORD", RECORD_LIMIT)
+        return record_digest(content.decode("utf-8"))
+    except (OSError, FileRefused, ValueError, csv.Error):
+        return ""
 
 
 def record_hashes(record: Path) -> dict[Path, str]:

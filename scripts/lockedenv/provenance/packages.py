@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import Iterable
 
-from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.interpreter import Interpreter
-from lockedenv.prefix.records import Dist, Installed
+from lockedenv.prefix.records import Installed, hash_record
 from lockedenv.provenance.documents import Fields
 from lockedenv.spec.layers import Layer
-from lockedenv.spec.wheel_record import record_digest
 
-RECORD_LIMIT = 16_000_000  # bytes; torch's has 1,400,000
 FLASH_ATTN = "flash-attn"  # built on the spot: two builds of one source differ in bytes
 
 
@@ -77,15 +73,6 @@ def list_packages(installed: Installed) -> tuple[InstalledPackage, ...]:
                 )
             )
     return tuple(sorted(found, key=lambda p: (p.manager, p.name, p.version, p.hash)))
-
-
-def hash_record(dist: Dist) -> str:
-    """The digest of a dist-info's RECORD; empty if it cannot be read."""
-    try:
-        content = read_regular(dist.path / "RECORD", RECORD_LIMIT)
-        return record_digest(content.decode("utf-8"))
-    except (OSError, FileRefused, ValueError, csv.Error):
-        return ""
 
 
 def fingerprint_of(

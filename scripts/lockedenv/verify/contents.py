@@ -16,18 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lockedenv.errors import printable
-from lockedenv.host.files import FileRefused, read_regular
 from lockedenv.prefix.compare_inventory import (
     PathDifference,
     PathProblem,
     compare_full,
     compare_quick,
     times_changed_wholesale,
-    walk,
+    unlisted_paths,
 )
 from lockedenv.prefix.conda_files import record_path
 from lockedenv.prefix.inventory import (
-    NOTES,
     VENV,
     WRITTEN,
     Inventory,
@@ -41,7 +39,7 @@ from lockedenv.prefix.inventory import (
     read_inventory,
 )
 from lockedenv.prefix.make_inventory import record_entries
-from lockedenv.prefix.records import RECORD_LIMIT, Dist, Installed
+from lockedenv.prefix.records import Dist, Installed
 from lockedenv.spec.layers import Layer
 
 
@@ -253,22 +251,12 @@ class PrefixContents:
     @functools.cached_property
     def unlisted(self) -> list[str]:
         """What lies in the prefix and nothing locked has, the files of added packages among it."""
-        listed = {entry.path for entry in self.expected.entries}
-        listed.update(NOTES)
-        return sorted(path for path in walk(self.prefix) if path not in listed)
+        return unlisted_paths(self.prefix, self.expected)
 
     def owner(self, path: str) -> str:
         """The added package that an unlisted path is of; empty if it is of none."""
         found = self.recorded.get(path)
         return found[1].package if found else ""
-
-
-def read_record(dist: Dist) -> str:
-    """The text of a RECORD; empty if it cannot be read."""
-    try:
-        return read_regular(dist.path / "RECORD", RECORD_LIMIT).decode("utf-8")
-    except (OSError, FileRefused, UnicodeDecodeError):
-        return ""
 
 
 def describe(prefix: Path, difference: PathDifference) -> str:

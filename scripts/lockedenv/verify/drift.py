@@ -17,13 +17,13 @@ from lockedenv.prefix.records import (
     CondaRecord,
     Dist,
     Installed,
+    hash_record,
     info_name,
+    read_record,
 )
 from lockedenv.redaction import redact
 from lockedenv.spec.layers import Layer
 from lockedenv.spec.locks import CondaPackage, PipPackage, canonical
-from lockedenv.spec.wheel_record import record_digest
-from lockedenv.verify.contents import read_record
 from lockedenv.verify.remedies import RemedyKind
 
 
@@ -278,7 +278,7 @@ def _compare_wheel(
     if noted and noted.sha256 != package.sha256:
         problem = "was installed from another wheel than the one that is locked now"
         return pip_finding(name, DriftKind.ARCHIVE, problem)
-    if package.record_sha256 and record_digest(record) != package.record_sha256:
+    if package.record_sha256 and hash_record(dist) != package.record_sha256:
         problem = (
             "its RECORD is not the locked wheel's: another build, or it was edited"
         )

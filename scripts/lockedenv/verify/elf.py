@@ -82,6 +82,11 @@ def _read(file: IO[bytes]) -> Dynamic | None:
     )
 
 
+def resolve_origin(folder: str, origin: str) -> str:
+    """A folder of an RPATH. `origin`: the folder of the library that has it."""
+    return folder.replace("${ORIGIN}", origin).replace("$ORIGIN", origin)
+
+
 def _file_offset(address: int, loads: list[tuple[int, int, int]]) -> int:
     for start, offset, size in loads:
         if start <= address < start + size:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Set
 from pathlib import Path
 
-from lockedenv.verify.elf import read_dynamic
+from lockedenv.verify.elf import read_dynamic, resolve_origin
 from lockedenv.verify.search_path import find_searched_folder
 
 LIBRARY = re.compile(r".+\.so(\.\d+)*")
@@ -52,17 +52,14 @@ class LibraryFolders:
                 dynamic = read_dynamic(self.prefix / path)
                 if dynamic:
                     for folder in dynamic.rpath + dynamic.runpath:
-                        self.run_folders.add(_resolve_origin(folder, path))
+                        self.run_folders.add(self._find_run_folder(folder, path))
         return self.run_folders
 
-
-def _resolve_origin(folder: str, path: str) -> str:
-    """A folder of an RPATH as a path in the prefix;
-    what leads out of it keeps its absolute form."""
-    origin = os.path.dirname(path)
-    for name in ("$ORIGIN", "${ORIGIN}"):
-        folder = folder.replace(name, origin)
-    return os.path.normpath(folder)
+    def _find_run_folder(self, folder: str, path: str) -> str:
+        """A folder of an RPATH as a path in the prefix; what leads out of it stays absolute."""
+        origin = str(self.prefix / os.path.dirname(path))
+        found = os.path.normpath(resolve_origin(folder, origin))
+        return found.removeprefix(f"{self.prefix}/")
 
 
 def _find_library_folders(paths: Iterable[str]) -> set[str]:

@@ -14,8 +14,8 @@ from lockedenv.verify.contents import PrefixContents
 START_MODULES = ("sitecustomize", "usercustomize")
 # Python's start-up looks for these beside its program, or one folder above it: Modules/getpath.py
 START_FILES = ("pyvenv.cfg", "bin/pyvenv.cfg", "bin/pybuilddir.txt")
-# `import` in a line of a .pth file runs it: https://docs.python.org/3/library/site.html
-PTH_CODE = re.compile(rb"^import[ \t]", re.M)
+# A line of a .pth file that begins so is run: https://docs.python.org/3/library/site.html
+PTH_CODE = ("import ", "import\t")
 TEXT_LIMIT = 1_000_000  # bytes; a longer .pth file counts as code
 # The groups of entry points that torch, bitsandbytes, triton and networkx load when they are
 # imported. Other groups are only read, or loaded by name when somebody asks for it.
@@ -91,12 +91,17 @@ class PythonPaths:
     def _pth_runs(self, path: str) -> bool:
         """Whether a .pth file has code, or adds a folder with a module
         that Python imports at its start."""
-        if self._may_contain(path, PTH_CODE):
-            return True
         place = self.prefix / path
-        for line in place.read_text(errors="replace").splitlines():
+        try:
+            text = read_regular(place, TEXT_LIMIT).decode("utf-8-sig", "replace")
+        except (OSError, FileRefused):
+            return True
+        # At all that ends a line for some version of Python: site reads with universal newlines.
+        for line in text.splitlines():
+            if line.startswith(PTH_CODE):
+                return True
             folder = os.path.join(place.parent, line.strip())
-            if not os.path.isdir(folder):
+            if not line.strip() or not os.path.isdir(folder):
                 continue
             for name in START_MODULES:
                 if any(Path(folder).glob(f"{name}*")):

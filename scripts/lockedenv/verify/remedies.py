@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Iterable
 
 from lockedenv import ROOT
-from lockedenv.prefix.mark import MadeBy, Mark, MarkError, read_mark
-from lockedenv.prefix.place import find_backend, find_name
+from lockedenv.prefix.mark import MadeBy, Mark
+from lockedenv.prefix.place import find_backend, find_name, mark_or_none
 from lockedenv.spec.commands import DEFAULT, post_create_command, setup_command
 from lockedenv.spec.environment import CONDA_LOCK, REQUIREMENTS, find
 
@@ -26,7 +26,7 @@ class RemedyKind(str, Enum):
 
 def repair_command(prefix: Path) -> str:
     """Puts the wheels of the lock right, and what the set-up wrote; keeps all that was added."""
-    return post_create_command(find_name(prefix), _environment(_read(prefix)))
+    return post_create_command(find_name(prefix), _environment(mark_or_none(prefix)))
 
 
 def verify_command(prefix: Path, *options: str) -> str:
@@ -41,7 +41,7 @@ def verify_command(prefix: Path, *options: str) -> str:
 
 def rebuild_command(prefix: Path) -> str:
     """Makes the environment again, in the way in which it was made."""
-    mark = _read(prefix)
+    mark = mark_or_none(prefix)
     if mark and mark.made_by is MadeBy.SETUP:
         options = ["--force"]
         if mark.backend:
@@ -89,13 +89,6 @@ def command_for(action: RemedyKind, prefix: Path) -> str:
     if action is RemedyKind.REBUILD:
         return rebuild_command(prefix)
     return repair_command(prefix)
-
-
-def _read(prefix: Path) -> Mark | None:
-    try:
-        return read_mark(prefix)
-    except MarkError:
-        return None
 
 
 def _environment(mark: Mark | None) -> str:

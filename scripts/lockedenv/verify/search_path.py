@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lockedenv.verify.elf import Dynamic, read_dynamic
+from lockedenv.verify.elf import Dynamic, read_dynamic, resolve_origin
 
 # Where the loader looks after all else: ld.so(8), and Debian's multiarch folders.
 SYSTEM = (
@@ -99,7 +99,7 @@ def find_searched_folder(folder: str) -> str:
 def _is_in_rpath(library: Path, dynamic: Dynamic, name: str) -> bool:
     for folder in dynamic.rpath:
         origin = str(library.parent)
-        place = folder.replace("${ORIGIN}", origin).replace("$ORIGIN", origin)
+        place = resolve_origin(folder, origin)
         if os.path.exists(os.path.join(place, name)):
             return True
     return False

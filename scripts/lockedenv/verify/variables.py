@@ -78,11 +78,13 @@ def misleading(
             f"PYTHONPATH={environ['PYTHONPATH']} is searched before the environment"
         )
         found.append(Misleading(problem, "unset PYTHONPATH"))
-    for name in ("PYTHONHOME", "PYTHONPLATLIBDIR"):
-        # The name with which this Python was built changes nothing.
-        if environ.get(name) and environ[name] != sysconfig.get_config_var(
-            "PLATLIBDIR"
-        ):
+    # The name of the library folder with which this Python was built changes nothing.
+    harmless = {
+        "PYTHONHOME": "",
+        "PYTHONPLATLIBDIR": sysconfig.get_config_var("PLATLIBDIR"),
+    }
+    for name, value in harmless.items():
+        if environ.get(name) and environ[name] != value:
             problem = f"{name}={environ[name]} replaces the standard library"
             found.append(Misleading(problem, f"unset {name}"))
     for name in TRITON_TOOLS:

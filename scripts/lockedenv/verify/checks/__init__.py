@@ -18,13 +18,12 @@ from typing import Any, Callable, Generic, TypeVar
 
 from lockedenv.host.disks import GIB
 from lockedenv.host.gpus import Gpu
-from lockedenv.prefix.records import Installed
+from lockedenv.prefix.records import Installed, hash_record
 from lockedenv.spec.environment import DEV, Environment
 from lockedenv.spec.level import Level
 from lockedenv.spec.locks import CondaPackage, LockError, PipPackage, read_pip_lock
 from lockedenv.spec.variables import handed_on
-from lockedenv.spec.wheel_record import record_digest
-from lockedenv.verify.contents import PrefixContents, read_record
+from lockedenv.verify.contents import PrefixContents
 from lockedenv.verify.drift import PackageFinding, conda_findings, pip_findings
 from lockedenv.verify.remedies import verify_command
 from lockedenv.verify.result import (
@@ -178,7 +177,7 @@ class Context:
         for dist in self.installed.dists:
             pinned = pins.get(dist.name)
             if pinned and pinned.version == dist.version and pinned.record_sha256:
-                if record_digest(read_record(dist)) == pinned.record_sha256:
+                if hash_record(dist) == pinned.record_sha256:
                     names.add(dist.name)
         return names
 
