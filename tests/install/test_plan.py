@@ -256,7 +256,7 @@ def test_a_driver_that_no_environment_runs_on_has_no_such_remedy() -> None:
 
 
 def test_what_is_in_the_way_is_told_with_the_plan() -> None:
-    refusal = Obstacle("give this pod back", "--any-pod goes on all the same")
+    refusal = Obstacle("give this pod back", "--any-pod continues anyway")
     surroundings = Surroundings(
         pod_refusal=refusal, misleading=[Obstacle("PYTHONPATH", "unset it")]
     )

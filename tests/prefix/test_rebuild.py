@@ -58,7 +58,7 @@ def test_what_was_put_into_a_new_environment_that_does_not_verify_is_kept(
 def test_the_old_environment_stays_until_flash_attn_is_there_too(
     machine: Machine, installed: None
 ) -> None:
-    """The stand-in torch cannot be imported, so flash-attn cannot be built; the new environment verifies all the same."""
+    """The stand-in torch cannot be imported, so flash-attn cannot be built; the new environment verifies nevertheless."""
     old = machine.prefix.resolve()
     (machine.prefix / "mine.txt").write_text("the old one")
     done = machine.setup("--force", "--arch", "90")

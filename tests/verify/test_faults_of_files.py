@@ -80,7 +80,7 @@ FAULTS = [
         STRAYS,
     ),
     Fault(
-        "a library of nobody's before a locked module",
+        "a library of no package before a locked module",
         "strays",
         "idna/codec.abi3.so: no package has it, and Python takes it in place of",
         write(f"{SITE}/idna/codec.abi3.so", lambda c: b""),

@@ -40,7 +40,7 @@ def read_surroundings(
         worst = select(findings, FindingOutcome.FAIL)[0]
         refusal = Obstacle(
             f"{conclusion.text}: {worst.summary}",
-            "--check-pod tells more, and --any-pod goes on all the same",
+            "--check-pod tells more, and --any-pod continues anyway",
         )
     compiler = None
     if compile_problem(prefix, dict(os.environ)):
