@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from fixtures.commands import ROOT, clean_environ
 from lockedenv.host import process as processes
 from lockedenv.verify import forks
 from lockedenv.verify.checks import Check, Result
+from lockedenv.verify.child import LOG
 from lockedenv.verify.forks import fork_server
 from lockedenv.verify.runner import Children
 
@@ -214,6 +216,21 @@ def test_forks_and_what_they_started_end_with_a_verifier_that_is_killed(
 ) -> None:
     verifier.kill()
     wait_for(lambda: not find_left(environ))
+
+
+def test_what_a_check_started_ends_where_the_verifier_has_read_nothing(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    """A verifier that was killed before it read the check's process id: the kernel tells the
+    supervisor by an error, and a program of the check stayed.
+    """
+    (tmp_path / LOG).touch()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with fork_server(PYTHON, "cpu", "", environ) as server:
+        with ours, theirs:
+            server._ask("hang", str(tmp_path), theirs)
+            wait_for(lambda: list(Path(environ["MARKS"]).iterdir()))
+        wait_for(lambda: not [line for line in find_left(environ) if "sleep" in line])
 
 
 def test_a_fork_outlives_its_server(environ: dict[str, str]) -> None:

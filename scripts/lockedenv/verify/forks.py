@@ -246,7 +246,8 @@ def supervise(
         answers.close()
         run_forked(subject, supervisor, environ)
     try:
-        answers.send(str(pid).encode())
+        with contextlib.suppress(OSError):  # the wait sees that the verifier is gone
+            answers.send(str(pid).encode())
         status = _wait_or_kill(pid, answers)
         if status is not None:
             answers.send(str(status).encode())
@@ -261,12 +262,22 @@ def _wait_or_kill(pid: int, answers: socket.socket) -> int | None:
         if ended:
             _kill_group(pid)
             return os.waitstatus_to_exitcode(status)
-        readable, _, _ = select.select([answers], [], [], POLL)
-        if readable and not answers.recv(1):
+        if _is_closed(answers):
             os.kill(pid, signal.SIGKILL)  # it may not lead a group yet
             _kill_group(pid)
             os.waitpid(pid, 0)
             return None
+
+
+def _is_closed(answers: socket.socket) -> bool:
+    """Whether the verifier has closed its end, after a short wait."""
+    readable, _, _ = select.select([answers], [], [], POLL)
+    if not readable:
+        return False
+    try:
+        return not answers.recv(1)
+    except ConnectionError:  # it had not read all that it was sent
+        return True
 
 
 def die_with(parent: int) -> None:
